@@ -1,0 +1,1 @@
+"""Lung segmentation on frontal chest radiographs in JAX and Flax NNX."""

@@ -1,0 +1,298 @@
+"""The configuration: every key, its default, and the rules that values must keep.
+
+Experiments are files in `configs/` whose `get_config()` returns `default_config()` with changes.
+`resolve` turns the result, with the command line's overrides, into the frozen dataclasses that
+the rest of the program reads.
+"""
+
+import dataclasses
+import json
+import typing
+from typing import Any, Literal
+
+import ml_collections
+
+from lungseg_jax.errors import ConfigError
+
+# The largest picture side that a mistyped size can ask for before memory runs out.
+MAX_IMAGE_SIZE = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on.
+
+    Attributes:
+      source: folder layout of the pictures; `phantom` generates its own.
+      manual_dir: the data set's folder; unused for `phantom`.
+      data_dir: where records are kept.
+      splits: JSON file `{"train": [id…], "val": […], "test": […]}`; empty to split by hash.
+      image_size: side of the model's square in pixels.
+      num_phantoms: pictures to generate for `phantom`.
+      resident: whether the decoded training split lives in device memory; `auto` if it fits.
+    """
+
+    source: Literal["phantom", "kaggle"] = "phantom"
+    manual_dir: str = ""
+    data_dir: str = "~/.cache/lungseg_jax"
+    splits: str = ""
+    image_size: int = 256
+    num_phantoms: int = 200
+    resident: Literal["auto", "true", "false"] = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The U-Net; see `lungseg_jax.models.unet.UNet`.
+
+    Attributes:
+      width: channels of the first level.
+      depth: number of times the resolution is halved.
+      block_size: side of the pixel blocks folded into channels at the input; 1 for the plain form.
+      norm: `batch` (synchronised over devices) or `group`.
+      activation: `relu`, `silu` or `gelu`.
+      dtype: compute type; `auto` is bfloat16 on accelerators and float32 on CPU.
+      remat: recompute activations in the backward pass to save memory.
+    """
+
+    width: int = 32
+    depth: int = 3
+    block_size: int = 2
+    norm: Literal["batch", "group"] = "batch"
+    activation: Literal["relu", "silu", "gelu"] = "relu"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes to training pictures; see `lungseg_jax.augment`.
+
+    Attributes:
+      flip: mirror left and right in half of the pictures.
+      rotation_degrees: largest rotation.
+      scale: largest change of size, as a share.
+      shear: largest shear, as a share.
+      shift: largest shift, as a share of the side.
+      gamma: largest change of gamma, as a power of two.
+      contrast: largest change of contrast, as a share.
+      brightness: largest change of brightness, in intensity.
+      noise: largest standard deviation of noise, in intensity.
+      blur: largest standard deviation of blur, in pixels.
+    """
+
+    flip: bool = True
+    rotation_degrees: float = 10.0
+    scale: float = 0.15
+    shear: float = 0.05
+    shift: float = 0.06
+    gamma: float = 0.5
+    contrast: float = 0.25
+    brightness: float = 0.1
+    noise: float = 0.03
+    blur: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay to zero.
+
+    Attributes:
+      learning_rate: at the end of the warm-up.
+      warmup_steps: steps of linear growth from zero.
+      weight_decay: decoupled; applied to convolution kernels only.
+      clip_norm: largest global norm of the gradient.
+      ema_decay: of the exponential moving average of the model that is evaluated.
+    """
+
+    learning_rate: float = 2e-3
+    warmup_steps: int = 20
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    ema_decay: float = 0.99
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured, and how often.
+
+    Attributes:
+      every: steps between validations; a checkpoint is saved at each.
+      batch_size: pictures at a time over all devices.
+      tolerance_px: of surface Dice, in pixels of the original frame.
+      tolerance_mm: of surface Dice where the spacing is known.
+    """
+
+    every: int = 50
+    batch_size: int = 16
+    tolerance_px: float = 2.0
+    tolerance_mm: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """What `--mode=benchmark` times.
+
+    Attributes:
+      warmup_steps: steps before timing starts.
+      steps: steps timed.
+    """
+
+    warmup_steps: int = 3
+    steps: int = 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run.
+
+    Attributes:
+      batch_size: pictures a step over all devices.
+      accumulation_steps: parts a batch is processed in, one after the other, to save memory. Batch
+        statistics and the Dice loss are then those of a part.
+      num_steps: steps of the whole run.
+      seed: of initial parameters, order, augmentation, split and phantoms.
+      parallel: how a step spreads over devices: `pmap` or `mesh`; both compute the same.
+      distributed: join the other hosts of a pod or cluster before anything else.
+      keep_checkpoints: how many of the newest checkpoints stay, besides the best.
+      data: what to train on.
+      model: the network.
+      augment: random changes to training pictures.
+      optimizer: the update rule.
+      evaluation: what is measured.
+      benchmark: what `--mode=benchmark` times.
+    """
+
+    batch_size: int = 16
+    accumulation_steps: int = 1
+    num_steps: int = 200
+    seed: int = 0
+    parallel: Literal["pmap", "mesh"] = "pmap"
+    distributed: bool = False
+    keep_checkpoints: int = 2
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns the defaults as a `ConfigDict` for a file in `configs/` to change."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def resolve(config: ml_collections.ConfigDict) -> Config:
+    """Returns the frozen configuration.
+
+    Raises:
+      ConfigError: an unknown key, a value of the wrong type or out of range.
+    """
+    return _build(Config, config.to_dict(), prefix="")
+
+
+def to_json(config: Config) -> str:
+    """Returns the configuration as JSON, every key spelt out."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def check_devices(config: Config, num_devices: int) -> None:
+    """Checks that batches divide evenly over devices.
+
+    Raises:
+      ConfigError: they do not; the message shows the arithmetic.
+    """
+    parts = num_devices * config.accumulation_steps
+    if config.batch_size % parts:
+        below = config.batch_size // parts * parts
+        good = f"{below} or {below + parts}" if below else f"{parts}"
+        raise ConfigError(
+            "batch_size",
+            f"{config.batch_size} pictures do not divide over {num_devices} devices x "
+            f"{config.accumulation_steps} accumulation steps = {parts} "
+            f"(remainder {config.batch_size % parts})",
+            f"{good} would do",
+        )
+
+
+def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN401
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(prefix + unknown[0], "unknown key", f"one of {', '.join(sorted(hints))}")
+    built = {
+        key: _build(hints[key], value, f"{prefix}{key}.")
+        if dataclasses.is_dataclass(hints[key])
+        else _checked(value, hints[key], prefix + key)
+        for key, value in values.items()
+    }
+    return kind(**built)
+
+
+def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        # On the command line `true` is a word, in a config file True a value; both are meant.
+        value = str(value).lower() if isinstance(value, bool) else value
+        if value not in choices:
+            raise ConfigError(key, f"is {value!r}", f"one of {', '.join(choices)}")
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(key, f"is {value!r}", f"give a value of type {hint.__name__}")
+    return value
+
+
+def _check_ranges(config: Config) -> None:
+    def at_least(key: str, low: float) -> None:
+        value = _get(config, key)
+        if not value >= low:
+            raise ConfigError(key, f"is {value}", f"give at least {low}")
+
+    for key in (
+        "batch_size", "accumulation_steps", "num_steps", "keep_checkpoints", "data.image_size",
+        "model.width", "model.depth", "model.block_size", "evaluation.every",
+        "evaluation.batch_size", "benchmark.steps", "benchmark.warmup_steps",
+    ):  # fmt: skip
+        at_least(key, 1)
+    for key in (
+        "seed", "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.learning_rate",
+        "evaluation.tolerance_px", "evaluation.tolerance_mm",
+        *(f"augment.{field.name}" for field in dataclasses.fields(AugmentConfig)),
+    ):  # fmt: skip
+        at_least(key, 0)
+    # Below ten phantoms a split of 70, 10 and 20 % has an empty part.
+    at_least("data.num_phantoms", 10)
+    if config.optimizer.clip_norm <= 0:
+        raise ConfigError("optimizer.clip_norm", f"is {config.optimizer.clip_norm}", "give > 0")
+    if not 0 <= config.optimizer.ema_decay < 1:
+        raise ConfigError(
+            "optimizer.ema_decay", f"is {config.optimizer.ema_decay}", "give a share in [0, 1)"
+        )
+    if max(config.augment.scale, config.augment.contrast) >= 1:
+        raise ConfigError("augment.scale, augment.contrast", "reach 1", "give shares below 1")
+    if config.model.norm == "group" and config.model.width % 8:
+        raise ConfigError(
+            "model.width", f"is {config.model.width}", "group norm takes multiples of 8 channels"
+        )
+    multiple = config.model.block_size * 2**config.model.depth
+    size = config.data.image_size
+    if size % multiple or size > MAX_IMAGE_SIZE:
+        near = max(multiple, round(size / multiple) * multiple)
+        raise ConfigError(
+            "data.image_size",
+            f"is {size}",
+            f"give a multiple of model.block_size * 2**model.depth = {multiple} up to "
+            f"{MAX_IMAGE_SIZE}, such as {min(near, MAX_IMAGE_SIZE // multiple * multiple)}",
+        )
+
+
+def _get(config: Any, key: str) -> Any:  # noqa: ANN401
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config

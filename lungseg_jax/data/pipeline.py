@@ -1,0 +1,107 @@
+"""The order of training examples, and their way to the device.
+
+The order is a Grain pipeline of positions: shuffled anew each epoch, endless, cut into global
+batches. It is the same on any number of processes and devices and whether or not the pictures
+live on the device, so one checkpointed iterator resumes all of them.
+"""
+
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Array, Int32, UInt8, UInt16
+
+from lungseg_jax.config import Config
+from lungseg_jax.data.records import Pictures, Records
+
+# What device-resident pictures may take of the memory that is free at the start: activations need
+# the rest.
+RESIDENT_SHARE_OF_MEMORY = 0.2
+
+# Host memory has no such report; this keeps a laptop usable.
+RESIDENT_BYTES_ON_CPU = 2**31
+
+Batch = dict[str, np.ndarray]
+# The whole split on the device, or None where batches carry their own pictures.
+Store = Pictures | None
+
+
+def training_batches(
+    records: Records, config: Config, *, resident: bool
+) -> grain.DatasetIterator[Batch]:
+    """Returns the endless, checkpointable iterator over this process's part of each batch.
+
+    A batch holds `position` (in the records) and `slot` (in the global batch; augmentation is
+    seeded by it), and, unless the pictures are resident, `image` and `mask`.
+
+    Args:
+      records: training split.
+      config: gives `batch_size` and `seed`.
+      resident: leave pictures out, because the device has them.
+    """
+    part = _process_part(config.batch_size)
+    slots = np.arange(config.batch_size, dtype=np.int32)[part]
+
+    def to_batch(positions: Int32[np.ndarray, " b"]) -> Batch:
+        own = positions[part]
+        batch = {"position": own.astype(np.int32), "slot": slots}
+        if resident:
+            return batch
+        pictures = records.pictures(own)
+        return batch | {"image": pictures.image, "mask": pictures.mask}
+
+    positions = (
+        grain.MapDataset.range(len(records))
+        .seed(config.seed)
+        .shuffle()
+        .repeat()
+        .batch(config.batch_size)
+    )
+    threads = 0 if resident else 16
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(positions.map(to_batch).to_iter_dataset(options))
+
+
+def use_resident(records: Records, config: Config) -> bool:
+    """Whether the decoded split is to be kept in device memory, by the key `data.resident`."""
+    if config.data.resident != "auto":
+        return config.data.resident == "true"
+    bytes_per_picture = records.image_size**2 * 3
+    return len(records) * bytes_per_picture <= _resident_budget()
+
+
+def read_store(records: Records) -> Pictures:
+    """Returns every picture of a split, decoded by all cores."""
+    chunks = np.array_split(np.arange(len(records)), max(1, len(records) // 16))
+    dataset = grain.MapDataset.source(chunks).map(records.pictures)  # type: ignore[arg-type]
+    parts = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=16)))
+    return Pictures(
+        np.concatenate([part.image for part in parts]),
+        np.concatenate([part.mask for part in parts]),
+    )
+
+
+def fetch(
+    batch: dict[str, Array], store: Store
+) -> tuple[UInt16[Array, "b s s 1"], UInt8[Array, "b s s 1"]]:
+    """Returns the pictures and masks of a batch: its own, or those it points at in the store.
+
+    Runs inside the jitted step; which of the two is fixed when it is traced.
+    """
+    if store is not None:
+        return store.image[batch["position"]], store.mask[batch["position"]]
+    return batch["image"], batch["mask"]
+
+
+def _process_part(batch_size: int) -> slice:
+    """This process's contiguous block of a global batch."""
+    local = batch_size // jax.process_count()
+    return slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+
+
+def _resident_budget() -> float:
+    stats = jax.local_devices()[0].memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        return RESIDENT_BYTES_ON_CPU
+    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return RESIDENT_SHARE_OF_MEMORY * free

@@ -1,0 +1,114 @@
+"""The examples of a split, read from TFDS records by position."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+from jax.experimental import multihost_utils
+from jaxtyping import UInt8, UInt16
+
+from lungseg_jax.config import Config
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.prepare import prepare
+from tfds_builder.splits import SPLITS
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One record as evaluation needs it.
+
+    Attributes:
+      example_id: unique in the data set.
+      source: where the picture was taken.
+      image: intensity × 65535 in the model's square, bone bright.
+      original_mask: {0, 1} in the picture's own frame.
+      spacing_mm: (row, column) of the original frame; `None` where not known.
+    """
+
+    example_id: str
+    source: str
+    image: UInt16[np.ndarray, "s s 1"]
+    original_mask: UInt8[np.ndarray, "h w"]
+    spacing_mm: tuple[float, float] | None
+
+
+class Pictures(NamedTuple):
+    """Pictures and masks in the model's square.
+
+    Attributes:
+      image: intensity × 65535, bone bright.
+      mask: {0, 1}.
+    """
+
+    image: UInt16[np.ndarray, "b s s 1"]
+    mask: UInt8[np.ndarray, "b s s 1"]
+
+
+class Records:
+    """The examples of one split; positions are those in the records and never change."""
+
+    def __init__(self, builder: Builder, split: str) -> None:
+        skip = tfds.decode.SkipDecoding()
+        self._whole = builder.as_data_source(split)
+        # The mask at full size is the dearest field to decode and training does not need it.
+        self._pictures = builder.as_data_source(split, decoders={"original_mask": skip})
+        pictures = {name: skip for name in ("image", "mask", "original_mask")}
+        self._labels = builder.as_data_source(split, decoders=pictures)
+        self.split = split
+        self.image_size: int = builder.info.features["image"].shape[0]
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def pictures(self, positions: Sequence[int]) -> Pictures:
+        """Returns the pictures and masks at the positions, in their order."""
+        records: Any = self._pictures.__getitems__([int(position) for position in positions])
+        return Pictures(
+            np.stack([record["image"] for record in records]),
+            np.stack([record["mask"] for record in records]),
+        )
+
+    def example(self, position: int) -> Example:
+        """Returns the whole example at a position."""
+        record: Any = self._whole[position]
+        row, column = (float(x) for x in record["spacing_mm"])
+        return Example(
+            example_id=record["example_id"].decode(),
+            source=record["source"].decode(),
+            image=record["image"],
+            original_mask=record["original_mask"][..., 0],
+            spacing_mm=(row, column) if row > 0 and column > 0 else None,
+        )
+
+    def label(self, position: int) -> tuple[str, str]:
+        """Returns the id and the source of the example at a position."""
+        record: Any = self._labels[position]
+        return record["example_id"].decode(), record["source"].decode()
+
+
+def open_records(config: Config) -> dict[str, Records]:
+    """Returns the records of every split, building them first if they do not exist.
+
+    In a job of several processes the first one builds and the others wait for it.
+
+    Raises:
+      DataError: the source files are missing or broken.
+      ConfigError: the split file is not valid.
+    """
+    data = config.data
+    lungs = LungsConfig(
+        source=data.source,
+        image_size=data.image_size,
+        seed=config.seed,
+        splits=data.splits,
+        num_phantoms=data.num_phantoms,
+    )
+    if jax.process_index() == 0:
+        prepare(lungs, data.data_dir, data.manual_dir)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("records prepared")
+    builder = prepare(lungs, data.data_dir, data.manual_dir)
+    return {split: Records(builder, split) for split in SPLITS}

@@ -1,0 +1,35 @@
+"""Faults that a user can mend; `lungseg_jax.main` prints them as one line."""
+
+
+class UserError(Exception):
+    """A fault in what the user gave, not in the program.
+
+    Args:
+      subject: the file or configuration key at fault.
+      fault: what is wrong with it.
+      remedy: what would make it right.
+    """
+
+    def __init__(self, subject: object, fault: str, remedy: str) -> None:
+        super().__init__(f"{subject}: {fault}; {remedy}")
+        self.subject, self.fault, self.remedy = subject, fault, remedy
+
+    def __reduce__(self) -> tuple:
+        # Exception's own would call __init__ with the joined message when a worker process raises.
+        return type(self), (self.subject, self.fault, self.remedy)
+
+
+class ConfigError(UserError, ValueError):
+    """A configuration key that is unknown, ill-typed or impossible."""
+
+
+class DataError(UserError):
+    """A picture, mask, folder or record that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A working directory whose checkpoints cannot serve the request."""
+
+
+class DivergedError(UserError):
+    """Training produced a loss or gradient that is not finite."""

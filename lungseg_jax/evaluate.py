@@ -1,0 +1,199 @@
+"""Evaluation in the original frame: every example of a split exactly once."""
+
+import collections
+import concurrent.futures
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Bool, Float, Num, UInt16
+
+from lungseg_jax import report, terminal
+from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.config import Config, EvaluationConfig
+from lungseg_jax.data.records import Example, Records, open_records
+from lungseg_jax.imaging.geometry import fit_to_square, from_square
+from lungseg_jax.imaging.overlay import draw_overlay
+from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
+from lungseg_jax.optim import make_optimizer
+from lungseg_jax.parallel import Parallel, all_devices
+from lungseg_jax.state import ModelState, create_state, make_model, split_model
+from lungseg_jax.workdir import check_same_config
+
+THRESHOLD = 0.5
+
+# The splits a run is judged by.
+EVALUATED_SPLITS = ("val", "test")
+
+Variables = tuple[ModelState, ModelState]
+
+
+def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
+    """Evaluates the best checkpoint of a run and writes its report; returns the summary.
+
+    Raises:
+      CheckpointError: the folder holds no checkpoint that can be read.
+      ConfigError: the run was trained with another configuration.
+    """
+    workdir = epath.Path(workdir)
+    parallel = all_devices(config.parallel)
+    check_same_config(workdir, config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
+    template = create_state(make_model(config), make_optimizer(config))
+    state = checkpoints.restore_best(parallel.replicate(template))
+    checkpoints.close()
+    terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
+    return evaluate_splits(Evaluator(config, parallel), state.ema, open_records(config), workdir)
+
+
+def evaluate_splits(
+    evaluator: "Evaluator", variables: Variables, records: dict[str, Records], workdir: epath.Path
+) -> report.Summary:
+    """Measures the splits a run is judged by and writes tables, overlays and `metrics.json`."""
+    summary = {}
+    for split in EVALUATED_SPLITS:
+        rows = evaluator.measure(variables, records[split])
+        summary[split] = report.write_split(workdir, split, rows)
+        if split == "test":
+            ranked = report.best_median_worst(rows)
+            pictures = evaluator.overlays(variables, records[split], list(ranked.values()))
+            report.write_overlays(workdir, rows, ranked, pictures)
+    report.write_summary(workdir, summary)
+    return summary
+
+
+class Evaluator:
+    """Predicts and measures with one compiled forward pass of one batch shape.
+
+    Args:
+      config: of the run.
+      parallel: the devices to use.
+    """
+
+    def __init__(self, config: Config, parallel: Parallel) -> None:
+        self._config = config.evaluation
+        self._parallel = parallel
+        graph, _, _ = split_model(make_model(config))
+
+        def forward(
+            variables: Variables, images: UInt16[Array, "b s s 1"]
+        ) -> Float[Array, "b s s 1"]:
+            model = nnx.merge(graph, *variables)
+            return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
+
+        self._forward = parallel.wrap_forward(forward)
+        devices = len(parallel.devices)
+        self._batch_size = math.ceil(self._config.batch_size / devices) * devices
+
+    def predict(
+        self, variables: Variables, records: Records, positions: Sequence[int]
+    ) -> Iterator[tuple[int, Float[np.ndarray, "s s"]]]:
+        """Yields (position, probability of lung in the model's square) for this process's share.
+
+        Positions are cut into batches of one shape. The last is filled up with repetitions, whose
+        results are dropped: one compilation, and every example counts once.
+        """
+        local = self._batch_size // jax.process_count()
+        first = jax.process_index() * local
+        for start in range(0, len(positions), self._batch_size):
+            batch = positions[start : start + self._batch_size]
+            own = batch[first : first + local]
+            filled = [*own, *[positions[0]] * (local - len(own))]
+            images = self._parallel.shard(records.pictures(filled).image)
+            squares = self._parallel.collect(self._forward(variables, images))[..., 0]
+            yield from zip(own, squares, strict=False)
+
+    def measure(self, variables: Variables, records: Records) -> list[ImageMetrics]:
+        """Returns the figures of every example of a split, in the records' order."""
+        figures = np.full((len(records), len(FIGURES)), np.nan)
+        own = np.zeros(len(records), bool)
+        running: collections.deque[concurrent.futures.Future] = collections.deque()
+        with (
+            terminal.progress(f"evaluate {records.split}", len(records), "image") as bar,
+            concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+
+            def finish_one() -> None:
+                position, row = running.popleft().result()
+                figures[position] = [getattr(row, name) for name in FIGURES]
+                own[position] = True
+                bar.update()
+
+            for position, square in self.predict(variables, records, range(len(records))):
+                running.append(pool.submit(_measure, self._config, records, position, square))
+                # Bounded, so that full-size masks of a large split never pile up in memory.
+                if len(running) > 4 * self._batch_size:
+                    finish_one()
+            while running:
+                finish_one()
+        figures = _gather(figures, own)
+        return [
+            ImageMetrics(*records.label(position), *(float(x) for x in figures[position]))
+            for position in range(len(records))
+        ]
+
+    def overlays(
+        self, variables: Variables, records: Records, positions: Sequence[int]
+    ) -> dict[int, np.ndarray]:
+        """Returns RGB pictures of this process's share of examples: reference and prediction."""
+        pictures = {}
+        for position, square in self.predict(variables, records, positions):
+            example = records.example(position)
+            pictures[position] = draw_overlay(
+                _to_original(example.image[..., 0] / np.float32(65535), example),
+                predicted_mask(square, example),
+                example.original_mask > 0,
+            )
+        return pictures
+
+
+def predicted_mask(
+    square: Float[np.ndarray, "s s"], example: Example
+) -> Bool[np.ndarray, "h w"]:
+    """Returns the mask in the original frame of probabilities in the model's square.
+
+    Probabilities are resized, then thresholded: the outline is placed to a fraction of a pixel of
+    the square.
+    """
+    return _to_original(square, example) > THRESHOLD
+
+
+def _to_original(square: Num[np.ndarray, "s s"], example: Example) -> Float[np.ndarray, "h w"]:
+    return from_square(square, fit_to_square(*example.original_mask.shape, square.shape[0]))
+
+
+def _measure(
+    config: EvaluationConfig, records: Records, position: int, square: Float[np.ndarray, "s s"]
+) -> tuple[int, ImageMetrics]:
+    example = records.example(position)
+    return position, image_metrics(
+        predicted_mask(square, example),
+        example.original_mask > 0,
+        example_id=example.example_id,
+        source=example.source,
+        spacing_mm=example.spacing_mm,
+        tolerance_px=config.tolerance_px,
+        tolerance_mm=config.tolerance_mm,
+    )
+
+
+def _gather(
+    figures: Float[np.ndarray, "n f"], own: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, "n f"]:
+    """Returns the rows of all processes, each from the process that measured it.
+
+    Raises:
+      AssertionError: an example was measured twice or not at all.
+    """
+    if jax.process_count() == 1:
+        assert own.all(), "an example was not evaluated"
+        return figures
+    all_figures, all_own = multihost_utils.process_allgather((figures, own))
+    assert (np.sum(all_own, axis=0) == 1).all(), "an example was not evaluated exactly once"
+    owner = np.argmax(all_own, axis=0)
+    return np.asarray(all_figures)[owner, np.arange(len(owner))]

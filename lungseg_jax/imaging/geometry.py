@@ -1,0 +1,70 @@
+"""Fitting a picture into the model's square, and the exact way back.
+
+Pixel `i` covers the interval [i, i + 1): resizing maps interval ends onto interval ends, so that
+centres stay aligned at every scale (half-pixel centres) and the way back has no shift.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, Num
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Where a picture lies in the model's square: aspect kept, centred, padded.
+
+    Attributes:
+      original: (height, width) of the picture.
+      size: side of the square.
+      top: first row of the picture in the square.
+      left: first column.
+      height: rows the picture takes in the square.
+      width: columns.
+    """
+
+    original: tuple[int, int]
+    size: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def fit_to_square(height: int, width: int, size: int) -> Fit:
+    """Returns the placement of a `height` × `width` picture in a square of `size` pixels."""
+    scale = size / max(height, width)
+    fitted_height = max(1, round(height * scale))
+    fitted_width = max(1, round(width * scale))
+    top, left = (size - fitted_height) // 2, (size - fitted_width) // 2
+    return Fit((height, width), size, top, left, fitted_height, fitted_width)
+
+
+def to_square(pixels: Num[np.ndarray, "h w"], fit: Fit) -> Float32[np.ndarray, "s s"]:
+    """Returns the picture in its place in the square; padding is 0.
+
+    Shrinking averages the area each new pixel covers, so that no pixel is skipped; applied to a
+    mask the result is the covered share.
+    """
+    square = np.zeros((fit.size, fit.size), np.float32)
+    square[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width] = _resize(
+        pixels.astype(np.float32), fit.height, fit.width
+    )
+    return square
+
+
+def from_square(
+    square: Float[np.ndarray, "s s"], fit: Fit
+) -> Float32[np.ndarray, "h w"]:
+    """Returns values of the square in the picture's own frame; what lay in the padding is cut."""
+    inside = square[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+    return _resize(inside.astype(np.float32), *fit.original)
+
+
+def _resize(
+    pixels: Float32[np.ndarray, "h w"], height: int, width: int
+) -> Float32[np.ndarray, "h2 w2"]:
+    shrinking = height * width < pixels.size
+    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (width, height), interpolation=interpolation)

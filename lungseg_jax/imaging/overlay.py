@@ -1,0 +1,39 @@
+"""Pictures of a radiograph with the outlines of its masks."""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+REFERENCE_COLOUR = (64, 220, 96)
+PREDICTION_COLOUR = (255, 64, 200)
+
+# Long side of an overlay: outlines stay visible and files small however large the original.
+MAX_SIDE = 1024
+
+
+def draw_overlay(
+    pixels: Float[np.ndarray, "h w"],
+    predicted: Bool[np.ndarray, "h w"],
+    reference: Bool[np.ndarray, "h w"] | None = None,
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns RGB pixels: the picture, the prediction in magenta, the reference in green.
+
+    Args:
+      pixels: in [0, 1].
+      predicted: mask in the picture's frame.
+      reference: mask in the picture's frame, if there is one.
+    """
+    height, width = pixels.shape
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    size = (round(width * scale), round(height * scale))
+    grey = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    canvas = cv2.cvtColor(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    thickness = max(1, max(size) // 400)
+    masks = [(predicted, PREDICTION_COLOUR)]
+    if reference is not None:
+        masks.insert(0, (reference, REFERENCE_COLOUR))
+    for mask, colour in masks:
+        small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outlines, -1, colour, thickness)
+    return np.asarray(canvas, np.uint8)

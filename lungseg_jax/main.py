@@ -1,0 +1,79 @@
+"""Command line: `python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE …]`."""
+
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from lungseg_jax import report, terminal
+from lungseg_jax.benchmark import benchmark
+from lungseg_jax.config import Config, resolve
+from lungseg_jax.errors import ConfigError, UserError
+from lungseg_jax.evaluate import evaluate
+from lungseg_jax.train import train_and_evaluate
+from lungseg_jax.workdir import default_workdir
+
+_FLAGS = flags.FlagValues()
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/unet.py", "Experiment; keys by --config.KEY=VALUE.", flag_values=_FLAGS
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; an existing one is resumed.", flag_values=_FLAGS
+)
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "benchmark"], "What to do.", flag_values=_FLAGS
+)
+PHANTOM_NOTICE = (
+    "Using generated phantoms. For real radiographs: "
+    "--config.data.source=kaggle --config.data.manual_dir=FOLDER"
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does one job; returns the exit code. Faults that a user can mend end in one line."""
+    logging.set_verbosity(logging.ERROR)
+    try:
+        config, workdir = _parse(arguments)
+        if config.distributed:
+            jax.distributed.initialize()
+        if config.data.source == "phantom":
+            terminal.say(PHANTOM_NOTICE)
+        _run(config, workdir)
+    except UserError as error:
+        terminal.say(f"Error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        terminal.say("Interrupted; run the same command with the same --workdir to resume")
+        return 130
+    return 0
+
+
+def _run(config: Config, workdir: epath.Path) -> None:
+    if _MODE.value == "benchmark":
+        benchmark(config, workdir)
+        return
+    job = evaluate if _MODE.value == "eval" else train_and_evaluate
+    summary = job(config, workdir)
+    if summary is None:
+        terminal.say(f"Stopped and saved; run the same command with --workdir={workdir} to resume")
+    else:
+        terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Config, epath.Path]:
+    try:
+        rest = _FLAGS(list(arguments))[1:]
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        message = str(error).strip("'\"").partition("\n")[0]
+        raise ConfigError("command line", message, "see README.md for the keys") from error
+    if rest:
+        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    path = _FLAGS["config"].config_filename
+    return resolve(_CONFIG.value), epath.Path(_WORKDIR.value or default_workdir(path))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

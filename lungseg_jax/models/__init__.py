@@ -1,0 +1,1 @@
+"""Segmentation networks; modules only, no training code."""

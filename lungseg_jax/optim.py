@@ -1,0 +1,35 @@
+"""The optimizer and its schedule."""
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from lungseg_jax.config import Config
+
+
+def learning_rate_schedule(config: Config) -> optax.Schedule:
+    """Returns linear warm-up from zero, then cosine decay to zero at `num_steps`."""
+    warmup = min(config.optimizer.warmup_steps, config.num_steps - 1)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if warmup else config.optimizer.learning_rate,
+        peak_value=config.optimizer.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(config.num_steps, 1),
+    )
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Returns AdamW behind clipping of the gradient's global norm."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.optimizer.clip_norm),
+        optax.adamw(
+            learning_rate_schedule(config),
+            weight_decay=config.optimizer.weight_decay,
+            mask=_is_kernel,
+        ),
+    )
+
+
+def _is_kernel(parameters: PyTree) -> PyTree:
+    """Decay pulls kernels only: scales and biases of a few numbers each have nothing to overfit."""
+    return jax.tree.map(lambda x: x.ndim > 1, parameters)

@@ -1,0 +1,114 @@
+"""What an evaluation leaves behind: tables, overlays, `metrics.json`, and a table to read."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import cv2
+import jax
+import numpy as np
+from etils import epath
+
+from lungseg_jax import terminal
+from lungseg_jax.metrics import ImageMetrics, summarize
+
+Summary = dict[str, dict]
+
+# Columns of the closing table: field and heading.
+_COLUMNS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95_px": "HD95 px",
+    "assd_px": "ASSD px",
+    "surface_dice": "surface Dice",
+    "hd95_mm": "HD95 mm",
+    "num_examples": "images",
+}
+
+
+def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
+    """Writes `eval/<split>.csv` and returns the split's summary, with one for each source."""
+    text = io.StringIO(newline="")
+    fields = [field.name for field in dataclasses.fields(ImageMetrics)]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = dataclasses.asdict(row).items()
+        writer.writerow({key: "" if _is_nan(value) else value for key, value in cells})
+    _write(workdir / "eval" / f"{split}.csv", text.getvalue().encode())
+    summary = dict(summarize(rows))
+    sources = sorted({row.source for row in rows})
+    if len(sources) > 1:
+        summary["by_source"] = {
+            source: summarize([row for row in rows if row.source == source]) for source in sources
+        }
+    return summary
+
+
+def write_summary(workdir: epath.Path, summary: Summary) -> None:
+    """Writes `metrics.json`; the same run gives the same bytes."""
+    text = json.dumps(summary, indent=2, sort_keys=True, allow_nan=False)
+    _write(workdir / "metrics.json", (text + "\n").encode())
+
+
+def best_median_worst(rows: Sequence[ImageMetrics]) -> dict[str, int]:
+    """Returns the positions of the images with the highest, middle and lowest Dice."""
+    ranked = sorted(
+        (position for position, row in enumerate(rows) if not math.isnan(row.dice)),
+        key=lambda position: -rows[position].dice,
+    )
+    if not ranked:
+        return {}
+    return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+
+
+def write_overlays(
+    workdir: epath.Path,
+    rows: Sequence[ImageMetrics],
+    ranked: Mapping[str, int],
+    pictures: Mapping[int, np.ndarray],
+) -> None:
+    """Writes `overlays/<rank>.png` of the pictures this process has, replacing older ones."""
+    for rank, position in ranked.items():
+        if position in pictures:
+            ok, encoded = cv2.imencode(".png", pictures[position][..., ::-1])
+            assert ok, "an RGB array always encodes"
+            row = rows[position]
+            path = workdir / "overlays" / f"{rank}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded.tobytes())
+            terminal.say(f"{rank}: {row.id}, Dice {row.dice:.4f}, {path}")
+
+
+def closing_table(summary: Summary) -> str:
+    """Returns the figures of each split, and of each source in it, as text."""
+    lines = {}
+    for split, figures in summary.items():
+        lines[split] = figures
+        for source, own in figures.get("by_source", {}).items():
+            lines[f"{split} {source}"] = own
+    columns = [key for key in _COLUMNS if any(key in figures for figures in lines.values())]
+    rows = [
+        [name, *(_cell(figures.get(key)) for key in columns)] for name, figures in lines.items()
+    ]
+    return terminal.table(["split", *(_COLUMNS[key] for key in columns)], rows)
+
+
+def _cell(value: float | int | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    """Only one process writes what all of them know."""
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,98 @@
+"""What a training run carries from step to step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int32, PyTree
+
+from lungseg_jax.config import Config
+from lungseg_jax.models.unet import UNet
+
+ModelState = nnx.State
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """The state of a run; no random key, which is a function of seed and step.
+
+    Attributes:
+      step: number of updates done.
+      parameters: float32.
+      batch_stats: running statistics of the normalisation.
+      optimizer: of optax.
+      ema: exponential moving average of (parameters, batch_stats): what is evaluated.
+    """
+
+    step: Int32[Array, ""]
+    parameters: ModelState
+    batch_stats: ModelState
+    optimizer: optax.OptState
+    ema: tuple[ModelState, ModelState]
+
+
+def make_model(config: Config, axis_name: str | None = None) -> UNet:
+    """Returns the configured U-Net with its initial parameters, a function of the seed."""
+    model = config.model
+    dtype = model.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return UNet(
+        width=model.width,
+        depth=model.depth,
+        block_size=model.block_size,
+        norm=model.norm,
+        activation=model.activation,
+        dtype=jnp.dtype(dtype),
+        remat=model.remat,
+        axis_name=axis_name,
+        rngs=nnx.Rngs(named_key(config.seed, "parameters")),
+    )
+
+
+def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:
+    """Returns the model's structure, its parameters and its batch statistics."""
+    return nnx.split(model, nnx.Param, nnx.BatchStat)
+
+
+def create_state(model: UNet, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step."""
+    _, parameters, batch_stats = split_model(model)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        parameters=parameters,
+        batch_stats=batch_stats,
+        optimizer=optimizer.init(parameters),
+        # A copy: both halves of the state are donated to the step, and one buffer cannot be twice.
+        ema=jax.tree.map(jnp.copy, (parameters, batch_stats)),
+    )
+
+
+def update_ema(average: PyTree, new: PyTree, step: Int32[Array, ""], decay: float) -> PyTree:
+    """Returns the moving average after a step.
+
+    The decay grows as (1 + step) / (10 + step) up to `decay`, so that the initial parameters are
+    forgotten within the first tens of steps.
+    """
+    step = step.astype(jnp.float32)
+    weight = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, x: old + weight * (x - old), average, new)
+
+
+def named_key(seed: int, name: str) -> Array:
+    """Returns the random key of a named stream; streams of different names are independent."""
+    key = jax.random.key(seed)
+    for byte in name.encode():
+        key = jax.random.fold_in(key, byte)
+    return key
+
+
+def count_parameters(parameters: ModelState) -> int:
+    """Returns the number of trainable numbers."""
+    return sum(x.size for x in jax.tree.leaves(parameters))
+
+
+Metrics = dict[str, Float[Array, ""]]

@@ -1,0 +1,76 @@
+"""The folder of a run and the configuration it belongs to."""
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import jax
+from etils import epath
+
+from lungseg_jax import config as config_lib
+from lungseg_jax.config import Config
+from lungseg_jax.errors import ConfigError
+
+# What may differ between a run and its resumption: none of it changes what is computed.
+_FREE_KEYS = frozenset(
+    {
+        "parallel",
+        "distributed",
+        "keep_checkpoints",
+        "data.data_dir",
+        "data.manual_dir",
+        "data.resident",
+        "evaluation.batch_size",
+        "benchmark.steps",
+        "benchmark.warmup_steps",
+    }
+)
+
+
+def default_workdir(config_path: str) -> epath.Path:
+    """Returns `runs/<config name>-<time>`."""
+    return epath.Path("runs") / f"{epath.Path(config_path).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def claim(workdir: epath.Path, config: Config) -> None:
+    """Makes the folder a run of this configuration, or checks that it already is one.
+
+    Raises:
+      ConfigError: it belongs to a run of another configuration.
+    """
+    if (workdir / "config.json").exists():
+        check_same_config(workdir, config)
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(config_lib.to_json(config))
+
+
+def check_same_config(workdir: epath.Path, config: Config) -> None:
+    """Checks that the run in a folder was configured as `config` wherever it matters.
+
+    Raises:
+      ConfigError: the folder holds no run, or one of another configuration.
+    """
+    path = workdir / "config.json"
+    try:
+        saved = _flat(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise ConfigError(workdir, "holds no run", "give the --workdir of a trained run") from error
+    except ValueError as error:
+        raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
+    given = _flat(dataclasses.asdict(config))
+    for key in sorted((saved.keys() | given.keys()) - _FREE_KEYS):
+        if saved.get(key) != given.get(key):
+            raise ConfigError(
+                key,
+                f"is {given.get(key)!r}, but the run in {workdir} has {saved.get(key)!r}",
+                f"pass --config.{key}={saved.get(key)} or another --workdir",
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,1 @@
+"""TensorFlow Datasets builder for chest radiographs with lung masks, and what it reads."""

@@ -1,0 +1,1 @@
+"""chest_xray_lungs dataset."""

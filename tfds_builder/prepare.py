@@ -1,0 +1,85 @@
+"""Records on disk for a configuration: found if they are there, built if not."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from lungseg_jax import terminal
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.sources import Listing, list_source
+
+
+def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.PathLike) -> Builder:
+    """Returns a builder whose records exist and were made of just these inputs.
+
+    The builder configuration is named by a fingerprint of all that records are a function of: a
+    changed file, split or size leads to new records, never to stale ones. TFDS writes into a temporary
+    folder and renames it, so that an interrupted build is never taken for a whole one.
+
+    Args:
+      config: what the records are made of; its name is derived.
+      data_dir: where records (and phantoms) are kept.
+      manual_dir: the data set's folder; unused for phantoms.
+
+    Raises:
+      DataError: a file or folder is missing or broken; nothing is left that looks whole.
+      ConfigError: the split file is not valid.
+    """
+    listing = None
+    if config.source != "phantom":
+        listing = list_source(config.source, manual_dir)
+        _say_what_was_found(config, listing)
+    name = f"{config.source}_{config.image_size}_{fingerprint(config, listing)}"
+    data_dir = epath.Path(data_dir).expanduser()
+    builder = Builder(
+        data_dir=data_dir,
+        config=dataclasses.replace(config, name=name),
+        file_format="array_record",
+    )
+    if not builder.is_prepared():
+        terminal.say(f"Building records in {builder.data_path}")
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
+        builder.download_and_prepare(
+            download_dir=data_dir / "downloads",
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=epath.Path(manual_dir) if listing else None
+            ),
+        )
+    return builder
+
+
+def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
+    """Returns a short hash of what records are made of: settings, split file, names, sizes, times.
+
+    Contents are not read: an archive of a terabyte must not be hashed at each start.
+    """
+    made_of = {
+        "version": str(Builder.VERSION),
+        "source": config.source,
+        "image_size": config.image_size,
+        "seed": config.seed,
+        "splits": epath.Path(config.splits).read_text() if config.splits else "",
+        "num_phantoms": config.num_phantoms if listing is None else None,
+        "files": _describe_files(listing) if listing else None,
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _describe_files(listing: Listing) -> list[tuple[str, int, float]]:
+    described = []
+    for path in listing.files():
+        stat = path.stat()
+        described.append((path.name, stat.length, stat.mtime))
+    return described
+
+
+def _say_what_was_found(config: LungsConfig, listing: Listing) -> None:
+    message = f"{config.source}: {len(listing.cases)} pictures with masks"
+    if listing.unlabelled:
+        message += f"; {len(listing.unlabelled)} without a mask are left out"
+    terminal.say(message)

@@ -1,0 +1,103 @@
+"""Patient-disjoint, stratified splits: a pure function of ids and a seed."""
+
+import collections
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from etils import epath
+
+from lungseg_jax.errors import ConfigError
+from tfds_builder.sources import Case
+
+# The share of patients kept aside; training has the rest.
+HELD_OUT_SHARES = {"val": 0.1, "test": 0.2}
+SPLITS = ("train", "val", "test")
+
+
+def assign_splits(cases: Sequence[Case], seed: int) -> dict[str, list[str]]:
+    """Returns the example ids of each split.
+
+    All pictures of a patient go to one split. Within each stratum (source and finding; a patient
+    with any abnormal picture counts as abnormal) patients are ordered by a hash of seed and id, and
+    the first ones are held out.
+
+    Raises:
+      ConfigError: too few patients for three splits.
+    """
+    by_patient = collections.defaultdict(list)
+    for case in cases:
+        by_patient[case.patient_id].append(case)
+    strata = collections.defaultdict(list)
+    for patient_id, own in by_patient.items():
+        # min() because "abnormal" sorts before "normal" and "unknown".
+        strata[own[0].source, min(case.finding for case in own)].append(patient_id)
+    splits: dict[str, list[str]] = {name: [] for name in SPLITS}
+    # Rounding errors are carried from one stratum to the next, so that many small strata cannot
+    # starve a split.
+    owed = dict.fromkeys(HELD_OUT_SHARES, 0.0)
+    for _, patients in sorted(strata.items()):
+        patients.sort(key=lambda patient_id: _hash(seed, patient_id))
+        start = 0
+        for name, share in HELD_OUT_SHARES.items():
+            owed[name] += share * len(patients)
+            count = min(round(owed[name]), len(patients) - start)
+            owed[name] -= count
+            splits[name] += _example_ids(patients[start : start + count], by_patient)
+            start += count
+        splits["train"] += _example_ids(patients[start:], by_patient)
+    empty = [name for name, ids in splits.items() if not ids]
+    if empty:
+        raise ConfigError(
+            "data.splits",
+            f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
+            "add patients or give the splits in a file",
+        )
+    return {name: sorted(ids) for name, ids in splits.items()}
+
+
+def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Returns the splits written in a JSON file `{"train": [id…], "val": […], "test": […]}`.
+
+    Examples that the file does not name are left out.
+
+    Raises:
+      ConfigError: not such a file, an unknown id, or a patient in two splits.
+    """
+    try:
+        splits = json.loads(epath.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(path, f"not readable as JSON ({error})", _FORM) from error
+    if not isinstance(splits, Mapping) or set(splits) != set(SPLITS):
+        raise ConfigError(path, "has other keys than train, val and test", _FORM)
+    patient_of = {case.example_id: case.patient_id for case in cases}
+    split_of: dict[str, str] = {}
+    for name, ids in splits.items():
+        if not isinstance(ids, list) or not ids:
+            raise ConfigError(path, f"split {name} is empty or no list", _FORM)
+        for example_id in ids:
+            if example_id not in patient_of:
+                raise ConfigError(
+                    path, f"{name} names {example_id!r}, which the data lack", "correct the id"
+                )
+            patient_id = patient_of[example_id]
+            if split_of.setdefault(patient_id, name) != name:
+                raise ConfigError(
+                    path,
+                    f"patient {patient_id} is in {split_of[patient_id]} and in {name}",
+                    "keep each patient's pictures in one split",
+                )
+    return {name: sorted(set(splits[name])) for name in SPLITS}
+
+
+_FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
+
+
+def _example_ids(
+    patients: Iterable[str], by_patient: Mapping[str, Sequence[Case]]
+) -> list[str]:
+    return [case.example_id for patient_id in patients for case in by_patient[patient_id]]
+
+
+def _hash(seed: int, patient_id: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{patient_id}".encode()).digest()
