@@ -249,7 +249,7 @@ def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401
 
 
 def _check_ranges(config: Config) -> None:
-    def at_least(key: str, low: float) -> None:
+    def at_least(key: str, low: int) -> None:
         value = _get(config, key)
         if not value >= low:
             raise ConfigError(key, f"is {value}", f"give at least {low}")

@@ -104,7 +104,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "dice": 2 * sums[0] / jnp.maximum(sums[1], 1),
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
         }
         return TrainState(state.step + 1, parameters, batch_stats, optimizer_state, ema), metrics
 

@@ -22,6 +22,11 @@ def written(tmp_path_factory):
     return directory, [pydicom.dcmread(file) for file in files]
 
 
+@pytest.fixture(scope="module")
+def phantoms():
+    return [generate_phantom(SEED, index) for index in range(COUNT)]
+
+
 def _grey_levels(dataset: pydicom.Dataset) -> np.ndarray:
     """Grey levels in [0, 1], bone bright, by DICOM's grey-scale pipeline."""
     values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
@@ -38,29 +43,29 @@ def _bytes(directory) -> dict[str, bytes]:
     }
 
 
-def test_decoding_gives_back_the_image(written):
+def test_decoding_gives_back_the_image(written, phantoms):
     """Guards the encoding of every file: bits, rescale, window, inversion, transfer syntax."""
     for index, dataset in enumerate(written[1]):
         # A window may leave a quarter and more of the stored range unused.
         tolerance = 0.51 / (0.5 * (2**dataset.BitsStored - 1))
-        image = generate_phantom(SEED, index).image
-        np.testing.assert_allclose(_grey_levels(dataset), image, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            _grey_levels(dataset), phantoms[index].image, rtol=0, atol=tolerance
+        )
 
 
-def test_masks_on_disk_are_the_phantoms(written):
+def test_masks_on_disk_are_the_phantoms(written, phantoms):
     """Guards against swapped sides, resampling or lossy masks."""
     for index in (0, COUNT - 1):
-        phantom = generate_phantom(SEED, index)
+        phantom = phantoms[index]
         for side, expected in (("left", phantom.left_lung), ("right", phantom.right_lung)):
             path = written[0] / "masks" / side / f"phantom_{index:05d}.png"
             mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             np.testing.assert_array_equal(mask, np.where(expected, 255, 0))
 
 
-def test_headers_agree_with_the_phantoms(written):
+def test_headers_agree_with_the_phantoms(written, phantoms):
     """Guards against spacing, orientation or patient attributes that belong to another picture."""
-    for index, dataset in enumerate(written[1]):
-        phantom = generate_phantom(SEED, index)
+    for phantom, dataset in zip(phantoms, written[1], strict=True):
         assert (dataset.Rows, dataset.Columns) == phantom.image.shape
         assert dataset.ViewPosition == phantom.projection
         assert dataset.PatientSex == phantom.patient_sex

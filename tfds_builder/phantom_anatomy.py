@@ -3,7 +3,7 @@
 Coordinates: ``x`` runs to the right of the picture, that is to the PATIENT'S LEFT in the standard
 display; ``y`` runs down from the level of the right lung's apex. The midline of the thorax is
 ``x = 0``. Every outline is a polygon or a polyline of ``(x, y)`` points. Sizes follow adult
-radiographic norms: a cardiothoracic ratio of 0.40 to 0.58, the right dome of the diaphragm 5 to
+radiographic norms: a cardiothoracic ratio of 0.37 to 0.62, the right dome of the diaphragm 5 to
 22 mm above the left one, nine to ten posterior ribs above the dome at full inspiration.
 """
 
@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-Points = Float[np.ndarray, "n 2"]
+# Anonymous axes: curves of different lengths meet in one call.
+Points = Float[np.ndarray, "_ 2"]
 Side = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("right", "left")
 RIB_COUNT = 11
@@ -43,6 +44,8 @@ class Anatomy:
         dome_gap: how much lower the left dome stands.
         dome_rise: height of the domes over the costophrenic angles, (right, left).
         dome_fall: height of the domes over the cardiophrenic angles, (right, left).
+        recess_depth: thickness of the lung that hangs down behind the domes.
+        great_vessels: thickness of the vessels that veil the lung beside the mediastinum.
         rib_drop: descent of a middle rib from the spine to its anterior end.
         rib_slope: tilt of the posterior ribs, descent over lateral distance.
         rib_height: of a rib's projected band.
@@ -70,6 +73,8 @@ class Anatomy:
     dome_gap: float
     dome_rise: tuple[float, float]
     dome_fall: tuple[float, float]
+    recess_depth: float
+    great_vessels: float
     rib_drop: float
     rib_slope: float
     rib_height: float
@@ -91,7 +96,7 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     small = rng.random() < 0.08
     size = rng.uniform(0.62, 0.85) if small else 1.0
     habitus = float(rng.beta(2.0, 2.5))
-    height = rng.normal(208 if female else 228, 16) * size
+    height = rng.normal(212 if female else 232, 16) * size
     half_width = (rng.normal(130 if female else 143, 7) + 6 * habitus) * size
     lung_height = float(np.clip(height, 110, 285))
     age = int(rng.integers(6, 18) if small else rng.integers(18, 91))
@@ -103,17 +108,19 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
         half_width=float(np.clip(half_width, 72, 158)),
         left_width_ratio=rng.uniform(0.93, 1.03),
         lung_height=lung_height,
-        wall_taper=rng.uniform(0.65, 1.2),
+        wall_taper=rng.uniform(0.55, 1.12),
         depth=(185 + 110 * habitus + rng.normal(0, 10)) * (0.5 + 0.5 * size),
-        cardiothoracic_ratio=float(np.clip(rng.normal(0.475, 0.05), 0.38, 0.62)),
+        cardiothoracic_ratio=float(np.clip(rng.normal(0.46, 0.05), 0.37, 0.62)),
         heart_right_share=rng.uniform(0.27, 0.38),
         heart_top=rng.uniform(0.36, 0.48),
-        mediastinum_half_width=rng.uniform(21, 32) * (0.4 + 0.6 * size),
+        mediastinum_half_width=rng.uniform(19, 29) * (0.4 + 0.6 * size),
         aortic_knob=float(rng.uniform(1, 9) + max(0, age - 40) * rng.uniform(0.0, 0.3)),
         pulmonary_trunk=rng.uniform(0, 11),
         dome_gap=rng.uniform(2, 22),
         dome_rise=(lung_height * rng.uniform(0.09, 0.25), lung_height * rng.uniform(0.11, 0.27)),
         dome_fall=(lung_height * rng.uniform(0.02, 0.10), lung_height * rng.uniform(0.02, 0.10)),
+        recess_depth=rng.uniform(12, 65) * size,
+        great_vessels=rng.uniform(0, 55) * size,
         rib_drop=lung_height * rng.uniform(0.46, 0.66),
         rib_slope=rng.uniform(-0.02, 0.24),
         rib_height=rng.uniform(9.5, 14) * (0.4 + 0.6 * size),
@@ -152,7 +159,9 @@ def band(centre: Points, half_widths: Float[np.ndarray, " n"]) -> Points:
     return np.concatenate([centre + offset, (centre - offset)[::-1]])
 
 
-def ellipse(centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0) -> Points:
+def ellipse(
+    centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0
+) -> Points:
     """Polygon of an ellipse turned clockwise (as seen in the picture) by `degrees`."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     x, y = radii[0] * np.cos(angle), radii[1] * np.sin(angle)
@@ -199,18 +208,18 @@ class Thorax:
         shape[lateral, 0] = 1 - (1 - shape[lateral, 0]) * self.anatomy.wall_taper
         return spline(shape * (self.half_width(side), self.anatomy.lung_height))
 
-    def wall_at(self, side: Side, y: Float[np.ndarray, " n"] | float) -> Float[np.ndarray, " n"]:
-        """Distance of the lateral chest wall from the midline at the levels `y`."""
+    def wall_at(self, side: Side, y: float) -> float:
+        """Distance of the lateral chest wall from the midline at the level `y`."""
         wall = self.wall(side)
         wall = wall[np.argmin(wall[:, 1]) :]
-        return np.asarray(np.interp(y, np.maximum.accumulate(wall[:, 1]), wall[:, 0]))
+        return float(np.interp(y, np.maximum.accumulate(wall[:, 1]), wall[:, 0]))
 
     def dome(self, side: Side) -> Points:
         """Dome of the diaphragm from the chest wall to the midline, as (outward, down)."""
         a, index = self.anatomy, SIDES.index(side)
         top = self.height + (a.dome_gap if side == "left" else 0.0)
         angle_level = top + a.dome_rise[index]
-        width = float(self.wall_at(side, angle_level)) * 0.992
+        width = self.wall_at(side, angle_level) * 0.992
         peak = width * (0.47 if side == "right" else 0.52)
         u = np.linspace(width, 0, 40)
         lateral, medial = (u - peak) / (width - peak), (peak - u) / peak
@@ -280,7 +289,7 @@ class Thorax:
         drop = a.rib_drop * (0.45, 0.62, 0.8, 0.92)[i] if i < 4 else a.rib_drop
         start = a.lung_height * (0.03 + 0.0985 * i)
         wall = self.wall_at(side, start + drop / 2 + a.rib_slope * self.half_width(side))
-        reach = float(wall) + 2.5
+        reach = wall + 2.5
         first = np.arcsin(min(0.9, 16 * a.scale / reach))
         last = 160 - 3.2 * i if number < RIB_COUNT else 72
         theta = np.linspace(first, np.deg2rad(last), 40)
@@ -312,21 +321,26 @@ class Thorax:
         outline = []
         for side in SIDES:
             w = self.half_width(side)
-            half = [(neck, -0.8 * h), (neck, -0.32 * h), (neck * 1.25, -0.17 * h),
+            half = [(neck, -1.6 * h), (neck, -0.8 * h), (neck, -0.32 * h), (neck * 1.25, -0.17 * h),
                     (0.75 * w, -0.13 * h - 0.3 * fat), (w * 1.15, -0.09 * h - 0.3 * fat),
                     (w * 1.42, 0.0), (w * 1.46, 0.16 * h), (w * 1.36, 0.32 * h),
-                    (w * 1.12 + 0.7 * fat, 0.47 * h),
-                    (w * 1.03 + 0.85 * fat, 0.72 * h), (w * 1.02 + fat, 1.05 * h),
-                    (w * 1.0 + 1.15 * fat, 1.8 * h)]  # fmt: skip
+                    (w * 1.12 + 0.7 * fat, 0.47 * h), (w * 1.03 + 0.85 * fat, 0.72 * h),
+                    (w * 1.02 + fat, 1.05 * h), (w + 1.15 * fat, 1.8 * h),
+                    (w + 1.2 * fat, 3.6 * h)]  # fmt: skip
             half = spline(np.array(half)) * (outward(side), 1)
             outline.append(half[::-1] if side == "right" else half)
         return np.concatenate(outline)
+
+    def head(self) -> Points:
+        """Jaw and skull, of which some pictures show the chin."""
+        s, h = self.anatomy.scale, self.anatomy.lung_height
+        return ellipse((0.0, -0.95 * h), (72 * s, 95 * s))
 
     def arm(self, side: Side, abduction: float) -> Points:
         """Upper arm from the shoulder downwards; `abduction` in degrees from the trunk."""
         a, w, h = self.anatomy, self.half_width(side), self.anatomy.lung_height
         turn = np.deg2rad(abduction)
-        reach = np.linspace(0, 1.5 * h, 12)
+        reach = np.linspace(0, 2.5 * h, 12)
         x = 1.34 * w + reach * np.sin(turn)
         y = 0.14 * h + reach * np.cos(turn)
         half_width = np.full(12, (34 + 24 * a.habitus) * a.scale)

@@ -59,7 +59,7 @@ class Scene:
         """The patient."""
         return self.thorax.anatomy
 
-    def upsample(self, field: Field) -> Field:
+    def upsample(self, field: Float[np.ndarray, "_ _"]) -> Field:
         """Brings a field of the coarse grid to the picture's."""
         size = (field.shape[1] * COARSE, field.shape[0] * COARSE)
         fine = cv2.resize(field, size, interpolation=cv2.INTER_LINEAR)
@@ -86,12 +86,13 @@ def optical_depth(
         The optical depth, 0 in air, on the picture's grid.
     """
     air = _lung_air(scene, fluid)
-    inside = np.minimum(air / 25, 1)
-    # The same patient shows the same details in every picture.
+    # The same patient shows the same details in every picture: what draws from `detail` must not
+    # depend on the view.
     detail = np.random.default_rng(scene.anatomy.texture_seed)
-    soft = _body(scene) - _LUNG_AIR * air * _texture(scene, detail)
-    soft += inside * _vessels(scene, detail)
-    soft += inside * _opacities(scene, rng)
+    soft = _body(scene) - _LUNG_AIR * air * _texture(scene, rng)
+    # Vessels and opacities take the place of air, so they cannot be thicker than it.
+    filling = _vessels(scene, detail) + _opacities(scene, rng)
+    soft += np.minimum(filling, 0.95 * _LUNG_AIR * air)
     soft -= _airways(scene) + _bowel_gas(scene, detail)
     bone = _ribs(scene) + _shoulder_girdle(scene) + _spine(scene, detail)
     depth = _MU_SOFT * np.maximum(soft, 0) + _MU_BONE * scene.anatomy.bone_density * bone
@@ -106,6 +107,8 @@ def _profile(scene: Scene, mask: UInt8[np.ndarray, "h w"], reach_mm: float) -> F
     """
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform((padded > 127).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    # Without this the staircase of the pixelated edge would show along nearly straight skin.
+    distance = smooth(distance, 2.0)
     inside = np.minimum(distance * (scene.fine.pixel_mm / reach_mm), 1)
     return np.sqrt(1 - (1 - inside) ** 2)
 
@@ -117,12 +120,12 @@ def _body(scene: Scene) -> Field:
     # Neck and shoulders are thinner than the chest.
     top = draw.pixels(np.array([(0.0, -0.05 * a.lung_height)]))[0, 1] / draw.shape[0]
     slim = 0.72 + 0.28 / (1 + np.exp(-(rows - top) * 14))
-    trunk = _profile(scene, draw.fill(thorax.trunk()), 0.32 * a.half_width)
-    soft = a.depth * slim * trunk
+    trunk = draw.fill(thorax.head(), out=draw.fill(thorax.trunk()))
+    soft = a.depth * slim * _profile(scene, trunk, 0.32 * a.half_width)
     for side, abduction in zip(SIDES, scene.view.arm_abduction, strict=True):
         if abduction is not None:
             arm = draw.fill(thorax.arm(side, abduction))
-            limb = 1.7 * (34 + 24 * a.habitus) * a.scale * _profile(scene, arm, 40)
+            limb = 1.7 * (34 + 24 * a.habitus) * a.scale * _profile(scene, arm, 40.0)
             soft = np.maximum(soft, limb)
     if a.breast_radius:
         soft += _breasts(scene)
@@ -136,7 +139,7 @@ def _breasts(scene: Scene) -> Field:
     for side in SIDES:
         x = outward(side) * (0.60 * scene.thorax.half_width(side) + 0.1 * a.breast_radius)
         y = a.lung_height * (0.72 + 0.22 * a.breast_ptosis)
-        outline = ellipse((x, y), (a.breast_radius * 1.05, a.breast_radius), 12 * outward(side))
+        outline = ellipse((x, y), (a.breast_radius * 1.05, a.breast_radius), 12.0 * outward(side))
         disc = _profile(scene, draw.fill(outline, front=0.7), a.breast_radius)
         top, bottom = draw.pixels(np.array([(x, y - a.breast_radius), (x, y)]), front=0.7)[:, 1]
         rows = np.arange(draw.shape[0], dtype=np.float32)[:, None]
@@ -152,12 +155,12 @@ def _lung_air(scene: Scene, fluid: tuple[Side, Points] | None) -> Field:
         draw.fill(thorax.cavity(side), out=cavity)
     depth = 0.70 * min(a.depth, 250)
     chest = _profile(scene, cavity, 0.5 * a.half_width)
-    mediastinum = _profile(scene, draw.fill(thorax.mediastinum()), 16)
-    heart = _profile(scene, draw.fill(heart_outline(scene), front=HEART_FRONT), 48)
+    mediastinum = _profile(scene, draw.fill(thorax.mediastinum()), 16.0)
+    heart = _profile(scene, draw.fill(heart_outline(scene), front=HEART_FRONT), 48.0)
     air = depth * chest * (1 - 0.95 * mediastinum) * (1 - 0.72 * heart)
     air += _posterior_recess(scene, cavity)
     if fluid is not None:
-        air *= 1 - 0.93 * _profile(scene, draw.fill(fluid[1]), 30)
+        air *= 1 - 0.93 * _profile(scene, draw.fill(fluid[1]), 30.0)
     return air
 
 
@@ -171,15 +174,15 @@ def _posterior_recess(scene: Scene, cavity: UInt8[np.ndarray, "h w"]) -> Field:
         outline = np.concatenate([dome - (0, 12), lower]) * (0.97 * outward(side), 1)
         draw.fill(outline, level=200, out=recess)
     soft = smooth(recess.astype(np.float32) / 255, 12 / draw.pixel_mm)
-    return 22 * scene.upsample(soft) * (1 - cavity.astype(np.float32) / 255)
+    return scene.anatomy.recess_depth * scene.upsample(soft) * (1 - cavity.astype(np.float32) / 255)
 
 
-def _texture(scene: Scene, detail: np.random.Generator) -> Field:
+def _texture(scene: Scene, rng: np.random.Generator) -> Field:
     """Uneven aeration of the lungs, a factor around 1."""
-    noise = detail.standard_normal(scene.coarse.shape, dtype=np.float32)
+    noise = rng.standard_normal(scene.coarse.shape, dtype=np.float32)
     coarse = smooth(noise, 22 / scene.coarse.pixel_mm) * (22 / scene.coarse.pixel_mm)
     fine_grain = smooth(noise, 1.2)
-    return scene.upsample(1 + 0.06 * coarse + 0.05 * detail.uniform(0.2, 1) * fine_grain)
+    return scene.upsample(1 + 0.06 * coarse + 0.05 * rng.uniform(0.2, 1) * fine_grain)
 
 
 def _branches(scene: Scene, side: Side, detail: np.random.Generator) -> list[tuple[Points, float]]:
@@ -234,9 +237,20 @@ def _vessels(scene: Scene, detail: np.random.Generator) -> Field:
     for side in SIDES:
         x, y = scene.thorax.hilum(side)
         s = scene.anatomy.scale * scene.anatomy.vascularity
-        scene.coarse.fill(ellipse((x, y), (13 * s, 24 * s), -14 * outward(side)), out=hila)
+        scene.coarse.fill(ellipse((x, y), (13 * s, 24 * s), -14.0 * outward(side)), out=hila)
     soft = smooth(hila.astype(np.float32) / 255, 8 / scene.coarse.pixel_mm)
-    return 2.1 * vessels + 16 * scene.upsample(soft)
+    return 2.1 * vessels + 16 * scene.upsample(soft) + _paramediastinal_veil(scene)
+
+
+def _paramediastinal_veil(scene: Scene) -> Field:
+    """Great vessels beside the mediastinum (mm of blood).
+
+    They have no border of their own: annotators draw the lung's edge at the mediastinum behind.
+    """
+    draw = scene.coarse
+    veil = draw.fill(scene.thorax.mediastinum() * (1.3, 1.0))
+    soft = smooth(veil.astype(np.float32) / 255, 6 / draw.pixel_mm)
+    return scene.anatomy.great_vessels * scene.upsample(soft)
 
 
 def _airways(scene: Scene) -> Field:
@@ -287,7 +301,7 @@ def _ribs(scene: Scene) -> Field:
             _draw_rib(scene, line[~front], theta[~front], posterior)
             _draw_rib(scene, line[front], theta[front], anterior)
         wall = thorax.wall(side) * (outward(side), 1)
-        scene.coarse.stroke(wall[len(wall) // 3 :], 9, out=edge)
+        scene.coarse.stroke(wall[len(wall) // 3 :], 9.0, out=edge)
     # Cortical bone is seen along its length where the ribs turn round the lateral wall.
     along = scene.upsample(smooth(edge.astype(np.float32) / 255, 5 / scene.coarse.pixel_mm))
     # Towards the sternum bone gives way to cartilage.
@@ -332,7 +346,7 @@ def _shoulder_girdle(scene: Scene) -> Field:
         abduction = view.arm_abduction[index]
         if abduction is not None:
             turn = np.deg2rad(abduction)
-            elbow = (head[0] + sign * 1.4 * h * np.sin(turn), head[1] + 1.4 * h * np.cos(turn))
+            elbow = (head[0] + sign * 2.5 * h * np.sin(turn), head[1] + 2.5 * h * np.cos(turn))
             draw.stroke(np.array([head, elbow]), 22 * s, level=170, out=shafts)
             draw.stroke(np.array([head, elbow]), 12 * s, level=110, out=shafts)
         draw.fill(ellipse(head, (24 * s, 24 * s)), level=190, out=shafts)
@@ -345,10 +359,10 @@ def _spine(scene: Scene, detail: np.random.Generator) -> Field:
     h, s = a.lung_height, a.scale
     column, sternum = draw.canvas(), draw.canvas()
     level = -0.75 * h
-    while level < 1.9 * h:
+    while level < 2.8 * h:
         cervical = level < -0.05 * h
         size = 0.098 * h * (0.78 if cervical else 1.0)
-        half = (13 if cervical else 15 + 5 * level / h) * s + detail.normal(0, 0.5)
+        half = (13 if cervical else 15 + 5 * min(level / h, 1.5)) * s + detail.normal(0, 0.5)
         _draw_vertebra(scene, level, size, half, detail.normal(0, 1), column)
         level += size
     top, half = 0.17 * h, 17 * s
@@ -394,7 +408,7 @@ def _opacities(scene: Scene, rng: np.random.Generator) -> Field:
     def place() -> tuple[float, float]:
         side = SIDES[int(rng.integers(2))]
         y = float(rng.uniform(0.1, 0.95) * scene.thorax.height)
-        width = float(scene.thorax.wall_at(side, y))
+        width = scene.thorax.wall_at(side, y)
         return outward(side) * rng.uniform(0.4, 0.92) * width, y
 
     nodules = scene.fine.canvas()
@@ -421,14 +435,14 @@ def _devices(scene: Scene, rng: np.random.Generator) -> Field:
     metal = draw.canvas()
     for _ in range(findings.electrodes):
         x, y = rng.uniform(-0.9, 0.9) * a.half_width, rng.uniform(0.1, 1.1) * a.lung_height
-        draw.fill(ellipse((x, y), (5, 5)), level=150, out=metal)
-        draw.stroke(ellipse((x, y), (9, 9)), 1, level=60, closed=True, out=metal)
+        draw.fill(ellipse((x, y), (5.0, 5.0)), level=150, out=metal)
+        draw.stroke(ellipse((x, y), (9.0, 9.0)), 1.0, level=60, closed=True, out=metal)
         way = np.array([(x, y), (x + rng.normal(0, 25), y + 40), (x + rng.normal(0, 50), y + 110),
                         (rng.normal(0, 140), 1.6 * a.lung_height)])  # fmt: skip
         draw.stroke(spline(way), 1.2, level=70, out=metal)
     if findings.pacemaker:
         w, h = a.half_width, a.lung_height
-        draw.fill(ellipse((0.72 * w, 0.24 * h), (24, 20)), level=235, out=metal)
+        draw.fill(ellipse((0.72 * w, 0.24 * h), (24.0, 20.0)), level=235, out=metal)
         lead = np.array([(0.6 * w, 0.2 * h), (0.3 * w, 0.1 * h), (-0.1 * w, 0.25 * h),
                          (-0.18 * w, 0.7 * h), (0.35 * w, 0.98 * h)])  # fmt: skip
         draw.stroke(spline(lead), 2.2, level=150, out=metal)

@@ -11,14 +11,15 @@ from etils import epath
 from lungseg_jax import terminal
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.sources import Listing, list_source
+from tfds_builder.splits import read_split_file
 
 
 def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.PathLike) -> Builder:
     """Returns a builder whose records exist and were made of just these inputs.
 
     The builder configuration is named by a fingerprint of all that records are a function of: a
-    changed file, split or size leads to new records, never to stale ones. TFDS writes into a temporary
-    folder and renames it, so that an interrupted build is never taken for a whole one.
+    changed file, split or size leads to new records, never to stale ones. TFDS writes into a
+    temporary folder and renames it, so that an interrupted build is never taken for a whole one.
 
     Args:
       config: what the records are made of; its name is derived.
@@ -47,7 +48,7 @@ def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.Pat
         builder.download_and_prepare(
             download_dir=data_dir / "downloads",
             download_config=tfds.download.DownloadConfig(
-                manual_dir=epath.Path(manual_dir) if listing else None
+                manual_dir=epath.Path(manual_dir).expanduser() if listing else None
             ),
         )
     return builder
@@ -56,21 +57,24 @@ def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.Pat
 def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
     """Returns a short hash of what records are made of: settings, split file, names, sizes, times.
 
-    Contents are not read: an archive of a terabyte must not be hashed at each start.
+    Pictures are not read: an archive of a terabyte must not be hashed at each start.
+
+    Raises:
+      ConfigError: the split file is not one.
     """
     made_of = {
         "version": str(Builder.VERSION),
         "source": config.source,
         "image_size": config.image_size,
         "seed": config.seed,
-        "splits": epath.Path(config.splits).read_text() if config.splits else "",
+        "splits": read_split_file(config.splits) if config.splits else None,
         "num_phantoms": config.num_phantoms if listing is None else None,
         "files": _describe_files(listing) if listing else None,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _describe_files(listing: Listing) -> list[tuple[str, int, float]]:
+def _describe_files(listing: Listing) -> list[tuple[str, int, int]]:
     described = []
     for path in listing.files():
         stat = path.stat()

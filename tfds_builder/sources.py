@@ -1,7 +1,7 @@
 """Folder layouts: which picture belongs to which mask and to which patient."""
 
-import collections
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -57,9 +57,16 @@ def list_source(source: SourceName, directory: epath.PathLike) -> Listing:
     Raises:
       DataError: the folder is absent or holds no labelled picture, or a mask lacks its picture.
     """
-    directory = epath.Path(directory)
+    # An empty path would mean the current folder.
+    if not os.fspath(directory):
+        raise DataError(
+            "data.manual_dir", f"is empty for source {source}", "give the data set's folder"
+        )
+    directory = epath.Path(directory).expanduser()
     if not directory.is_dir():
-        raise DataError(directory, "no such folder", "give the data set's folder as data.manual_dir")
+        raise DataError(
+            directory, "no such folder", "give the data set's folder as data.manual_dir"
+        )
     return _LAYOUTS[source](directory)
 
 
@@ -157,9 +164,8 @@ def _check_not_empty(
 def _check_masks_have_pictures(masks: Iterable[str], pictures: Iterable[str]) -> None:
     orphans = sorted(set(masks) - set(pictures))
     if orphans:
-        count = collections.Counter(orphans)
         raise DataError(
             orphans[0],
-            f"mask without its picture (one of {len(count)})",
+            f"mask without its picture (one of {len(orphans)})",
             "add the picture or remove the mask",
         )

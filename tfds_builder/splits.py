@@ -31,7 +31,8 @@ def assign_splits(cases: Sequence[Case], seed: int) -> dict[str, list[str]]:
     strata = collections.defaultdict(list)
     for patient_id, own in by_patient.items():
         # min() because "abnormal" sorts before "normal" and "unknown".
-        strata[own[0].source, min(case.finding for case in own)].append(patient_id)
+        stratum = min(case.source for case in own), min(case.finding for case in own)
+        strata[stratum].append(patient_id)
     splits: dict[str, list[str]] = {name: [] for name in SPLITS}
     # Rounding errors are carried from one stratum to the next, so that many small strata cannot
     # starve a split.
@@ -56,6 +57,24 @@ def assign_splits(cases: Sequence[Case], seed: int) -> dict[str, list[str]]:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
+def read_split_file(path: epath.PathLike) -> dict[str, list]:
+    """Returns what the file of `read_splits` holds, its ids not compared with any data.
+
+    Raises:
+      ConfigError: not readable, or not of that form.
+    """
+    try:
+        splits = json.loads(epath.Path(path).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(path, f"not readable as JSON ({error})", _FORM) from error
+    if not isinstance(splits, dict) or set(splits) != set(SPLITS):
+        raise ConfigError(path, "has other keys than train, val and test", _FORM)
+    for name, ids in splits.items():
+        if not isinstance(ids, list) or not ids:
+            raise ConfigError(path, f"split {name} is empty or no list", _FORM)
+    return splits
+
+
 def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[str]]:
     """Returns the splits written in a JSON file `{"train": [id…], "val": […], "test": […]}`.
 
@@ -64,19 +83,12 @@ def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[s
     Raises:
       ConfigError: not such a file, an unknown id, or a patient in two splits.
     """
-    try:
-        splits = json.loads(epath.Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(path, f"not readable as JSON ({error})", _FORM) from error
-    if not isinstance(splits, Mapping) or set(splits) != set(SPLITS):
-        raise ConfigError(path, "has other keys than train, val and test", _FORM)
+    splits = read_split_file(path)
     patient_of = {case.example_id: case.patient_id for case in cases}
     split_of: dict[str, str] = {}
     for name, ids in splits.items():
-        if not isinstance(ids, list) or not ids:
-            raise ConfigError(path, f"split {name} is empty or no list", _FORM)
         for example_id in ids:
-            if example_id not in patient_of:
+            if not isinstance(example_id, str) or example_id not in patient_of:
                 raise ConfigError(
                     path, f"{name} names {example_id!r}, which the data lack", "correct the id"
                 )
@@ -93,9 +105,7 @@ def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[s
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
 
 
-def _example_ids(
-    patients: Iterable[str], by_patient: Mapping[str, Sequence[Case]]
-) -> list[str]:
+def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Case]]) -> list[str]:
     return [case.example_id for patient_id in patients for case in by_patient[patient_id]]
 
 

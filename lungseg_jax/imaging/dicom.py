@@ -3,16 +3,20 @@
 The grey-scale pipeline is that of DICOM PS3.4 N.2: Modality LUT, VOI LUT, Presentation LUT.
 """
 
+import contextlib
 import hashlib
 import io
-from typing import Any
+import logging
+import math
+import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pydicom
-from jaxtyping import Float, Shaped
+from jaxtyping import Float32, Shaped
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_voi
+from pydicom.multival import MultiValue
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
@@ -22,6 +26,10 @@ PLAUSIBLE_SPACING_MM = (0.02, 5.0)
 
 # Share of pixels left out at each end where a file states no window.
 PERCENTILES_WITHOUT_WINDOW = (0.5, 99.5)
+
+# pydicom's messages quote header values, a patient's name among them; the root logger, which absl
+# prints to the terminal, must not get them.
+logging.getLogger("pydicom").propagate = False
 
 
 def read_dicom(content: bytes, name: str) -> Radiograph:
@@ -34,25 +42,25 @@ def read_dicom(content: bytes, name: str) -> Radiograph:
     Raises:
       DataError: not DICOM, no pixels, several frames, colour, or pixels that do not decode.
     """
-    dataset = _parse(content, name)
-    if "PixelData" not in dataset:
-        raise DataError(name, "DICOM file without PixelData", "leave it out")
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
-    if dataset.get("SamplesPerPixel", 1) != 1:
-        raise DataError(name, "colour DICOM picture", "leave it out: radiographs are grey")
-    try:
-        stored = dataset.pixel_array
-        pixels = _window(apply_modality_lut(stored, dataset), dataset)
-    # Decoders raise whatever their C libraries report; to the user all of it is one fault.
-    except Exception as error:
-        raise DataError(
-            name, f"pixels do not decode ({type(error).__name__})", "fetch the file again"
-        ) from error
-    if _is_inverted(dataset):
-        pixels = 1.0 - pixels
-    spacing_mm, source = read_spacing(dataset)
-    return Radiograph(pixels.astype(np.float32), spacing_mm, source)
+    with _quiet():
+        dataset = _parse(content, name)
+        if "PixelData" not in dataset:
+            raise DataError(name, "DICOM file without PixelData", "leave it out")
+        if _numbers(dataset, "NumberOfFrames") > (1,):
+            raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
+        if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
+            raise DataError(name, "DICOM picture that is not grey", "leave it out")
+        try:
+            pixels = _window(_to_modality_values(dataset.pixel_array, dataset), dataset)
+        # Decoders raise whatever their C libraries report; to the user all of it is one fault.
+        except Exception as error:
+            raise DataError(
+                name, f"pixels do not decode ({type(error).__name__})", "fetch the file again"
+            ) from error
+        if _is_inverted(dataset):
+            pixels = 1 - pixels
+        spacing_mm, source = read_spacing(dataset)
+    return Radiograph(pixels, spacing_mm, source)
 
 
 def read_patient_id(content: bytes, name: str) -> str | None:
@@ -63,7 +71,8 @@ def read_patient_id(content: bytes, name: str) -> str | None:
     Raises:
       DataError: not DICOM.
     """
-    patient_id = _parse(content, name, specific_tags=["PatientID"]).get("PatientID")
+    with _quiet():
+        patient_id = _parse(content, name, specific_tags=["PatientID"]).get("PatientID")
     if not patient_id:
         return None
     return hashlib.sha256(str(patient_id).encode()).hexdigest()[:16]
@@ -76,19 +85,27 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
     stands alone, it is the detector's (DICOM PS3.3 10.7.1.3). The detector's spacing divided by the
     estimated magnification (0018,1114) is the patient's.
     """
-    pixel = _plausible(dataset.get("PixelSpacing"))
-    imager = _plausible(dataset.get("ImagerPixelSpacing"))
+    pixel = _plausible_spacing(dataset, "PixelSpacing")
+    imager = _plausible_spacing(dataset, "ImagerPixelSpacing")
     calibrated = dataset.get("PixelSpacingCalibrationType") or (imager and pixel != imager)
     if pixel and calibrated:
         return pixel, "calibrated"
     detector = imager or pixel
     if detector is None:
         return None, "none"
-    magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 0)
-    if magnification >= 1:
-        row, column = detector
-        return (row / magnification, column / magnification), "magnification-corrected"
+    magnification = _numbers(dataset, "EstimatedRadiographicMagnificationFactor")
+    if magnification and magnification[0] >= 1:
+        row, column = (spacing / magnification[0] for spacing in detector)
+        return (row, column), "magnification-corrected"
     return detector, "detector"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps pydicom's warnings of oddities in a header, values quoted, from the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _parse(content: bytes, name: str, specific_tags: list[str] | None = None) -> Dataset:
@@ -102,32 +119,61 @@ def _parse(content: bytes, name: str, specific_tags: list[str] | None = None) ->
         ) from error
 
 
-def _window(values: Shaped[np.ndarray, "h w"], dataset: Dataset) -> Float[np.ndarray, "h w"]:
+def _to_modality_values(
+    stored: Shaped[np.ndarray, "h w"], dataset: Dataset
+) -> Float32[np.ndarray, "h w"]:
+    """Returns stored values after the Modality LUT or the rescale, whichever the file has."""
+    if dataset.get("ModalityLUTSequence"):
+        return _look_up(stored, dataset.ModalityLUTSequence[0])
+    slope, intercept = (_numbers(dataset, f"Rescale{part}") for part in ("Slope", "Intercept"))
+    values = stored.astype(np.float32)
+    return values * slope[0] + intercept[0] if slope and intercept else values
+
+
+def _window(values: Float32[np.ndarray, "h w"], dataset: Dataset) -> Float32[np.ndarray, "h w"]:
     """Returns values brought to [0, 1] by the VOI LUT, else the window, else percentiles."""
     if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return apply_voi(values, dataset) / np.float32(2**bits - 1)
-    if _first(dataset.get("WindowWidth")) is None or _first(dataset.get("WindowCenter")) is None:
-        low, high = np.percentile(values, PERCENTILES_WITHOUT_WINDOW)
-        return np.clip((values - low) / np.float32(max(high - low, 1)), 0, 1)
-    center, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
-    return apply_window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
+        lut = dataset.VOILUTSequence[0]
+        return np.clip(_look_up(values, lut) / (2.0 ** lut.LUTDescriptor[2] - 1), 0, 1)
+    # Several windows are alternatives, the first the default.
+    center, width = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
+    if center and width and width[0] > 0:
+        return apply_window(values, center[0], width[0], dataset.get("VOILUTFunction") or "LINEAR")
+    low, high = (float(value) for value in np.percentile(values, PERCENTILES_WITHOUT_WINDOW))
+    return np.clip((values - low) / ((high - low) or 1.0), 0, 1)
 
 
 def apply_window(
     values: Shaped[np.ndarray, "h w"], center: float, width: float, function: str
-) -> Float[np.ndarray, "h w"]:
+) -> Float32[np.ndarray, "h w"]:
     """Returns values in [0, 1] after a VOI window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
     pydicom's `apply_windowing` ends in an output range that depends on bits stored and rescaling
     and takes several float64 passes; here the range is [0, 1] by definition.
     """
-    x = values.astype(np.float32)
+    x = values.astype(np.float32) - center
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (x - center) / width))
+        # 1 / (1 + exp(-4 x / width)) in the form that cannot overflow.
+        return 0.5 + 0.5 * np.tanh(2 * x / width)
     if function == "LINEAR_EXACT":
-        return np.clip((x - center) / width + 0.5, 0, 1)
-    return np.clip((x - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)
+        return np.clip(x / width + 0.5, 0, 1)
+    return np.clip((x + 0.5) / max(width - 1, 1e-6) + 0.5, 0, 1)
+
+
+def _look_up(values: Shaped[np.ndarray, "h w"], lut: Dataset) -> Float32[np.ndarray, "h w"]:
+    """Returns values mapped by an item of a LUT sequence (DICOM PS3.3 C.11.1.1).
+
+    pydicom's own functions fail on 12-bit tables and on packed 8-bit ones, wrap around on 8-bit
+    tables longer than 256, and expect integers, which rescaling does not leave.
+    """
+    entries, first, _ = (int(value) for value in lut.LUTDescriptor)
+    # Written as SS in files of signed pixels, though the count has no sign; 0 stands for 65536.
+    entries = entries % 2**16 or 2**16
+    data = lut.LUTData
+    content = data if isinstance(data, bytes) else np.asarray(data, "<u2").tobytes()
+    table = np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1", entries)
+    position = np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)
+    return table.astype(np.float32)[position]
 
 
 def _is_inverted(dataset: Dataset) -> bool:
@@ -138,16 +184,19 @@ def _is_inverted(dataset: Dataset) -> bool:
     )
 
 
-def _first(value: Any) -> float | None:  # noqa: ANN401
-    """The first of a multi-valued number; several windows are alternatives, the first the default."""
-    if value is None or value == "":
-        return None
-    return float(value[0] if isinstance(value, pydicom.multival.MultiValue) else value)
+def _numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Returns an attribute's values; none where it is absent, empty or not a number."""
+    try:
+        value = dataset.get(keyword)
+        values = tuple(float(x) for x in (value if isinstance(value, MultiValue) else [value]))
+    except (TypeError, ValueError):
+        return ()
+    return values if all(map(math.isfinite, values)) else ()
 
 
-def _plausible(spacing: Any) -> tuple[float, float] | None:  # noqa: ANN401
-    if spacing is None or isinstance(spacing, str) or len(spacing) != 2:
-        return None
-    row, column = (float(x) for x in spacing)
+def _plausible_spacing(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     low, high = PLAUSIBLE_SPACING_MM
-    return (row, column) if low <= min(row, column) and max(row, column) <= high else None
+    match _numbers(dataset, keyword):
+        case (row, column) if low <= row <= high and low <= column <= high:
+            return row, column
+    return None

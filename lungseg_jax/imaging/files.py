@@ -43,10 +43,10 @@ def is_dicom(content: bytes) -> bool:
 
 def describe(content: bytes) -> str:
     """Says in words what a file that is no picture seems to be."""
-    head = content[:256].lstrip().lower()
+    head = content[:256].lower()
     if not content:
         return "an empty file"
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if any(tag in head for tag in (b"<!doctype", b"<html", b"<?xml")):
         return "a web page"
     if head.startswith(b"\xff\xd8\xff"):
         return "a JPEG picture"

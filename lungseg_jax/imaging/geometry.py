@@ -54,9 +54,7 @@ def to_square(pixels: Num[np.ndarray, "h w"], fit: Fit) -> Float32[np.ndarray, "
     return square
 
 
-def from_square(
-    square: Float[np.ndarray, "s s"], fit: Fit
-) -> Float32[np.ndarray, "h w"]:
+def from_square(square: Float[np.ndarray, "s s"], fit: Fit) -> Float32[np.ndarray, "h w"]:
     """Returns values of the square in the picture's own frame; what lay in the padding is cut."""
     inside = square[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     return _resize(inside.astype(np.float32), *fit.original)

@@ -25,7 +25,7 @@ def draw_overlay(
     """
     height, width = pixels.shape
     scale = min(1.0, MAX_SIDE / max(height, width))
-    size = (round(width * scale), round(height * scale))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     grey = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     canvas = cv2.cvtColor(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     thickness = max(1, max(size) // 400)
@@ -33,7 +33,9 @@ def draw_overlay(
     if reference is not None:
         masks.insert(0, (reference, REFERENCE_COLOUR))
     for mask, colour in masks:
-        small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        # By area like the picture: OpenCV's nearest neighbour shifts by up to half a pixel.
+        share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        small = (share > 0.5).astype(np.uint8)
         outlines, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, outlines, -1, colour, thickness)
     return np.asarray(canvas, np.uint8)

@@ -5,6 +5,7 @@ import io
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import Radiograph
@@ -34,14 +35,21 @@ def read_mask(content: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
     """Returns a mask of {0, 1} from a PNG file, thresholded at half its coverage.
 
     Raises:
-      DataError: not a PNG, or one that does not decode.
+      DataError: not a PNG, or one that does not decode, or values that are no mask's.
     """
     pixels = _decode(content, name)
     if pixels.dtype != np.uint8:
         raise DataError(name, "mask of more than 8 bits", "save masks as 8-bit grey PNG")
+    brightest = int(pixels.max())
     # Files that mark the lung with 1 instead of 255 are masks all the same.
-    threshold = 0 if pixels.max() == 1 else MASK_THRESHOLD
-    return (pixels > threshold).astype(np.uint8)
+    if brightest == 1:
+        return pixels
+    # Labels 1 and 2, or the lung in red: thresholding would leave an empty mask unnoticed.
+    if 0 < brightest <= MASK_THRESHOLD:
+        raise DataError(
+            name, f"mask whose brightest pixel is {brightest}", "mark lung with 255 or with 1"
+        )
+    return (pixels > MASK_THRESHOLD).astype(np.uint8)
 
 
 def encode_png(pixels: Shaped[np.ndarray, "h w"]) -> bytes:
@@ -52,15 +60,24 @@ def encode_png(pixels: Shaped[np.ndarray, "h w"]) -> bytes:
 
 
 def _decode(content: bytes, name: str) -> Shaped[np.ndarray, "h w"]:
+    # PngImageFile itself, for Image.open has a lower limit on pixels and warns below it.
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    name, f"{image.width} x {image.height} pixels", f"at most {MAX_PIXELS} are read"
-                )
-            image.load()
-            if image.mode in ("I;16", "I"):
-                return np.asarray(image).astype(np.uint16)
-            return np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Loading skips the check sums of the picture's data.
+        PngImageFile(io.BytesIO(content)).verify()
+        image = PngImageFile(io.BytesIO(content))
+        if image.width * image.height <= MAX_PIXELS:
+            return _to_grey(image)
+    # Pillow lets through what its parsers meet in a broken file: OSError, SyntaxError, ValueError.
+    except Exception as error:
         raise DataError(name, "broken PNG file", "fetch or export it again") from error
+    raise DataError(
+        name, f"{image.width} x {image.height} pixels", f"shrink it: at most {MAX_PIXELS} are read"
+    )
+
+
+def _to_grey(image: PngImageFile) -> Shaped[np.ndarray, "h w"]:
+    if image.mode == "I;16":
+        return np.asarray(image)
+    # Pillow would warn of what is meant here: opacity is left aside.
+    image.info.pop("transparency", None)
+    return np.asarray(image.convert("L"))

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Norm = Literal["batch", "group"]
@@ -71,7 +72,7 @@ class ConvNormActivation(nnx.Module):
         *,
         norm: Norm,
         activation: Activation,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         axis_name: str | None,
         rngs: nnx.Rngs,
     ) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lungseg_jax.models.layers import (
@@ -34,7 +35,7 @@ class Upsample(nnx.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.conv = nnx.Conv(
             in_features, 4 * out_features, kernel_size=(1, 1), dtype=dtype, rngs=rngs
@@ -76,7 +77,7 @@ class UNet(nnx.Module):
         num_classes: int = 1,
         norm: Norm = "batch",
         activation: Activation = "relu",
-        dtype: Any = jnp.float32,  # noqa: ANN401
+        dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         axis_name: str | None = None,
         rngs: nnx.Rngs,

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builder import splits
+from tfds_builder import phantom_files, splits
 from tfds_builder.convert import convert
 from tfds_builder.sources import Case, SourceName, list_source
 
@@ -36,8 +36,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of chest radiographs with lung masks."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Phantoms and Kaggle's Chest Xray Masks and Labels."}
-    BUILDER_CONFIGS = [
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Phantoms and Kaggle's Chest Xray Masks and Labels."}
+    BUILDER_CONFIGS: ClassVar = [
         LungsConfig(name=f"{source}_{size}", source=source, image_size=size)
         for source in ("phantom", "kaggle")
         for size in (256, 512)
@@ -84,8 +84,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         config = self.builder_config
         if config.source == "phantom":
-            directory = dl_manager.download_dir / f"phantoms-{config.num_phantoms}-{config.seed}"
-            from tfds_builder import phantom_files
+            # The version, too, says which phantoms: those of an older generator are not reused.
+            name = f"phantoms-{self.VERSION}-{config.num_phantoms}-{config.seed}"
+            directory = dl_manager.download_dir / name
             phantom_files.write_phantoms(directory, config.num_phantoms, config.seed)
         else:
             directory = dl_manager.manual_dir

@@ -1,0 +1,120 @@
+"""Augmentation against exact geometry."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from lungseg_jax.augment import affine, augment, blur
+from lungseg_jax.config import AugmentConfig
+
+OFF = AugmentConfig(
+    flip=False, **{f.name: 0.0 for f in dataclasses.fields(AugmentConfig) if f.name != "flip"}
+)
+IDENTITY = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+def batch(size: int = 16, count: int = 4):
+    images = jax.random.uniform(jax.random.key(3), (count, size, size, 1))
+    masks = (jax.random.uniform(jax.random.key(4), images.shape) > 0.5).astype(jnp.float32)
+    return images, masks
+
+
+def test_nothing_configured_changes_nothing():
+    """Fault: a half-pixel shift or a rescaling hidden in the resampling."""
+    images, masks = batch()
+    new_images, new_masks = augment(jax.random.key(0), jnp.arange(4), images, masks, OFF)
+    np.testing.assert_allclose(new_images, images, atol=2e-5)
+    np.testing.assert_array_equal(new_masks, masks)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 12)])
+def test_affine_equals_scipy(size: tuple[int, int]):
+    """Fault: row and column swapped, or a centre that is half a pixel off."""
+    image = np.random.default_rng(0).random(size).astype(np.float32)
+    matrix = jnp.array([[0.9, -0.3, 0.1], [0.25, 1.1, -0.05]])
+    sides = np.array(size, np.float64)
+    # The map in pixels: x -> S (M (x + 1/2) / S + (t + 1/2 - M 1/2)) - 1/2.
+    linear = np.asarray(matrix[:, :2], np.float64) * sides[:, None] / sides[None, :]
+    offset = sides * (np.asarray(matrix[:, 2], np.float64) + 0.5) - 0.5
+    offset -= linear @ (sides / 2 - 0.5)
+    expected = scipy.ndimage.affine_transform(
+        image.astype(np.float64), linear, offset, order=1, mode="grid-constant"
+    )
+    np.testing.assert_allclose(affine(jnp.asarray(image), matrix), expected, atol=1e-5)
+
+
+def test_shift_by_whole_pixels_fills_with_zero():
+    """Fault: pixels wrapped around or repeated at the border."""
+    image = jnp.arange(1.0, 17.0).reshape(4, 4)
+    moved = affine(image, IDENTITY.at[1, 2].set(1 / 4))
+    np.testing.assert_allclose(moved[:, :3], image[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(moved[:, 3], 0, atol=1e-5)
+
+
+def test_image_and_mask_move_together():
+    """Fault: picture and mask moved by different random maps."""
+    config = dataclasses.replace(AugmentConfig(), gamma=0.0, contrast=0.0, brightness=0.0,
+                                 noise=0.0, blur=0.0)  # fmt: skip
+    centre = jnp.zeros((16, 32, 32, 1)).at[:, 10:20, 12:25].set(1)
+    images, masks = augment(jax.random.key(1), jnp.arange(16), centre, centre, config)
+    np.testing.assert_array_equal(images > 0.5, masks > 0.5)
+    assert len({float(mask.sum()) for mask in masks}) > 8, "all pictures moved alike"
+
+
+def test_intensity_changes_leave_the_mask_alone():
+    """Fault: noise or blur applied to the stack of picture and mask."""
+    images, masks = batch()
+    config = dataclasses.replace(AugmentConfig(), flip=False, rotation_degrees=0.0, scale=0.0,
+                                 shear=0.0, shift=0.0)  # fmt: skip
+    new_images, new_masks = augment(jax.random.key(1), jnp.arange(4), images, masks, config)
+    np.testing.assert_array_equal(new_masks, masks)
+    assert jnp.abs(new_images - images).max() > 0.05
+    assert new_images.min() >= 0
+    assert new_images.max() <= 1
+
+
+def test_each_slot_is_changed_the_same_in_any_batch():
+    """Fault: random numbers that depend on how the batch is spread over devices."""
+    images, masks = batch()
+    whole = augment(jax.random.key(1), jnp.arange(4), images, masks, AugmentConfig())
+    part = augment(jax.random.key(1), jnp.array([2, 3]), images[2:], masks[2:], AugmentConfig())
+    np.testing.assert_allclose(whole[0][2:], part[0], atol=1e-6)
+    np.testing.assert_array_equal(whole[1][2:], part[1])
+
+
+def test_flip_mirrors_columns_in_half_of_the_pictures():
+    """Fault: heads swapped with feet, or a flip that never or always happens."""
+    images, masks = batch(count=64)
+    config = dataclasses.replace(OFF, flip=True)
+    flipped, _ = augment(jax.random.key(1), jnp.arange(64), images, masks, config)
+    mirrored = np.abs(flipped - images[:, :, ::-1]).max(axis=(1, 2, 3)) < 1e-4
+    same = np.abs(flipped - images).max(axis=(1, 2, 3)) < 1e-4
+    assert (mirrored ^ same).all()
+    assert 20 < mirrored.sum() < 44
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0])
+def test_blur_equals_scipy(sigma: float):
+    """Fault: a kernel that is not normalised or blurs one axis only."""
+    image = np.random.default_rng(0).random((12, 17)).astype(np.float32)
+    expected = scipy.ndimage.gaussian_filter(image, sigma, radius=3, mode="nearest")
+    np.testing.assert_allclose(blur(jnp.asarray(image), jnp.float32(sigma)), expected, atol=1e-5)
+
+
+def test_rotation_stays_in_its_range():
+    """Fault: degrees taken for radians."""
+    config = dataclasses.replace(OFF, rotation_degrees=10.0)
+    line = jnp.zeros((1, 65, 65, 1)).at[:, 31:34].set(1)
+    keys = jax.random.split(jax.random.key(0), 32)
+    moved = jax.vmap(partial(augment, config=config), in_axes=(0, None, None, None))(
+        keys, jnp.zeros(1, jnp.int32), line, line
+    )[1][:, 0, :, :, 0]
+    rows = jnp.arange(65)[:, None]
+    height_at = [(rows * moved[:, :, c:c + 1]).sum((1, 2)) / moved[:, :, c].sum(1) for c in (16, 48)]
+    angles = np.rad2deg(np.arctan2(np.asarray(height_at[1] - height_at[0]), 32))
+    assert 5 < np.abs(angles).max() < 11.5

@@ -1,0 +1,51 @@
+"""The loss against hand-derived values and across devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lungseg_jax.losses import DICE_SMOOTHING, segmentation_loss, soft_dice_loss
+
+
+def logit(p: float) -> float:
+    return float(np.log(p / (1 - p)))
+
+
+def test_dice_loss_of_a_half_right_prediction():
+    """Fault: union instead of sum of areas, or a missing factor of two."""
+    mask = jnp.zeros((1, 4, 4, 1)).at[:, :2].set(1)
+    logits = jnp.full((1, 4, 4, 1), -40.0).at[:, 1:3].set(40.0)
+    expected = 1 - (2 * 4 + DICE_SMOOTHING) / (16 + DICE_SMOOTHING)
+    np.testing.assert_allclose(soft_dice_loss(logits, mask), expected, rtol=1e-6)
+
+
+def test_cross_entropy_is_a_mean_over_pixels():
+    """Fault: a sum, whose weight against the Dice term grows with the picture."""
+    for side in (4, 8):
+        mask = jnp.ones((2, side, side, 1))
+        loss = segmentation_loss(jnp.full_like(mask, logit(0.8)), mask)
+        dice = soft_dice_loss(jnp.full_like(mask, logit(0.8)), mask)
+        np.testing.assert_allclose(loss - dice, -np.log(0.8), rtol=1e-5)
+
+
+def test_empty_batch_predicted_empty_has_no_loss_and_finite_gradient():
+    """Fault: 0 / 0 on a batch without lungs."""
+    mask = jnp.zeros((1, 4, 4, 1))
+    loss, gradient = jax.value_and_grad(soft_dice_loss)(jnp.full_like(mask, -40.0), mask)
+    np.testing.assert_allclose(loss, 0, atol=1e-6)
+    assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("loss", [soft_dice_loss, segmentation_loss])
+def test_loss_over_devices_equals_loss_of_the_global_batch(loss, eight_devices):
+    """Fault: a per-device Dice. The foreground share differs widely between the devices."""
+    share = jnp.linspace(0.0, 0.9, 8)[:, None, None, None, None]
+    uniform = jax.random.uniform(jax.random.key(0), (8, 1, 8, 8, 1))
+    masks = (uniform < share).astype(jnp.float32)
+    logits = jax.random.normal(jax.random.key(1), masks.shape)
+    spread = jax.pmap(lambda x, y: loss(x, y, "data"), axis_name="data", devices=eight_devices)
+    together = loss(logits.reshape(8, 8, 8, 1), masks.reshape(8, 8, 8, 1))
+    np.testing.assert_allclose(spread(logits, masks), np.full(8, together), rtol=1e-6)
+    alone = jax.vmap(lambda x, y: loss(x, y))(logits, masks).mean()
+    assert abs(alone - together) > 1e-2, "the case does not tell the fault apart"

@@ -1,0 +1,84 @@
+"""Per-image figures and their summary, derived by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
+
+
+def measure(predicted, reference, spacing_mm=None) -> ImageMetrics:
+    return image_metrics(
+        predicted, reference, example_id="a", source="s", spacing_mm=spacing_mm,
+        tolerance_px=2.0, tolerance_mm=3.0,
+    )  # fmt: skip
+
+
+def rectangle(top: int, left: int = 10) -> np.ndarray:
+    mask = np.zeros((64, 64), bool)
+    mask[top : top + 20, left : left + 30] = True
+    return mask
+
+
+def test_shifted_rectangle():
+    """Fault: any of the figures computed from another definition than stated."""
+    row = measure(rectangle(15), rectangle(10), spacing_mm=(0.8, 1.5))
+    assert row.dice == pytest.approx(15 / 20)
+    assert row.iou == pytest.approx(15 / 25)
+    # Top and bottom edges (30 pixels of 96 each) lie 5 rows apart, less where a side edge is near.
+    assert row.hd95_px == pytest.approx(5)
+    assert row.hd95_mm == pytest.approx(4)
+
+
+def test_identical_masks_are_perfect():
+    """Fault: a smoothing term left in the ratio."""
+    row = measure(rectangle(5), rectangle(5), spacing_mm=(1.0, 1.0))
+    assert (row.dice, row.iou, row.surface_dice, row.surface_dice_mm) == (1, 1, 1, 1)
+    assert (row.hd95_px, row.assd_px, row.hd95_mm, row.assd_mm) == (0, 0, 0, 0)
+
+
+def test_spacing_is_row_then_column():
+    """Fault: spacing applied to the wrong axis."""
+    row = measure(rectangle(10, left=14), rectangle(10, left=10), spacing_mm=(10.0, 0.5))
+    assert row.hd95_px == pytest.approx(4)
+    assert row.hd95_mm == pytest.approx(2)
+
+
+def test_reference_without_lung_has_no_figures():
+    """Fault: an absent class counted as a perfect or a total miss."""
+    row = measure(rectangle(5), np.zeros((64, 64), bool), spacing_mm=(1.0, 1.0))
+    figures = [row.dice, row.iou, row.hd95_px, row.assd_px, row.surface_dice, row.hd95_mm,
+               row.assd_mm, row.surface_dice_mm]  # fmt: skip
+    assert all(math.isnan(x) for x in figures)
+
+
+def test_empty_prediction_misses_all_but_has_no_distance():
+    """Fault: an empty prediction left out of the mean Dice."""
+    row = measure(np.zeros((64, 64), bool), rectangle(5), spacing_mm=(1.0, 1.0))
+    assert (row.dice, row.iou, row.surface_dice, row.surface_dice_mm) == (0, 0, 0, 0)
+    assert math.isnan(row.hd95_px)
+    assert math.isnan(row.assd_mm)
+
+
+def test_unknown_spacing_has_no_figures_in_mm():
+    """Fault: pixels reported as millimetres."""
+    row = measure(rectangle(5), rectangle(6))
+    assert math.isnan(row.hd95_mm)
+    assert math.isnan(row.surface_dice_mm)
+
+
+def test_summary_counts_what_its_means_leave_out():
+    """Fault: NaN in a mean, or images that vanish from the count."""
+    empty = np.zeros((64, 64), bool)
+    rows = [
+        measure(rectangle(5), rectangle(5)),
+        measure(empty, rectangle(5)),
+        measure(rectangle(5), empty),
+    ]
+    summary = summarize(rows)
+    assert summary["dice"] == pytest.approx(0.5)
+    assert summary["hd95_px"] == 0
+    assert (summary["num_examples"], summary["num_without_lung"]) == (3, 1)
+    assert summary["num_empty_predictions"] == 1
+    assert "hd95_mm" not in summary

@@ -1,0 +1,117 @@
+"""The training step on one device and on many, in parts and whole."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lungseg_jax.optim import make_optimizer
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.state import create_state, make_model, split_model
+from lungseg_jax.train import make_train_step
+from tests.small import assert_trees_close, small_config, small_pictures
+
+# Differences between orders of summation, through two steps of an optimizer.
+ROUNDING = {"rtol": 2e-4, "atol": 2e-5}
+
+
+def run_steps(config, parallel: Parallel, steps: int, *, resident: bool = False):
+    model = make_model(config, parallel.axis_name)
+    optimizer = make_optimizer(config)
+    state = parallel.replicate(create_state(model, optimizer))
+    step = parallel.wrap_step(
+        make_train_step(config, split_model(model)[0], optimizer, parallel.axis_name)
+    )
+    pictures = small_pictures(config.batch_size, config.data.image_size)
+    numbers = np.arange(config.batch_size, dtype=np.int32)
+    batch = {"position": numbers, "slot": numbers}
+    store = parallel.replicate(pictures) if resident else None
+    if not resident:
+        batch |= {"image": pictures.image, "mask": pictures.mask}
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, store, parallel.shard(batch))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return run_steps(small_config(), Parallel("mesh", tuple(jax.devices()[:1])), 2)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_eight_devices_equal_one(kind, resident, on_one_device, eight_devices):
+    """Fault: per-device Dice, unsynchronised batch statistics, gradients summed not averaged.
+
+    Augmentation is on and the foreground share differs between the devices.
+    """
+    state, history = run_steps(
+        small_config(), Parallel(kind, eight_devices), 2, resident=resident
+    )
+    assert_trees_close(history, on_one_device[1], **ROUNDING)
+    assert_trees_close(state, on_one_device[0], **ROUNDING)
+
+
+def test_pmap_on_one_device_equals_mesh(on_one_device):
+    """Fault: a wrapper that changes the function."""
+    state, history = run_steps(small_config(), Parallel("pmap", tuple(jax.devices()[:1])), 2)
+    assert_trees_close((state, history), on_one_device, **ROUNDING)
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("pmap", 4), ("mesh", 4)])
+def test_accumulation_over_devices_equals_accumulation_on_one(kind, devices, eight_devices):
+    """Fault: parts made of other examples on many devices, or an average over the wrong count."""
+    config = small_config(accumulation_steps=2)
+    alone = run_steps(config, Parallel("mesh", eight_devices[:1]), 2)
+    spread = run_steps(config, Parallel(kind, eight_devices[:devices]), 2)
+    assert_trees_close(spread, alone, **ROUNDING)
+
+
+def test_accumulated_gradient_is_the_mean_over_parts(eight_devices):
+    """Fault: gradients added up, so that clipping and decay act on another scale.
+
+    With group norm and equal pictures every part is the whole batch over again.
+    """
+    config = small_config(model__norm="group", model__width=8, batch_size=8)
+    config = dataclasses.replace(config, augment=dataclasses.replace(
+        config.augment, **dict.fromkeys(("rotation_degrees", "scale", "shear", "shift", "gamma",
+        "contrast", "brightness", "noise", "blur"), 0.0), flip=False))  # fmt: skip
+    parallel = Parallel("mesh", eight_devices[:1])
+    pictures = small_pictures(2)
+    repeated = jax.tree.map(lambda x: np.tile(x, (4, 1, 1, 1)), pictures)
+    results = []
+    for parts in (1, 4):
+        config = dataclasses.replace(config, accumulation_steps=parts)
+        model, optimizer = make_model(config), make_optimizer(config)
+        step = parallel.wrap_step(make_train_step(config, split_model(model)[0], optimizer, None))
+        order = np.arange(8, dtype=np.int32)
+        # Part i takes every fourth example: two different pictures each.
+        image, mask = (np.repeat(x[:2], 4, axis=0) for x in repeated)
+        batch = {"position": order, "slot": order, "image": image, "mask": mask}
+        state = parallel.replicate(create_state(model, optimizer))
+        results.append(jax.device_get(step(state, None, parallel.shard(batch))))
+    # Dice of a part and of the batch differ by the smoothing alone.
+    assert_trees_close(results[0], results[1], rtol=2e-3, atol=1e-4)
+
+
+def test_loss_falls(eight_devices):
+    """Fault: an update with the wrong sign, or one that never reaches the parameters."""
+    config = small_config(num_steps=40, optimizer__warmup_steps=2)
+    state, history = run_steps(config, Parallel("pmap", eight_devices), 30)
+    losses = [float(metrics["loss"]) for metrics in history]
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+    assert int(state.step) == 30
+    assert history[-1]["dice"] > 0.8
+
+
+def test_ema_follows_the_parameters_and_their_statistics(on_one_device):
+    """Fault: an average that is never updated, or that is the state itself."""
+    state, _ = on_one_device
+    moved = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), state.ema[0], state.parameters)
+    assert max(float(x) for x in jax.tree.leaves(moved)) > 0
+    statistics = jax.tree.leaves(state.ema[1])
+    assert any(float(jnp.abs(x).max()) not in (0.0, 1.0) for x in statistics)
