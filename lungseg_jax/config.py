@@ -55,8 +55,8 @@ class ModelConfig:
       remat: recompute activations in the backward pass to save memory.
     """
 
-    width: int = 32
-    depth: int = 3
+    width: int = 16
+    depth: int = 4
     block_size: int = 2
     norm: Literal["batch", "group"] = "batch"
     activation: Literal["relu", "silu", "gelu"] = "relu"

@@ -1,6 +1,6 @@
 """What a training run carries from step to step."""
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,7 @@ from lungseg_jax.models.unet import UNet
 ModelState = nnx.State
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class TrainState:
+class TrainState(NamedTuple):
     """The state of a run; no random key, which is a function of seed and step.
 
     Attributes:

@@ -29,7 +29,8 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
             f"({case.image.name})",
             "draw the mask at the picture's own size",
         )
-    fit = fit_to_square(*mask.shape, image_size)
+    height, width = mask.shape
+    fit = fit_to_square(height, width, image_size)
     image = to_square(radiograph.pixels, fit)
     return {
         "image": png.encode_png(np.rint(image * 65535).astype(np.uint16)),
@@ -39,7 +40,7 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
         "patient_id": case.patient_id,
         "source": case.source,
         "finding": case.finding,
-        "original_size": np.asarray(mask.shape, np.int32),
+        "original_size": np.asarray([height, width], np.int32),
         "spacing_mm": np.asarray(radiograph.spacing_mm or NO_SPACING, np.float32),
         "spacing_source": radiograph.spacing_source,
     }

@@ -45,7 +45,10 @@ def read_dicom(content: bytes, name: str) -> Radiograph:
     with _quiet():
         dataset = _parse(content, name)
         if "PixelData" not in dataset:
-            raise DataError(name, "DICOM file without PixelData", "leave it out")
+            # Where compressed pixels are cut short, pydicom drops them whole.
+            raise DataError(
+                name, "DICOM file without PixelData, or cut short", "fetch it again or leave it out"
+            )
         if _numbers(dataset, "NumberOfFrames") > (1,):
             raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
         if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):

@@ -29,10 +29,9 @@ def draw_overlay(
     grey = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     canvas = cv2.cvtColor(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     thickness = max(1, max(size) // 400)
-    masks = [(predicted, PREDICTION_COLOUR)]
-    if reference is not None:
-        masks.insert(0, (reference, REFERENCE_COLOUR))
-    for mask, colour in masks:
+    for mask, colour in ((reference, REFERENCE_COLOUR), (predicted, PREDICTION_COLOUR)):
+        if mask is None:
+            continue
         # By area like the picture: OpenCV's nearest neighbour shifts by up to half a pixel.
         share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         small = (share > 0.5).astype(np.uint8)

@@ -5,7 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,8 @@ def surface_distances(
     points_second = outline(second != 0).astype(np.float64) * spacing
     if not len(points_first) or not len(points_second):
         return None
-    forward, _ = cKDTree(points_second).query(points_first)
-    backward, _ = cKDTree(points_first).query(points_second)
+    forward, _ = KDTree(points_second).query(points_first)
+    backward, _ = KDTree(points_first).query(points_second)
     return SurfaceDistances(forward, backward)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,8 +49,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "phantom: nothing to do."
     )
 
+    @property
+    def _lungs(self) -> LungsConfig:
+        config = self.builder_config
+        assert isinstance(config, LungsConfig)
+        return config
+
     def _info(self) -> tfds.core.DatasetInfo:
-        size = self.builder_config.image_size
+        size = self._lungs.image_size
         features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(
@@ -82,12 +89,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        config = self.builder_config
+        config = self._lungs
         if config.source == "phantom":
             # The version, too, says which phantoms: those of an older generator are not reused.
             name = f"phantoms-{self.VERSION}-{config.num_phantoms}-{config.seed}"
             directory = dl_manager.download_dir / name
-            phantom_files.write_phantoms(directory, config.num_phantoms, config.seed)
+            phantom_files.write_phantoms(Path(directory), config.num_phantoms, config.seed)
         else:
             directory = dl_manager.manual_dir
         cases = list_source(config.source, directory).cases
@@ -103,4 +110,4 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, cases: Sequence[Case]) -> Iterator[tuple[str, dict[str, Any]]]:
         for case in cases:
-            yield case.example_id, convert(case, self.builder_config.image_size)
+            yield case.example_id, convert(case, self._lungs.image_size)

@@ -1,0 +1,101 @@
+"""Small picture files for tests."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+# The data for development beside the repository, absent from most checkouts.
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+PATIENT_NAME = "Roe^Jane"
+PATIENT_ID = "MRN-4711"
+
+# Pictures of the small data set; MCUCXR_0113 and MCUCXR_0117 show the same patient.
+KAGGLE_STEMS = (
+    *(f"CHNCXR_{number:04d}_{number % 2}" for number in range(1, 13)),
+    *(f"MCUCXR_{number:04d}_{number % 2}" for number in range(1, 7)),
+    "MCUCXR_0113_1",
+    "MCUCXR_0117_1",
+)
+KAGGLE_UNLABELLED = ("CHNCXR_0901_0", "CHNCXR_0902_1")
+
+
+def png_bytes(pixels: np.ndarray, mode: str | None = None, **options: Any) -> bytes:
+    """A PNG file, of a Pillow mode where the array alone does not tell."""
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    (image.convert(mode) if mode else image).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def chest(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """8-bit grey pixels with noise, and their anti-aliased mask of two lungs."""
+    rows, columns = np.mgrid[:height, :width]
+    distance = np.minimum(
+        *(np.hypot((rows / height - 0.5) / 0.3, (columns / width - x) / 0.15) for x in (0.3, 0.7))
+    )
+    mask = np.clip((1 - distance) * min(height, width) * 0.15 + 0.5, 0, 1)
+    noise = np.random.default_rng(seed).integers(0, 60, (height, width))
+    return (150 - 90 * mask + noise).astype(np.uint8), np.rint(mask * 255).astype(np.uint8)
+
+
+def write_kaggle(root: Path, height: int = 40, width: int = 36) -> Path:
+    """Writes the layout of Kaggle's archive in small; returns the folder with both subfolders."""
+    tree = root / "Lung Segmentation"
+    for name in ("CXR_png", "masks", "test"):
+        (tree / name).mkdir(parents=True)
+    for seed, stem in enumerate((*KAGGLE_STEMS, *KAGGLE_UNLABELLED)):
+        # Sizes differ as those of the originals do.
+        picture, mask = chest(height + seed, width + 2 * seed, seed)
+        (tree / "CXR_png" / f"{stem}.png").write_bytes(png_bytes(picture))
+        if stem in KAGGLE_STEMS:
+            suffix = "_mask" if stem.startswith("CHNCXR") else ""
+            (tree / "masks" / f"{stem}{suffix}.png").write_bytes(png_bytes(mask))
+    return tree
+
+
+def dicom_bytes(
+    stored: np.ndarray,
+    attributes: Mapping[str, Any] | None = None,
+    transfer_syntax: UID = ExplicitVRLittleEndian,
+) -> bytes:
+    """A DICOM file of 12 bits in 16 (8 in 8 for bytes), signed where `stored` is."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax
+    dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.SOPInstanceUID = "1.2.3"
+    dataset.PatientName, dataset.PatientID = PATIENT_NAME, PATIENT_ID
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.BitsAllocated = 8 * stored.itemsize
+    dataset.BitsStored = 12 if stored.itemsize == 2 else 8
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.add_new("PixelData", "OW", stored.astype(stored.dtype.newbyteorder("<")).tobytes())
+    for keyword, value in (attributes or {}).items():
+        if value is None:
+            del dataset[keyword]
+        else:
+            setattr(dataset, keyword, value)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def lut_item(first: int, bits: int, table: np.ndarray, vr: str = "OW") -> Dataset:
+    """An item of a Modality or VOI LUT Sequence; the table's type is how its entries are kept."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(table), first, bits])
+    if vr == "OW":
+        item.add_new("LUTData", "OW", table.astype(table.dtype.newbyteorder("<")).tobytes())
+    else:
+        item.add_new("LUTData", vr, table.astype("<u2").tolist())
+    return item

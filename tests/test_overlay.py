@@ -1,0 +1,74 @@
+"""What overlays show and where."""
+
+import numpy as np
+import pytest
+
+from lungseg_jax.imaging.overlay import (
+    MAX_SIDE,
+    PREDICTION_COLOUR,
+    REFERENCE_COLOUR,
+    draw_overlay,
+)
+
+
+def box(shape, top, left, bottom, right) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def drawn(overlay: np.ndarray, colour) -> np.ndarray:
+    return np.argwhere((overlay == colour).all(-1))
+
+
+def test_outlines_lie_on_the_borders_of_their_masks():
+    """Swapped axes or swapped colours would show a wrong mask as right."""
+    pixels = np.full((60, 80), 0.5, np.float32)
+    overlay = draw_overlay(pixels, box((60, 80), 10, 5, 30, 25), box((60, 80), 5, 40, 50, 70))
+    assert overlay.shape == (60, 80, 3)
+    for colour, (top, left, bottom, right) in (
+        (PREDICTION_COLOUR, (10, 5, 29, 24)),
+        (REFERENCE_COLOUR, (5, 40, 49, 69)),
+    ):
+        points = drawn(overlay, colour)
+        assert points.min(0).tolist() == [top, left]
+        assert points.max(0).tolist() == [bottom, right]
+        assert len(points) == 2 * (bottom - top + right - left)
+    untouched = (overlay == overlay[..., :1]).all(-1)
+    assert np.all(overlay[untouched] == 128)
+
+
+def test_prediction_lies_over_reference():
+    """Hidden under the reference, a perfect prediction would look absent."""
+    mask = box((40, 40), 10, 10, 30, 30)
+    overlay = draw_overlay(np.zeros((40, 40), np.float32), mask, mask)
+    assert len(drawn(overlay, PREDICTION_COLOUR)) == 4 * 19
+    assert not len(drawn(overlay, REFERENCE_COLOUR))
+
+
+@pytest.mark.parametrize("shape", [(2600, 1300), (1301, 2602)])
+def test_large_pictures_shrink_and_outlines_stay_in_place(shape):
+    """Nearest-neighbour shrinking shifts outlines against the picture."""
+    height, width = shape
+    mask = box(shape, height // 4, width // 4, height // 4 + 700, width // 4 + 600)
+    overlay = draw_overlay(np.zeros(shape, np.float32), mask)
+    assert max(overlay.shape) == MAX_SIDE
+    scale = MAX_SIDE / max(shape)
+    expected = np.array([height // 4 + 350, width // 4 + 300]) * scale
+    centre = drawn(overlay, PREDICTION_COLOUR).mean(0) + 0.5
+    np.testing.assert_allclose(centre, expected, atol=0.3)
+
+
+def test_intensities_out_of_range_are_clipped():
+    """Wrapped around, overexposed bone would turn black."""
+    pixels = np.full((8, 8), 1.3, np.float32)
+    pixels[:4] = -0.2
+    overlay = draw_overlay(pixels, np.zeros((8, 8), bool))
+    assert np.all(overlay[:4] == 0)
+    assert np.all(overlay[4:] == 255)
+
+
+def test_a_sliver_of_a_picture_is_drawn():
+    """A side rounded to zero pixels would stop the whole run."""
+    overlay = draw_overlay(np.zeros((1, 4000), np.float32), np.zeros((1, 4000), bool))
+    assert overlay.shape == (1, MAX_SIDE, 3)
