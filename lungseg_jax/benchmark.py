@@ -1,2 +1,161 @@
-"""stub"""
-def benchmark(config, workdir): ...
+"""Step throughput with and without the input pipeline, and inference throughput."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lungseg_jax import terminal
+from lungseg_jax.config import Config, check_devices
+from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
+from lungseg_jax.data.records import Pictures, open_records
+from lungseg_jax.evaluate import Evaluator
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.train import prepare_step
+
+# Dense bf16 peaks in TFLOP/s as the vendors state them, by the beginning of JAX's device kind.
+PEAK_TFLOPS = {
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5": 459.0,
+    "TPU v6": 918.0,
+    "NVIDIA A100": 312.0,
+    "NVIDIA H100": 989.0,
+    "NVIDIA H200": 989.0,
+}
+
+
+def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
+    """Times the configured run's parts, writes `benchmark.json` and returns its content.
+
+    The step alone runs on one batch that is already on the device. End to end, each batch comes
+    through the input pipeline. `input_stall` is the share of end-to-end time that the step alone
+    does not explain. FLOPs are those XLA counts in the compiled step; `mfu` relates them to the
+    device's dense bf16 peak and is null where that is not known.
+    """
+    parallel = all_devices(config.parallel)
+    devices = parallel.devices
+    check_devices(config, len(devices))
+    records = open_records(config)["train"]
+    resident = use_resident(records, config)
+    store = parallel.replicate(read_store(records)) if resident else None
+    batches = training_batches(records, config, resident=resident)
+    state, step = prepare_step(config, parallel)
+
+    batch = parallel.shard(next(batches))
+    start = time.perf_counter()
+    compiled = step.lower(state, store, batch).compile()
+    compile_seconds = time.perf_counter() - start
+    flops = _flops(compiled) * len(devices)
+
+    def step_alone() -> Any:  # noqa: ANN401
+        nonlocal state
+        state, metrics = compiled(state, store, batch)
+        return metrics
+
+    seconds = time_calls(step_alone, config)
+    median = float(np.median(seconds))
+    peak = _peak_tflops(devices[0].device_kind)
+    tflops = flops / median / 1e12
+
+    start = time.perf_counter()
+    for _ in range(config.benchmark.steps):
+        state, metrics = compiled(state, store, parallel.shard(next(batches)))
+    jax.block_until_ready(metrics)
+    end_to_end = (time.perf_counter() - start) / config.benchmark.steps
+
+    evaluator = Evaluator(config, parallel)
+    images = parallel.shard(_random_pictures(evaluator.batch_size, config.data.image_size).image)
+    inference = time_calls(lambda: evaluator.forward(state.ema, images), config)
+    result = {
+        "device": devices[0].device_kind,
+        "num_devices": len(devices),
+        "batch_size": config.batch_size,
+        "image_size": config.data.image_size,
+        "parallel": config.parallel,
+        "resident": resident,
+        "compile_seconds": compile_seconds,
+        "train_step": {
+            "median_ms": 1e3 * median,
+            "p95_ms": 1e3 * float(np.percentile(seconds, 95)),
+            "images_per_second": config.batch_size / median,
+            "tflops_per_second": tflops,
+            "mfu": tflops / (peak * len(devices)) if peak else None,
+        },
+        "end_to_end": {
+            "images_per_second": config.batch_size / end_to_end,
+            "input_stall": max(0.0, 1 - median / end_to_end),
+        },
+        "inference": {
+            "batch_size": evaluator.batch_size,
+            "median_ms": 1e3 * float(np.median(inference)),
+            "images_per_second": evaluator.batch_size / float(np.median(inference)),
+        },
+    }
+    _report(result, epath.Path(workdir))
+    return result
+
+
+def time_calls(call: Callable[[], Any], config: Config) -> list[float]:
+    """Returns the seconds of each call after warm-up, every one waited for."""
+    seconds = []
+    for i in range(config.benchmark.warmup_steps + config.benchmark.steps):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        if i >= config.benchmark.warmup_steps:
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _flops(compiled: Any) -> float:  # noqa: ANN401
+    """FLOPs of one device's part of the program, as XLA counts them."""
+    analysis = compiled.cost_analysis()
+    return float((analysis[0] if isinstance(analysis, list) else analysis)["flops"])
+
+
+def _peak_tflops(kind: str) -> float | None:
+    # The longest name that fits: "TPU v5 lite" is not a "TPU v5".
+    fitting = [name for name in PEAK_TFLOPS if kind.startswith(name)]
+    return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
+
+
+def _random_pictures(count: int, size: int) -> Pictures:
+    rng = np.random.default_rng(0)
+    shape = (count, size, size, 1)
+    return Pictures(
+        rng.integers(0, 2**16, shape, dtype=np.uint16), rng.integers(0, 2, shape, dtype=np.uint8)
+    )
+
+
+def _report(result: dict[str, Any], workdir: epath.Path) -> None:
+    step, end_to_end, inference = (
+        result[key] for key in ("train_step", "end_to_end", "inference")
+    )
+    mfu = f", MFU {step['mfu']:.1%}" if step["mfu"] else ""
+    rows = [
+        ["compile", f"{result['compile_seconds']:.1f} s", ""],
+        [
+            "step",
+            f"{step['median_ms']:.1f} ms (p95 {step['p95_ms']:.1f})",
+            f"{step['images_per_second']:.1f} images/s, {step['tflops_per_second']:.3f} TFLOP/s{mfu}",
+        ],
+        [
+            "end to end",
+            f"stall {end_to_end['input_stall']:.1%}",
+            f"{end_to_end['images_per_second']:.1f} images/s",
+        ],
+        [
+            "inference",
+            f"{inference['median_ms']:.1f} ms",
+            f"{inference['images_per_second']:.1f} images/s",
+        ],
+    ]
+    devices = f"{result['num_devices']} x {result['device']}, batch {result['batch_size']}"
+    terminal.say(terminal.table([devices, "time", "throughput"], rows))
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -73,6 +73,11 @@ class Evaluator:
     Args:
       config: of the run.
       parallel: the devices to use.
+
+    Attributes:
+      forward: compiled function from (variables, images of one batch over all devices) to the
+        probability of lung.
+      batch_size: pictures in such a batch; divides over the devices.
     """
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
@@ -86,9 +91,9 @@ class Evaluator:
             model = nnx.merge(graph, *variables)
             return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
 
-        self._forward = parallel.wrap_forward(forward)
+        self.forward = parallel.wrap_forward(forward)
         devices = len(parallel.devices)
-        self._batch_size = math.ceil(self._config.batch_size / devices) * devices
+        self.batch_size = math.ceil(self._config.batch_size / devices) * devices
 
     def predict(
         self, variables: Variables, records: Records, positions: Sequence[int]
@@ -98,14 +103,14 @@ class Evaluator:
         Positions are cut into batches of one shape. The last is filled up with repetitions, whose
         results are dropped: one compilation, and every example counts once.
         """
-        local = self._batch_size // jax.process_count()
+        local = self.batch_size // jax.process_count()
         first = jax.process_index() * local
-        for start in range(0, len(positions), self._batch_size):
-            batch = positions[start : start + self._batch_size]
+        for start in range(0, len(positions), self.batch_size):
+            batch = positions[start : start + self.batch_size]
             own = batch[first : first + local]
             filled = [*own, *[positions[0]] * (local - len(own))]
             images = self._parallel.shard(records.pictures(filled).image)
-            squares = self._parallel.collect(self._forward(variables, images))[..., 0]
+            squares = self._parallel.collect(self.forward(variables, images))[..., 0]
             yield from zip(own, squares, strict=False)
 
     def measure(self, variables: Variables, records: Records) -> list[ImageMetrics]:
@@ -127,7 +132,7 @@ class Evaluator:
             for position, square in self.predict(variables, records, range(len(records))):
                 running.append(pool.submit(_measure, self._config, records, position, square))
                 # Bounded, so that full-size masks of a large split never pile up in memory.
-                if len(running) > 4 * self._batch_size:
+                if len(running) > 4 * self.batch_size:
                     finish_one()
             while running:
                 finish_one()

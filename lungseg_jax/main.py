@@ -16,16 +16,6 @@ from lungseg_jax.evaluate import evaluate
 from lungseg_jax.train import train_and_evaluate
 from lungseg_jax.workdir import default_workdir
 
-_FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/unet.py", "Experiment; keys by --config.KEY=VALUE.", flag_values=_FLAGS
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; an existing one is resumed.", flag_values=_FLAGS
-)
-_MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "benchmark"], "What to do.", flag_values=_FLAGS
-)
 PHANTOM_NOTICE = (
     "Using generated phantoms. For real radiographs: "
     "--config.data.source=kaggle --config.data.manual_dir=FOLDER"
@@ -36,12 +26,12 @@ def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code. Faults that a user can mend end in one line."""
     logging.set_verbosity(logging.ERROR)
     try:
-        config, workdir = _parse(arguments)
+        mode, config, workdir = _parse(arguments)
         if config.distributed:
             jax.distributed.initialize()
         if config.data.source == "phantom":
             terminal.say(PHANTOM_NOTICE)
-        _run(config, workdir)
+        _run(mode, config, workdir)
     except UserError as error:
         terminal.say(f"Error: {error}")
         return 1
@@ -51,11 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(config: Config, workdir: epath.Path) -> None:
-    if _MODE.value == "benchmark":
+def _run(mode: str, config: Config, workdir: epath.Path) -> None:
+    if mode == "benchmark":
         benchmark(config, workdir)
         return
-    job = evaluate if _MODE.value == "eval" else train_and_evaluate
+    job = evaluate if mode == "eval" else train_and_evaluate
     summary = job(config, workdir)
     if summary is None:
         terminal.say(f"Stopped and saved; run the same command with --workdir={workdir} to resume")
@@ -63,16 +53,35 @@ def _run(config: Config, workdir: epath.Path) -> None:
         terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Config, epath.Path]:
+def _parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config",
+        help_string="Experiment; keys by --config.KEY=VALUE.",
+        flag_values=values,
+        sys_argv=list(arguments),
+    )
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Folder of the run; an existing one is resumed.", flag_values=values
+    )
+    mode = flags.DEFINE_enum(
+        "mode", "train", ["train", "eval", "benchmark"], "What to do.", flag_values=values
+    )
     try:
-        rest = _FLAGS(list(arguments))[1:]
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        rest = values(list(arguments))[1:]
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as caught:
+        error: BaseException = caught
+        # ml_collections wraps what it says of a file that is absent or broken.
+        while error.__cause__ is not None:
+            error = error.__cause__
         message = str(error).strip("'\"").partition("\n")[0]
-        raise ConfigError("command line", message, "see README.md for the keys") from error
+        raise ConfigError("command line", message, "see README.md for the keys") from caught
     if rest:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
-    path = _FLAGS["config"].config_filename
-    return resolve(_CONFIG.value), epath.Path(_WORKDIR.value or default_workdir(path))
+    if config.value is None:
+        raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
+    path = workdir.value or default_workdir(values["config"].config_filename)
+    return mode.value, resolve(config.value), epath.Path(path)
 
 
 if __name__ == "__main__":

@@ -198,15 +198,23 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> report.Summar
     return evaluate_splits(run.evaluator, best.ema, run.records, workdir)
 
 
-def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
-    """Returns the run ready for its next step, restored if it was interrupted."""
-    records = open_records(config)
+def prepare_step(
+    config: Config, parallel: Parallel
+) -> tuple[TrainState, Callable[..., Any]]:
+    """Returns the initial state on every device, and the step over all of them."""
     model = make_model(config, parallel.axis_name)
     optimizer = make_optimizer(config)
     state = parallel.replicate(create_state(model, optimizer))
-    graph, parameters, _ = split_model(model)
+    step = make_train_step(config, split_model(model)[0], optimizer, parallel.axis_name)
+    return state, parallel.wrap_step(step)
+
+
+def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
+    """Returns the run ready for its next step, restored if it was interrupted."""
+    records = open_records(config)
+    state, step = prepare_step(config, parallel)
     terminal.say(
-        f"U-Net of {count_parameters(parameters):,} parameters on {len(parallel.devices)} x "
+        f"U-Net of {count_parameters(state.parameters):,} parameters on {len(parallel.devices)} x "
         f"{jax.devices()[0].device_kind}; "
         + ", ".join(f"{len(own)} {split}" for split, own in records.items())
         + " images"
@@ -220,7 +228,6 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         batches.set_state(iterator_state)
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
     store = parallel.replicate(read_store(records["train"])) if resident else None
-    step = parallel.wrap_step(make_train_step(config, graph, optimizer, parallel.axis_name))
     evaluator = Evaluator(config, parallel)
     return Training(
         config, parallel, records, checkpoints, evaluator, step, store, batches, state

@@ -54,18 +54,19 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
     """
     path = workdir / "config.json"
     try:
-        saved = _flat(json.loads(path.read_text()))
+        # A run from before a key existed has what is now the key's default.
+        saved = _flat(dataclasses.asdict(Config())) | _flat(json.loads(path.read_text()))
     except FileNotFoundError as error:
         raise ConfigError(workdir, "holds no run", "give the --workdir of a trained run") from error
     except ValueError as error:
         raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
     given = _flat(dataclasses.asdict(config))
-    for key in sorted((saved.keys() | given.keys()) - _FREE_KEYS):
-        if saved.get(key) != given.get(key):
+    for key in sorted(given.keys() - _FREE_KEYS):
+        if saved[key] != given[key]:
             raise ConfigError(
                 key,
-                f"is {given.get(key)!r}, but the run in {workdir} has {saved.get(key)!r}",
-                f"pass --config.{key}={saved.get(key)} or another --workdir",
+                f"is {given[key]!r}, but the run in {workdir} has {saved[key]!r}",
+                f"pass --config.{key}={saved[key]} or another --workdir",
             )
 
 

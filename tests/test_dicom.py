@@ -52,9 +52,10 @@ def by_the_standard(x: float, center: float, width: float, function: str) -> flo
 @settings(max_examples=30, deadline=None)
 def test_windows_follow_the_standard(function, center, width, values):
     """The functions differ by half a grey value and a width of one, easily mixed up."""
-    expected = [by_the_standard(float(x), center, width, function) for x in values.ravel()]
+    # The plain form of the sigmoid overflows far from its centre, harmlessly.
     with np.errstate(over="ignore"):
-        windowed = apply_window(values, center, width, function)
+        expected = [by_the_standard(np.float64(x), center, width, function) for x in values.ravel()]
+    windowed = apply_window(values, float(center), float(width), function)
     np.testing.assert_allclose(windowed.ravel(), expected, atol=1e-5)
 
 
@@ -256,24 +257,30 @@ def test_spacing(attributes, spacing, source):
         ("PixelSpacing", ["0.15", "0.25"], b"0.15\\abcd"),
         ("PixelSpacing", ["0.15", "0.25"], b"0.15\\nan "),
         ("EstimatedRadiographicMagnificationFactor", "1.25", b"1,25"),
-        ("NumberOfFrames", "1 ", b"x "),
         ("WindowWidth", "4000", b"wide"),
         ("PatientBirthDate", "19700101", b"1970Roe^"),
         ("SpecificCharacterSet", "ISO_IR 100", b"ISO_IR 1XX"),
         ("StudyInstanceUID", "1.2.3.4.5.66", b"1.2.3.x.5.66"),
     ],
 )
-def test_nonsense_beside_the_pixels_does_not_stop_or_warn(keyword, good, bad, caplog):
+def test_nonsense_beside_the_pixels_does_not_stop_or_warn(keyword, good, bad):
     """Hospitals' headers are full of it; pydicom's warnings would quote it on the terminal."""
     content = dicom_bytes(STORED, {keyword: good})
     written = "\\".join(good) if isinstance(good, list) else good
     assert content.count(written.encode()) == 1
-    with caplog.at_level(logging.DEBUG):
-        radiograph = read_dicom(content.replace(written.encode(), bad), "picture.dcm")
-        read_patient_id(content.replace(written.encode(), bad), "picture.dcm")
+    content = content.replace(written.encode(), bad)
+    log = io.StringIO()
+    # The root logger is what absl prints; warnings are errors in tests.
+    handler = logging.StreamHandler(log)
+    logging.getLogger().addHandler(handler)
+    try:
+        radiograph = read_dicom(content, "picture.dcm")
+        read_patient_id(content, "picture.dcm")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert not log.getvalue()
     assert radiograph.spacing_mm is None
     assert np.isfinite(radiograph.pixels).all()
-    assert not [record for record in caplog.records if record.name.startswith("pydicom")]
 
 
 def test_trailing_bytes_after_the_pixels_do_not_warn():
@@ -286,8 +293,7 @@ def cut_short(content: bytes) -> bytes:
     return content[:-20]
 
 
-def with_broken_length(content: bytes) -> bytes:
-    """The transfer syntax named by a UID that is none."""
+def of_unknown_transfer_syntax(content: bytes) -> bytes:
     return content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0")
 
 
@@ -305,7 +311,7 @@ def with_broken_length(content: bytes) -> bytes:
         (cut_short(dicom_bytes(STORED)), "do not decode"),
         (dicom_bytes(STORED, {"Rows": 9}), "do not decode"),
         (dicom_bytes(STORED, {"BitsAllocated": None}), "do not decode"),
-        (with_broken_length(dicom_bytes(STORED)), "do not decode"),
+        (of_unknown_transfer_syntax(dicom_bytes(STORED)), "do not decode"),
         (dicom_bytes(STORED)[:200], "DICOM"),
         (dicom_bytes(STORED)[:132] + b"\xff" * 400, "DICOM"),
         (b"\0" * 128 + b"DICM", "DICOM"),

@@ -86,8 +86,8 @@ def _list_kaggle(directory: epath.Path) -> Listing:
     published archive holds the tree twice, so the topmost folder that has both is taken.
     """
     root = _find_root(directory, ("CXR_png", "masks"))
-    pictures = {path.stem: path for path in (root / "CXR_png").glob("*.png")}
-    masks = {path.stem.removesuffix("_mask"): path for path in (root / "masks").glob("*.png")}
+    pictures = _by_stem(root / "CXR_png", "*.png")
+    masks = _by_stem(root / "masks", "*.png", suffix="_mask")
     _check_not_empty(root, pictures, masks)
     _check_masks_have_pictures(masks, pictures)
     cases = [_kaggle_case(stem, pictures[stem], masks[stem]) for stem in sorted(masks)]
@@ -110,16 +110,16 @@ def _kaggle_case(stem: str, picture: epath.Path, mask: epath.Path) -> Case:
 
 def _list_phantoms(directory: epath.Path) -> Listing:
     """Generated radiographs: `images/*.dcm`, `masks/left/*.png`, `masks/right/*.png`."""
-    pictures = {path.stem: path for path in (directory / "images").glob("*.dcm")}
-    sides = [
-        {path.stem: path for path in (directory / "masks" / side).glob("*.png")}
-        for side in ("left", "right")
-    ]
+    pictures = _by_stem(directory / "images", "*.dcm")
+    sides = [_by_stem(directory / "masks" / side, "*.png") for side in ("left", "right")]
     _check_not_empty(directory, pictures, sides[0])
     for masks in sides:
         _check_masks_have_pictures(masks, pictures)
+    unpaired = sorted(sides[0].keys() ^ sides[1].keys())
+    if unpaired:
+        raise DataError(unpaired[0], "mask of one lung without the other's", "add the other mask")
     cases = []
-    for stem in sorted(sides[0].keys() & sides[1].keys()):
+    for stem in sorted(sides[0]):
         patient = dicom.read_patient_id(files.read_bytes(pictures[stem]), pictures[stem].name)
         masks = (sides[0][stem], sides[1][stem])
         cases.append(Case(stem, patient or stem, "phantom", "unknown", pictures[stem], masks))
@@ -130,6 +130,17 @@ _LAYOUTS: dict[SourceName, Callable[[epath.Path], Listing]] = {
     "phantom": _list_phantoms,
     "kaggle": _list_kaggle,
 }
+
+
+def _by_stem(folder: epath.Path, pattern: str, suffix: str = "") -> dict[str, epath.Path]:
+    """Returns the files in a folder by their stem, less `suffix`."""
+    paths = {}
+    # Copying through macOS leaves a hidden `._` file beside each.
+    for path in (path for path in folder.glob(pattern) if not path.name.startswith(".")):
+        other = paths.setdefault(path.stem.removesuffix(suffix), path)
+        if other != path:
+            raise DataError(folder, f"{other.name} and {path.name} both there", "remove one")
+    return paths
 
 
 def _find_root(directory: epath.Path, subfolders: Sequence[str]) -> epath.Path:

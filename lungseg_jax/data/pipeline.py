@@ -9,7 +9,7 @@ live on the device, so one checkpointed iterator resumes all of them.
 import grain
 import jax
 import numpy as np
-from jaxtyping import Array, Int32, UInt8, UInt16
+from jaxtyping import Array, Int, UInt8, UInt16
 
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Pictures, Records
@@ -42,7 +42,7 @@ def training_batches(
     part = _process_part(config.batch_size)
     slots = np.arange(config.batch_size, dtype=np.int32)[part]
 
-    def to_batch(positions: Int32[np.ndarray, " b"]) -> Batch:
+    def to_batch(positions: Int[np.ndarray, " b"]) -> Batch:
         own = positions[part]
         batch = {"position": own.astype(np.int32), "slot": slots}
         if resident:

@@ -106,9 +106,9 @@ def open_records(config: Config) -> dict[str, Records]:
         splits=data.splits,
         num_phantoms=data.num_phantoms,
     )
-    if jax.process_index() == 0:
-        prepare(lungs, data.data_dir, data.manual_dir)
     if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            prepare(lungs, data.data_dir, data.manual_dir)
         multihost_utils.sync_global_devices("records prepared")
     builder = prepare(lungs, data.data_dir, data.manual_dir)
     return {split: Records(builder, split) for split in SPLITS}

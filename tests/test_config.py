@@ -1,0 +1,78 @@
+"""The configuration's rules."""
+
+import dataclasses
+import json
+
+import ml_collections
+import pytest
+
+from lungseg_jax.config import Config, check_devices, default_config, resolve, to_json
+from lungseg_jax.errors import ConfigError
+from tests.small import small_config
+
+
+def test_defaults_resolve_to_themselves():
+    """Fault: a default that breaks its own rule or changes its type on the way."""
+    assert resolve(default_config()) == Config()
+    assert json.loads(to_json(Config())) == default_config().to_dict()
+
+
+def test_unknown_key_is_named_with_its_neighbours():
+    """Fault: a typing error in a config file that is silently ignored."""
+    config = ml_collections.ConfigDict({"model": {"widht": 3}})
+    with pytest.raises(ConfigError, match=r"model\.widht: unknown key; one of .*width"):
+        resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("num_steps", "many", "type int"),
+        ("num_steps", True, "type int"),
+        ("data.flip", 1, "unknown key"),
+        ("augment.flip", 1, "type bool"),
+        ("parallel", "threads", "pmap, mesh"),
+        ("data.resident", "yes", "auto, true, false"),
+        ("batch_size", 0, "at least 1"),
+        ("optimizer.learning_rate", -1.0, "at least 0"),
+        ("optimizer.learning_rate", float("nan"), "at least 0"),
+        ("optimizer.ema_decay", 1.0, r"\[0, 1\)"),
+        ("optimizer.clip_norm", 0.0, "> 0"),
+        ("augment.scale", 1.5, "below 1"),
+        ("data.image_size", 250, "multiple of .* 32 up to 8192, such as 256"),
+        ("data.image_size", 10**6, "such as 8192"),
+        ("data.num_phantoms", 3, "at least 10"),
+    ],
+)
+def test_impossible_value_names_key_and_remedy(key, value, remedy):
+    """Fault: an impossible value that fails minutes later, far from its cause."""
+    group, _, name = key.rpartition(".")
+    given = {group: {name: value}} if group else {name: value}
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        resolve(ml_collections.ConfigDict(given))
+    assert key in str(caught.value)
+
+
+def test_bool_on_the_command_line_means_the_word():
+    """Fault: `--config.data.resident=true` parsed as a bool and refused."""
+    assert resolve(ml_collections.ConfigDict({"data": {"resident": True}})).data.resident == "true"
+
+
+def test_whole_number_serves_as_float():
+    """Fault: `--config.optimizer.weight_decay=0` refused."""
+    config = resolve(ml_collections.ConfigDict({"optimizer": {"weight_decay": 0}}))
+    assert isinstance(config.optimizer.weight_decay, float)
+
+
+def test_group_norm_needs_groups():
+    """Fault: an error from deep inside the model."""
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        small_config(model__norm="group", model__width=12)
+
+
+def test_batch_that_does_not_divide_shows_the_arithmetic():
+    """Fault: a reshape error inside pmap."""
+    config = dataclasses.replace(Config(), batch_size=12, accumulation_steps=2)
+    with pytest.raises(ConfigError, match=r"4 devices x 2 .* = 8 \(remainder 4\); 8 or 16"):
+        check_devices(config, 4)
+    check_devices(config, 3)

@@ -1,0 +1,106 @@
+"""Evaluation: each example once, in its original frame."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import pytest
+
+from lungseg_jax.data.records import open_records
+from lungseg_jax.evaluate import Evaluator, predicted_mask
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.state import create_state, make_model
+from lungseg_jax.optim import make_optimizer
+from tests.small import small_config, write_small_data
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    return small_config(
+        data__source="kaggle",
+        data__manual_dir=str(write_small_data(root / "pictures")),
+        data__data_dir=str(root / "records"),
+    )
+
+
+@pytest.fixture(scope="module")
+def records(config):
+    return open_records(config)
+
+
+@contextlib.contextmanager
+def compilations_counted() -> Iterator[Callable[[], int]]:
+    """Yields the number of programs XLA has compiled since."""
+    seen: list[str] = []
+
+    def listen(event: str, _: float, **__: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield lambda: len(seen)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def evaluator_and_variables(config, parallel):
+    state = create_state(make_model(config), make_optimizer(config))
+    return Evaluator(config, parallel), parallel.replicate(state.ema)
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("mesh", 1), ("mesh", 8), ("pmap", 8), ("pmap", 4)])
+def test_every_example_once_with_one_compilation(config, records, eight_devices, kind, devices):
+    """Fault: examples lost or counted twice in the last batch; recompilation on a ragged one."""
+    parallel = Parallel(kind, eight_devices[:devices])
+    evaluator, variables = evaluator_and_variables(config, parallel)
+    compilations = []
+    for split in ("train", "test"):
+        positions = range(len(records[split]))
+        assert len(positions) % evaluator.batch_size
+        with compilations_counted() as count:
+            pairs = list(evaluator.predict(variables, records[split], positions))
+        assert [position for position, _ in pairs] == list(positions)
+        compilations.append(count())
+    assert compilations[0] > 0, "the counter does not count"
+    assert compilations[1] == 0
+
+
+def test_figures_do_not_depend_on_devices_or_batch(config, records, eight_devices):
+    """Fault: padding examples or another example's prediction in a row."""
+    rows = []
+    for kind, count in (("mesh", 1), ("pmap", 8)):
+        parallel = Parallel(kind, eight_devices[:count])
+        evaluator, variables = evaluator_and_variables(config, parallel)
+        rows.append(evaluator.measure(variables, records["test"]))
+    for left, right in zip(*rows, strict=True):
+        assert left.id == right.id
+        assert left.dice == pytest.approx(right.dice, abs=0.01)
+
+
+def test_perfect_prediction_is_nearly_perfect_in_the_original_frame(records):
+    """Fault: an off-by-half-pixel, or the padding, in the way back to the original frame."""
+    for position in range(len(records["train"])):
+        example = records["train"].example(position)
+        square = records["train"].pictures([position]).mask[0, ..., 0].astype(np.float32)
+        mask = predicted_mask(square, example)
+        assert mask.shape == example.original_mask.shape
+        # Sides of 32 to 34 in a square of 32: only the outline may differ.
+        differing = np.argwhere(mask != (example.original_mask > 0))
+        reference = np.argwhere(example.original_mask > 0)
+        assert len(differing) < 0.12 * len(reference)
+        shift = np.argwhere(mask).mean(axis=0) - reference.mean(axis=0)
+        assert np.abs(shift).max() < 0.12
+
+
+def test_overlays_show_the_asked_examples(config, records, eight_devices):
+    """Fault: pictures of other examples than those ranked."""
+    parallel = Parallel("mesh", eight_devices[:2])
+    evaluator, variables = evaluator_and_variables(config, parallel)
+    pictures = evaluator.overlays(variables, records["test"], [4, 0])
+    assert set(pictures) == {4, 0}
+    for position, picture in pictures.items():
+        example = records["test"].example(position)
+        assert picture.shape[:2] == example.original_mask.shape

@@ -1,0 +1,123 @@
+"""The command line: every fault a user can mend ends in one line and a non-zero exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lungseg_jax.main import main
+from tests.small import write_small_data
+
+
+def fail(capfd, *arguments: str) -> str:
+    """Runs the command line, and returns its one line of error."""
+    assert main(["lungseg_jax", *arguments]) == 1
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, error
+    return lines[0]
+
+
+@pytest.fixture
+def kaggle(tmp_path) -> list[str]:
+    write_small_data(tmp_path / "pictures", count=20)
+    return [
+        "--config=configs/unet.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.source=kaggle",
+        f"--config.data.manual_dir={tmp_path / 'pictures'}",
+        f"--config.data.data_dir={tmp_path / 'records'}",
+        "--config.data.image_size=32",
+        "--config.model.depth=2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--config.num_step=3", "num_step"),
+        ("--config.model.widht=3", "widht"),
+        ("--config.num_steps=many", "num_steps"),
+        ("--config.batch_size=0", "batch_size: is 0; give at least 1"),
+        ("--config.parallel=threads", "pmap, mesh"),
+        ("--config.batch_size=12", "12 pictures do not divide over 8 devices"),
+        ("--mode=trian", "trian"),
+        ("--workdri=x", "workdri"),
+        ("extra", "unknown argument 'extra'"),
+        ("--config=configs/none.py", "none.py"),
+    ],
+)
+def test_bad_argument(capfd, kaggle, argument, words):
+    """Fault: a traceback, or a key that is silently ignored."""
+    assert words in fail(capfd, *kaggle, argument)
+
+
+def test_manual_dir_that_does_not_exist(capfd, kaggle, tmp_path):
+    """Fault: an error that does not say which folder."""
+    line = fail(capfd, *kaggle, f"--config.data.manual_dir={tmp_path / 'none'}")
+    assert str(tmp_path / "none") in line
+    assert "data.manual_dir" in line
+
+
+def test_manual_dir_with_other_things_says_what_was_sought_and_found(capfd, kaggle, tmp_path):
+    """Fault: "no data" where the folder is one level off."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    line = fail(capfd, *kaggle, f"--config.data.manual_dir={tmp_path / 'other'}")
+    assert "CXR_png/ and masks/" in line
+    assert "found notes.txt" in line
+
+
+def damage(tmp_path: Path, folder: str, content: bytes) -> str:
+    path = sorted((tmp_path / "pictures" / folder).iterdir())[7]
+    path.write_bytes(content)
+    return path.name
+
+
+@pytest.mark.parametrize("folder", ["CXR_png", "masks"])
+def test_corrupt_png_is_named(capfd, kaggle, tmp_path, folder):
+    """Fault: a decoder's message without the file's name, or half a data set left behind."""
+    sound = sorted((tmp_path / "pictures" / folder).iterdir())[7].read_bytes()
+    name = damage(tmp_path, folder, sound[: len(sound) // 2])
+    for _ in range(2):
+        assert name in fail(capfd, *kaggle)
+    assert not list((tmp_path / "records").rglob("dataset_info.json"))
+
+
+def test_web_page_named_png_is_called_one(capfd, kaggle, tmp_path):
+    """Fault: "not a DICOM" for an archive's login page."""
+    name = damage(tmp_path, "CXR_png", b"<!DOCTYPE html><html></html>")
+    line = fail(capfd, *kaggle)
+    assert name in line
+    assert "web page" in line
+
+
+def test_mask_without_picture(capfd, kaggle, tmp_path):
+    """Fault: labelled examples that vanish."""
+    path = sorted((tmp_path / "pictures" / "CXR_png").iterdir())[3]
+    path.unlink()
+    line = fail(capfd, *kaggle)
+    assert path.stem in line
+    assert "mask without its picture" in line
+
+
+def test_split_file_with_unknown_id(capfd, kaggle, tmp_path):
+    """Fault: an override that is ignored."""
+    splits = {"train": ["MCUCXR_0001_0"], "val": ["MCUCXR_0002_0"], "test": ["X"]}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    line = fail(capfd, *kaggle, f"--config.data.splits={tmp_path / 'splits.json'}")
+    assert "'X'" in line
+
+
+def test_workdir_of_another_configuration_names_the_key(capfd, kaggle, tmp_path):
+    """Fault: a resumed run that mixes two configurations."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"model": {"width": 99}}')
+    line = fail(capfd, *kaggle)
+    assert "99" in line
+
+
+def test_eval_of_a_folder_without_a_run(capfd, kaggle):
+    """Fault: random weights evaluated."""
+    assert "holds no run" in fail(capfd, *kaggle, "--mode=eval")

@@ -1,0 +1,155 @@
+"""PNG files of every kind the public sets use, and broken ones."""
+
+import io
+import struct
+import zlib
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from PIL import Image
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging import png
+from lungseg_jax.imaging.png import encode_png, read_mask, read_png
+from tests.pictures import chest, png_bytes
+
+GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
+
+
+def test_eight_bits():
+    """Brightest 255, not the brightest found: pictures must stay comparable."""
+    radiograph = read_png(png_bytes(GREY), "x.png")
+    np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=1e-7)
+    assert radiograph.spacing_mm is None
+    assert radiograph.spacing_source == "none"
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 15, 16])
+def test_sixteen_bit_files_use_the_bits_they_fill(bits):
+    """Read as 8 bits they lose detail; 12 bits divided by 65535 come out black."""
+    pixels = np.linspace(0, 2**bits - 1, 240).astype(np.uint16).reshape(12, 20)
+    radiograph = read_png(png_bytes(pixels), "x.png")
+    np.testing.assert_allclose(radiograph.pixels, pixels / (2**bits - 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_stored_as_colour_stays_the_same_grey(mode):
+    """Some of Shenzhen's pictures are RGB; a mean over RGBA would count opacity."""
+    np.testing.assert_allclose(
+        read_png(png_bytes(GREY, mode), "x.png").pixels, GREY / 255, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": bytes(range(200))}, {"bits": 4}])
+def test_palettes_are_looked_up(options):
+    """Palette positions are no intensities: here the palette is reversed."""
+    indices = GREY % 16 if "bits" in options else GREY
+    image = Image.fromarray(indices).convert("L")
+    image.putpalette([value for i in range(256) for value in [255 - i] * 3])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    pixels = read_png(buffer.getvalue(), "x.png").pixels
+    np.testing.assert_allclose(pixels, (255 - indices) / 255, atol=1e-7)
+
+
+def test_one_bit():
+    """Set bits are white, not 1 / 255."""
+    bits = GREY % 3 == 0
+    content = png_bytes(bits.astype(np.uint8) * 255, "1")
+    np.testing.assert_array_equal(read_png(content, "x.png").pixels, bits)
+    np.testing.assert_array_equal(read_mask(content, "x.png"), bits)
+
+
+@given(st.sampled_from([np.uint8, np.uint16]), st.integers(1, 9), st.integers(1, 9), st.data())
+@settings(max_examples=40, deadline=None)
+def test_what_is_encoded_comes_back(kind, height, width, data):
+    """Records keep pictures and masks in this form."""
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    pixels = np.random.default_rng(seed).integers(0, np.iinfo(kind).max, (height, width), kind)
+    pixels[0, 0] = np.iinfo(kind).max
+    back = read_png(encode_png(pixels), "x.png").pixels * np.iinfo(kind).max
+    np.testing.assert_array_equal(np.rint(back).astype(kind), pixels)
+
+
+@pytest.mark.parametrize("picture", [GREY, GREY.astype(np.uint16) * 257])
+def test_every_flipped_bit_is_noticed_or_harmless(picture):
+    """Pillow leaves the check sums of picture data unread: damage would be trained on."""
+    content = png_bytes(picture)
+    whole = read_png(content, "x.png").pixels
+    refused = 0
+    # Length and check sum of the empty end marker, eight bytes, matter to nobody.
+    for position in range(len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << bit
+            try:
+                np.testing.assert_array_equal(read_png(bytes(damaged), "x.png").pixels, whole)
+            except DataError:
+                refused += 1
+    assert refused == 8 * (len(content) - 8)
+
+
+def test_every_truncation_is_refused():
+    """A download broken off shows as a picture with a black lower part."""
+    content = png_bytes(chest(30, 20, 0)[0])
+    # The last four bytes are the check sum of the empty end marker.
+    for length in range(len(content) - 4):
+        with pytest.raises(DataError, match=r"^x\.png: broken PNG file; "):
+            read_png(content[:length], "x.png")
+
+
+def test_other_formats_are_refused():
+    """Pillow opens whatever it knows, and each of its parsers can be attacked."""
+    for kind in ("JPEG", "GIF", "BMP", "TIFF"):
+        buffer = io.BytesIO()
+        Image.fromarray(GREY).save(buffer, kind)
+        with pytest.raises(DataError, match=r"^x\.png: broken PNG file"):
+            read_png(buffer.getvalue(), "x.png")
+
+
+def test_large_films_are_read_and_larger_ones_refused_without_a_warning():
+    """Pillow warns from 89 megapixels on and calls twice that an attack."""
+    film = np.zeros((9500, 9500), np.uint8)
+    film[-1, -1] = 255
+    assert read_png(png_bytes(film, compress_level=1), "x.png").pixels[-1, -1] == 1
+    # Only the header says how large it is.
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20000, 20000, 8, 0, 0, 0, 0)
+    huge = bytearray(png_bytes(GREY))
+    huge[12:33] = header + struct.pack(">I", zlib.crc32(header))
+    with pytest.raises(DataError, match=rf"^x\.png: 20000 x 20000 pixels; .*{png.MAX_PIXELS}"):
+        read_png(bytes(huge), "x.png")
+
+
+def test_anti_aliased_masks_are_cut_at_half_coverage():
+    """Cut above 0 every outline would lie one pixel too far out."""
+    values = np.array([[0, 1, 64, 127], [128, 200, 254, 255]], np.uint8)
+    mask = read_mask(png_bytes(values), "x.png")
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
+
+
+def test_masks_of_zero_and_one():
+    """Thresholded at 127 they would be empty."""
+    values = (GREY % 2).astype(np.uint8)
+    np.testing.assert_array_equal(read_mask(png_bytes(values), "x.png"), values)
+
+
+def test_an_empty_mask_stays_empty():
+    """A picture without visible lung is no fault of the file."""
+    assert not read_mask(png_bytes(np.zeros((5, 5), np.uint8)), "x.png").any()
+
+
+@pytest.mark.parametrize("brightest", [2, 76, 127])
+def test_masks_of_other_values_are_refused(brightest):
+    """Labels 1 and 2, or lungs in red (grey 76), would become empty masks in silence."""
+    values = (GREY % 2 * brightest).astype(np.uint8)
+    with pytest.raises(DataError, match=rf"^x\.png: mask whose brightest pixel is {brightest}; "):
+        read_mask(png_bytes(values), "x.png")
+
+
+def test_masks_of_sixteen_bits_are_refused():
+    """Cut at 127 of 65535, every anti-aliased pixel would be lung."""
+    with pytest.raises(DataError, match=r"^x\.png: mask of more than 8 bits; "):
+        read_mask(png_bytes(GREY.astype(np.uint16) * 257), "x.png")

@@ -1,0 +1,196 @@
+"""Records on disk: equal to the files, never stale, never half."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.png import read_mask
+from tests.pictures import KAGGLE_STEMS, chest, png_bytes, write_kaggle
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.convert import convert
+from tfds_builder.prepare import prepare
+from tfds_builder.sources import list_source
+
+CONFIG = LungsConfig(source="kaggle", image_size=32)
+
+
+def read_all(builder) -> dict[str, dict[str, Any]]:
+    records = [record for split in builder.info.splits for record in builder.as_data_source(split)]
+    return {record["example_id"].decode(): record for record in records}
+
+
+def prepared(data_dir: Path) -> list[Path]:
+    """Folders that TFDS takes for whole data sets."""
+    return sorted(data_dir.glob("chest_xray_lungs/*/1.0.0/dataset_info.json"))
+
+
+def test_records_read_back_equal_what_went_in(tmp_path):
+    """A codec that loses bits, or a field of another example, would spoil every figure."""
+    write_kaggle(tmp_path / "raw")
+    records = read_all(prepare(CONFIG, tmp_path / "data", tmp_path / "raw"))
+    cases = {case.example_id: case for case in list_source("kaggle", tmp_path / "raw").cases}
+    assert sorted(records) == sorted(KAGGLE_STEMS)
+    for example_id, record in records.items():
+        original = cases[example_id].masks[0].read_bytes()
+        np.testing.assert_array_equal(record["original_mask"][..., 0], read_mask(original, "x"))
+        wanted = convert(cases[example_id], 32)
+        np.testing.assert_array_equal(record["mask"][..., 0], read_mask(wanted["mask"], "x"))
+        assert record["image"].dtype == np.uint16
+        assert record["image"].max() > 255
+        for name in ("original_size", "spacing_mm"):
+            np.testing.assert_array_equal(record[name], wanted[name])
+        for name in ("patient_id", "source", "finding", "spacing_source"):
+            assert record[name].decode() == wanted[name]
+
+
+def test_phantoms_are_prepared_from_nothing(tmp_path):
+    """The default configuration must run on a fresh machine."""
+    config = LungsConfig(source="phantom", image_size=32, num_phantoms=10)
+    records = read_all(prepare(config, tmp_path, ""))
+    assert len(records) == 10
+    for record in records.values():
+        mask = record["mask"][..., 0] > 0
+        assert 0.05 < mask.mean() < 0.6
+        assert not record["patient_id"].startswith(b"PHANTOM")
+
+
+def test_whole_records_are_used_again(tmp_path):
+    """Building anew at each start would cost hours on a large archive."""
+    write_kaggle(tmp_path / "raw")
+    first = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    (written,) = prepared(tmp_path / "data")
+    before = written.stat().st_mtime_ns
+    again = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert again.data_path == first.data_path
+    assert written.stat().st_mtime_ns == before
+
+
+def change_picture(tree: Path) -> None:
+    picture, _ = chest(50, 50, 99)
+    (tree / "CXR_png" / "CHNCXR_0001_1.png").write_bytes(png_bytes(picture))
+    mask = png_bytes(np.full((50, 50), 255, np.uint8))
+    (tree / "masks" / "CHNCXR_0001_1_mask.png").write_bytes(mask)
+
+
+def change_time(tree: Path) -> None:
+    """Only the time tells where an edit leaves the size as it was."""
+    path = tree / "masks" / "CHNCXR_0001_1_mask.png"
+    os.utime(path, (1e9, 1e9))
+
+
+def add_case(tree: Path) -> None:
+    picture, mask = chest(50, 50, 99)
+    (tree / "CXR_png" / "CHNCXR_0999_1.png").write_bytes(png_bytes(picture))
+    (tree / "masks" / "CHNCXR_0999_1_mask.png").write_bytes(png_bytes(mask))
+
+
+def remove_case(tree: Path) -> None:
+    (tree / "masks" / "CHNCXR_0001_1_mask.png").unlink()
+
+
+@pytest.mark.parametrize("change", [change_picture, change_time, add_case, remove_case])
+def test_changed_files_give_new_records(tmp_path, change):
+    """Corrected masks that do not take effect are found by nobody."""
+    tree = write_kaggle(tmp_path / "raw")
+    before = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    change(tree)
+    after = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert after.data_path != before.data_path
+    listed = {case.example_id for case in list_source("kaggle", tmp_path / "raw").cases}
+    records = read_all(after)
+    assert set(records) == listed
+    if change is change_picture:
+        assert records["CHNCXR_0001_1"]["original_mask"].all()
+
+
+def write_splits(path: Path, val: str, test: str) -> str:
+    train = [stem for stem in KAGGLE_STEMS if stem not in (val, test)]
+    path.write_text(json.dumps({"train": train, "val": [val], "test": [test]}))
+    return os.fspath(path)
+
+
+def ids(builder, split: str) -> list[bytes]:
+    return [record["example_id"] for record in builder.as_data_source(split)]
+
+
+def test_a_changed_split_file_gives_new_records(tmp_path):
+    """Its path is the same: without its content the old split would be evaluated."""
+    write_kaggle(tmp_path / "raw")
+    for val, test in (KAGGLE_STEMS[:2], KAGGLE_STEMS[2:4]):
+        path = write_splits(tmp_path / "splits.json", val, test)
+        config = LungsConfig(source="kaggle", image_size=32, splits=path)
+        builder = prepare(config, tmp_path / "data", tmp_path / "raw")
+        assert ids(builder, "val") == [val.encode()]
+        assert ids(builder, "test") == [test.encode()]
+
+
+def test_a_faulty_split_file_is_a_config_error_and_leaves_nothing(tmp_path):
+    """It is read before the build for the fingerprint, where it must not end in a traceback."""
+    write_kaggle(tmp_path / "raw")
+    for path, content in (("absent.json", None), ("a.json", "{"), ("b.json", '{"train": []}')):
+        if content is not None:
+            (tmp_path / path).write_text(content)
+        config = LungsConfig(source="kaggle", image_size=32, splits=os.fspath(tmp_path / path))
+        with pytest.raises(ConfigError, match=path):
+            prepare(config, tmp_path / "data", tmp_path / "raw")
+    path = write_splits(tmp_path / "splits.json", "CHNCXR_9999_0", KAGGLE_STEMS[0])
+    with pytest.raises(ConfigError, match="CHNCXR_9999_0"):
+        prepare(
+            LungsConfig(source="kaggle", image_size=32, splits=path),
+            tmp_path / "data",
+            tmp_path / "raw",
+        )
+    assert not prepared(tmp_path / "data")
+
+
+@pytest.mark.parametrize("folder", ["CXR_png", "masks"])
+def test_a_broken_file_fails_the_build_by_name(tmp_path, folder):
+    """Left out in silence, or after a whole-looking data set is written, nobody would know."""
+    tree = write_kaggle(tmp_path / "raw")
+    path = tree / folder / "MCUCXR_0003_1.png"
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"^MCUCXR_0003_1\.png: broken PNG file; "):
+        prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert not prepared(tmp_path / "data")
+    path.write_bytes(whole)
+    assert len(read_all(prepare(CONFIG, tmp_path / "data", tmp_path / "raw"))) == len(KAGGLE_STEMS)
+
+
+def test_a_killed_build_is_not_taken_for_a_whole_one(tmp_path):
+    """Machines are preempted without warning: half a data set would train without complaint."""
+    tree = write_kaggle(tmp_path / "raw", 700, 700)
+    data_dir = tmp_path / "data"
+    program = textwrap.dedent(
+        f"""
+        from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+        from tfds_builder.prepare import prepare
+        prepare(LungsConfig(source="kaggle", image_size=512), {str(data_dir)!r}, {str(tree)!r})
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    try:
+        # TFDS writes each split's shards into the folder that it renames at the end.
+        begun = data_dir / "chest_xray_lungs"
+        while process.poll() is None and not any(begun.glob("*/*incomplete*/*array_record*")):
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert any(begun.glob("*/*incomplete*"))
+    assert not prepared(data_dir)
+    config = LungsConfig(source="kaggle", image_size=512)
+    assert len(read_all(prepare(config, data_dir, tree))) == len(KAGGLE_STEMS)

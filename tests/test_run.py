@@ -1,0 +1,193 @@
+"""Whole runs as a user starts them: real processes, stopped and killed for real."""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.train import prepare_step
+from tests.small import REPOSITORY, assert_trees_equal, small_config, write_small_data
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_small_data(root / "pictures")
+    return root
+
+
+def command(data: Path, workdir: Path, *more: str) -> list[str]:
+    settings = {
+        "batch_size": 8,
+        "num_steps": STEPS,
+        "data.source": "kaggle",
+        "data.manual_dir": data / "pictures",
+        "data.data_dir": data / "records",
+        "data.image_size": 32,
+        "model.width": 4,
+        "model.depth": 2,
+        "model.block_size": 1,
+        "evaluation.every": 10,
+        "evaluation.batch_size": 8,
+    }
+    keys = [f"--config.{key}={value}" for key, value in settings.items()]
+    main = [sys.executable, "-m", "lungseg_jax.main", "--config=configs/unet.py"]
+    return [*main, f"--workdir={workdir}", *keys, *more]
+
+
+def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | environment,
+    )  # fmt: skip
+
+
+def run_until(arguments: list[str], reached: Callable[[], bool], signal_number: int) -> str:
+    """Sends the signal as soon as `reached`, and returns what the process printed."""
+    process = subprocess.Popen(
+        arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 200
+    while not reached():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal_number)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == (-signal.SIGKILL if signal_number == signal.SIGKILL else 0), output
+    return output
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """The loss of each step in the run's event files."""
+    found = {}
+    for path in sorted(workdir.glob("events.*")):
+        content, start = path.read_bytes(), 0
+        # A TFRecord is length, its checksum, the event, its checksum; a killed run may end early.
+        while start + 12 < len(content):
+            (length,) = struct.unpack_from("<Q", content, start)
+            record = content[start + 12 : start + 12 + length]
+            start += length + 16
+            if len(record) == length:
+                event = Event.FromString(record)
+                values = {value.tag: value.simple_value for value in event.summary.value}
+                if "train/loss" in values:
+                    found[event.step] = values["train/loss"]
+    return found
+
+
+def newest_state(workdir: Path):
+    """The newest checkpoint's state and iterator."""
+    config = small_config(model__width=4)
+    state, _ = prepare_step(config, all_devices("mesh"))
+    restored = Checkpoints(workdir / "checkpoints", 2).restore_latest(state)
+    assert restored is not None
+    return restored
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = run(command(data, workdir))
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def test_finished_run_leaves_what_the_readme_says(finished):
+    """Fault: a report that is missing a part or disagrees with itself."""
+    metrics = json.loads((finished / "metrics.json").read_text())
+    rows = list(csv.DictReader((finished / "eval" / "test.csv").open()))
+    assert metrics["test"]["num_examples"] == len(rows) == 6
+    assert len({row["id"] for row in rows}) == 6
+    mean = math.fsum(float(row["dice"]) for row in rows) / len(rows)
+    assert metrics["test"]["dice"] == pytest.approx(mean)
+    assert {path.name for path in (finished / "overlays").iterdir()} == {
+        "best.png", "median.png", "worst.png",
+    }  # fmt: skip
+    assert json.loads((finished / "config.json").read_text())["num_steps"] == STEPS
+    assert sorted(losses(finished)) == list(range(1, STEPS + 1))
+
+
+def test_same_seed_gives_the_same_bits(data, finished, tmp_path):
+    """Fault: an order, a random key or a reduction that differs between runs."""
+    result = run(command(data, tmp_path / "again"))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "again" / "metrics.json").read_bytes() == (
+        finished / "metrics.json"
+    ).read_bytes()
+    assert losses(tmp_path / "again") == losses(finished)
+
+
+def test_eval_mode_gives_the_same_figures(data, finished):
+    """Fault: evaluation of another checkpoint or of unaveraged parameters."""
+    before = (finished / "metrics.json").read_bytes()
+    (finished / "metrics.json").unlink()
+    result = run(command(data, finished, "--mode=eval"))
+    assert result.returncode == 0, result.stderr
+    assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_killed_run_resumes_bit_for_bit(data, finished, tmp_path):
+    """Fault: state, batch order or random numbers lost between checkpoint and resume."""
+    workdir = tmp_path / "killed"
+    first = workdir / "checkpoints" / "10"
+    run_until(command(data, workdir), first.exists, signal.SIGKILL)
+    assert not (workdir / "metrics.json").exists(), "the run was over before it was killed"
+    result = run(command(data, workdir))
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"Resuming after step [1-3]0 of 40", result.stderr)
+    whole, resumed = newest_state(finished), newest_state(workdir)
+    assert int(resumed[0].step) == STEPS
+    assert_trees_equal(resumed[0], whole[0])
+    assert resumed[1] == whole[1]
+    expected = losses(finished)
+    found = losses(workdir)
+    assert set(range(31, STEPS + 1)) <= set(found)
+    assert all(loss == expected[step] for step, loss in found.items())
+    assert (workdir / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+
+
+def test_terminated_run_saves_and_resumes_elsewhere(data, finished, tmp_path):
+    """Fault: a preempted run that is lost, or bound to its devices and its kind of parallelism."""
+    workdir = tmp_path / "terminated"
+    first = workdir / "checkpoints" / "10"
+    output = run_until(command(data, workdir), first.exists, signal.SIGTERM)
+    assert f"--workdir={workdir} to resume" in output
+    assert not (workdir / "metrics.json").exists()
+    result = run(
+        command(data, workdir, "--config.parallel=mesh"),
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
+    assert result.returncode == 0, result.stderr
+    expected, found = losses(finished), losses(workdir)
+    assert set(found) == set(expected)
+    for step, loss in found.items():
+        assert loss == pytest.approx(expected[step], rel=0.02)
+
+
+def test_divergence_names_step_pictures_and_checkpoint(data, tmp_path):
+    """Fault: a run that trains on with NaN, or saves it over the last good state."""
+    result = run(
+        command(data, tmp_path / "run", "--config.optimizer.learning_rate=1e30",
+                "--config.optimizer.warmup_steps=14")
+    )  # fmt: skip
+    assert result.returncode == 1
+    line = result.stderr.strip().splitlines()[-1]
+    assert re.match(r"Error: step \d+: loss .* MCUCXR_\d+_0, ", line)
+    assert "last good checkpoint: none was saved" in line
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,165 @@
+"""Splits that neither leak patients nor depend on chance."""
+
+import collections
+import itertools
+import json
+
+import hypothesis.strategies as st
+import pytest
+from etils import epath
+from hypothesis import assume, example, given, settings
+
+from lungseg_jax.errors import ConfigError
+from tfds_builder.sources import Case
+from tfds_builder.splits import HELD_OUT_SHARES, SPLITS, assign_splits, read_splits
+
+SOURCES = ("montgomery", "shenzhen", "jsrt")
+FINDINGS = ("normal", "abnormal", "unknown")
+
+
+def make_case(example_id: str, patient_id: str, source: str, finding: str) -> Case:
+    return Case(example_id, patient_id, source, finding, epath.Path("x"), ())
+
+
+@st.composite
+def case_lists(draw) -> list[tuple[str, str, str, str]]:
+    """Arguments of `make_case`: patients of several pictures, not always of one source or finding.
+
+    No cases yet, for beartype draws random numbers when they are made.
+    """
+    sizes = draw(st.lists(st.integers(1, 4), min_size=12, max_size=60))
+    cases = []
+    for patient, size in enumerate(sizes):
+        source = draw(st.sampled_from(SOURCES))
+        cases += [
+            (
+                f"e{patient}_{i}",
+                f"p{patient}",
+                draw(st.sampled_from([source, source, SOURCES[0]])),
+                draw(st.sampled_from(FINDINGS)),
+            )
+            for i in range(size)
+        ]
+    return cases
+
+
+@given(case_lists(), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_every_picture_is_in_one_split_and_every_patient_too(arguments, seed):
+    """A patient in two splits makes test figures too good."""
+    cases = list(itertools.starmap(make_case, arguments))
+    splits = assign_splits(cases, seed)
+    assert tuple(splits) == SPLITS
+    ids = [example_id for own in splits.values() for example_id in own]
+    assert sorted(ids) == sorted(case.example_id for case in cases)
+    patient_of = {case.example_id: case.patient_id for case in cases}
+    patients = [{patient_of[example_id] for example_id in own} for own in splits.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients))
+
+
+@given(case_lists(), st.integers(0, 5), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_the_input_does_not_matter(arguments, seed, random):
+    """File systems list in any order: the same data must give the same test split anywhere."""
+    cases = list(itertools.starmap(make_case, arguments))
+    shuffled = list(cases)
+    random.shuffle(shuffled)
+    assert assign_splits(cases, seed) == assign_splits(shuffled, seed)
+
+
+@example([13] * 9)
+@example([1] * 9)
+@given(st.lists(st.integers(0, 40), min_size=9, max_size=9))
+@settings(max_examples=100, deadline=None)
+def test_shares_hold_within_every_stratum(counts):
+    """A test split of one hospital, or of the ill alone, measures something else."""
+    strata = [(source, finding) for source in SOURCES for finding in FINDINGS]
+    cases = [
+        make_case(f"{source}-{finding}-{i}", f"p-{source}-{finding}-{i}", source, finding)
+        for (source, finding), count in zip(strata, counts, strict=True)
+        for i in range(count)
+    ]
+    assume(len(cases) >= 8)
+    splits = assign_splits(cases, 0)
+    stratum_of = {case.example_id: (case.source, case.finding) for case in cases}
+    for name, share in HELD_OUT_SHARES.items():
+        assert abs(len(splits[name]) - share * len(cases)) <= 1
+        found = collections.Counter(stratum_of[example_id] for example_id in splits[name])
+        for stratum, count in zip(strata, counts, strict=True):
+            # Half for its own rounding, half for what other strata have left over; one more where
+            # the stratum is too small for both splits.
+            assert abs(found[stratum] - share * count) <= (1 if count > 5 else 1.5)
+
+
+def test_a_patient_with_one_abnormal_picture_is_abnormal():
+    """Strata by picture would tear the patient apart or depend on which comes first."""
+    cases = [make_case(f"n{i}", f"n{i}", "shenzhen", "normal") for i in range(40)]
+    for i in range(10):
+        cases.append(make_case(f"x{i}", f"x{i}", "shenzhen", "normal"))
+        cases.append(make_case(f"y{i}", f"x{i}", "shenzhen", "abnormal"))
+    test = assign_splits(cases, 3)["test"]
+    assert sum(example_id[0] == "y" for example_id in test) == 2
+    assert sum(example_id[0] == "n" for example_id in test) == 8
+
+
+def test_the_seed_changes_the_split_and_new_patients_barely_do():
+    """A hash of position instead of id would reshuffle all when one file is added."""
+    cases = [make_case(f"e{i}", f"p{i}", "shenzhen", "normal") for i in range(100)]
+    before = assign_splits(cases, 0)
+    assert before != assign_splits(cases, 1)
+    after = assign_splits([*cases, make_case("new", "new", "shenzhen", "normal")], 0)
+    moved = set(before["test"]) ^ set(after["test"])
+    assert len(moved) <= 2
+
+
+def test_too_few_patients_are_refused():
+    """An empty test split would end a long run in a division by zero."""
+    cases = [make_case(f"e{i}", "p", "shenzhen", "normal") for i in range(30)]
+    with pytest.raises(ConfigError, match=r"^data.splits: 1 patients leave .*; add patients"):
+        assign_splits(cases, 0)
+
+
+CASES = [make_case(f"e{i}", f"p{i // 2}", "shenzhen", "normal") for i in range(8)]
+GOOD = {"train": ["e0", "e1", "e2"], "val": ["e5"], "test": ["e6", "e7", "e6"]}
+
+
+def test_a_split_file_is_followed(tmp_path):
+    """Published splits must be comparable: nothing added, nothing counted twice."""
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(GOOD))
+    splits = read_splits(path, CASES)
+    assert splits == {"train": ["e0", "e1", "e2"], "val": ["e5"], "test": ["e6", "e7"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (json.dumps(GOOD | {"val": ["e9"]}), "val names 'e9', which the data lack"),
+        (json.dumps(GOOD | {"val": ["e3"]}), "patient p1 is in train and in val"),
+        (json.dumps(GOOD | {"val": []}), "split val is empty"),
+        (json.dumps(GOOD | {"val": "e5"}), "split val is empty or no list"),
+        (json.dumps(GOOD | {"val": [["e5"]]}), "which the data lack"),
+        (json.dumps(GOOD | {"val": [5]}), "which the data lack"),
+        (json.dumps(GOOD | {"valid": ["e5"]}), "other keys"),
+        (json.dumps({"train": ["e0"], "test": ["e6"]}), "other keys"),
+        (json.dumps(["e0", "e1"]), "other keys"),
+        ('{"train": ["e0"', "not readable as JSON"),
+        ("", "not readable as JSON"),
+        ("\ud800", "not readable as JSON"),
+    ],
+)
+def test_faulty_split_files_are_told_apart(tmp_path, content, fault):
+    """Each is a slip of an editor that must not end in a traceback or in a leak."""
+    path = tmp_path / "splits.json"
+    path.write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(ConfigError) as caught:
+        read_splits(path, CASES)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert fault in message
+
+
+def test_an_absent_split_file(tmp_path):
+    """A typing error in --config.data.splits."""
+    with pytest.raises(ConfigError, match=r"absent\.json: not readable"):
+        read_splits(tmp_path / "absent.json", CASES)
