@@ -69,13 +69,10 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
     )
     try:
         rest = values(list(arguments))[1:]
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as caught:
-        error: BaseException = caught
-        # ml_collections wraps what it says of a file that is absent or broken.
-        while error.__cause__ is not None:
-            error = error.__cause__
-        message = str(error).strip("'\"").partition("\n")[0]
-        raise ConfigError("command line", message, "see README.md for the keys") from caught
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        # Where ml_collections fails to load a file, the reason is the last of several lines.
+        reason = str(error).strip("'\"").splitlines()[-1].strip()
+        raise ConfigError("command line", reason, "see README.md for the keys") from error
     if rest:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if config.value is None:

@@ -1,5 +1,7 @@
 """From a case's files to its record."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from etils import epath
@@ -23,13 +25,14 @@ def write_case(folder, image: bytes, *masks: bytes) -> Case:
 @pytest.mark.parametrize("spacing", [None, (0.15, 0.25)])
 def test_the_record_holds_what_the_files_say(tmp_path, shape, spacing):
     """Rows and columns, or the picture's and the square's frame, are easily mixed up."""
-    picture, soft_mask = chest(*shape, 0)
-    attributes = {"WindowCenter": 128, "WindowWidth": 256}
+    height, width = shape
+    picture, soft_mask = chest(height, width, 0)
+    attributes: dict[str, Any] = {"WindowCenter": 128, "WindowWidth": 256}
     if spacing:
         attributes["PixelSpacing"] = [str(value) for value in spacing]
     image = dicom_bytes(picture, attributes) if spacing else png_bytes(picture)
     record = convert(write_case(tmp_path, image, png_bytes(soft_mask)), 48)
-    fit = fit_to_square(*shape, 48)
+    fit = fit_to_square(height, width, 48)
     expected = to_square(picture.astype(np.float32) / 255, fit)
     stored = read_png(record["image"], "x").pixels
     # 16 bits in the file; the reader scales by the bits that the brightest pixel needs.

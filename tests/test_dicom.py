@@ -22,7 +22,7 @@ from lungseg_jax.imaging.dicom import apply_window, read_dicom, read_patient_id
 from lungseg_jax.imaging.files import read_radiograph
 from tests.pictures import PATIENT_ID, PATIENT_NAME, SHARED, dicom_bytes, lut_item
 
-STORED = np.arange(0, 4096, 64, np.uint16).reshape(8, 8)
+STORED = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
 SIGNED = STORED.astype(np.int16) - 2048
 RAMP = {"WindowCenter": 2048, "WindowWidth": 4096}  # LINEAR: 0 to 4095 onto 0 to 1
 NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
@@ -316,6 +316,8 @@ def of_unknown_transfer_syntax(content: bytes) -> bytes:
         (dicom_bytes(STORED)[:132] + b"\xff" * 400, "DICOM"),
         (b"\0" * 128 + b"DICM", "DICOM"),
         (b"no DICOM at all", "not a DICOM file"),
+        (dicom_bytes(STORED).replace(b"\x28\0\x04\0CS", b"\x28\0\x04\0ZZ"), "DICOM"),
+        (dicom_bytes(STORED, {"RescaleSlope": "1e300", "RescaleIntercept": "0"}), "beyond"),
         (
             dicom_bytes(STORED, {"VOILUTSequence": [lut_item(0, 12, np.zeros(0, np.uint16))]}),
             "do not decode",
@@ -335,7 +337,7 @@ def test_refusals_name_file_and_fault_and_not_the_patient(content, fault):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_damaged_files_raise_data_errors_only(data):
     """Any other exception would end a run over a thousand files with a traceback."""
     content = bytearray(dicom_bytes(STORED, RAMP | {"PixelSpacing": ["0.15", "0.25"]}))
@@ -361,6 +363,9 @@ def test_patient_ids_are_compared_but_not_kept():
     assert PATIENT_ID not in first
     assert read_patient_id(dicom_bytes(STORED, {"PatientID": ""}), "d.dcm") is None
     assert read_patient_id(dicom_bytes(STORED, {"PatientID": None}), "d.dcm") is None
+    with pytest.raises(DataError, match=r"^e\.dcm: broken DICOM header"):
+        # A type of value that does not exist.
+        read_patient_id(dicom_bytes(STORED).replace(b"\x10\0\x20\0LO", b"\x10\0\x20\0Z!"), "e.dcm")
 
 
 REAL = SHARED / "dicom"

@@ -100,7 +100,7 @@ def test_shrinking_averages_every_pixel(factor):
     """Bilinear shrinking skips pixels: noise aliases and thin masks vanish."""
     picture = np.random.default_rng(0).random((12 * factor, 12 * factor), np.float32)
     blocks = picture.reshape(12, factor, 12, factor).mean((1, 3))
-    fit = fit_to_square(*picture.shape, 12)
+    fit = fit_to_square(12 * factor, 12 * factor, 12)
     np.testing.assert_allclose(to_square(picture, fit), blocks, atol=1e-6)
 
 

@@ -113,9 +113,14 @@ def test_split_file_with_unknown_id(capfd, kaggle, tmp_path):
 def test_workdir_of_another_configuration_names_the_key(capfd, kaggle, tmp_path):
     """Fault: a resumed run that mixes two configurations."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text('{"model": {"width": 99}}')
+    saved = {
+        "data": {"source": "kaggle", "image_size": 32},
+        "model": {"width": 99, "depth": 2},
+    }
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
     line = fail(capfd, *kaggle)
-    assert "99" in line
+    assert "model.width: is 16, but the run in" in line
+    assert "pass --config.model.width=99 or another --workdir" in line
 
 
 def test_eval_of_a_folder_without_a_run(capfd, kaggle):

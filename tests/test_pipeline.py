@@ -4,6 +4,7 @@ import collections
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,7 +62,7 @@ def test_streamed_pictures_are_those_that_resident_positions_point_at(config, re
     streamed = take(training_batches(records, config, resident=False), 4)
     for pointing, carrying in zip(resident, streamed, strict=True):
         np.testing.assert_array_equal(pointing["position"], carrying["position"])
-        image, mask = fetch(pointing, jax.tree.map(jax.numpy.asarray, store))
+        image, mask = fetch(*jax.tree.map(jnp.asarray, (pointing, store)))
         np.testing.assert_array_equal(image, carrying["image"])
         np.testing.assert_array_equal(mask, carrying["mask"])
 

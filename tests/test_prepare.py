@@ -64,10 +64,11 @@ def test_phantoms_are_prepared_from_nothing(tmp_path):
         assert not record["patient_id"].startswith(b"PHANTOM")
 
 
-def test_whole_records_are_used_again(tmp_path):
-    """Building anew at each start would cost hours on a large archive."""
+def test_whole_records_are_used_again(tmp_path, capsys):
+    """Building anew at each start would cost hours; reports on standard output would spoil data."""
     write_kaggle(tmp_path / "raw")
     first = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert not capsys.readouterr().out
     (written,) = prepared(tmp_path / "data")
     before = written.stat().st_mtime_ns
     again = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")

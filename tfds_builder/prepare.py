@@ -1,5 +1,6 @@
 """Records on disk for a configuration: found if they are there, built if not."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -45,12 +46,14 @@ def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.Pat
         terminal.say(f"Building records in {builder.data_path}")
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
-        builder.download_and_prepare(
-            download_dir=data_dir / "downloads",
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=epath.Path(manual_dir).expanduser() if listing else None
-            ),
-        )
+        # TFDS reports on standard output, which is kept for data.
+        with contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare(
+                download_dir=data_dir / "downloads",
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=epath.Path(manual_dir).expanduser() if listing else None
+                ),
+            )
     return builder
 
 

@@ -47,7 +47,7 @@ def training_batches(
         batch = {"position": own.astype(np.int32), "slot": slots}
         if resident:
             return batch
-        pictures = records.pictures(own)
+        pictures = records.pictures(own.tolist())
         return batch | {"image": pictures.image, "mask": pictures.mask}
 
     positions = (
@@ -72,7 +72,8 @@ def use_resident(records: Records, config: Config) -> bool:
 
 def read_store(records: Records) -> Pictures:
     """Returns every picture of a split, decoded by all cores."""
-    chunks = np.array_split(np.arange(len(records)), max(1, len(records) // 16))
+    positions = np.array_split(np.arange(len(records)), max(1, len(records) // 16))
+    chunks = [chunk.tolist() for chunk in positions]
     dataset = grain.MapDataset.source(chunks).map(records.pictures)  # type: ignore[arg-type]
     parts = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=16)))
     return Pictures(

@@ -42,8 +42,8 @@ def read_dicom(content: bytes, name: str) -> Radiograph:
     Raises:
       DataError: not DICOM, no pixels, several frames, colour, or pixels that do not decode.
     """
-    with _quiet():
-        dataset = _parse(content, name)
+    with _guarded(name, "broken DICOM header"):
+        dataset = pydicom.dcmread(io.BytesIO(content))
         if "PixelData" not in dataset:
             # Where compressed pixels are cut short, pydicom drops them whole.
             raise DataError(
@@ -53,13 +53,10 @@ def read_dicom(content: bytes, name: str) -> Radiograph:
             raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
         if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
             raise DataError(name, "DICOM picture that is not grey", "leave it out")
-        try:
+        with _guarded(name, "pixels do not decode"):
             pixels = _window(_to_modality_values(dataset.pixel_array, dataset), dataset)
-        # Decoders raise whatever their C libraries report; to the user all of it is one fault.
-        except Exception as error:
-            raise DataError(
-                name, f"pixels do not decode ({type(error).__name__})", "fetch the file again"
-            ) from error
+        if not np.isfinite(pixels).all():
+            raise DataError(name, "rescale or window beyond all range", "fetch the file again")
         if _is_inverted(dataset):
             pixels = 1 - pixels
         spacing_mm, source = read_spacing(dataset)
@@ -74,8 +71,9 @@ def read_patient_id(content: bytes, name: str) -> str | None:
     Raises:
       DataError: not DICOM.
     """
-    with _quiet():
-        patient_id = _parse(content, name, specific_tags=["PatientID"]).get("PatientID")
+    with _guarded(name, "broken DICOM header"):
+        dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=["PatientID"])
+        patient_id = dataset.get("PatientID")
     if not patient_id:
         return None
     return hashlib.sha256(str(patient_id).encode()).hexdigest()[:16]
@@ -104,22 +102,23 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps pydicom's warnings of oddities in a header, values quoted, from the terminal."""
+def _guarded(name: str, fault: str) -> Iterator[None]:
+    """Turns whatever pydicom and its decoders raise into a `DataError`, and hides their warnings.
+
+    The warnings tell of oddities in a header, with the values.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
-
-
-def _parse(content: bytes, name: str, specific_tags: list[str] | None = None) -> Dataset:
-    try:
-        return pydicom.dcmread(io.BytesIO(content), specific_tags=specific_tags)  # type: ignore[arg-type]
-    except InvalidDicomError as error:
-        raise DataError(name, "not a DICOM file", "leave it out or fetch it again") from error
-    except Exception as error:
-        raise DataError(
-            name, f"broken DICOM header ({type(error).__name__})", "fetch the file again"
-        ) from error
+        try:
+            yield
+        except DataError:
+            raise
+        except InvalidDicomError as error:
+            raise DataError(name, "not a DICOM file", "leave it out or fetch it again") from error
+        # Headers are parsed at each access and decoders are C libraries: any exception may come.
+        except Exception as error:
+            fault = f"{fault} ({type(error).__name__})"
+            raise DataError(name, fault, "fetch the file again") from error
 
 
 def _to_modality_values(

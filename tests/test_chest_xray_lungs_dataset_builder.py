@@ -1,0 +1,224 @@
+"""The TFDS builder, without TensorFlow here and under TFDS's own test case in the slow test.
+
+`tfds.testing.DatasetBuilderTestCase` derives from TensorFlow's test case, so that not even its name
+can be imported without TensorFlow. What it checks is therefore checked one by one here, and the
+class itself runs unmodified in an environment of its own.
+"""
+
+import configparser
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_metadata
+
+from tests.pictures import KAGGLE_STEMS, write_kaggle
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.prepare import prepare
+from tfds_builder.sources import list_source
+from tfds_builder.splits import SPLITS, assign_splits
+
+CONFIG = LungsConfig(source="kaggle", image_size=32)
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Any:  # TFDS's annotations do not know what a split holds.
+    folder = tmp_path_factory.mktemp("builder")
+    write_kaggle(folder / "raw")
+    return prepare(CONFIG, folder / "data", folder / "raw")
+
+
+def test_the_builder_is_registered_under_its_folder_name():
+    """`tfds.load` finds builders by name; a class name taken instead would break it."""
+    assert Builder.name == "chest_xray_lungs"
+    assert Builder.name in tfds.list_builders(with_community_datasets=False)
+
+
+def test_documents_are_found_and_tags_known():
+    """README, citation and tags lie beside the module and are easily left out of the package."""
+    metadata = Builder.get_metadata()
+    assert metadata.description
+    assert metadata.citation.count("@") >= 1
+    assert metadata.tags
+    assert set(metadata.tags) <= set(dataset_metadata.valid_tags())
+
+
+def test_every_version_has_its_note():
+    """Records of two versions side by side must be told apart."""
+    assert str(Builder.VERSION) in Builder.RELEASE_NOTES
+
+
+@pytest.mark.parametrize("config", Builder.BUILDER_CONFIGS, ids=lambda config: config.name)
+def test_published_configurations_say_what_they_are(config, tmp_path):
+    """A name that promises another size than its features have."""
+    assert config.name == f"{config.source}_{config.image_size}"
+    builder = Builder(data_dir=tmp_path, config=config.name)
+    assert isinstance(builder.info.features, tfds.features.FeaturesDict)
+    assert builder.info.features["image"].shape == (config.image_size, config.image_size, 1)
+
+
+def test_records_are_of_the_types_that_the_features_state(built):
+    """A reader allocates by the stated shape and type."""
+    for split in SPLITS:
+        for record in built.as_data_source(split):
+            for name, stated in built.info.features.get_tensor_info().items():
+                if isinstance(record[name], bytes):
+                    assert isinstance(built.info.features[name], tfds.features.Text)
+                    continue
+                value = np.asarray(record[name])
+                assert value.dtype == stated.np_dtype, name
+                assert len(value.shape) == len(stated.shape), name
+                for size, wanted in zip(value.shape, stated.shape, strict=True):
+                    assert wanted in (None, size), name
+            assert set(np.unique(record["mask"])) <= {0, 1}
+            assert record["original_mask"].shape[:2] == tuple(record["original_size"])
+
+
+def test_splits_hold_different_pictures_and_all_of_them(built):
+    """The same picture in two splits makes test figures too good."""
+    pictures = {
+        split: {record["image"].tobytes() for record in built.as_data_source(split)}
+        for split in SPLITS
+    }
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not pictures[one] & pictures[other]
+    counts = {split: built.info.splits[split].num_examples for split in SPLITS}
+    assert {split: len(own) for split, own in pictures.items()} == counts
+    assert sum(counts.values()) == len(KAGGLE_STEMS)
+
+
+def test_records_are_read_without_this_code(built):
+    """Who gets the folder alone has neither the files nor the configuration they were made by."""
+    alone: Any = tfds.builder_from_directory(built.data_path)
+    for split in SPLITS:
+        mine = [record["example_id"] for record in built.as_data_source(split)]
+        assert [record["example_id"] for record in alone.as_data_source(split)] == mine
+        assert alone.info.splits[split].num_examples == len(mine)
+
+
+def test_records_name_no_path_of_this_machine(built):
+    """A path as key makes the order of records differ from machine to machine."""
+    folder = os.fspath(Path(os.fspath(built.data_path)).parents[3])
+    for split in SPLITS:
+        for record in built.as_data_source(split):
+            texts = [value for value in record.values() if isinstance(value, bytes)]
+            assert not any(folder.encode() in text for text in texts)
+
+
+def test_order_is_the_same_in_another_folder(built, tmp_path):
+    """Runs are compared across machines record by record."""
+    write_kaggle(tmp_path / "elsewhere")
+    again: Any = prepare(CONFIG, tmp_path / "data", tmp_path / "elsewhere")
+    for split in SPLITS:
+        assert [record["example_id"] for record in again.as_data_source(split)] == [
+            record["example_id"] for record in built.as_data_source(split)
+        ]
+
+
+TFDS_TEST = """
+import tensorflow_datasets as tfds
+from tfds_builder.chest_xray_lungs import chest_xray_lungs_dataset_builder as module
+
+
+class LungsTest(tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = module.Builder
+    BUILDER_CONFIG_NAMES_TO_TEST = ["kaggle_256", "kaggle_512"]
+    EXAMPLE_DIR = {example_dir!r}
+    SPLITS = {splits!r}
+
+
+if __name__ == "__main__":
+    tfds.testing.test_main()
+"""
+
+TFDS_WRITE = """
+import sys
+import tensorflow_datasets as tfds
+from tfds_builder.chest_xray_lungs import chest_xray_lungs_dataset_builder as module
+
+manual_dir, data_dir = sys.argv[1:]
+config = module.LungsConfig(name="kaggle_32", source="kaggle", image_size=32)
+builder = module.Builder(config=config, data_dir=data_dir, file_format="tfrecord")
+builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+)
+"""
+
+TFDS_READ = """
+import json
+import sys
+import tensorflow_datasets as tfds
+
+function, name, data_dir = sys.argv[1:]
+read = {}
+for split, records in getattr(tfds, function)(name, data_dir=data_dir).items():
+    for record in records if function == "data_source" else records.as_numpy_iterator():
+        read[record["example_id"].decode()] = [
+            split, int(record["image"].sum()), int(record["original_mask"].sum())
+        ]
+print(json.dumps(read))
+"""
+
+
+@pytest.mark.slow
+def test_under_tensorflow(built, tmp_path):
+    """TensorFlow's decoders, not ours, are what other users of the records have."""
+    tree = write_kaggle(tmp_path / "raw")
+    cases = list_source("kaggle", tree).cases
+    splits = {name: len(own) for name, own in assign_splits(cases, 0).items()}
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    requirements = tmp_path / "requirements.txt"
+    # TFDS's test cases import dill, which it does not declare.
+    requirements.write_text(setup["options"]["install_requires"] + "\ntensorflow\ndill\n")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True)
+
+    def run(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        path = tmp_path / "program.py"
+        path.write_text(program)
+        return subprocess.run(
+            [python, path, *arguments],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    tested = run(
+        TFDS_TEST.format(example_dir=os.fspath(tree), splits=splits), PYTHONPATH=str(REPOSITORY)
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert re.search(r"Ran \d+ tests", tested.stderr), tested.stderr
+    # TFDS gives ArrayRecord to TensorFlow users by tfds.data_source, TFRecord by tfds.load.
+    written = run(TFDS_WRITE, os.fspath(tree), os.fspath(tmp_path), PYTHONPATH=str(REPOSITORY))
+    assert written.returncode == 0, written.stderr
+    expected = {
+        record["example_id"].decode(): [
+            split,
+            int(record["image"].sum()),
+            int(record["original_mask"].sum()),
+        ]
+        for split in SPLITS
+        for record in built.as_data_source(split)
+    }
+    # Without this repository: the folder of records is all there is.
+    data_dir = Path(os.fspath(built.data_path)).parents[2]
+    config = Path(os.fspath(built.data_path)).parent.name
+    for function, folder, name in (
+        ("data_source", data_dir, f"{built.name}/{config}"),
+        ("load", tmp_path, f"{built.name}/kaggle_32"),
+    ):
+        loaded = run(TFDS_READ, function, name, os.fspath(folder))
+        assert loaded.returncode == 0, loaded.stderr
+        assert json.loads(loaded.stdout.splitlines()[-1]) == expected
