@@ -1,4 +1,4 @@
-"""U-Net on Kaggle's "Chest Xray Masks and Labels" (Montgomery and Shenzhen), small enough for a CPU."""
+"""U-Net on Kaggle's "Chest Xray Masks and Labels" (Montgomery and Shenzhen), on a CPU."""
 
 from ml_collections import ConfigDict
 

@@ -132,16 +132,15 @@ def _random_pictures(count: int, size: int) -> Pictures:
 
 
 def _report(result: dict[str, Any], workdir: epath.Path) -> None:
-    step, end_to_end, inference = (
-        result[key] for key in ("train_step", "end_to_end", "inference")
-    )
+    step, end_to_end, inference = (result[key] for key in ("train_step", "end_to_end", "inference"))
     mfu = f", MFU {step['mfu']:.1%}" if step["mfu"] else ""
     rows = [
         ["compile", f"{result['compile_seconds']:.1f} s", ""],
         [
             "step",
             f"{step['median_ms']:.1f} ms (p95 {step['p95_ms']:.1f})",
-            f"{step['images_per_second']:.1f} images/s, {step['tflops_per_second']:.3f} TFLOP/s{mfu}",
+            f"{step['images_per_second']:.1f} images/s, "
+            f"{step['tflops_per_second']:.3f} TFLOP/s{mfu}",
         ],
         [
             "end to end",

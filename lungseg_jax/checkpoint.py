@@ -57,9 +57,7 @@ class Checkpoints:
             force=True,
         )
 
-    def restore_latest(
-        self, template: TrainState
-    ) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore_latest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the newest readable state and its iterator state, `None` if there is none.
 
         Args:

@@ -22,7 +22,7 @@ from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.state import ModelState, create_state, make_model, split_model
+from lungseg_jax.state import ModelState, create_state, model_graph
 from lungseg_jax.workdir import check_same_config
 
 THRESHOLD = 0.5
@@ -44,7 +44,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
     parallel = all_devices(config.parallel)
     check_same_config(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
-    template = create_state(make_model(config), make_optimizer(config))
+    template = create_state(config, make_optimizer(config))
     state = checkpoints.restore_best(parallel.replicate(template))
     checkpoints.close()
     terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
@@ -83,7 +83,7 @@ class Evaluator:
     def __init__(self, config: Config, parallel: Parallel) -> None:
         self._config = config.evaluation
         self._parallel = parallel
-        graph, _, _ = split_model(make_model(config))
+        graph = model_graph(config)
 
         def forward(
             variables: Variables, images: UInt16[Array, "b s s 1"]
@@ -138,8 +138,8 @@ class Evaluator:
                 finish_one()
         figures = _gather(figures, own)
         return [
-            ImageMetrics(*records.label(position), *(float(x) for x in figures[position]))
-            for position in range(len(records))
+            ImageMetrics(*records.label(i), **dict(zip(FIGURES, row.tolist(), strict=True)))
+            for i, row in enumerate(figures)
         ]
 
     def overlays(
@@ -157,9 +157,7 @@ class Evaluator:
         return pictures
 
 
-def predicted_mask(
-    square: Float[np.ndarray, "s s"], example: Example
-) -> Bool[np.ndarray, "h w"]:
+def predicted_mask(square: Float[np.ndarray, "s s"], example: Example) -> Bool[np.ndarray, "h w"]:
     """Returns the mask in the original frame of probabilities in the model's square.
 
     Probabilities are resized, then thresholded: the outline is placed to a fraction of a pixel of
@@ -169,7 +167,8 @@ def predicted_mask(
 
 
 def _to_original(square: Num[np.ndarray, "s s"], example: Example) -> Float[np.ndarray, "h w"]:
-    return from_square(square, fit_to_square(*example.original_mask.shape, square.shape[0]))
+    height, width = example.original_mask.shape
+    return from_square(square, fit_to_square(height, width, square.shape[0]))
 
 
 def _measure(

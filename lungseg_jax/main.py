@@ -77,7 +77,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if config.value is None:
         raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
-    path = workdir.value or default_workdir(values["config"].config_filename)
+    path = workdir.value or default_workdir(config_flags.get_config_filename(values["config"]))
     return mode.value, resolve(config.value), epath.Path(path)
 
 

@@ -30,7 +30,7 @@ class Parallel:
     """
 
     kind: str
-    devices: tuple[jax.Device, ...]
+    devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]
 
     @property
     def axis_name(self) -> str | None:

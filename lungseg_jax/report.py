@@ -39,7 +39,7 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
         cells = dataclasses.asdict(row).items()
         writer.writerow({key: "" if _is_nan(value) else value for key, value in cells})
     _write(workdir / "eval" / f"{split}.csv", text.getvalue().encode())
-    summary = dict(summarize(rows))
+    summary: dict = summarize(rows)
     sources = sorted({row.source for row in rows})
     if len(sources) > 1:
         summary["by_source"] = {
@@ -99,7 +99,7 @@ def closing_table(summary: Summary) -> str:
 
 def _cell(value: float | int | None) -> str:
     if value is None:
-        return "–"
+        return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 

@@ -53,20 +53,29 @@ def make_model(config: Config, axis_name: str | None = None) -> UNet:
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:
     """Returns the model's structure, its parameters and its batch statistics."""
-    return nnx.split(model, nnx.Param, nnx.BatchStat)
+    graph, parameters, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graph, parameters, batch_stats
 
 
-def create_state(model: UNet, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step."""
-    _, parameters, batch_stats = split_model(model)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        parameters=parameters,
-        batch_stats=batch_stats,
-        optimizer=optimizer.init(parameters),
-        # A copy: both halves of the state are donated to the step, and one buffer cannot be twice.
-        ema=jax.tree.map(jnp.copy, (parameters, batch_stats)),
-    )
+def model_graph(config: Config, axis_name: str | None = None) -> nnx.GraphDef:
+    """Returns the structure of the configured model without computing its parameters."""
+    return split_model(nnx.eval_shape(lambda: make_model(config, axis_name)))[0]
+
+
+def create_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step, a function of the seed."""
+
+    def create() -> TrainState:
+        _, parameters, batch_stats = split_model(make_model(config))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            parameters=parameters,
+            batch_stats=batch_stats,
+            optimizer=optimizer.init(parameters),
+            ema=(parameters, batch_stats),
+        )
+
+    return jax.jit(create)()
 
 
 def update_ema(average: PyTree, new: PyTree, step: Int32[Array, ""], decay: float) -> PyTree:

@@ -23,11 +23,19 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
-from lungseg_jax import report, terminal, workdir as workdir_lib
+from lungseg_jax import report, terminal
+from lungseg_jax import workdir as workdir_lib
 from lungseg_jax.augment import augment
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, check_devices
-from lungseg_jax.data.pipeline import Batch, Store, fetch, read_store, training_batches, use_resident
+from lungseg_jax.data.pipeline import (
+    Batch,
+    Store,
+    fetch,
+    read_store,
+    training_batches,
+    use_resident,
+)
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
@@ -41,7 +49,7 @@ from lungseg_jax.state import (
     TrainState,
     count_parameters,
     create_state,
-    make_model,
+    model_graph,
     named_key,
     split_model,
     update_ema,
@@ -54,7 +62,10 @@ MAX_PENDING_STEPS = 64
 
 
 def make_train_step(
-    config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation, axis_name: str | None
+    config: Config,
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None,
 ) -> Step:
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
@@ -143,9 +154,7 @@ def accumulate(
     return gradients, batch_stats, loss / parts, sums
 
 
-def dice_sums(
-    logits: Float[Array, "b h w 1"], masks: Float[Array, "b h w 1"]
-) -> Float[Array, "2"]:
+def dice_sums(logits: Float[Array, "b h w 1"], masks: Float[Array, "b h w 1"]) -> Float[Array, "2"]:
     """Returns (|A ∩ B|, |A| + |B|) of the thresholded prediction A and the mask B."""
     predicted = (logits > 0).astype(jnp.float32)
     return jnp.stack([(predicted * masks).sum(), predicted.sum() + masks.sum()])
@@ -198,14 +207,12 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> report.Summar
     return evaluate_splits(run.evaluator, best.ema, run.records, workdir)
 
 
-def prepare_step(
-    config: Config, parallel: Parallel
-) -> tuple[TrainState, Callable[..., Any]]:
+def prepare_step(config: Config, parallel: Parallel) -> tuple[TrainState, Callable[..., Any]]:
     """Returns the initial state on every device, and the step over all of them."""
-    model = make_model(config, parallel.axis_name)
     optimizer = make_optimizer(config)
-    state = parallel.replicate(create_state(model, optimizer))
-    step = make_train_step(config, split_model(model)[0], optimizer, parallel.axis_name)
+    state = parallel.replicate(create_state(config, optimizer))
+    graph = model_graph(config, parallel.axis_name)
+    step = make_train_step(config, graph, optimizer, parallel.axis_name)
     return state, parallel.wrap_step(step)
 
 
@@ -229,9 +236,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
-    return Training(
-        config, parallel, records, checkpoints, evaluator, step, store, batches, state
-    )
+    return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
 
 
 def loop(run: Training, log: "Log", stop: Callable[[int], bool]) -> bool:
@@ -338,16 +343,16 @@ class Log:
 
     def __init__(self, workdir: epath.Path, config: Config) -> None:
         self._schedule = learning_rate_schedule(config)
-        self._writer = (
-            SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0)
-        )
+        self._writer = SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0)
 
     def scalars(self, group: str, step: int, figures: dict[str, float]) -> None:
         """Logs figures under `group/name`."""
         for name, value in figures.items():
             self._writer.add_scalar(f"{group}/{name}", value, step)
         if group == "train":
-            self._writer.add_scalar("train/learning_rate", float(self._schedule(step - 1)), step)
+            self._writer.add_scalar(
+                "train/learning_rate", np.asarray(self._schedule(step - 1)), step
+            )
 
     def picture(self, name: str, step: int, picture: np.ndarray) -> None:
         """Logs an RGB picture."""
@@ -378,6 +383,6 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
 
     before = signal.signal(signal.SIGTERM, ask)
     try:
-        yield lambda step: asked
+        yield lambda _: asked
     finally:
         signal.signal(signal.SIGTERM, before)

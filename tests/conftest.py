@@ -10,12 +10,12 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["lungseg_jax", "tfds_builder"], "beartype.beartype")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def eight_devices() -> tuple[jax.Device, ...]:
+def eight_devices() -> tuple:
     devices = jax.devices()
     assert len(devices) == 8, "tests need 8 virtual CPU devices; another module started JAX first"
     return tuple(devices)

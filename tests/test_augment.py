@@ -115,6 +115,8 @@ def test_rotation_stays_in_its_range():
         keys, jnp.zeros(1, jnp.int32), line, line
     )[1][:, 0, :, :, 0]
     rows = jnp.arange(65)[:, None]
-    height_at = [(rows * moved[:, :, c:c + 1]).sum((1, 2)) / moved[:, :, c].sum(1) for c in (16, 48)]
+    height_at = [
+        (rows * moved[:, :, c : c + 1]).sum((1, 2)) / moved[:, :, c].sum(1) for c in (16, 48)
+    ]
     angles = np.rad2deg(np.arctan2(np.asarray(height_at[1] - height_at[0]), 32))
     assert 5 < np.abs(angles).max() < 11.5

@@ -8,7 +8,7 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.state import create_state, make_model
+from lungseg_jax.state import create_state
 from tests.small import assert_trees_equal, small_config
 
 
@@ -16,7 +16,7 @@ from tests.small import assert_trees_equal, small_config
 def states(eight_devices):
     """States of steps 1 to 6, all different, on eight devices."""
     config = small_config()
-    state = create_state(make_model(config), make_optimizer(config))
+    state = create_state(config, make_optimizer(config))
     parallel = Parallel("mesh", eight_devices)
 
     def at(step: int):

@@ -9,9 +9,9 @@ import pytest
 
 from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator, predicted_mask
-from lungseg_jax.parallel import Parallel
-from lungseg_jax.state import create_state, make_model
 from lungseg_jax.optim import make_optimizer
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.state import create_state
 from tests.small import small_config, write_small_data
 
 
@@ -47,7 +47,7 @@ def compilations_counted() -> Iterator[Callable[[], int]]:
 
 
 def evaluator_and_variables(config, parallel):
-    state = create_state(make_model(config), make_optimizer(config))
+    state = create_state(config, make_optimizer(config))
     return Evaluator(config, parallel), parallel.replicate(state.ema)
 
 

@@ -45,7 +45,7 @@ def test_each_epoch_holds_every_example_once_in_a_new_order(config, records):
     assert list(first) != sorted(first)
 
 
-def test_batches_cross_the_epoch_when_it_does_not_divide(config, records):
+def test_batches_cross_the_epoch_when_it_does_not_divide(records):
     """Fault: a ragged last batch, which would compile the step anew, or dropped examples."""
     small = small_config(batch_size=8)
     batches = take(training_batches(records, small, resident=True), 21)

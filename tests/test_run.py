@@ -111,7 +111,8 @@ def finished(data, tmp_path_factory) -> Path:
 def test_finished_run_leaves_what_the_readme_says(finished):
     """Fault: a report that is missing a part or disagrees with itself."""
     metrics = json.loads((finished / "metrics.json").read_text())
-    rows = list(csv.DictReader((finished / "eval" / "test.csv").open()))
+    with (finished / "eval" / "test.csv").open() as table:
+        rows = list(csv.DictReader(table))
     assert metrics["test"]["num_examples"] == len(rows) == 6
     assert len({row["id"] for row in rows}) == 6
     mean = math.fsum(float(row["dice"]) for row in rows) / len(rows)

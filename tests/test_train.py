@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.state import create_state, make_model, split_model
-from lungseg_jax.train import make_train_step
+from lungseg_jax.train import prepare_step
 from tests.small import assert_trees_close, small_config, small_pictures, without_augmentation
 
 # Differences between orders of summation, through two steps of an optimizer.
@@ -18,12 +16,7 @@ ROUNDING = {"rtol": 2e-4, "atol": 2e-5}
 
 
 def run_steps(config, parallel: Parallel, steps: int, *, resident: bool = False):
-    model = make_model(config, parallel.axis_name)
-    optimizer = make_optimizer(config)
-    state = parallel.replicate(create_state(model, optimizer))
-    step = parallel.wrap_step(
-        make_train_step(config, split_model(model)[0], optimizer, parallel.axis_name)
-    )
+    state, step = prepare_step(config, parallel)
     pictures = small_pictures(config.batch_size, config.data.image_size)
     numbers = np.arange(config.batch_size, dtype=np.int32)
     batch = {"position": numbers, "slot": numbers}
@@ -49,9 +42,7 @@ def test_eight_devices_equal_one(kind, resident, on_one_device, eight_devices):
 
     Augmentation is on and the foreground share differs between the devices.
     """
-    state, history = run_steps(
-        small_config(), Parallel(kind, eight_devices), 2, resident=resident
-    )
+    state, history = run_steps(small_config(), Parallel(kind, eight_devices), 2, resident=resident)
     assert_trees_close(history, on_one_device[1], **ROUNDING)
     assert_trees_close(state, on_one_device[0], **ROUNDING)
 
@@ -83,13 +74,11 @@ def test_accumulated_gradient_is_the_mean_over_parts(eight_devices):
     results = []
     for parts in (1, 4):
         config = dataclasses.replace(config, accumulation_steps=parts)
-        model, optimizer = make_model(config), make_optimizer(config)
-        step = parallel.wrap_step(make_train_step(config, split_model(model)[0], optimizer, None))
+        state, step = prepare_step(config, parallel)
         order = np.arange(8, dtype=np.int32)
         # Part i takes every fourth example: two different pictures each.
         image, mask = (np.repeat(x[:2], 4, axis=0) for x in repeated)
         batch = {"position": order, "slot": order, "image": image, "mask": mask}
-        state = parallel.replicate(create_state(model, optimizer))
         results.append(jax.device_get(step(state, None, parallel.shard(batch))))
     # Dice of a part and of the batch differ by the smoothing alone.
     assert_trees_close(results[0], results[1], rtol=2e-3, atol=1e-4)

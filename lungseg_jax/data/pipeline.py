@@ -5,7 +5,6 @@ batches. It is the same on any number of processes and devices and whether or no
 live on the device, so one checkpointed iterator resumes all of them.
 """
 
-
 import grain
 import jax
 import numpy as np

@@ -52,13 +52,14 @@ class Records:
 
     def __init__(self, builder: Builder, split: str) -> None:
         skip = tfds.decode.SkipDecoding()
-        self._whole = builder.as_data_source(split)
+        open_split: Any = builder.as_data_source
+        self._whole = open_split(split)
         # The mask at full size is the dearest field to decode and training does not need it.
-        self._pictures = builder.as_data_source(split, decoders={"original_mask": skip})
-        pictures = {name: skip for name in ("image", "mask", "original_mask")}
-        self._labels = builder.as_data_source(split, decoders=pictures)
+        self._pictures = open_split(split, decoders={"original_mask": skip})
+        pictures = dict.fromkeys(("image", "mask", "original_mask"), skip)
+        self._labels = open_split(split, decoders=pictures)
         self.split = split
-        self.image_size: int = builder.info.features["image"].shape[0]
+        self.image_size: int = self._whole.dataset_info.features["image"].shape[0]
 
     def __len__(self) -> int:
         return len(self._whole)

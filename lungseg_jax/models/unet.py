@@ -25,6 +25,7 @@ class Block(nnx.Module):
         self.second = ConvNormActivation(out_features, out_features, **layer)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        """Returns activations; see `ConvNormActivation`."""
         return self.second(self.first(x, train=train), train=train)
 
 
@@ -42,6 +43,7 @@ class Upsample(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Returns activations at twice the height and width."""
         return depth_to_space(self.conv(x), 2)
 
 
@@ -92,7 +94,10 @@ class UNet(nnx.Module):
         features = [width * 2**level for level in range(depth + 1)]
         folded = in_channels * block_size**2
         self.encoder = nnx.List(
-            [Block(c_in, c_out, **layer) for c_in, c_out in zip([folded, *features], features)]
+            [
+                Block(c_in, c_out, **layer)
+                for c_in, c_out in zip([folded, *features[:-1]], features, strict=True)
+            ]
         )
         self.upsamples = nnx.List(
             [Upsample(2 * c, c, dtype=dtype, rngs=rngs) for c in features[:-1]]
