@@ -15,7 +15,7 @@ from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Pictures, open_records
 from lungseg_jax.evaluate import Evaluator
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.train import prepare_step
+from lungseg_jax.step import prepare_step
 
 # Dense bf16 peaks in TFLOP/s as the vendors state them, by the beginning of JAX's device kind.
 PEAK_TFLOPS = {

@@ -34,14 +34,12 @@ class Checkpoints:
             ),
         )
 
-    def save(
-        self, state: TrainState, iterator_state: dict[str, Any], dice: float | None = None
-    ) -> None:
+    def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
         """Starts saving the state; returns once the device's memory may be reused.
 
         Args:
           state: its `step` names the checkpoint.
-          iterator_state: of the training order, at the same step.
+          position: in the training data at the same step, as JSON.
           dice: validation Dice, where it was measured.
         """
         step = int(state.step)
@@ -51,14 +49,14 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),  # type: ignore[call-arg]
-                iterator=ocp.args.JsonSave(iterator_state),  # type: ignore[call-arg]
+                iterator=ocp.args.JsonSave(position),  # type: ignore[call-arg]
             ),
             metrics=None if dice is None else {"dice": dice},
             force=True,
         )
 
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Returns the newest readable state and its iterator state, `None` if there is none.
+        """Returns the newest readable state and its position, `None` if there is none.
 
         Args:
           template: a state of the wanted structure whose arrays have the wanted shardings, which

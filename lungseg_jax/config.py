@@ -123,7 +123,7 @@ class EvaluationConfig:
       tolerance_mm: of surface Dice where the spacing is known.
     """
 
-    every: int = 50
+    every: int = 40
     batch_size: int = 16
     tolerance_px: float = 2.0
     tolerance_mm: float = 2.0
@@ -165,7 +165,7 @@ class Config:
 
     batch_size: int = 16
     accumulation_steps: int = 1
-    num_steps: int = 200
+    num_steps: int = 160
     seed: int = 0
     parallel: Literal["pmap", "mesh"] = "pmap"
     distributed: bool = False

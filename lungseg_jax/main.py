@@ -55,20 +55,14 @@ def _run(mode: str, config: Config, workdir: epath.Path) -> None:
 
 def _parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config",
-        help_string="Experiment; keys by --config.KEY=VALUE.",
-        flag_values=values,
-        sys_argv=list(arguments),
-    )
-    workdir = flags.DEFINE_string(
-        "workdir", None, "Folder of the run; an existing one is resumed.", flag_values=values
-    )
+    given = list(arguments)
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     mode = flags.DEFINE_enum(
         "mode", "train", ["train", "eval", "benchmark"], "What to do.", flag_values=values
     )
     try:
-        rest = values(list(arguments))[1:]
+        rest = values(given)[1:]
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
         # Where ml_collections fails to load a file, the reason is the last of several lines.
         reason = str(error).strip("'\"").splitlines()[-1].strip()

@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.train import prepare_step
+from lungseg_jax.step import prepare_step
 from tests.small import REPOSITORY, assert_trees_equal, small_config, write_small_data
 
 STEPS = 40

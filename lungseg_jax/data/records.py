@@ -48,7 +48,13 @@ class Pictures(NamedTuple):
 
 
 class Records:
-    """The examples of one split; positions are those in the records and never change."""
+    """The examples of one split; positions are those in the records and never change.
+
+    Attributes:
+      split: its name.
+      name: of the records; other inputs give another name.
+      image_size: side of the pictures in pixels.
+    """
 
     def __init__(self, builder: Builder, split: str) -> None:
         skip = tfds.decode.SkipDecoding()
@@ -59,6 +65,7 @@ class Records:
         pictures = dict.fromkeys(("image", "mask", "original_mask"), skip)
         self._labels = open_split(split, decoders=pictures)
         self.split = split
+        self.name: str = self._whole.dataset_info.config_name
         self.image_size: int = self._whole.dataset_info.features["image"].shape[0]
 
     def __len__(self) -> int:

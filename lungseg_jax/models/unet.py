@@ -11,6 +11,7 @@ from lungseg_jax.models.layers import (
     Activation,
     ConvNormActivation,
     Norm,
+    alike_sub_pixels,
     depth_to_space,
     max_pool,
     space_to_depth,
@@ -39,7 +40,12 @@ class Upsample(nnx.Module):
         self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.conv = nnx.Conv(
-            in_features, 4 * out_features, kernel_size=(1, 1), dtype=dtype, rngs=rngs
+            in_features,
+            4 * out_features,
+            kernel_size=(1, 1),
+            kernel_init=alike_sub_pixels(2),
+            dtype=dtype,
+            rngs=rngs,
         )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
@@ -104,7 +110,12 @@ class UNet(nnx.Module):
         )
         self.decoder = nnx.List([Block(2 * c, c, **layer) for c in features[:-1]])
         self.head = nnx.Conv(
-            width, num_classes * block_size**2, kernel_size=(1, 1), dtype=jnp.float32, rngs=rngs
+            width,
+            num_classes * block_size**2,
+            kernel_size=(1, 1),
+            kernel_init=alike_sub_pixels(block_size),
+            dtype=jnp.float32,
+            rngs=rngs,
         )
         self.depth, self.block_size, self.dtype, self.remat = depth, block_size, dtype, remat
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.train import prepare_step
+from lungseg_jax.step import prepare_step
 from tests.small import assert_trees_close, small_config, small_pictures, without_augmentation
 
 # Differences between orders of summation, through two steps of an optimizer.

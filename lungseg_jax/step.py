@@ -1,0 +1,138 @@
+"""One update: the function of state and batch that is compiled and spread over devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lungseg_jax.augment import augment
+from lungseg_jax.config import Config
+from lungseg_jax.data.pipeline import Store, fetch
+from lungseg_jax.losses import segmentation_loss
+from lungseg_jax.optim import learning_rate_schedule, make_optimizer
+from lungseg_jax.parallel import Parallel, Step
+from lungseg_jax.state import (
+    Metrics,
+    ModelState,
+    TrainState,
+    create_state,
+    model_graph,
+    named_key,
+    split_model,
+    update_ema,
+)
+
+
+def prepare_step(config: Config, parallel: Parallel) -> tuple[TrainState, Callable[..., Any]]:
+    """Returns the initial state on every device, and the step over all of them."""
+    optimizer = make_optimizer(config)
+    state = parallel.replicate(create_state(config, optimizer))
+    graph = model_graph(config, parallel.axis_name)
+    step = make_train_step(config, graph, optimizer, parallel.axis_name)
+    return state, parallel.wrap_step(step)
+
+
+def make_train_step(
+    config: Config,
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None,
+) -> Step:
+    """Returns the function (state, store, batch) → (state, metrics) of one update.
+
+    Metrics are `loss`, `dice` (of the thresholded prediction, over the whole batch),
+    `gradient_norm` (before clipping) and `learning_rate`.
+
+    Args:
+      config: of the run.
+      graph: structure of the model; its batch normalisation must reduce over `axis_name`.
+      optimizer: the update rule.
+      axis_name: mapped axis that the batch is spread over; `None` for a global batch.
+    """
+
+    def loss_of(
+        parameters: ModelState, batch_stats: ModelState, images: Array, masks: Array
+    ) -> tuple[Array, tuple[ModelState, Array]]:
+        model = nnx.merge(graph, parameters, batch_stats, copy=True)
+        logits = model(images, train=True)
+        _, _, batch_stats = split_model(model)
+        loss = segmentation_loss(logits, masks, axis_name)
+        return loss, (batch_stats, dice_sums(logits, masks))
+
+    schedule = learning_rate_schedule(config)
+
+    def step(
+        state: TrainState, store: Store, batch: dict[str, Array]
+    ) -> tuple[TrainState, Metrics]:
+        images, masks = fetch(batch, store)
+        key = jax.random.fold_in(named_key(config.seed, "augment"), state.step)
+        images, masks = augment(
+            key,
+            batch["slot"],
+            images.astype(jnp.float32) / 65535,
+            masks.astype(jnp.float32),
+            config.augment,
+        )
+        gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+        gradients, batch_stats, loss, sums = accumulate(
+            gradient_of, state, images, masks, config.accumulation_steps
+        )
+        if axis_name is not None:
+            gradients = jax.lax.pmean(gradients, axis_name)
+            sums = jax.lax.psum(sums, axis_name)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters: Any = optax.apply_updates(state.parameters, updates)
+        ema = update_ema(
+            state.ema, (parameters, batch_stats), state.step, config.optimizer.ema_decay
+        )
+        metrics = {
+            "loss": loss,
+            "dice": 2 * sums[0] / jnp.maximum(sums[1], 1),
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": schedule(state.step),
+        }
+        return TrainState(state.step + 1, parameters, batch_stats, optimizer_state, ema), metrics
+
+    return step
+
+
+def accumulate(
+    gradient_of: Callable[..., Any], state: TrainState, images: Array, masks: Array, parts: int
+) -> tuple[ModelState, ModelState, Array, Array]:
+    """Returns (gradients, batch_stats, loss, dice sums) of a batch done in equal parts.
+
+    Part i takes every `parts`-th example from i on, so that each part stays spread over the devices
+    as the batch was.
+    """
+    if parts == 1:
+        (loss, (batch_stats, sums)), gradients = gradient_of(
+            state.parameters, state.batch_stats, images, masks
+        )
+        return gradients, batch_stats, loss, sums
+
+    def one_part(
+        carry: tuple[ModelState, Any], part: tuple[Array, Array]
+    ) -> tuple[tuple[ModelState, Any], None]:
+        batch_stats, total = carry
+        (loss, (batch_stats, sums)), gradients = gradient_of(state.parameters, batch_stats, *part)
+        return (batch_stats, jax.tree.map(jnp.add, total, (gradients, loss, sums))), None
+
+    def split(x: Array) -> Array:
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    zeros = (jax.tree.map(jnp.zeros_like, state.parameters), jnp.zeros(()), jnp.zeros(2))
+    (batch_stats, (gradients, loss, sums)), _ = jax.lax.scan(
+        one_part, (state.batch_stats, zeros), (split(images), split(masks))
+    )
+    gradients = jax.tree.map(lambda x: x / parts, gradients)
+    return gradients, batch_stats, loss / parts, sums
+
+
+def dice_sums(logits: Float[Array, "b h w 1"], masks: Float[Array, "b h w 1"]) -> Float[Array, "2"]:
+    """Returns (|A ∩ B|, |A| + |B|) of the thresholded prediction A and the mask B."""
+    predicted = (logits > 0).astype(jnp.float32)
+    return jnp.stack([(predicted * masks).sum(), predicted.sum() + masks.sum()])
