@@ -9,6 +9,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import CheckpointError
+from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState
 
 
@@ -18,9 +19,11 @@ class Checkpoints:
     Args:
       directory: made if absent.
       keep: how many of the newest stay, besides the best by validation Dice.
+      parallel: where states live; any may restore what any other saved.
     """
 
-    def __init__(self, directory: epath.PathLike, keep: int) -> None:
+    def __init__(self, directory: epath.PathLike, keep: int, parallel: Parallel) -> None:
+        self._parallel = parallel
         self.directory = epath.Path(directory).resolve()
         best = checkpoint_managers.BestN(
             get_metric_fn=_dice, n=1, keep_checkpoints_without_metrics=False
@@ -48,7 +51,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),  # type: ignore[call-arg]
+                state=ocp.args.StandardSave(self._parallel.to_checkpoint(state)),  # type: ignore[call-arg]
                 iterator=ocp.args.JsonSave(position),  # type: ignore[call-arg]
             ),
             metrics=None if dice is None else {"dice": dice},
@@ -59,8 +62,7 @@ class Checkpoints:
         """Returns the newest readable state and its position, `None` if there is none.
 
         Args:
-          template: a state of the wanted structure whose arrays have the wanted shardings, which
-            may be over other devices than those it was saved from.
+          template: a state of the same structure.
 
         Raises:
           CheckpointError: there are checkpoints, and none can be read.
@@ -117,7 +119,10 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        everywhere = self._parallel.everywhere
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template
+        )
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -125,7 +130,7 @@ class Checkpoints:
                 iterator=ocp.args.JsonRestore(),
             ),
         )
-        return restored["state"], restored["iterator"]
+        return self._parallel.from_checkpoint(restored["state"]), restored["iterator"]
 
 
 def _dice(metrics: dict[str, float]) -> float:

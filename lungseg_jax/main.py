@@ -1,4 +1,10 @@
-"""Command line: `python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE …]`."""
+"""Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE …]
+
+--config=FILE       experiment, a file with get_config(); every key is in lungseg_jax/config.py
+--config.KEY=VALUE  changes one key
+--workdir=DIR       folder of the run (default: runs/<experiment>-<time>); again to resume
+--mode=MODE         train (default), eval or benchmark
+"""
 
 import sys
 from collections.abc import Sequence
@@ -16,14 +22,15 @@ from lungseg_jax.evaluate import evaluate
 from lungseg_jax.train import train_and_evaluate
 from lungseg_jax.workdir import default_workdir
 
-PHANTOM_NOTICE = (
-    "Using generated phantoms. For real radiographs: "
-    "--config.data.source=kaggle --config.data.manual_dir=FOLDER"
-)
+PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
+--config.data.source=kaggle --config.data.manual_dir=FOLDER"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code. Faults that a user can mend end in one line."""
+    if "--help" in arguments:
+        terminal.say(str(__doc__))
+        return 0
     logging.set_verbosity(logging.ERROR)
     try:
         mode, config, workdir = _parse(arguments)
@@ -36,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         terminal.say(f"Error: {error}")
         return 1
     except KeyboardInterrupt:
-        terminal.say("Interrupted; run the same command with the same --workdir to resume")
+        terminal.say("Interrupted")
         return 130
     return 0
 
@@ -45,10 +52,11 @@ def _run(mode: str, config: Config, workdir: epath.Path) -> None:
     if mode == "benchmark":
         benchmark(config, workdir)
         return
+    terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
     job = evaluate if mode == "eval" else train_and_evaluate
     summary = job(config, workdir)
     if summary is None:
-        terminal.say(f"Stopped and saved; run the same command with --workdir={workdir} to resume")
+        terminal.say(f"Stopped and saved; the same command with --workdir={workdir} resumes")
     else:
         terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
 

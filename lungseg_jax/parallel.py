@@ -38,40 +38,48 @@ class Parallel:
         return AXIS if self.kind == "pmap" else None
 
     @property
-    def mesh(self) -> Mesh:
-        """The devices as a mesh with the one axis `AXIS`."""
-        return Mesh(np.asarray(self.devices), (AXIS,))
-
-    @property
     def replicated(self) -> NamedSharding:
         """The sharding of what every device holds whole."""
-        return NamedSharding(self.mesh, PartitionSpec())
-
-    @property
-    def _spread(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return NamedSharding(self._mesh, PartitionSpec())
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Returns the tree with a copy on every device."""
-        sharding = self.replicated
-        return jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
-        )
+        return _place(tree, self.replicated)
 
     def shard(self, batch: PyTree) -> PyTree:
         """Returns this process's part of a batch spread over its devices.
 
         Under `pmap` a leading axis over devices is added.
         """
-        sharding = self._spread
-        local = sum(device.process_index == jax.process_index() for device in self.devices)
+        if self.kind == "pmap":
+            count = len(self._mesh.devices)
+            batch = jax.tree.map(
+                lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch
+            )
+        return _place(batch, self._spread)
 
-        def spread(x: np.ndarray) -> jax.Array:
-            if self.kind == "pmap":
-                x = x.reshape(local, x.shape[0] // local, *x.shape[1:])
-            return jax.make_array_from_process_local_data(sharding, x)
+    @property
+    def everywhere(self) -> NamedSharding:
+        """The sharding of replicated arrays in a checkpoint: whole on the devices of all hosts."""
+        return NamedSharding(Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec())
 
-        return jax.tree.map(spread, batch)
+    def to_checkpoint(self, state: PyTree) -> PyTree:
+        """Returns a replicated tree as arrays that all processes hold together."""
+        return state if self.replicated == self.everywhere else _place(state, self.everywhere)
+
+    def from_checkpoint(self, state: PyTree) -> PyTree:
+        """Returns what `to_checkpoint` was given."""
+        return state if self.replicated == self.everywhere else self.replicate(state)
+
+    @property
+    def _mesh(self) -> Mesh:
+        """Arrays of a `pmap` belong to one process, those of a `mesh` to all of them."""
+        own = [device for device in self.devices if device.process_index == jax.process_index()]
+        return Mesh(np.asarray(own if self.kind == "pmap" else self.devices), (AXIS,))
+
+    @property
+    def _spread(self) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec(AXIS))
 
     def wrap_step(self, step: Step) -> Callable[..., Any]:
         """Returns the compiled training step over all devices; it takes over the state's memory.
@@ -109,6 +117,12 @@ class Parallel:
         shards = sorted(results.addressable_shards, key=lambda shard: shard.index[0].start or 0)
         local = np.concatenate([np.asarray(shard.data) for shard in shards])
         return local.reshape(-1, *local.shape[2:]) if self.kind == "pmap" else local
+
+
+def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
 
 
 def all_devices(kind: str) -> Parallel:

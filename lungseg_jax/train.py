@@ -111,7 +111,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     )
     resident = use_resident(records["train"], config)
     batches = training_batches(records["train"], config, resident=resident)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     restored = checkpoints.restore_latest(state)
     if restored:
         state, saved = restored

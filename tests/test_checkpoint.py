@@ -7,17 +7,17 @@ import pytest
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.optim import make_optimizer
-from lungseg_jax.parallel import Parallel
+from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.state import create_state
 from tests.small import assert_trees_equal, small_config
 
 
 @pytest.fixture(scope="module")
-def states(eight_devices):
+def states():
     """States of steps 1 to 6, all different, on eight devices."""
     config = small_config()
     state = create_state(config, make_optimizer(config))
-    parallel = Parallel("mesh", eight_devices)
+    parallel = all_devices("mesh")
 
     def at(step: int):
         moved = jax.tree.map(lambda x: x + step, state)
@@ -27,7 +27,7 @@ def states(eight_devices):
 
 
 def save_all(path, states, dice, keep=2) -> None:
-    checkpoints = Checkpoints(path, keep)
+    checkpoints = Checkpoints(path, keep, all_devices("mesh"))
     for step, state in states.items():
         checkpoints.save(state, {"next_index": step}, dice.get(step))
     checkpoints.close()
@@ -36,7 +36,7 @@ def save_all(path, states, dice, keep=2) -> None:
 def test_state_and_iterator_come_back_bit_for_bit(tmp_path, states):
     """Fault: a leaf that is not saved, or saved in a narrower type."""
     save_all(tmp_path, states, {})
-    restored = Checkpoints(tmp_path, 2).restore_latest(states[1])
+    restored = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
     assert restored is not None
     assert_trees_equal(restored[0], states[6])
     assert restored[1] == {"next_index": 6}
@@ -47,7 +47,7 @@ def test_newest_and_best_are_kept(tmp_path, states):
     save_all(tmp_path, states, {1: 0.2, 2: 0.9, 4: 0.5})
     kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
     assert kept == [2, 5, 6]
-    best = Checkpoints(tmp_path, 2).restore_best(states[1])
+    best = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_best(states[1])
     assert_trees_equal(best, states[2])
 
 
@@ -56,8 +56,7 @@ def test_restores_onto_other_devices(tmp_path, states, eight_devices, count):
     """Fault: a checkpoint bound to the number of devices it was saved from."""
     save_all(tmp_path, states, {})
     parallel = Parallel("pmap", eight_devices[:count])
-    template = parallel.replicate(jax.device_get(states[1]))
-    restored = Checkpoints(tmp_path, 2).restore_latest(template)
+    restored = Checkpoints(tmp_path, 2, parallel).restore_latest(states[1])
     assert restored is not None
     assert_trees_equal(restored[0], states[6])
     leaf = jax.tree.leaves(restored[0].parameters)[0]
@@ -70,7 +69,7 @@ def test_corrupt_newest_is_skipped_with_a_warning(tmp_path, states, capfd):
     for path in (tmp_path / "6").rglob("*"):
         if path.is_file() and path.parent.name in ("d", "state"):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    restored = Checkpoints(tmp_path, 2).restore_latest(states[1])
+    restored = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
     assert restored is not None
     assert_trees_equal(restored[0], states[5])
     assert f"{tmp_path}/6 cannot be read" in capfd.readouterr().err
@@ -83,12 +82,12 @@ def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="no readable checkpoint"):
-        Checkpoints(tmp_path, 2).restore_latest(states[1])
+        Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
 
 
 def test_empty_folder_starts_afresh(tmp_path, states):
     """Fault: the first start of a run taken for a broken resume."""
-    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints = Checkpoints(tmp_path, 2, all_devices("mesh"))
     assert checkpoints.restore_latest(states[1]) is None
     with pytest.raises(CheckpointError, match="train first"):
         checkpoints.restore_best(states[1])

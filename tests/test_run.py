@@ -94,8 +94,9 @@ def losses(workdir: Path) -> dict[int, float]:
 def newest_state(workdir: Path):
     """The newest checkpoint's state and iterator."""
     config = small_config(model__width=4)
-    state, _ = prepare_step(config, all_devices("mesh"))
-    restored = Checkpoints(workdir / "checkpoints", 2).restore_latest(state)
+    parallel = all_devices("mesh")
+    state, _ = prepare_step(config, parallel)
+    restored = Checkpoints(workdir / "checkpoints", 2, parallel).restore_latest(state)
     assert restored is not None
     return restored
 
@@ -168,7 +169,7 @@ def test_terminated_run_saves_and_resumes_elsewhere(data, finished, tmp_path):
     workdir = tmp_path / "terminated"
     first = workdir / "checkpoints" / "10"
     output = run_until(command(data, workdir), first.exists, signal.SIGTERM)
-    assert f"--workdir={workdir} to resume" in output
+    assert f"the same command with --workdir={workdir} resumes" in output
     assert not (workdir / "metrics.json").exists()
     result = run(
         command(data, workdir, "--config.parallel=mesh"),

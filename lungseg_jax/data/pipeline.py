@@ -99,9 +99,9 @@ def _process_part(batch_size: int) -> slice:
     return slice(jax.process_index() * local, (jax.process_index() + 1) * local)
 
 
-def _resident_budget() -> float:
+def _resident_budget() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if not stats or "bytes_limit" not in stats:
         return RESIDENT_BYTES_ON_CPU
     free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return RESIDENT_SHARE_OF_MEMORY * free
+    return int(RESIDENT_SHARE_OF_MEMORY * free)

@@ -1,0 +1,1 @@
+"""Measurements and what is drawn from their committed results."""

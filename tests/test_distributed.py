@@ -1,0 +1,66 @@
+"""Two processes as two hosts of a pod: one job on loopback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lungseg_jax.train import train_and_evaluate
+from tests.small import REPOSITORY, small_config, write_small_data
+
+# What a host of a pod runs; there JAX finds coordinator and ranks itself.
+HOST = """
+import sys, jax
+from lungseg_jax.train import train_and_evaluate
+from tests.small import small_config
+address, rank, root, kind, resident = sys.argv[1:]
+jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
+assert len(jax.local_devices()) == 4 and len(jax.devices()) == 8
+config = small_config(
+    num_steps=10, parallel=kind, data__source="kaggle", data__manual_dir=root + "/pictures",
+    data__data_dir=root + "/records", data__resident=resident,
+)
+train_and_evaluate(config, root + "/" + kind)
+"""
+
+
+def run_hosts(root: Path, kind: str, resident: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, address, str(rank), str(root), kind, resident],
+            cwd=REPOSITORY, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [host.communicate(timeout=300)[0] for host in hosts]
+    for host, output in zip(hosts, outputs, strict=True):
+        assert host.returncode == 0, output[-3000:]
+
+
+@pytest.mark.parametrize(("kind", "resident"), [("pmap", "false"), ("mesh", "true")])
+def test_two_processes_train_as_one(tmp_path, kind, resident):
+    """Fault: a host that trains on another's examples, reports only its own, or waits for ever."""
+    write_small_data(tmp_path / "pictures")
+    run_hosts(tmp_path, kind, resident)
+    together = json.loads((tmp_path / kind / "metrics.json").read_text())
+    config = small_config(
+        num_steps=10,
+        parallel=kind,
+        data__source="kaggle",
+        data__manual_dir=str(tmp_path / "pictures"),
+        data__data_dir=str(tmp_path / "records"),
+    )
+    alone = train_and_evaluate(config, tmp_path / "alone")
+    assert alone is not None
+    assert together["test"]["num_examples"] == alone["test"]["num_examples"] == 6
+    assert together["test"]["dice"] == pytest.approx(alone["test"]["dice"], abs=0.01)
+    assert together["val"]["assd_px"] == pytest.approx(alone["val"]["assd_px"], abs=0.1)

@@ -1,0 +1,51 @@
+"""Spreading over devices and collecting again."""
+
+import jax
+import numpy as np
+import pytest
+
+from lungseg_jax.parallel import Parallel
+
+
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_collected_results_keep_the_order_of_the_batch(eight_devices, kind, count):
+    """Fault: shards concatenated in another order than they were cut."""
+    parallel = Parallel(kind, eight_devices[:count])
+    batch = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
+    forward = parallel.wrap_forward(lambda scale, x: scale * x)
+    results = parallel.collect(forward(parallel.replicate(np.float32(2)), parallel.shard(batch)))
+    np.testing.assert_array_equal(results, 2 * batch)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+def test_state_and_store_stay_where_they_are(eight_devices, kind):
+    """Fault: the state or the resident pictures copied to every device at each step."""
+    parallel = Parallel(kind, eight_devices)
+    state = parallel.replicate({"x": np.ones(8, np.float32)})
+    store = parallel.replicate(np.ones(1000, np.float32))
+
+    def step(state, store, batch):
+        total = batch.sum()
+        if parallel.axis_name:
+            total = jax.lax.psum(total, parallel.axis_name)
+        return {"x": state["x"] + store[:8] * total}, {"total": total}
+
+    wrapped = parallel.wrap_step(step)
+    batch = parallel.shard(np.ones(16, np.float32))
+    state, _ = wrapped(state, store, batch)
+    with jax.transfer_guard("disallow"):
+        state, metrics = wrapped(state, store, batch)
+    assert state["x"].sharding.is_equivalent_to(parallel.replicated, 1)
+    np.testing.assert_array_equal(state["x"], np.full(8, 33.0))
+    assert float(metrics["total"]) == 16
+
+
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+def test_state_is_donated(eight_devices, kind):
+    """Fault: two states in memory at a time."""
+    parallel = Parallel(kind, eight_devices)
+    state = parallel.replicate({"x": np.ones(8, np.float32)})
+    wrapped = parallel.wrap_step(lambda state, _, batch: ({"x": state["x"] + 1}, batch.shape[0]))
+    wrapped(state, None, parallel.shard(np.ones(16, np.float32)))
+    assert state["x"].is_deleted()

@@ -1,0 +1,64 @@
+"""Tables and rankings of an evaluation."""
+
+import csv
+import json
+import math
+
+import numpy as np
+from etils import epath
+
+from lungseg_jax import report
+from lungseg_jax.metrics import ImageMetrics
+
+
+def row(name: str, dice: float, source: str = "a", **more: float) -> ImageMetrics:
+    figures = {"iou": dice, "hd95_px": 1.0, "assd_px": 1.0, "surface_dice": dice} | more
+    return ImageMetrics(name, source, dice, **figures)
+
+
+ROWS = [row("x", 0.5), row("y", 0.9, "b"), row("z", 0.7), row("w", math.nan, hd95_px=math.nan)]
+
+
+def test_ranks_leave_out_images_without_figures():
+    """Fault: NaN sorted to the top or the bottom of the ranking."""
+    assert report.best_median_worst(ROWS) == {"best": 1, "median": 2, "worst": 0}
+    assert report.best_median_worst(ROWS[3:]) == {}
+
+
+def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
+    """Fault: `nan` in a table that spreadsheets read as text; columns in another order."""
+    report.write_split(epath.Path(tmp_path), "test", ROWS)
+    with (tmp_path / "eval" / "test.csv").open() as file:
+        table = list(csv.reader(file))
+    assert table[0] == [
+        "id", "source", "dice", "iou", "hd95_px", "assd_px", "surface_dice",
+        "hd95_mm", "assd_mm", "surface_dice_mm",
+    ]  # fmt: skip
+    assert table[4][:3] == ["w", "a", ""]
+    assert len(table) == 5
+
+
+def test_summary_has_each_source_and_is_strict_json(tmp_path):
+    """Fault: NaN in JSON, or sources averaged as if they were of one size."""
+    summary = {"test": report.write_split(epath.Path(tmp_path), "test", ROWS)}
+    report.write_summary(epath.Path(tmp_path), summary)
+    saved = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=_refuse)
+    assert saved["test"]["num_examples"] == 4
+    assert saved["test"]["num_without_lung"] == 1
+    np.testing.assert_allclose(saved["test"]["dice"], 0.7)
+    np.testing.assert_allclose(saved["test"]["by_source"]["a"]["dice"], 0.6)
+    assert saved["test"]["by_source"]["b"]["num_examples"] == 1
+
+
+def test_closing_table_names_splits_and_sources(tmp_path):
+    """Fault: a table without units, or figures under another heading."""
+    summary = {"test": report.write_split(epath.Path(tmp_path), "test", ROWS)}
+    lines = report.closing_table(summary).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == ["test", "test a", "test b"]
+    assert lines[0].split("  ")[-1].strip() == "images"
+    assert lines[4].split()[-1] == "1"
+    assert "HD95 mm" not in lines[0]
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
