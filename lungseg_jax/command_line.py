@@ -1,0 +1,38 @@
+"""Flags to a command: which job, with which configuration, in which folder."""
+
+from collections.abc import Sequence
+
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from lungseg_jax.config import Config, resolve
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.workdir import default_workdir
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
+    """Returns (mode, configuration, folder of the run).
+
+    Raises:
+      ConfigError: an unknown flag or key, an impossible value, or no configuration.
+    """
+    values = flags.FlagValues()
+    given = list(arguments)
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    mode = flags.DEFINE_enum(
+        "mode", "train", ["train", "eval", "benchmark"], "What to do.", flag_values=values
+    )
+    try:
+        rest = values(given)[1:]
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        # Where ml_collections fails to load a file, the reason is the last of several lines.
+        reason = str(error).strip("'\"").splitlines()[-1].strip()
+        raise ConfigError("command line", reason, "see README.md for the keys") from error
+    if rest:
+        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    if config.value is None:
+        raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
+    path = workdir.value or default_workdir(config_flags.get_config_filename(values["config"]))
+    return mode.value, resolve(config.value), epath.Path(path)
