@@ -4,6 +4,7 @@ Every picture's changes are a function of (seed, step, slot in the global batch)
 on any number of devices.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -14,8 +15,8 @@ from lungseg_jax.config import AugmentConfig
 
 Picture = Float[Array, "h w"]
 
-# Taps of the blur on each side: three standard deviations of the largest useful blur.
-BLUR_RADIUS = 3
+# Standard deviations of the blur's kernel on each side.
+BLUR_REACH = 3
 
 
 def augment(
@@ -49,7 +50,8 @@ def _augment_one(
     image, mask = jax.lax.optimization_barrier((affine(image, matrix), affine(mask, matrix)))
     mask = (mask > 0.5).astype(mask.dtype)
     if config.blur:
-        image = blur(image, jax.random.uniform(blur_key, maxval=config.blur))
+        radius = math.ceil(BLUR_REACH * config.blur)
+        image = blur(image, jax.random.uniform(blur_key, maxval=config.blur), radius)
     image = _change_intensity(intensity_key, image, config)
     if config.noise:
         level_key, noise_key = jax.random.split(noise_key)
@@ -102,18 +104,21 @@ def affine(image: Picture, matrix: Float[Array, "2 3"]) -> Picture:
     return jnp.where(inside, above * (1 - down) + below * down, 0)
 
 
-def blur(image: Picture, sigma: Float[Array, ""]) -> Picture:
-    """Returns the picture after a Gaussian blur of `sigma` pixels; edges are repeated."""
-    offsets = jnp.arange(-BLUR_RADIUS, BLUR_RADIUS + 1)
+def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
+    """Returns the picture after a Gaussian blur of `sigma` pixels, cut at `radius`.
+
+    Edges are repeated.
+    """
+    offsets = jnp.arange(-radius, radius + 1)
     kernel = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 1e-3)) ** 2)
     kernel /= kernel.sum()
     for axis in (0, 1):
-        pad = [(BLUR_RADIUS, BLUR_RADIUS) if i == axis else (0, 0) for i in (0, 1)]
+        pad = [(radius, radius) if i == axis else (0, 0) for i in (0, 1)]
         padded = jnp.pad(image, pad, mode="edge")
         size = image.shape[axis]
         image = sum(
             kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-            for i in range(2 * BLUR_RADIUS + 1)
+            for i in range(2 * radius + 1)
         )  # type: ignore[assignment]
     return image
 

@@ -1,5 +1,6 @@
 """Step throughput with and without the input pipeline, and inference throughput."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -8,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import UInt16
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
-from lungseg_jax.data.records import Pictures, open_records
+from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.step import prepare_step
@@ -34,7 +36,8 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 
     The step alone runs on one batch that is already on the device. End to end, each batch comes
     through the input pipeline. `input_stall` is the share of end-to-end time that the step alone
-    does not explain. FLOPs are those XLA counts in the compiled step; `mfu` relates them to the
+    does not explain. FLOPs are those XLA counts in the compiled step, recomputation by
+    `model.remat` included; `mfu` relates them to the
     device's dense bf16 peak and is null where that is not known.
     """
     parallel = all_devices(config.parallel)
@@ -50,7 +53,13 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     start = time.perf_counter()
     compiled = step.lower(state, store, batch).compile()
     compile_seconds = time.perf_counter() - start
-    flops = _flops(compiled) * len(devices)
+    if config.accumulation_steps > 1:
+        # XLA counts the body of a loop once: count the batch done in one part.
+        whole = dataclasses.replace(config, accumulation_steps=1)
+        flops = _flops(prepare_step(whole, parallel)[1].lower(state, store, batch).compile())
+    else:
+        flops = _flops(compiled)
+    flops *= len(devices)
 
     def step_alone() -> Any:  # noqa: ANN401
         nonlocal state
@@ -69,7 +78,8 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     end_to_end = (time.perf_counter() - start) / config.benchmark.steps
 
     evaluator = Evaluator(config, parallel)
-    images = parallel.shard(_random_pictures(evaluator.batch_size, config.data.image_size).image)
+    local = evaluator.batch_size // jax.process_count()
+    images = parallel.shard(_random_images(local, config.data.image_size))
     inference = time_calls(lambda: evaluator.forward(state.ema, images), config)
     result = {
         "device": devices[0].device_kind,
@@ -123,12 +133,8 @@ def _peak_tflops(kind: str) -> float | None:
     return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
 
 
-def _random_pictures(count: int, size: int) -> Pictures:
-    rng = np.random.default_rng(0)
-    shape = (count, size, size, 1)
-    return Pictures(
-        rng.integers(0, 2**16, shape, dtype=np.uint16), rng.integers(0, 2, shape, dtype=np.uint8)
-    )
+def _random_images(count: int, size: int) -> UInt16[np.ndarray, "b s s 1"]:
+    return np.random.default_rng(0).integers(0, 2**16, (count, size, size, 1), dtype=np.uint16)
 
 
 def _report(result: dict[str, Any], workdir: epath.Path) -> None:

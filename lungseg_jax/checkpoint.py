@@ -1,5 +1,7 @@
 """Checkpoints of state and iterator by Orbax: asynchronous, atomic, newest and best kept."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ class Checkpoints:
     def __init__(self, directory: epath.PathLike, keep: int, parallel: Parallel) -> None:
         self._parallel = parallel
         self.directory = epath.Path(directory).resolve()
+        self._set_aside_without_metrics()
         best = checkpoint_managers.BestN(
             get_metric_fn=_dice, n=1, keep_checkpoints_without_metrics=False
         )
@@ -67,44 +70,26 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints, and none can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            try:
-                return self._restore(step, template)
-            # Orbax, TensorStore and JSON each raise their own kinds for a broken file.
-            except Exception as error:  # noqa: BLE001
-                terminal.say(
-                    f"Checkpoint {self.directory / str(step)} cannot be read "
-                    f"({type(error).__name__}: {_first_line(error)}); trying the one before it"
-                )
-        if steps:
-            raise CheckpointError(
-                self.directory, "holds no readable checkpoint", "start again in another workdir"
-            )
-        return None
+        newest_first = sorted(self._manager.all_steps(), reverse=True)
+        return self._restore_first(newest_first, template) if newest_first else None
 
-    def restore_best(self, template: TrainState) -> TrainState:
-        """Returns the state with the best validation Dice, the newest if none was validated.
+    def restore_best(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the readable state with the best validation Dice, and its position.
+
+        The newest, if none was validated.
 
         Raises:
-          CheckpointError: there is no checkpoint or it cannot be read.
+          CheckpointError: there is no checkpoint, or none can be read.
         """
-        step = self._manager.best_step()
-        if step is None:
-            step = self._manager.latest_step()
-        if step is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise CheckpointError(
                 self.directory, "holds no checkpoint", "train first, with the same --workdir"
             )
-        try:
-            state, _ = self._restore(step, template)
-        except Exception as error:
-            raise CheckpointError(
-                self.directory / str(step),
-                f"cannot be read ({type(error).__name__}: {_first_line(error)})",
-                "use the configuration it was trained with, or remove it to use another",
-            ) from error
-        return state
+        metrics = {step: self._manager.metrics(step) for step in steps}
+        # The sort is stable: of equals, and of those never validated, the newest comes first.
+        best_first = sorted(steps, key=lambda step: -_dice(metrics[step] or {"dice": -1.0}))
+        return self._restore_first(best_first, template)
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step."""
@@ -117,6 +102,52 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and gives the folder free."""
         self._manager.close()
+
+    def _restore_first(
+        self, steps: Sequence[int], template: TrainState
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the first readable checkpoint, and sets aside those before it that are not.
+
+        They are set aside only once another was read: if none can be read, the fault may be the
+        configuration's.
+        """
+        broken = []
+        for step in steps:
+            try:
+                restored = self._restore(step, template)
+            # Orbax, TensorStore and JSON each raise their own kinds for a broken file.
+            except Exception as error:  # noqa: BLE001
+                broken.append(step)
+                terminal.say(
+                    f"Checkpoint {self.directory / str(step)} cannot be read "
+                    f"({type(error).__name__}: {_first_line(error)}); trying another"
+                )
+                continue
+            if broken:
+                for bad_step in broken:
+                    self._set_aside(bad_step)
+                self._manager.reload()
+            return restored
+        raise CheckpointError(
+            self.directory, "holds no readable checkpoint", "start again in another workdir"
+        )
+
+    def _set_aside_without_metrics(self) -> None:
+        """Orbax reads the metrics of all checkpoints at once, and fails if one is cut short."""
+        for path in self.directory.glob("*/metrics/metrics"):
+            try:
+                json.loads(path.read_text())
+            except ValueError:
+                terminal.say(f"Checkpoint {path.parent.parent} is damaged")
+                self._set_aside(int(path.parent.parent.name))
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a checkpoint, so that its step can be saved again and nothing is deleted."""
+        if jax.process_index() == 0:
+            number = len(list(self.directory.parent.glob("damaged-*")))
+            target = self.directory.parent / f"damaged-{number}-{step}"
+            (self.directory / str(step)).rename(target)
+            terminal.say(f"It is set aside as {target}")
 
     def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
         everywhere = self._parallel.everywhere

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax.config import Config, resolve
 from lungseg_jax.errors import ConfigError
@@ -26,13 +26,21 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
     )
     try:
         rest = values(given)[1:]
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+    # A config file is the user's own program: it may raise anything.
+    except Exception as error:
         # Where ml_collections fails to load a file, the reason is the last of several lines.
-        reason = str(error).strip("'\"").splitlines()[-1].strip()
-        raise ConfigError("command line", reason, "see README.md for the keys") from error
+        reason = (str(error).strip("'\"").splitlines() or [""])[-1].strip()
+        if not isinstance(error, flags.Error):
+            reason = f"{type(error).__name__}: {reason}"
+        raise ConfigError("command line", reason, "see --help and README.md") from error
     if rest:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if config.value is None:
         raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
+    if not isinstance(config.value, ConfigDict):
+        raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
+    resolved = resolve(config.value)
+    if resolved.distributed and not workdir.value:
+        raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
     path = workdir.value or default_workdir(config_flags.get_config_filename(values["config"]))
-    return mode.value, resolve(config.value), epath.Path(path)
+    return mode.value, resolved, epath.Path(path)

@@ -7,6 +7,7 @@ the rest of the program reads.
 
 import dataclasses
 import json
+import math
 import typing
 from typing import Any, Literal
 
@@ -16,6 +17,9 @@ from lungseg_jax.errors import ConfigError
 
 # The largest picture side that a mistyped size can ask for before memory runs out.
 MAX_IMAGE_SIZE = 8192
+
+# Seven halvings leave 2 x 2 positions of a 256 x 256 picture.
+MAX_DEPTH = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,7 +246,9 @@ def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401
             raise ConfigError(key, f"is {value!r}", f"one of {', '.join(choices)}")
         return value
     if hint is float and type(value) is int:
-        return float(value)
+        value = float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(key, f"is {value}", "give a finite number")
     if type(value) is not hint:
         raise ConfigError(key, f"is {value!r}", f"give a value of type {hint.__name__}")
     return value
@@ -268,6 +274,8 @@ def _check_ranges(config: Config) -> None:
         at_least(key, 0)
     # Below ten phantoms a split of 70, 10 and 20 % has an empty part.
     at_least("data.num_phantoms", 10)
+    if config.model.depth > MAX_DEPTH:
+        raise ConfigError("model.depth", f"is {config.model.depth}", f"give at most {MAX_DEPTH}")
     if config.optimizer.clip_norm <= 0:
         raise ConfigError("optimizer.clip_norm", f"is {config.optimizer.clip_norm}", "give > 0")
     if not 0 <= config.optimizer.ema_decay < 1:

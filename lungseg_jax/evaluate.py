@@ -5,6 +5,7 @@ import concurrent.futures
 import math
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from lungseg_jax import report, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig
 from lungseg_jax.data.records import Example, Records, open_records
+from lungseg_jax.errors import CheckpointError
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
@@ -37,7 +39,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
     """Evaluates the best checkpoint of a run and writes its report; returns the summary.
 
     Raises:
-      CheckpointError: the folder holds no checkpoint that can be read.
+      CheckpointError: the folder holds no checkpoint that can be read, or the data have changed.
       ConfigError: the run was trained with another configuration.
     """
     workdir = epath.Path(workdir)
@@ -45,10 +47,29 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
     check_same_config(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     template = create_state(config, make_optimizer(config))
-    state = checkpoints.restore_best(template)
+    state, position = checkpoints.restore_best(template)
     checkpoints.close()
+    records = open_records(config)
+    check_same_records(workdir, position, records)
     terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
-    return evaluate_splits(Evaluator(config, parallel), state.ema, open_records(config), workdir)
+    return evaluate_splits(Evaluator(config, parallel), state.ema, records, workdir)
+
+
+def check_same_records(
+    workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
+) -> None:
+    """Checks that a checkpoint was trained on these records: others are split in another way.
+
+    Raises:
+      CheckpointError: it was not.
+    """
+    if position["records"] != records["train"].name:
+        raise CheckpointError(
+            workdir,
+            f"was trained on the records {position['records']}; those of the data as they are now "
+            f"are {records['train'].name}",
+            "restore the data it was trained on or use another --workdir",
+        )
 
 
 def evaluate_splits(
@@ -197,7 +218,8 @@ def _gather(
     if jax.process_count() == 1:
         assert own.all(), "an example was not evaluated"
         return figures
-    all_figures, all_own = multihost_utils.process_allgather((figures, own))
+    # As halves, because JAX would round float64 to float32.
+    halves, all_own = multihost_utils.process_allgather((figures.view(np.uint32), own))
     assert (np.sum(all_own, axis=0) == 1).all(), "an example was not evaluated exactly once"
     owner = np.argmax(all_own, axis=0)
-    return np.asarray(all_figures)[owner, np.arange(len(owner))]
+    return np.asarray(halves)[owner, np.arange(len(owner))].view(np.float64)

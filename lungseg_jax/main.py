@@ -19,8 +19,9 @@ from lungseg_jax import report, terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command_line import parse
 from lungseg_jax.config import Config
-from lungseg_jax.errors import UserError
+from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.evaluate import evaluate
+from lungseg_jax.preemption import Stopped, stop_at_once
 from lungseg_jax.train import train_and_evaluate
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
@@ -34,15 +35,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     logging.set_verbosity(logging.ERROR)
     try:
-        mode, config, workdir = parse(arguments)
-        if config.distributed:
-            jax.distributed.initialize()
-        if config.data.source == "phantom":
-            terminal.say(PHANTOM_NOTICE)
-        _run(mode, config, workdir)
-    except UserError as error:
+        with stop_at_once():
+            _run(*parse(arguments))
+    except (UserError, OSError) as error:
         terminal.say(f"Error: {error}")
         return 1
+    except Stopped:
+        terminal.say("Stopped; the same command with the same --workdir goes on")
+        return 0
     except KeyboardInterrupt:
         terminal.say("Interrupted")
         return 130
@@ -50,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(mode: str, config: Config, workdir: epath.Path) -> None:
+    if config.distributed:
+        _join_hosts()
+    if config.data.source == "phantom":
+        terminal.say(PHANTOM_NOTICE)
     if mode == "benchmark":
         benchmark(config, workdir)
         return
@@ -60,6 +64,14 @@ def _run(mode: str, config: Config, workdir: epath.Path) -> None:
         terminal.say(f"Stopped and saved; the same command with --workdir={workdir} resumes")
     else:
         terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
+
+
+def _join_hosts() -> None:
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError("distributed", reason, "leave it out on a single host") from error
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ inserts the reductions.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ class Parallel:
         """The mapped axis that a step must reduce over; `None` where batches are global."""
         return AXIS if self.kind == "pmap" else None
 
-    @property
+    @functools.cached_property
     def replicated(self) -> NamedSharding:
         """The sharding of what every device holds whole."""
         return NamedSharding(self._mesh, PartitionSpec())
@@ -58,7 +59,7 @@ class Parallel:
             )
         return _place(batch, self._spread)
 
-    @property
+    @functools.cached_property
     def everywhere(self) -> NamedSharding:
         """The sharding of replicated arrays in a checkpoint: whole on the devices of all hosts."""
         return NamedSharding(Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec())
@@ -71,13 +72,13 @@ class Parallel:
         """Returns what `to_checkpoint` was given."""
         return state if self.replicated == self.everywhere else self.replicate(state)
 
-    @property
+    @functools.cached_property
     def _mesh(self) -> Mesh:
         """Arrays of a `pmap` belong to one process, those of a `mesh` to all of them."""
         own = [device for device in self.devices if device.process_index == jax.process_index()]
         return Mesh(np.asarray(own if self.kind == "pmap" else self.devices), (AXIS,))
 
-    @property
+    @functools.cached_property
     def _spread(self) -> NamedSharding:
         return NamedSharding(self._mesh, PartitionSpec(AXIS))
 

@@ -45,7 +45,7 @@ def make_train_step(
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
     Metrics are `loss`, `dice` (of the thresholded prediction, over the whole batch),
-    `gradient_norm` (before clipping) and `learning_rate`.
+    `gradient_norm` (before clipping), `parameter_norm` (after the update) and `learning_rate`.
 
     Args:
       config: of the run.
@@ -93,6 +93,7 @@ def make_train_step(
             "loss": loss,
             "dice": 2 * sums[0] / jnp.maximum(sums[1], 1),
             "gradient_norm": optax.tree.norm(gradients),
+            "parameter_norm": optax.tree.norm(parameters),
             "learning_rate": schedule(state.step),
         }
         return TrainState(state.step + 1, parameters, batch_stats, optimizer_state, ema), metrics

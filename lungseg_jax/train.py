@@ -6,17 +6,14 @@ the batches that the interrupted one would have taken.
 """
 
 import collections
-import contextlib
 import dataclasses
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from lungseg_jax import report, terminal
 from lungseg_jax import workdir as workdir_lib
@@ -30,11 +27,12 @@ from lungseg_jax.data.pipeline import (
     use_resident,
 )
 from lungseg_jax.data.records import Records, open_records
-from lungseg_jax.errors import CheckpointError, DivergedError
-from lungseg_jax.evaluate import Evaluator, evaluate_splits
+from lungseg_jax.errors import DivergedError
+from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
 from lungseg_jax.parallel import Parallel, all_devices
+from lungseg_jax.preemption import stop_after_step
 from lungseg_jax.state import (
     Metrics,
     TrainState,
@@ -46,6 +44,8 @@ from lungseg_jax.step import prepare_step
 # device never waits.
 FETCH_SECONDS = 0.5
 MAX_PENDING_STEPS = 64
+
+MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
 
 
 @dataclasses.dataclass
@@ -81,15 +81,14 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> report.Summar
     workdir = epath.Path(workdir)
     parallel = all_devices(config.parallel)
     check_devices(config, len(parallel.devices))
-    workdir_lib.claim(workdir, config)
     run = start(config, parallel, workdir)
-    with Log(workdir) as log, stop_requests() as stop:
+    with Log(workdir) as log, stop_after_step() as stop:
         finished = loop(run, log, stop)
     run.checkpoints.wait()
     if not finished:
         run.checkpoints.close()
         return None
-    best = run.checkpoints.restore_best(run.state)
+    best, _ = run.checkpoints.restore_best(run.state)
     run.checkpoints.close()
     terminal.say(f"Evaluating the best checkpoint by validation Dice, step {int(best.step)}")
     return evaluate_splits(run.evaluator, best.ema, run.records, workdir)
@@ -102,6 +101,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
     """
     records = open_records(config)
+    workdir_lib.claim(workdir, config)
     state, step = prepare_step(config, parallel)
     terminal.say(
         f"U-Net of {count_parameters(state.parameters):,} parameters on {len(parallel.devices)} x "
@@ -114,15 +114,9 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     restored = checkpoints.restore_latest(state)
     if restored:
-        state, saved = restored
-        if saved["records"] != records["train"].name:
-            raise CheckpointError(
-                workdir,
-                f"was trained on the records {saved['records']}, which are now "
-                f"{records['train'].name}",
-                "restore the data it was trained on or use another --workdir",
-            )
-        batches.set_state(saved["order"])
+        state, position = restored
+        check_same_records(workdir, position, records)
+        batches.set_state(position["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
@@ -210,7 +204,7 @@ class Pending:
         for (step, positions, _), figures in zip(
             due, jax.device_get([metrics for _, _, metrics in due]), strict=True
         ):
-            if not np.isfinite([figures["loss"], figures["gradient_norm"]]).all():
+            if not np.isfinite([figures[name] for name in MUST_BE_FINITE]).all():
                 raise self._diverged(step, positions, figures)
             self._log.scalars("train", step, {key: float(x) for key, x in figures.items()})
         images = len(due) * self._run.config.batch_size
@@ -231,30 +225,7 @@ class Pending:
         where = "none was saved" if good is None else self._run.checkpoints.directory / str(good)
         return DivergedError(
             f"step {step}",
-            f"loss {figures['loss']}, gradient norm {figures['gradient_norm']} on the batch "
-            f"{', '.join(ids)}; last good checkpoint: {where}",
+            ", ".join(f"{name} {figures[name]}" for name in MUST_BE_FINITE)
+            + f" on the batch {', '.join(ids)}; last good checkpoint: {where}",
             "look at these pictures or lower optimizer.learning_rate",
         )
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """Within the context SIGTERM only asks to stop; yields the question whether it did, by step.
-
-    Preempted hosts of one job must stop after the same step: JAX's preemption service, which
-    catches SIGTERM itself, agrees on it.
-    """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    asked = False
-
-    def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield lambda _: asked
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -39,11 +39,14 @@ def claim(workdir: epath.Path, config: Config) -> None:
     Raises:
       ConfigError: it belongs to a run of another configuration.
     """
-    if (workdir / "config.json").exists():
+    if (workdir / "checkpoints").exists():
         check_same_config(workdir, config)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config_lib.to_json(config))
+        # Renamed into place: a kill must not leave half a file that a resumption cannot read.
+        written = workdir / "config.json.new"
+        written.write_text(config_lib.to_json(config))
+        written.replace(workdir / "config.json")
 
 
 def check_same_config(workdir: epath.Path, config: Config) -> None:
@@ -55,10 +58,10 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
     path = workdir / "config.json"
     try:
         # A run from before a key existed has what is now the key's default.
-        saved = _flat(dataclasses.asdict(Config())) | _flat(json.loads(path.read_text()))
+        saved = _flat(dataclasses.asdict(Config())) | _flat(dict(json.loads(path.read_text())))
     except FileNotFoundError as error:
         raise ConfigError(workdir, "holds no run", "give the --workdir of a trained run") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
     given = _flat(dataclasses.asdict(config))
     for key in sorted(given.keys() - _FREE_KEYS):

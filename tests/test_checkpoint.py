@@ -47,8 +47,9 @@ def test_newest_and_best_are_kept(tmp_path, states):
     save_all(tmp_path, states, {1: 0.2, 2: 0.9, 4: 0.5})
     kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
     assert kept == [2, 5, 6]
-    best = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_best(states[1])
+    best, position = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_best(states[1])
     assert_trees_equal(best, states[2])
+    assert position == {"next_index": 2}
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
@@ -63,16 +64,47 @@ def test_restores_onto_other_devices(tmp_path, states, eight_devices, count):
     assert leaf.sharding.device_set == set(eight_devices[:count])
 
 
-def test_corrupt_newest_is_skipped_with_a_warning(tmp_path, states, capfd):
-    """Fault: a run that cannot resume because its last save was damaged."""
-    save_all(tmp_path, states, {})
-    for path in (tmp_path / "6").rglob("*"):
-        if path.is_file() and path.parent.name in ("d", "state"):
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    restored = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
+def cut(path) -> None:
+    """Halves every file of a checkpoint's state."""
+    for file in path.rglob("*"):
+        if file.is_file() and file.parent.name in ("d", "state"):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(tmp_path, states, capfd):
+    """Fault: a run that cannot resume, or whose damaged step is never replaced."""
+    directory = tmp_path / "checkpoints"
+    save_all(directory, states, {4: 0.5, 6: 0.9})
+    cut(directory / "6")
+    checkpoints = Checkpoints(directory, 2, all_devices("mesh"))
+    restored = checkpoints.restore_latest(states[1])
     assert restored is not None
     assert_trees_equal(restored[0], states[5])
-    assert f"{tmp_path}/6 cannot be read" in capfd.readouterr().err
+    assert f"{directory}/6 cannot be read" in capfd.readouterr().err
+    checkpoints.save(states[6], {"next_index": 6}, 0.9)
+    checkpoints.wait()
+    assert_trees_equal(checkpoints.restore_best(states[1])[0], states[6])
+    assert len(list(tmp_path.glob("damaged-*"))) == 1
+
+
+def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
+    """Fault: a finished run that cannot be evaluated because one checkpoint was damaged."""
+    directory = tmp_path / "checkpoints"
+    save_all(directory, states, {4: 0.9, 5: 0.3, 6: 0.5})
+    cut(directory / "4")
+    best, _ = Checkpoints(directory, 2, all_devices("mesh")).restore_best(states[1])
+    assert_trees_equal(best, states[6])
+    assert f"{directory}/4 cannot be read" in capfd.readouterr().err
+
+
+def test_damaged_metrics_do_not_stop_a_resume(tmp_path, states):
+    """Fault: a traceback from reading the ranking, before any checkpoint is tried."""
+    directory = tmp_path / "checkpoints"
+    save_all(directory, states, {5: 0.5, 6: 0.9})
+    (directory / "6" / "metrics" / "metrics").write_text('{"di')
+    restored = Checkpoints(directory, 2, all_devices("mesh")).restore_latest(states[1])
+    assert restored is not None
+    assert_trees_equal(restored[0], states[5])
 
 
 def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lungseg_jax.models.layers import alike_sub_pixels, depth_to_space, max_pool, space_to_depth
+from lungseg_jax.models.layers import depth_to_space, max_pool, space_to_depth
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
@@ -19,15 +19,6 @@ def test_space_to_depth_keeps_neighbours_together():
     """Fault: channels gathered from pixels that are not neighbours."""
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(space_to_depth(x, 2)[0, 0, 1], [2, 3, 6, 7])
-
-
-def test_sub_pixels_of_a_block_start_alike():
-    """Fault: a tiling whose order is not that of depth-to-space, so that blocks start uneven."""
-    kernel = alike_sub_pixels(2)(jax.random.key(0), (1, 1, 5, 12), jnp.float32)
-    x = jax.random.normal(jax.random.key(1), (1, 3, 4, 5))
-    spread = depth_to_space(jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0]), 2)
-    np.testing.assert_array_equal(spread, jnp.repeat(jnp.repeat(spread[:, ::2, ::2], 2, 1), 2, 2))
-    assert len(np.unique(spread)) == 3 * 4 * 3
 
 
 def test_max_pool_equals_windowed_reduction_with_its_gradient():

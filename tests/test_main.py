@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lungseg_jax.command_line import parse
+from lungseg_jax.data.records import open_records
 from lungseg_jax.main import main
 from tests.small import write_small_data
 
@@ -112,7 +114,7 @@ def test_split_file_with_unknown_id(capfd, kaggle, tmp_path):
 
 def test_workdir_of_another_configuration_names_the_key(capfd, kaggle, tmp_path):
     """Fault: a resumed run that mixes two configurations."""
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     saved = {
         "data": {"source": "kaggle", "image_size": 32},
         "model": {"width": 99, "depth": 2},
@@ -126,3 +128,47 @@ def test_workdir_of_another_configuration_names_the_key(capfd, kaggle, tmp_path)
 def test_eval_of_a_folder_without_a_run(capfd, kaggle):
     """Fault: random weights evaluated."""
     assert "holds no run" in fail(capfd, *kaggle, "--mode=eval")
+
+
+def test_failed_first_start_does_not_claim_the_folder(capfd, kaggle, tmp_path):
+    """Fault: a corrected command refused because of the one that failed."""
+    fail(capfd, *kaggle, f"--config.data.manual_dir={tmp_path / 'none'}", "--config.seed=3")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("def get_config(: pass", "SyntaxError"),
+        ("import nothing_of_that_name", "nothing_of_that_name"),
+        ("def get_config(): raise IndexError('too few')", "IndexError: too few"),
+        ("def get_config(): return None", "--config"),
+    ],
+)
+def test_broken_config_file(capfd, tmp_path, content, words):
+    """Fault: a traceback through a library for a slip in the user's own file."""
+    (tmp_path / "mine.py").write_text(content)
+    assert words in fail(capfd, f"--config={tmp_path / 'mine.py'}")
+
+
+def test_workdir_that_is_a_file(capfd, kaggle, tmp_path):
+    """Fault: a traceback from deep inside the run."""
+    (tmp_path / "file").write_text("")
+    assert "file" in fail(capfd, *kaggle, f"--workdir={tmp_path / 'file'}")
+
+
+def test_damaged_records_say_how_to_rebuild(capfd, kaggle, tmp_path):
+    """Fault: a decoder's TypeError for a record file that was cut short."""
+    config = parse(["lungseg_jax", *kaggle])[1]
+    open_records(config)
+    shard = next((tmp_path / "records").rglob("*train.array_record*"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    line = fail(capfd, *kaggle)
+    assert str(shard.parent) in line
+    assert "built again" in line
+
+
+def test_help(capfd):
+    """Fault: no way to learn the flags from the program."""
+    assert main(["lungseg_jax", "--help"]) == 0
+    assert "--workdir=DIR" in capfd.readouterr().err

@@ -13,8 +13,7 @@ from jaxtyping import Array, Int, UInt8, UInt16
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Pictures, Records
 
-# What device-resident pictures may take of the memory that is free at the start: activations need
-# the rest.
+# What device-resident pictures may take of a device's memory: activations need the rest.
 RESIDENT_SHARE_OF_MEMORY = 0.2
 
 # Host memory has no such report; this keeps a laptop usable.
@@ -103,5 +102,4 @@ def _resident_budget() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if not stats or "bytes_limit" not in stats:
         return RESIDENT_BYTES_ON_CPU
-    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return int(RESIDENT_SHARE_OF_MEMORY * free)
+    return int(RESIDENT_SHARE_OF_MEMORY * stats["bytes_limit"])

@@ -1,7 +1,7 @@
 """The examples of a split, read from TFDS records by position."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import Config
+from lungseg_jax.errors import DataError, UserError
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.prepare import prepare
 from tfds_builder.splits import SPLITS
@@ -64,6 +65,15 @@ class Records:
         self._pictures = open_split(split, decoders={"original_mask": skip})
         pictures = dict.fromkeys(("image", "mask", "original_mask"), skip)
         self._labels = open_split(split, decoders=pictures)
+        try:
+            self._whole[len(self._whole) - 1]
+        # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
+        except Exception as error:
+            raise DataError(
+                builder.data_path,
+                f"records of the {split} split are damaged ({type(error).__name__})",
+                "remove this folder to have them built again",
+            ) from error
         self.split = split
         self.name: str = self._whole.dataset_info.config_name
         self.image_size: int = self._whole.dataset_info.features["image"].shape[0]
@@ -115,8 +125,21 @@ def open_records(config: Config) -> dict[str, Records]:
         num_phantoms=data.num_phantoms,
     )
     if jax.process_count() > 1:
-        if jax.process_index() == 0:
-            prepare(lungs, data.data_dir, data.manual_dir)
-        multihost_utils.sync_global_devices("records prepared")
+        _prepare_on_first(lambda: prepare(lungs, data.data_dir, data.manual_dir))
     builder = prepare(lungs, data.data_dir, data.manual_dir)
     return {split: Records(builder, split) for split in SPLITS}
+
+
+def _prepare_on_first(prepare_records: Callable[[], Builder]) -> None:
+    """Runs in the first process while the others wait for it, and fails in all if it fails."""
+    error = None
+    if jax.process_index() == 0:
+        try:
+            prepare_records()
+        except (UserError, OSError) as caught:
+            error = caught
+    failed = multihost_utils.broadcast_one_to_all(np.asarray(error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise DataError("records", "the first process could not build them", "see its message")

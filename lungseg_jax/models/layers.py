@@ -1,10 +1,9 @@
 """Building blocks of the segmentation networks, NHWC."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -38,22 +37,6 @@ def depth_to_space(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, factor, factor, c // factor**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
-
-
-def alike_sub_pixels(factor: int) -> nnx.Initializer:
-    """Returns an initializer for a convolution in front of `depth_to_space`.
-
-    All sub-pixels of a block start with the same kernel, so that the outline is free of steps until
-    training has a reason for them (Aitken et al. 2017, https://arxiv.org/abs/1707.02937).
-    """
-
-    def initialize(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-        *spatial, in_features, out_features = shape
-        one = (*spatial, in_features, out_features // factor**2)
-        kernel = nnx.initializers.lecun_normal()(key, one, dtype)
-        return jnp.tile(kernel, factor**2)
-
-    return initialize
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

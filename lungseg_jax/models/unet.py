@@ -11,7 +11,6 @@ from lungseg_jax.models.layers import (
     Activation,
     ConvNormActivation,
     Norm,
-    alike_sub_pixels,
     depth_to_space,
     max_pool,
     space_to_depth,
@@ -43,7 +42,6 @@ class Upsample(nnx.Module):
             in_features,
             4 * out_features,
             kernel_size=(1, 1),
-            kernel_init=alike_sub_pixels(2),
             dtype=dtype,
             rngs=rngs,
         )
@@ -113,7 +111,6 @@ class UNet(nnx.Module):
             width,
             num_classes * block_size**2,
             kernel_size=(1, 1),
-            kernel_init=alike_sub_pixels(block_size),
             dtype=jnp.float32,
             rngs=rngs,
         )

@@ -1,0 +1,52 @@
+"""Being asked to stop by SIGTERM, as machines that are preempted are."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Stopped(BaseException):
+    """SIGTERM came where there is nothing to save; not an error, so no `Exception`."""
+
+
+@contextlib.contextmanager
+def stop_at_once() -> Iterator[None]:
+    """Within the context SIGTERM raises `Stopped`."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    with _on_sigterm(stop):
+        yield
+
+
+@contextlib.contextmanager
+def stop_after_step() -> Iterator[Callable[[int], bool]]:
+    """Within the context SIGTERM only asks to stop; yields the question whether it did, by step.
+
+    Preempted hosts of one job must stop after the same step: JAX's preemption service, which
+    catches SIGTERM itself, agrees on it.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+
+    with _on_sigterm(ask):
+        yield lambda _: asked
+
+
+@contextlib.contextmanager
+def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
