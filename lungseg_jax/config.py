@@ -127,7 +127,7 @@ class EvaluationConfig:
       tolerance_mm: of surface Dice where the spacing is known.
     """
 
-    every: int = 40
+    every: int = 50
     batch_size: int = 16
     tolerance_px: float = 2.0
     tolerance_mm: float = 2.0
@@ -169,7 +169,7 @@ class Config:
 
     batch_size: int = 16
     accumulation_steps: int = 1
-    num_steps: int = 160
+    num_steps: int = 200
     seed: int = 0
     parallel: Literal["pmap", "mesh"] = "pmap"
     distributed: bool = False
