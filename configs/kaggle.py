@@ -6,9 +6,9 @@ from lungseg_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
+    """Returns thirty passes over the training split."""
     config = default_config()
     config.data.source = "kaggle"
-    # Thirty passes over the training split.
     config.num_steps = 740
     config.evaluation.every = 74
     config.optimizer.warmup_steps = 50

@@ -6,4 +6,5 @@ from lungseg_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
+    """Returns the defaults."""
     return default_config()

@@ -3,20 +3,21 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import UInt16
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator
-from lungseg_jax.parallel import all_devices
+from lungseg_jax.optim import make_optimizer
+from lungseg_jax.parallel import Parallel, all_devices
+from lungseg_jax.state import create_state
 from lungseg_jax.step import prepare_step
 
 # Dense bf16 peaks in TFLOP/s as the vendors state them, by the beginning of JAX's device kind.
@@ -37,12 +38,27 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     The step alone runs on one batch that is already on the device. End to end, each batch comes
     through the input pipeline. `input_stall` is the share of end-to-end time that the step alone
     does not explain. FLOPs are those XLA counts in the compiled step, recomputation by
-    `model.remat` included; `mfu` relates them to the
-    device's dense bf16 peak and is null where that is not known.
+    `model.remat` included; `mfu` relates them to the device's dense bf16 peak and is null where
+    that is not known.
     """
     parallel = all_devices(config.parallel)
-    devices = parallel.devices
-    check_devices(config, len(devices))
+    check_devices(config, len(parallel.devices))
+    device = parallel.devices[0]
+    result = {
+        "device": device.device_kind,
+        "num_devices": len(parallel.devices),
+        "batch_size": config.batch_size,
+        "image_size": config.data.image_size,
+        "parallel": config.parallel,
+        **time_training(config, parallel),
+        "inference": time_inference(config, parallel),
+    }
+    _report(result, epath.Path(workdir))
+    return result
+
+
+def time_training(config: Config, parallel: Parallel) -> dict[str, Any]:
+    """Returns compile time, the step's figures, and those of steps fed by the input pipeline."""
     records = open_records(config)["train"]
     resident = use_resident(records, config)
     store = parallel.replicate(read_store(records)) if resident else None
@@ -53,13 +69,11 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     start = time.perf_counter()
     compiled = step.lower(state, store, batch).compile()
     compile_seconds = time.perf_counter() - start
+    flops = _flops(compiled)
     if config.accumulation_steps > 1:
         # XLA counts the body of a loop once: count the batch done in one part.
         whole = dataclasses.replace(config, accumulation_steps=1)
         flops = _flops(prepare_step(whole, parallel)[1].lower(state, store, batch).compile())
-    else:
-        flops = _flops(compiled)
-    flops *= len(devices)
 
     def step_alone() -> Any:  # noqa: ANN401
         nonlocal state
@@ -67,47 +81,36 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         return metrics
 
     seconds = time_calls(step_alone, config)
-    median = float(np.median(seconds))
-    peak = _peak_tflops(devices[0].device_kind)
-    tflops = flops / median / 1e12
-
     start = time.perf_counter()
     for _ in range(config.benchmark.steps):
         state, metrics = compiled(state, store, parallel.shard(next(batches)))
     jax.block_until_ready(metrics)
     end_to_end = (time.perf_counter() - start) / config.benchmark.steps
-
-    evaluator = Evaluator(config, parallel)
-    local = evaluator.batch_size // jax.process_count()
-    images = parallel.shard(_random_images(local, config.data.image_size))
-    inference = time_calls(lambda: evaluator.forward(state.ema, images), config)
-    result = {
-        "device": devices[0].device_kind,
-        "num_devices": len(devices),
-        "batch_size": config.batch_size,
-        "image_size": config.data.image_size,
-        "parallel": config.parallel,
+    median = float(np.median(seconds))
+    return {
         "resident": resident,
         "compile_seconds": compile_seconds,
-        "train_step": {
-            "median_ms": 1e3 * median,
-            "p95_ms": 1e3 * float(np.percentile(seconds, 95)),
-            "images_per_second": config.batch_size / median,
-            "tflops_per_second": tflops,
-            "mfu": tflops / (peak * len(devices)) if peak else None,
-        },
+        "train_step": _step_figures(seconds, config.batch_size, flops, parallel),
         "end_to_end": {
             "images_per_second": config.batch_size / end_to_end,
             "input_stall": max(0.0, 1 - median / end_to_end),
         },
-        "inference": {
-            "batch_size": evaluator.batch_size,
-            "median_ms": 1e3 * float(np.median(inference)),
-            "images_per_second": evaluator.batch_size / float(np.median(inference)),
-        },
     }
-    _report(result, epath.Path(workdir))
-    return result
+
+
+def time_inference(config: Config, parallel: Parallel) -> dict[str, Any]:
+    """Returns the figures of the forward pass on random pictures, batch by batch."""
+    evaluator = Evaluator(config, parallel)
+    variables = parallel.replicate(create_state(config, make_optimizer(config)).ema)
+    count = evaluator.batch_size // jax.process_count()
+    shape = (count, config.data.image_size, config.data.image_size, 1)
+    images = parallel.shard(np.random.default_rng(0).integers(0, 2**16, shape, dtype=np.uint16))
+    median = float(np.median(time_calls(lambda: evaluator.forward(variables, images), config)))
+    return {
+        "batch_size": evaluator.batch_size,
+        "median_ms": 1e3 * median,
+        "images_per_second": evaluator.batch_size / median,
+    }
 
 
 def time_calls(call: Callable[[], Any], config: Config) -> list[float]:
@@ -121,6 +124,21 @@ def time_calls(call: Callable[[], Any], config: Config) -> list[float]:
     return seconds
 
 
+def _step_figures(
+    seconds: Sequence[float], batch_size: int, flops_per_device: float, parallel: Parallel
+) -> dict[str, Any]:
+    median = float(np.median(seconds))
+    peak = _peak_tflops(parallel.devices[0].device_kind)
+    tflops_per_device = flops_per_device / median / 1e12
+    return {
+        "median_ms": 1e3 * median,
+        "p95_ms": 1e3 * float(np.percentile(seconds, 95)),
+        "images_per_second": batch_size / median,
+        "tflops_per_second": tflops_per_device * len(parallel.devices),
+        "mfu": tflops_per_device / peak if peak else None,
+    }
+
+
 def _flops(compiled: Any) -> float:  # noqa: ANN401
     """FLOPs of one device's part of the program, as XLA counts them."""
     analysis = compiled.cost_analysis()
@@ -131,10 +149,6 @@ def _peak_tflops(kind: str) -> float | None:
     # The longest name that fits: "TPU v5 lite" is not a "TPU v5".
     fitting = [name for name in PEAK_TFLOPS if kind.startswith(name)]
     return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
-
-
-def _random_images(count: int, size: int) -> UInt16[np.ndarray, "b s s 1"]:
-    return np.random.default_rng(0).integers(0, 2**16, (count, size, size, 1), dtype=np.uint16)
 
 
 def _report(result: dict[str, Any], workdir: epath.Path) -> None:

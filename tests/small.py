@@ -70,6 +70,16 @@ def write_small_data(root: Path, count: int = 30, size: int = 32) -> Path:
     return root
 
 
+def small_config_with_data(root: Path, **changes: object) -> Config:
+    """Writes a small data set below `root` and returns a run on it."""
+    return small_config(
+        data__source="kaggle",
+        data__manual_dir=str(write_small_data(root / "pictures")),
+        data__data_dir=str(root / "records"),
+        **changes,
+    )
+
+
 def without_augmentation(config: Config) -> Config:
     """Returns the configuration with every random change switched off."""
     off = {field.name: 0.0 for field in dataclasses.fields(config.augment)} | {"flip": False}

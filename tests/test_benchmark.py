@@ -5,18 +5,12 @@ import json
 import pytest
 
 from lungseg_jax.benchmark import _peak_tflops, benchmark
-from tests.small import small_config, write_small_data
+from tests.small import small_config_with_data
 
 
 def test_file_has_the_fixed_keys_and_agrees_with_itself(tmp_path):
     """Fault: a key that measurements rely on is missing, or rates of another batch size."""
-    config = small_config(
-        data__source="kaggle",
-        data__manual_dir=str(write_small_data(tmp_path / "pictures")),
-        data__data_dir=str(tmp_path / "records"),
-        benchmark__steps=4,
-        benchmark__warmup_steps=1,
-    )
+    config = small_config_with_data(tmp_path, benchmark__steps=4, benchmark__warmup_steps=1)
     benchmark(config, tmp_path / "run")
     result = json.loads((tmp_path / "run" / "benchmark.json").read_text())
     assert (result["device"], result["num_devices"], result["batch_size"]) == ("cpu", 8, 8)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lungseg_jax.train import train_and_evaluate
-from tests.small import REPOSITORY, small_config, write_small_data
+from tests.small import REPOSITORY, small_config_with_data, write_small_data
 
 # What a host of a pod runs; there JAX finds coordinator and ranks itself.
 HOST = """
@@ -41,7 +41,11 @@ def run_hosts(root: Path, kind: str, resident: str) -> None:
         )
         for rank in range(2)
     ]  # fmt: skip
-    outputs = [host.communicate(timeout=300)[0] for host in hosts]
+    try:
+        outputs = [host.communicate(timeout=900)[0] for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
     for host, output in zip(hosts, outputs, strict=True):
         assert host.returncode == 0, output[-3000:]
 
@@ -52,13 +56,7 @@ def test_two_processes_train_as_one(tmp_path, kind, resident):
     write_small_data(tmp_path / "pictures")
     run_hosts(tmp_path, kind, resident)
     together = json.loads((tmp_path / kind / "metrics.json").read_text())
-    config = small_config(
-        num_steps=10,
-        parallel=kind,
-        data__source="kaggle",
-        data__manual_dir=str(tmp_path / "pictures"),
-        data__data_dir=str(tmp_path / "records"),
-    )
+    config = small_config_with_data(tmp_path / "one", num_steps=10, parallel=kind)
     alone = train_and_evaluate(config, tmp_path / "alone")
     assert alone is not None
     assert together["test"]["num_examples"] == alone["test"]["num_examples"] == 6

@@ -14,17 +14,12 @@ from lungseg_jax.evaluate import Evaluator, predicted_mask
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
-from tests.small import small_config, write_small_data
+from tests.small import small_config_with_data
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    return small_config(
-        data__source="kaggle",
-        data__manual_dir=str(write_small_data(root / "pictures")),
-        data__data_dir=str(root / "records"),
-    )
+    return small_config_with_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,12 @@ import pytest
 from lungseg_jax.data import pipeline
 from lungseg_jax.data.pipeline import fetch, read_store, training_batches
 from lungseg_jax.data.records import Records, open_records
-from tests.small import small_config, write_small_data
+from tests.small import small_config, small_config_with_data
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    return small_config(
-        data__source="kaggle",
-        data__manual_dir=str(write_small_data(root / "pictures")),
-        data__data_dir=str(root / "records"),
-        batch_size=7,
-    )
+    return small_config_with_data(tmp_path_factory.mktemp("data"), batch_size=7)
 
 
 @pytest.fixture(scope="module")

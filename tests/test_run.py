@@ -52,7 +52,7 @@ def command(data: Path, workdir: Path, *more: str) -> list[str]:
 
 def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+        arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False,
         env=os.environ | environment,
     )  # fmt: skip
 
@@ -62,7 +62,7 @@ def run_until(arguments: list[str], reached: Callable[[], bool], signal_number: 
     process = subprocess.Popen(
         arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not reached():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
