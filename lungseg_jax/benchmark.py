@@ -66,6 +66,7 @@ def time_training(config: Config, parallel: Parallel) -> dict[str, Any]:
     state, step = prepare_step(config, parallel)
 
     batch = parallel.shard(next(batches))
+    terminal.say("Compiling, then timing the step, the step with its input, and inference")
     start = time.perf_counter()
     compiled = step.lower(state, store, batch).compile()
     compile_seconds = time.perf_counter() - start

@@ -28,19 +28,30 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
         rest = values(given)[1:]
     # A config file is the user's own program: it may raise anything.
     except Exception as error:
-        # Where ml_collections fails to load a file, the reason is the last of several lines.
-        reason = (str(error).strip("'\"").splitlines() or [""])[-1].strip()
-        if not isinstance(error, flags.Error):
-            reason = f"{type(error).__name__}: {reason}"
-        raise ConfigError("command line", reason, "see --help and README.md") from error
+        raise ConfigError("command line", _reason(error), "see --help and README.md") from error
     if rest:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if config.value is None:
         raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
+    file = config_flags.get_config_filename(values["config"])
+    if not epath.Path(file).exists():
+        raise ConfigError(file, "no such file", "see configs/ for those there are")
     if not isinstance(config.value, ConfigDict):
         raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
     resolved = resolve(config.value)
     if resolved.distributed and not workdir.value:
         raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
-    path = workdir.value or default_workdir(config_flags.get_config_filename(values["config"]))
+    if mode.value == "eval" and not workdir.value:
+        raise ConfigError("--workdir", "is missing", "give the folder of a finished run")
+    path = workdir.value or default_workdir(file)
     return mode.value, resolved, epath.Path(path)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what an error says on one line, without the quotes that `str` puts around keys."""
+    first = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    lines = first.splitlines() or [""]
+    # Where ml_collections fails to load a file, the reason is the last of several lines.
+    text = lines[-1].strip() if isinstance(error, OSError) else " ".join(lines)
+    known = isinstance(error, flags.Error | OSError | AttributeError | KeyError)
+    return text if known else f"{type(error).__name__}: {text}"

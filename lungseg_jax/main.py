@@ -41,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
         terminal.say(f"Error: {error}")
         return 1
     except Stopped:
-        terminal.say("Stopped; the same command with the same --workdir goes on")
+        terminal.say("Stopped; a run goes on from its last checkpoint with the same --workdir")
         return 0
     except KeyboardInterrupt:
-        terminal.say("Interrupted")
+        terminal.say("Interrupted; a run goes on from its last checkpoint with the same --workdir")
         return 130
     return 0
 
@@ -57,7 +57,6 @@ def _run(mode: str, config: Config, workdir: epath.Path) -> None:
     if mode == "benchmark":
         benchmark(config, workdir)
         return
-    terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
     job = evaluate if mode == "eval" else train_and_evaluate
     summary = job(config, workdir)
     if summary is None:

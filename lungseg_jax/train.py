@@ -102,6 +102,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     """
     records = open_records(config)
     workdir_lib.claim(workdir, config)
+    terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
     state, step = prepare_step(config, parallel)
     terminal.say(
         f"U-Net of {count_parameters(state.parameters):,} parameters on {len(parallel.devices)} x "

@@ -48,6 +48,7 @@ def kaggle(tmp_path) -> list[str]:
         ("--workdri=x", "workdri"),
         ("extra", "unknown argument 'extra'"),
         ("--config=configs/none.py", "none.py"),
+        ("--config.num_steps=abc", "'abc';"),
     ],
 )
 def test_bad_argument(capfd, kaggle, argument, words):
@@ -172,3 +173,8 @@ def test_help(capfd):
     """Fault: no way to learn the flags from the program."""
     assert main(["lungseg_jax", "--help"]) == 0
     assert "--workdir=DIR" in capfd.readouterr().err
+
+
+def test_config_file_that_does_not_exist(capfd):
+    """Fault: another fault named, where no key is given beside the file."""
+    assert "configs/unett.py: no such file" in fail(capfd, "--config=configs/unett.py")
