@@ -50,7 +50,9 @@ def run_hosts(root: Path, kind: str, resident: str) -> None:
         assert host.returncode == 0, output[-3000:]
 
 
-@pytest.mark.parametrize(("kind", "resident"), [("pmap", "false"), ("mesh", "true")])
+@pytest.mark.parametrize(
+    ("kind", "resident"), [("pmap", "false"), pytest.param("mesh", "true", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_as_one(tmp_path, kind, resident):
     """Fault: a host that trains on another's examples, reports only its own, or waits for ever."""
     write_small_data(tmp_path / "pictures")

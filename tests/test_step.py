@@ -35,8 +35,7 @@ def on_one_device():
     return run_steps(small_config(), Parallel("mesh", tuple(jax.devices()[:1])), 2)
 
 
-@pytest.mark.parametrize("kind", ["pmap", "mesh"])
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize(("kind", "resident"), [("pmap", True), ("mesh", False)])
 def test_eight_devices_equal_one(kind, resident, on_one_device, eight_devices):
     """Fault: per-device Dice, unsynchronised batch statistics, gradients summed not averaged.
 
