@@ -35,7 +35,15 @@ def on_one_device():
     return run_steps(small_config(), Parallel("mesh", tuple(jax.devices()[:1])), 2)
 
 
-@pytest.mark.parametrize(("kind", "resident"), [("pmap", True), ("mesh", False)])
+@pytest.mark.parametrize(
+    ("kind", "resident"),
+    [
+        ("pmap", True),
+        ("mesh", False),
+        pytest.param("pmap", False, marks=pytest.mark.slow),
+        pytest.param("mesh", True, marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_equal_one(kind, resident, on_one_device, eight_devices):
     """Fault: per-device Dice, unsynchronised batch statistics, gradients summed not averaged.
 
