@@ -34,9 +34,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
     if config.value is None:
         raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
     file = config_flags.get_config_filename(values["config"])
-    if not epath.Path(file).exists():
-        raise ConfigError(file, "no such file", "see configs/ for those there are")
     if not isinstance(config.value, ConfigDict):
+        # Looked at only now: a name may carry an argument, as in FILE:ARGUMENT.
+        if not epath.Path(file).exists():
+            raise ConfigError(file, "no such file", "see configs/ for those there are")
         raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
     resolved = resolve(config.value)
     if resolved.distributed and not workdir.value:
