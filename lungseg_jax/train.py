@@ -129,6 +129,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
     config = run.config
     first = int(run.state.step)
     with terminal.progress("train", config.num_steps, "step", first) as bar:
+        bar.set_postfix_str("compiling the step")
         pending = Pending(run, log, bar)
         for step in range(first, config.num_steps + 1):
             due = step > first and (step % config.evaluation.every == 0 or step == config.num_steps)
