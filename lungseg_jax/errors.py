@@ -27,6 +27,10 @@ class DataError(UserError):
     """A picture, mask, folder or record that cannot be used."""
 
 
+class NotFrontalError(DataError):
+    """A readable file that is not a frontal chest radiograph: left out of any data set."""
+
+
 class CheckpointError(UserError):
     """A working directory whose checkpoints cannot serve the request."""
 

@@ -4,9 +4,51 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
 SpacingSource = Literal["calibrated", "magnification-corrected", "detector", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Orientation:
+    """How stored pixels are turned to stand upright, the patient's left at the viewer's right.
+
+    Attributes:
+      transpose: rows and columns change places, before the flips.
+      flip_rows: top and bottom change places.
+      flip_columns: left and right change places.
+    """
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    def to_upright(self, stored: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "u v"]:
+        """Returns stored pixels upright."""
+        upright = stored.T if self.transpose else stored
+        upright = upright[::-1] if self.flip_rows else upright
+        return upright[:, ::-1] if self.flip_columns else upright
+
+    def to_stored(self, upright: Shaped[np.ndarray, "u v"]) -> Shaped[np.ndarray, "h w"]:
+        """Undoes `to_upright`."""
+        stored = upright[:, ::-1] if self.flip_columns else upright
+        stored = stored[::-1] if self.flip_rows else stored
+        return stored.T if self.transpose else stored
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How files are read.
+
+    Attributes:
+      max_pixels: the largest picture that is decoded; film digitisers end near 100 megapixels.
+      frontal_only: refuse what header or pixels show not to be a frontal chest radiograph.
+      correct_polarity: invert a picture whose pixels contradict its photometric tag.
+    """
+
+    max_pixels: int = 2**27
+    frontal_only: bool = True
+    correct_polarity: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,12 +56,17 @@ class Radiograph:
     """Intensities and the spacing of one frontal chest radiograph.
 
     Attributes:
-      pixels: in [0, 1], bone bright (the sense of MONOCHROME2).
+      pixels: in [0, 1], bone bright (the sense of MONOCHROME2), upright.
       spacing_mm: distance between pixel centres (row, column); `None` where it is not known.
       spacing_source: what the spacing was measured on. Distances on the detector exceed those in
         the patient by the magnification, 5 to 20 % on chest films.
+      orientation: what was done to the stored pixels to have them upright; masks drawn on the
+        stored pixels need the same.
+      notes: corrections and doubts, in words of our own: never a header's.
     """
 
     pixels: Float32[np.ndarray, "h w"]
     spacing_mm: tuple[float, float] | None
     spacing_source: SpacingSource
+    orientation: Orientation = Orientation()
+    notes: tuple[str, ...] = ()
