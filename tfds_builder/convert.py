@@ -1,68 +1,115 @@
 """A case's files to the fields of its record."""
 
+import dataclasses
+import os
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from lungseg_jax.errors import DataError
-from lungseg_jax.imaging import files, png
-from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.errors import DataError, NotFrontalError
+from lungseg_jax.imaging import dicom, files, png
+from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
+from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.masks import read_structures
+from tfds_builder.outcome import FileDigest, Outcome
 from tfds_builder.sources import Case
 
 # Stored where the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
 
 
-def convert(case: Case, image_size: int) -> dict[str, Any]:
-    """Returns the record of a case: picture and mask in the model's square, mask at full size.
+@dataclasses.dataclass(frozen=True)
+class ConvertSettings:
+    """What a record is a function of, beside its files.
 
-    Raises:
-      DataError: a file is missing or broken, or picture and mask differ in size.
+    Attributes:
+      image_size: side of the model's square in pixels.
+      id_key: secret of the hashes of patients' identifiers.
+      reading: how files are read.
     """
-    radiograph = files.read_radiograph(case.image)
-    mask = read_union(case)
-    if mask.shape != radiograph.pixels.shape:
-        raise DataError(
-            case.masks[0].name,
-            f"mask of {_size(mask)} for a picture of {_size(radiograph.pixels)} "
-            f"({case.image.name})",
-            "draw the mask at the picture's own size",
-        )
+
+    image_size: int
+    id_key: bytes
+    reading: ReadOptions = ReadOptions()
+
+
+def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:
+    """Returns what became of a case and, if it was taken, its record."""
+    digests: dict[str, FileDigest] = {}
+    try:
+        for path in (case.image, *(mask.path for mask in case.masks)):
+            digests[os.fspath(path)] = FileDigest.of(files.read_bytes(path))
+        return _take(case, digests, settings)
+    except NotFrontalError as error:
+        return Outcome.not_taken(case, "left out", error, digests), None
+    except DataError as error:
+        return Outcome.not_taken(case, "bad", error, digests), None
+    except MemoryError:
+        error = DataError(case.image, "needs more memory than is allowed", "leave it out")
+        return Outcome.not_taken(case, "bad", error, digests), None
+
+
+def _take(
+    case: Case, digests: dict[str, FileDigest], settings: ConvertSettings
+) -> tuple[Outcome, dict[str, Any]]:
+    content = files.read_bytes(case.image)
+    radiograph = files.decode_radiograph(content, case.image.name, settings.reading)
+    turn = radiograph.orientation
+    shape = turn.to_stored(radiograph.pixels).shape
+    stored_mask, mask_notes = read_structures(case, (shape[0], shape[1]), turn)
+    mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
-    fit = fit_to_square(height, width, image_size)
-    image = to_square(radiograph.pixels, fit)
-    return {
-        "image": png.encode_png(np.rint(image * 65535).astype(np.uint16)),
-        "mask": png.encode_png((to_square(mask, fit) > 0.5).astype(np.uint8)),
+    fit = fit_to_square(height, width, settings.image_size)
+    patient_id = case.patient_id or dicom_patient(content, case.image.name, settings.id_key)
+    spacing_mm, spacing_source = radiograph.spacing_mm, radiograph.spacing_source
+    if spacing_mm is None and case.spacing_mm is not None:
+        spacing_mm, spacing_source = documented_spacing(case, (height, width))
+    notes = radiograph.notes + mask_notes
+    record = {
+        "image": png.encode_png(
+            np.rint(to_square(radiograph.pixels, fit) * 65535).astype(np.uint16)
+        ),
+        "mask": png.encode_png(structures_to_square(mask, fit)),
         "original_mask": png.encode_png(mask),
         "example_id": case.example_id,
-        "patient_id": case.patient_id,
+        "patient_id": patient_id or case.example_id,
         "source": case.source,
-        "finding": case.finding,
-        "original_size": np.asarray([height, width], np.int32),
-        "spacing_mm": np.asarray(radiograph.spacing_mm or NO_SPACING, np.float32),
-        "spacing_source": radiograph.spacing_source,
+        "finding": case.clinical.finding,
+        "sex": case.clinical.sex,
+        "age_years": case.clinical.age_years,
+        "reading": case.clinical.reading,
+        "original_size": [height, width],
+        "spacing_mm": list(spacing_mm or NO_SPACING),
+        "spacing_source": spacing_source,
+        "notes": "; ".join(notes),
     }
+    outcome = Outcome(
+        example_id=case.example_id,
+        status="taken",
+        subject="",
+        fault="",
+        remedy="",
+        notes=notes,
+        patient_id=record["patient_id"],
+        patient_from_header=case.patient_id is None and patient_id is not None,
+        source=case.source,
+        finding=case.clinical.finding,
+        digests=digests,
+    )
+    return outcome, record
 
 
-def read_union(case: Case) -> UInt8[np.ndarray, "h w"]:
-    """Returns the union of a case's masks.
-
-    Raises:
-      DataError: a mask is missing, broken, or of another size than the first.
-    """
-    masks = [png.read_mask(files.read_bytes(path), path.name) for path in case.masks]
-    for path, mask in zip(case.masks, masks, strict=True):
-        if mask.shape != masks[0].shape:
-            raise DataError(
-                path.name,
-                f"mask of {_size(mask)}, where {case.masks[0].name} has {_size(masks[0])}",
-                "draw all masks at the picture's own size",
-            )
-    return np.maximum.reduce(masks)
+def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.ndarray, "s s"]:
+    """Returns a mask's bits in the model's square: each where it covers half of a pixel."""
+    square = np.zeros((fit.size, fit.size), np.uint8)
+    for bit in Structure:
+        if (own := (mask & bit) > 0).any():
+            square |= np.where(to_square(own.astype(np.uint8), fit) > 0.5, np.uint8(bit), 0)
+    return square
 
 
-def _size(pixels: np.ndarray) -> str:
-    height, width = pixels.shape
-    return f"{height} x {width} pixels"
+def dicom_patient(content: bytes, name: str, key: bytes) -> str | None:
+    """Returns the keyed hash of the patient that a file names; `None` if it names none."""
+    return dicom.read_patient_id(content, name, key) if files.is_dicom(content) else None

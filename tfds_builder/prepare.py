@@ -4,18 +4,30 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
+from typing import TYPE_CHECKING
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from lungseg_jax import terminal
+from tfds_builder.build_report import SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.manifest import MANIFEST, write_manifest
 from tfds_builder.sources import Listing, list_source
 from tfds_builder.splits import read_split_file
 
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
-def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.PathLike) -> Builder:
+
+def prepare(
+    config: LungsConfig,
+    data_dir: epath.PathLike,
+    manual_dir: epath.PathLike,
+    beam_options: "PipelineOptions | None" = None,
+) -> Builder:
     """Returns a builder whose records exist and were made of just these inputs.
 
     The builder configuration is named by a fingerprint of all that records are a function of: a
@@ -26,6 +38,8 @@ def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.Pat
       config: what the records are made of; its name is derived.
       data_dir: where records (and phantoms) are kept.
       manual_dir: the data set's folder; unused for phantoms.
+      beam_options: of the Apache Beam pipeline that builds the records; `None` to build them by all
+        cores of this machine.
 
     Raises:
       DataError: a file or folder is missing or broken; nothing is left that looks whole.
@@ -33,7 +47,7 @@ def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.Pat
     """
     listing = None
     if config.source != "phantom":
-        listing = list_source(config.source, manual_dir)
+        listing = list_source(config.source, manual_dir, config.patterns)
         _say_what_was_found(config, listing)
     name = f"{config.source}_{config.image_size}_{fingerprint(config, listing)}"
     data_dir = epath.Path(data_dir).expanduser()
@@ -42,19 +56,31 @@ def prepare(config: LungsConfig, data_dir: epath.PathLike, manual_dir: epath.Pat
         config=dataclasses.replace(config, name=name),
         file_format="array_record",
     )
+    builder.beam_options = beam_options
+    downloads = data_dir / "downloads"
     if not builder.is_prepared():
         terminal.say(f"Building records in {builder.data_path}")
-        if not sys.stderr.isatty():
-            tfds.disable_progress_bar()
-        # TFDS reports on standard output, which is kept for data.
-        with contextlib.redirect_stdout(sys.stderr):
-            builder.download_and_prepare(
-                download_dir=data_dir / "downloads",
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=epath.Path(manual_dir).expanduser() if listing else None
-                ),
-            )
+        _build(builder, downloads, manual_dir if listing else None)
+        terminal.say((builder.data_path / SUMMARY).read_text())
+    # Here, not in the build: a process killed in between leaves the rest to the next one.
+    if not (builder.data_path / MANIFEST).exists():
+        write_manifest(builder.data_path, read_digests(builder.data_path))
+    shutil.rmtree(builder.chunks_in(downloads), ignore_errors=True)
     return builder
+
+
+def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike | None) -> None:
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    # TFDS reports on standard output, which is kept for data.
+    with contextlib.redirect_stdout(sys.stderr):
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=epath.Path(manual_dir).expanduser() if manual_dir else None,
+                beam_options=builder.beam_options,
+            ),
+        )
 
 
 def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
@@ -72,6 +98,9 @@ def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
         "seed": config.seed,
         "splits": read_split_file(config.splits) if config.splits else None,
         "num_phantoms": config.num_phantoms if listing is None else None,
+        "patterns": repr(config.patterns),
+        "reading": repr(config.reading),
+        "on_error": config.on_error,
         "files": _describe_files(listing) if listing else None,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]

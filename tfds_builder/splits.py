@@ -8,37 +8,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from etils import epath
 
 from lungseg_jax.errors import ConfigError
-from tfds_builder.sources import Case
+from tfds_builder.outcome import Outcome
 
 # The share of patients kept aside; training has the rest.
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = ("train", "val", "test")
 
 
-def assign_splits(cases: Sequence[Case], seed: int) -> dict[str, list[str]]:
+def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
     """Returns the example ids of each split.
 
     All pictures of a patient go to one split. Within each stratum (source and finding; a patient
     with any abnormal picture counts as abnormal) patients are ordered by a hash of seed and id, and
-    the first ones are held out.
+    the first ones are held out. Where the id is a keyed hash, the first of the patient's pictures
+    stands for it: splits must not depend on the key.
 
     Raises:
       ConfigError: too few patients for three splits.
     """
     by_patient = collections.defaultdict(list)
-    for case in cases:
-        by_patient[case.patient_id].append(case)
+    for outcome in taken:
+        by_patient[outcome.patient_id].append(outcome)
     strata = collections.defaultdict(list)
     for patient_id, own in by_patient.items():
         # min() because "abnormal" sorts before "normal" and "unknown".
-        stratum = min(case.source for case in own), min(case.finding for case in own)
+        stratum = min(one.source for one in own), min(one.finding for one in own)
         strata[stratum].append(patient_id)
     splits: dict[str, list[str]] = {name: [] for name in SPLITS}
     # Rounding errors are carried from one stratum to the next, so that many small strata cannot
     # starve a split.
     owed = dict.fromkeys(HELD_OUT_SHARES, 0.0)
     for _, patients in sorted(strata.items()):
-        patients.sort(key=lambda patient_id: _hash(seed, patient_id))
+        patients.sort(key=lambda patient_id: _hash(seed, by_patient[patient_id]))
         start = 0
         for name, share in HELD_OUT_SHARES.items():
             owed[name] += share * len(patients)
@@ -75,7 +76,7 @@ def read_split_file(path: epath.PathLike) -> dict[str, list]:
     return splits
 
 
-def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[str]]:
+def read_splits(path: epath.PathLike, taken: Sequence[Outcome]) -> dict[str, list[str]]:
     """Returns the splits written in a JSON file `{"train": [id…], "val": […], "test": […]}`.
 
     Examples that the file does not name are left out.
@@ -84,7 +85,7 @@ def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[s
       ConfigError: not such a file, an unknown id, or a patient in two splits.
     """
     splits = read_split_file(path)
-    patient_of = {case.example_id: case.patient_id for case in cases}
+    patient_of = {outcome.example_id: outcome.patient_id for outcome in taken}
     split_of: dict[str, str] = {}
     for name, ids in splits.items():
         for example_id in ids:
@@ -105,9 +106,11 @@ def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[s
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
 
 
-def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Case]]) -> list[str]:
-    return [case.example_id for patient_id in patients for case in by_patient[patient_id]]
+def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Outcome]]) -> list[str]:
+    return [one.example_id for patient_id in patients for one in by_patient[patient_id]]
 
 
-def _hash(seed: int, patient_id: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{patient_id}".encode()).digest()
+def _hash(seed: int, own: Sequence[Outcome]) -> bytes:
+    hashed = any(one.patient_from_header for one in own)
+    name = min(one.example_id for one in own) if hashed else own[0].patient_id
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()

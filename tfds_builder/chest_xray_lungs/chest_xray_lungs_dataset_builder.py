@@ -1,16 +1,24 @@
 """The TFDS builder of `chest_xray_lungs`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import typing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
-from tfds_builder.convert import convert
-from tfds_builder.sources import Case, SourceName, list_source
+from tfds_builder.build_report import file_entries, write_report
+from tfds_builder.conversion import Conversion, Place, convert_cases
+from tfds_builder.convert import ConvertSettings
+from tfds_builder.id_key import read_or_make_key
+from tfds_builder.outcome import Outcome
+from tfds_builder.sources import FolderPatterns, SourceName, list_source
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -23,6 +31,10 @@ class LungsConfig(tfds.core.BuilderConfig):
       seed: of the split, and of the phantoms.
       splits: JSON file that gives the splits instead; empty for none.
       num_phantoms: how many to generate, for the source `phantom`.
+      patterns: names of pictures and masks, for the source `folder`.
+      reading: how files are read.
+      on_error: whether a bad file ends the build or is left out.
+      max_bad_share: of the cases, above which `skip` ends the build all the same.
     """
 
     name: str = ""
@@ -31,16 +43,23 @@ class LungsConfig(tfds.core.BuilderConfig):
     seed: int = 0
     splits: str = ""
     num_phantoms: int = 200
+    patterns: FolderPatterns = dataclasses.field(default_factory=FolderPatterns)
+    reading: ReadOptions = dataclasses.field(default_factory=ReadOptions)
+    on_error: Literal["fail", "skip"] = "fail"
+    max_bad_share: float = 0.1
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of chest radiographs with lung masks."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Phantoms and Kaggle's Chest Xray Masks and Labels."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "2.0.0": "Masks hold a bit for each structure; clinical readings; every public layout.",
+        "1.0.0": "Phantoms and Kaggle's Chest Xray Masks and Labels.",
+    }
     BUILDER_CONFIGS: ClassVar = [
         LungsConfig(name=f"{source}_{size}", source=source, image_size=size)
-        for source in ("phantom", "kaggle")
+        for source in typing.get_args(SourceName)
         for size in (256, 512)
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -48,6 +67,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "chest-xray-masks-and-labels) from Kaggle and unpack it into the manual folder. "
         "phantom: nothing to do."
     )
+
+    # Options of a Beam pipeline that builds the records; `None` to build them on this machine.
+    beam_options: Any = None
 
     @property
     def _lungs(self) -> LungsConfig:
@@ -66,7 +88,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     doc="Intensity / 65535, bone bright.",
                 ),
                 "mask": tfds.features.Image(
-                    shape=(size, size, 1), encoding_format="png", doc="{0, 1}; 1 is lung."
+                    shape=(size, size, 1),
+                    encoding_format="png",
+                    doc="Bits: 1 lung, 2 right lung, 4 left lung, 8 heart, 16 clavicle.",
                 ),
                 "original_mask": tfds.features.Image(
                     shape=(None, None, 1), encoding_format="png", doc="At the picture's own size."
@@ -75,6 +99,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "patient_id": tfds.features.Text(),
                 "source": tfds.features.Text(),
                 "finding": tfds.features.Text(),
+                "sex": tfds.features.Text(doc="F, M or empty."),
+                "age_years": tfds.features.Scalar(np.float32, doc="NaN where not known."),
+                "reading": tfds.features.Text(doc="The radiologist's words."),
                 "original_size": tfds.features.Tensor(
                     shape=(2,), dtype=np.int32, doc="Height and width in pixels."
                 ),
@@ -82,6 +109,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     shape=(2,), dtype=np.float32, doc="Row and column; 0 where not known."
                 ),
                 "spacing_source": tfds.features.Text(),
+                "notes": tfds.features.Text(doc="Corrections and doubts."),
             }
         )
         return self.dataset_info_from_configs(
@@ -90,24 +118,55 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         config = self._lungs
+        downloads = epath.Path(dl_manager.download_dir)
+        directory = dl_manager.manual_dir
         if config.source == "phantom":
-            # The version, too, says which phantoms: those of an older generator are not reused.
-            name = f"phantoms-{self.VERSION}-{config.num_phantoms}-{config.seed}"
-            directory = dl_manager.download_dir / name
-            phantom_files.write_phantoms(Path(directory), config.num_phantoms, config.seed)
-        else:
-            directory = dl_manager.manual_dir
-        cases = list_source(config.source, directory).cases
+            directory = _phantoms(config, downloads)
+        listing = list_source(config.source, directory, config.patterns)
+        settings = ConvertSettings(config.image_size, read_or_make_key(downloads), config.reading)
+        conversion = Conversion(self.chunks_in(downloads), settings, config.on_error == "fail")
+        converted = convert_cases(listing.cases, conversion, self.beam_options)
+        _check_share_of_bad(converted.outcomes, config.max_bad_share)
+        taken = [outcome for outcome in converted.outcomes if outcome.status == "taken"]
         if config.splits:
-            ids = splits.read_splits(config.splits, cases)
+            ids = splits.read_splits(config.splits, taken)
         else:
-            ids = splits.assign_splits(cases, config.seed)
-        by_id = {case.example_id: case for case in cases}
+            ids = splits.assign_splits(taken, config.seed)
+        # Into the folder that TFDS renames when the records are whole.
+        write_report(self.data_path, file_entries(listing, converted.outcomes, ids))
         return {
-            name: self._generate_examples([by_id[example_id] for example_id in own])
+            name: self._generate_examples([converted.places[example_id] for example_id in own])
             for name, own in ids.items()
         }
 
-    def _generate_examples(self, cases: Sequence[Case]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for case in cases:
-            yield case.example_id, convert(case, self._lungs.image_size)
+    def chunks_in(self, downloads: epath.Path) -> epath.Path:
+        """Returns where converted cases are kept until the records are whole."""
+        return downloads / "converted" / self._lungs.name
+
+    def _generate_examples(self, places: Sequence[Place]) -> Any:  # noqa: ANN401
+        if self.beam_options is not None:
+            # Beam is an extra: only who asks for it needs it.
+            from tfds_builder.beam_pipeline import read_places
+
+            return read_places(places)
+        return ((place.example_id, place.read()) for place in places)
+
+
+def _phantoms(config: LungsConfig, downloads: epath.Path) -> epath.Path:
+    """Returns the folder of the phantoms, written if they are not there."""
+    # The generator's version says which phantoms: those of an older one are not reused.
+    name = f"phantoms-{phantom_files.VERSION}-{config.num_phantoms}-{config.seed}"
+    phantom_files.write_phantoms(Path(downloads / name), config.num_phantoms, config.seed)
+    return downloads / name
+
+
+def _check_share_of_bad(outcomes: Sequence[Outcome], largest: float) -> None:
+    bad = [outcome for outcome in outcomes if outcome.status == "bad"]
+    if len(bad) > largest * len(outcomes):
+        first = "; ".join(f"{outcome.subject}: {outcome.fault}" for outcome in bad[:3])
+        raise DataError(
+            "data.manual_dir",
+            f"{len(bad)} of {len(outcomes)} cases are bad, more than a share of {largest:g} "
+            f"({first})",
+            "mend the files or raise data.max_bad_share",
+        )

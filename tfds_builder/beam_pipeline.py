@@ -1,0 +1,58 @@
+"""The conversion as Apache Beam pipelines, for archives that outgrow a machine.
+
+Workers run the same `Conversion.convert_chunk` as a single machine does, in the same sandbox, and
+write to the same folder, which all machines must reach.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from tfds_builder.conversion import Chunk, Conversion, Place
+from tfds_builder.sandbox import Sandbox
+
+
+class _ConvertChunk(beam.DoFn):
+    """Converts chunks in a sandbox that lives as long as the worker."""
+
+    def __init__(self, conversion: Conversion) -> None:
+        self._conversion = conversion
+
+    def setup(self) -> None:
+        """Makes the sandbox, whose process starts with the first case."""
+        self._sandbox = Sandbox()
+
+    def teardown(self) -> None:
+        """Ends the sandbox's process."""
+        self._sandbox.close()
+
+    def process(self, element: Chunk) -> None:
+        """Writes a chunk; what became of its cases is read from there."""
+        self._conversion.convert_chunk(element, self._sandbox)
+
+
+def convert_with_beam(
+    conversion: Conversion, chunks: Sequence[Chunk], options: PipelineOptions
+) -> None:
+    """Converts chunks by the runner that the options name."""
+    # Runners answer an error with three more attempts, and report it in words of their own.
+    patient = dataclasses.replace(conversion, fail_fast=False)
+    with beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | "chunks" >> beam.Create(chunks)
+            | "spread" >> beam.Reshuffle()
+            | "convert" >> beam.ParDo(_ConvertChunk(patient))
+        )
+
+
+def read_places(places: Sequence[Place]) -> Any:  # noqa: ANN401
+    """Returns the transform that yields the records at the places with their ids."""
+    return (
+        beam.Create(places)
+        | "spread" >> beam.Reshuffle()
+        | "read" >> beam.Map(lambda place: (place.example_id, place.read()))
+    )

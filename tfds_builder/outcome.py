@@ -1,0 +1,99 @@
+"""What became of a case: its record, or why it has none."""
+
+import dataclasses
+import hashlib
+import os
+from typing import Any, Literal
+
+from lungseg_jax.errors import DataError
+from tfds_builder.sources import Case
+
+Status = Literal["taken", "left out", "bad"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileDigest:
+    """Identifies a file's content.
+
+    Attributes:
+      sha256: in hexadecimal.
+      bytes: length.
+    """
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, content: bytes) -> "FileDigest":
+        """Returns the digest of a file's content."""
+        return cls(hashlib.sha256(content).hexdigest(), len(content))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a case, without its pictures.
+
+    Attributes:
+      example_id: of the case.
+      status: `taken`; `left out` for readable files that do not belong in the data set; `bad` for
+        files at fault.
+      subject: name of the file at fault, where it was not taken.
+      fault: why it was not taken.
+      remedy: what would make it right.
+      notes: corrections and doubts about a case that was taken.
+      patient_id: what must not be in two splits.
+      patient_from_header: whether the patient is known from a DICOM header alone, as a keyed hash.
+      source: where the picture was taken.
+      finding: `normal`, `abnormal` or `unknown`.
+      digests: of the case's files, by path.
+    """
+
+    example_id: str
+    status: Status
+    subject: str
+    fault: str
+    remedy: str
+    notes: tuple[str, ...]
+    patient_id: str
+    patient_from_header: bool
+    source: str
+    finding: str
+    digests: dict[str, FileDigest]
+
+    @classmethod
+    def not_taken(
+        cls,
+        case: Case,
+        status: Literal["left out", "bad"],
+        error: DataError,
+        digests: dict[str, FileDigest] | None = None,
+    ) -> "Outcome":
+        """Returns the outcome of a case that has no record."""
+        return cls(
+            example_id=case.example_id,
+            status=status,
+            # Its name alone: reports hold no path of the machine.
+            subject=os.path.basename(os.fspath(error.subject)),
+            fault=error.fault,
+            remedy=error.remedy,
+            notes=(),
+            patient_id=case.patient_id or case.example_id,
+            patient_from_header=False,
+            source=case.source,
+            finding=case.clinical.finding,
+            digests=digests or {},
+        )
+
+    def error(self) -> DataError:
+        """Returns the error that `not_taken` was made of."""
+        return DataError(self.subject, self.fault, self.remedy)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a form that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, form: dict[str, Any]) -> "Outcome":
+        """Undoes `to_json`."""
+        digests = {path: FileDigest(**digest) for path, digest in form["digests"].items()}
+        return cls(**form | {"notes": tuple(form["notes"]), "digests": digests})
