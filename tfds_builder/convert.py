@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files, png
-from lungseg_jax.imaging.geometry import fit_to_square, to_square
-from tfds_builder.sources import Case
+from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.masks import read_structures
+from tfds_builder.sources import Case, documented_spacing
 
 # Stored where the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
@@ -21,48 +22,32 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
       DataError: a file is missing or broken, or picture and mask differ in size.
     """
     radiograph = files.read_radiograph(case.image)
-    mask = read_union(case)
-    if mask.shape != radiograph.pixels.shape:
-        raise DataError(
-            case.masks[0].name,
-            f"mask of {_size(mask)} for a picture of {_size(radiograph.pixels)} "
-            f"({case.image.name})",
-            "draw the mask at the picture's own size",
-        )
-    height, width = mask.shape
+    height, width = radiograph.pixels.shape
+    mask, _ = read_structures(case, (height, width))
+    spacing_mm, spacing_source = radiograph.spacing_mm, radiograph.spacing_source
+    if spacing_mm is None and (spacing_mm := documented_spacing(case, (height, width))):
+        spacing_source = "detector"
     fit = fit_to_square(height, width, image_size)
     image = to_square(radiograph.pixels, fit)
     return {
         "image": png.encode_png(np.rint(image * 65535).astype(np.uint16)),
-        "mask": png.encode_png((to_square(mask, fit) > 0.5).astype(np.uint8)),
+        "mask": png.encode_png(_to_square(mask, fit)),
         "original_mask": png.encode_png(mask),
         "example_id": case.example_id,
         "patient_id": case.patient_id,
         "source": case.source,
-        "finding": case.finding,
+        "finding": case.clinical.finding,
         "original_size": np.asarray([height, width], np.int32),
-        "spacing_mm": np.asarray(radiograph.spacing_mm or NO_SPACING, np.float32),
-        "spacing_source": radiograph.spacing_source,
+        "spacing_mm": np.asarray(spacing_mm or NO_SPACING, np.float32),
+        "spacing_source": spacing_source,
     }
 
 
-def read_union(case: Case) -> UInt8[np.ndarray, "h w"]:
-    """Returns the union of a case's masks.
-
-    Raises:
-      DataError: a mask is missing, broken, or of another size than the first.
-    """
-    masks = [png.read_mask(files.read_bytes(path), path.name) for path in case.masks]
-    for path, mask in zip(case.masks, masks, strict=True):
-        if mask.shape != masks[0].shape:
-            raise DataError(
-                path.name,
-                f"mask of {_size(mask)}, where {case.masks[0].name} has {_size(masks[0])}",
-                "draw all masks at the picture's own size",
-            )
-    return np.maximum.reduce(masks)
-
-
-def _size(pixels: np.ndarray) -> str:
-    height, width = pixels.shape
-    return f"{height} x {width} pixels"
+def _to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.ndarray, "s s"]:
+    """Returns the mask in the model's square, each structure where it covers half a pixel."""
+    square = np.zeros((fit.size, fit.size), np.uint8)
+    for structure in Structure:
+        own = (mask & structure > 0).astype(np.uint8)
+        if own.any():
+            square[to_square(own, fit) > 0.5] |= np.uint8(structure)
+    return square

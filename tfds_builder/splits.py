@@ -27,11 +27,11 @@ def assign_splits(cases: Sequence[Case], seed: int) -> dict[str, list[str]]:
     """
     by_patient = collections.defaultdict(list)
     for case in cases:
-        by_patient[case.patient_id].append(case)
+        by_patient[_patient(case)].append(case)
     strata = collections.defaultdict(list)
     for patient_id, own in by_patient.items():
         # min() because "abnormal" sorts before "normal" and "unknown".
-        stratum = min(case.source for case in own), min(case.finding for case in own)
+        stratum = min(case.source for case in own), min(case.clinical.finding for case in own)
         strata[stratum].append(patient_id)
     splits: dict[str, list[str]] = {name: [] for name in SPLITS}
     # Rounding errors are carried from one stratum to the next, so that many small strata cannot
@@ -84,7 +84,7 @@ def read_splits(path: epath.PathLike, cases: Sequence[Case]) -> dict[str, list[s
       ConfigError: not such a file, an unknown id, or a patient in two splits.
     """
     splits = read_split_file(path)
-    patient_of = {case.example_id: case.patient_id for case in cases}
+    patient_of = {case.example_id: _patient(case) for case in cases}
     split_of: dict[str, str] = {}
     for name, ids in splits.items():
         for example_id in ids:
@@ -107,6 +107,10 @@ _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
 
 def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Case]]) -> list[str]:
     return [case.example_id for patient_id in patients for case in by_patient[patient_id]]
+
+
+def _patient(case: Case) -> str:
+    return case.patient_id or case.example_id
 
 
 def _hash(seed: int, patient_id: str) -> bytes:

@@ -66,7 +66,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     doc="Intensity / 65535, bone bright.",
                 ),
                 "mask": tfds.features.Image(
-                    shape=(size, size, 1), encoding_format="png", doc="{0, 1}; 1 is lung."
+                    shape=(size, size, 1),
+                    encoding_format="png",
+                    doc="A bit for each structure; 1 is lung.",
                 ),
                 "original_mask": tfds.features.Image(
                     shape=(None, None, 1), encoding_format="png", doc="At the picture's own size."
