@@ -12,9 +12,13 @@ from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import Config
 from lungseg_jax.errors import DataError, UserError
+from lungseg_jax.imaging.structures import Structure
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.prepare import prepare
 from tfds_builder.splits import SPLITS
+
+# The network learns and is measured by the lungs alone.
+_LUNGS = np.uint8(Structure.LUNGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Records:
         records: Any = self._pictures.__getitems__([int(position) for position in positions])
         return Pictures(
             np.stack([record["image"] for record in records]),
-            np.stack([record["mask"] for record in records]),
+            np.stack([record["mask"] for record in records]) & _LUNGS,
         )
 
     def example(self, position: int) -> Example:
@@ -97,7 +101,7 @@ class Records:
             example_id=record["example_id"].decode(),
             source=record["source"].decode(),
             image=record["image"],
-            original_mask=record["original_mask"][..., 0],
+            original_mask=record["original_mask"][..., 0] & _LUNGS,
             spacing_mm=(row, column) if row > 0 and column > 0 else None,
         )
 

@@ -1,10 +1,11 @@
-"""PNG files to intensities and masks."""
+"""PNG files to intensities, PNG and GIF files to masks."""
 
 import io
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.errors import DataError
@@ -16,6 +17,8 @@ MASK_THRESHOLD = 127
 # The largest picture accepted: film digitisers end near 100 megapixels.
 MAX_PIXELS = 2**27
 
+_GIF_SIGNATURE = b"GIF8"
+
 
 def read_png(content: bytes, name: str) -> Radiograph:
     """Returns the radiograph in a PNG file of any bit depth; colour is reduced to luminance.
@@ -26,18 +29,19 @@ def read_png(content: bytes, name: str) -> Radiograph:
     Raises:
       DataError: not a PNG, or one that does not decode.
     """
-    pixels = _decode(content, name)
+    pixels = _decode(content, name, PngImageFile)
     bits = 8 if pixels.dtype == np.uint8 else max(8, int(pixels.max()).bit_length())
     return Radiograph(pixels.astype(np.float32) / np.float32(2**bits - 1), None, "none")
 
 
 def read_mask(content: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
-    """Returns a mask of {0, 1} from a PNG file, thresholded at half its coverage.
+    """Returns a mask of {0, 1} from a PNG or GIF file, thresholded at half its coverage.
 
     Raises:
-      DataError: not a PNG, or one that does not decode, or values that are no mask's.
+      DataError: neither PNG nor GIF, or one that does not decode, or values that are no mask's.
     """
-    pixels = _decode(content, name)
+    is_gif = content.startswith(_GIF_SIGNATURE)
+    pixels = _decode(content, name, GifImageFile if is_gif else PngImageFile)
     if pixels.dtype != np.uint8:
         raise DataError(name, "mask of more than 8 bits", "save masks as 8-bit grey PNG")
     brightest = int(pixels.max())
@@ -59,23 +63,26 @@ def encode_png(pixels: Shaped[np.ndarray, "h w"]) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(content: bytes, name: str) -> Shaped[np.ndarray, "h w"]:
-    # PngImageFile itself, for Image.open has a lower limit on pixels and warns below it.
+def _decode(
+    content: bytes, name: str, opener: type[PngImageFile | GifImageFile]
+) -> Shaped[np.ndarray, "h w"]:
+    # The format's own class, for Image.open has a lower limit on pixels and warns below it.
     try:
         # Loading skips the check sums of the picture's data.
-        PngImageFile(io.BytesIO(content)).verify()
-        image = PngImageFile(io.BytesIO(content))
+        opener(io.BytesIO(content)).verify()
+        image = opener(io.BytesIO(content))
         if image.width * image.height <= MAX_PIXELS:
             return _to_grey(image)
     # Pillow lets through what its parsers meet in a broken file: OSError, SyntaxError, ValueError.
     except Exception as error:
-        raise DataError(name, "broken PNG file", "fetch or export it again") from error
+        fault = f"broken {opener.format} file"
+        raise DataError(name, fault, "fetch or export it again") from error
     raise DataError(
         name, f"{image.width} x {image.height} pixels", f"shrink it: at most {MAX_PIXELS} are read"
     )
 
 
-def _to_grey(image: PngImageFile) -> Shaped[np.ndarray, "h w"]:
+def _to_grey(image: Image.Image) -> Shaped[np.ndarray, "h w"]:
     if image.mode == "I;16":
         return np.asarray(image)
     # Pillow would warn of what is meant here: opacity is left aside.

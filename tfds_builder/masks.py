@@ -1,0 +1,90 @@
+"""A case's mask files to one mask with a bit for each structure."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging import files, png
+from lungseg_jax.imaging.radiograph import Orientation
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.sources import Case, MaskFile
+
+_WORDS = {
+    Structure.LUNGS: "lung",
+    Structure.RIGHT_LUNG: "right lung",
+    Structure.LEFT_LUNG: "left lung",
+    Structure.HEART: "heart",
+    Structure.CLAVICLES: "clavicle",
+}
+
+# Outlines drawn along one border share a few of its pixels: this share of the smaller lung.
+_TOLERATED_OVERLAP = 0.001
+
+
+def read_structures(
+    case: Case, shape: tuple[int, int], orientation: Orientation | None = None
+) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
+    """Returns a case's mask, a bit for each `Structure`, and notes on what is doubtful in it.
+
+    Masks smaller than the picture by a whole factor on both sides are enlarged by repeating their
+    pixels: the outlines of JSRT were drawn at half the picture's size.
+
+    Args:
+      case: whose masks to read.
+      shape: (height, width) of the picture as stored.
+      orientation: how the stored picture is turned upright; `None` if it stands so. Sides are
+        checked in the upright picture, the mask is returned as stored.
+
+    Raises:
+      DataError: a mask is missing, broken or of another size than the picture.
+    """
+    bits = np.zeros(shape, np.uint8)
+    notes = []
+    for file in case.masks:
+        mask = _read_at(shape, file, case)
+        if not mask.any():
+            notes.append(f"{_WORDS[file.structure]} mask is empty")
+        bits |= mask * np.uint8(_bits_of(file.structure))
+    upright = (orientation or Orientation()).to_upright(bits)
+    return bits, (*notes, *_doubts_about_sides(upright))
+
+
+def _read_at(shape: tuple[int, int], file: MaskFile, case: Case) -> UInt8[np.ndarray, "h w"]:
+    mask = png.read_mask(files.read_bytes(file.path), file.path.name)
+    if mask.shape == shape:
+        return mask
+    (rows, row_rest), (columns, column_rest) = map(divmod, shape, mask.shape)
+    if row_rest or column_rest or rows != columns:
+        raise DataError(
+            file.path.name,
+            f"mask of {_size(mask.shape)} for a picture of {_size(shape)} ({case.image.name})",
+            "draw the mask at the picture's own size",
+        )
+    return mask.repeat(rows, axis=0).repeat(columns, axis=1)
+
+
+def _bits_of(structure: Structure) -> int:
+    is_lung = structure in Structure.LEFT_LUNG | Structure.RIGHT_LUNG
+    return structure | Structure.LUNGS if is_lung else structure
+
+
+def _doubts_about_sides(upright: UInt8[np.ndarray, "h w"]) -> list[str]:
+    """Says whether the lungs seem to have changed places, or cover each other."""
+    left, right = (upright & side > 0 for side in (Structure.LEFT_LUNG, Structure.RIGHT_LUNG))
+    if not left.any() or not right.any():
+        return []
+    notes = []
+    if _mean_column(left) < _mean_column(right):
+        notes.append("left lung mask lies on the viewer's left of the right lung's")
+    overlap = np.count_nonzero(left & right)
+    if overlap > _TOLERATED_OVERLAP * min(np.count_nonzero(left), np.count_nonzero(right)):
+        notes.append(f"left and right lung masks share {overlap} pixels")
+    return notes
+
+
+def _mean_column(mask: np.ndarray) -> float:
+    return float(np.average(np.arange(mask.shape[1]), weights=mask.sum(axis=0)))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]} pixels"

@@ -1,0 +1,71 @@
+"""Folder layouts: which picture belongs to which masks and to which patient."""
+
+import os
+from collections.abc import Callable
+from typing import Literal
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+from tfds_builder.sources.folder import FolderPatterns, list_folder
+from tfds_builder.sources.jsrt import list_jsrt
+from tfds_builder.sources.kaggle import list_kaggle
+from tfds_builder.sources.layout import (
+    Case,
+    Clinical,
+    Listing,
+    MaskFile,
+    documented_spacing,
+)
+from tfds_builder.sources.montgomery import list_montgomery
+from tfds_builder.sources.phantom import list_phantoms
+from tfds_builder.sources.shenzhen import list_shenzhen
+
+__all__ = (
+    "Case",
+    "Clinical",
+    "FolderPatterns",
+    "Listing",
+    "MaskFile",
+    "SourceName",
+    "documented_spacing",
+    "list_source",
+)
+
+SourceName = Literal["phantom", "kaggle", "montgomery", "shenzhen", "jsrt", "folder"]
+
+_LAYOUTS: dict[SourceName, Callable[[epath.Path], Listing]] = {
+    "phantom": list_phantoms,
+    "kaggle": list_kaggle,
+    "montgomery": list_montgomery,
+    "shenzhen": list_shenzhen,
+    "jsrt": list_jsrt,
+}
+
+
+def list_source(
+    source: SourceName, directory: epath.PathLike, patterns: FolderPatterns | None = None
+) -> Listing:
+    """Returns the cases in a folder laid out as `source` is published.
+
+    Args:
+      source: the layout.
+      directory: the data set's folder.
+      patterns: names of pictures and masks for the source `folder`, where it has no list.
+
+    Raises:
+      DataError: the folder is absent or holds no labelled picture, or a mask lacks its picture.
+    """
+    # An empty path would mean the current folder.
+    if not os.fspath(directory):
+        raise DataError(
+            "data.manual_dir", f"is empty for source {source}", "give the data set's folder"
+        )
+    directory = epath.Path(directory).expanduser()
+    if not directory.is_dir():
+        raise DataError(
+            directory, "no such folder", "give the data set's folder as data.manual_dir"
+        )
+    if source == "folder":
+        return list_folder(directory, patterns or FolderPatterns())
+    return _LAYOUTS[source](directory)

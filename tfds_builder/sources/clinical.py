@@ -1,0 +1,104 @@
+"""Clinical readings as their publishers wrote them, typing errors and all."""
+
+import math
+import re
+
+from tfds_builder.sources.layout import Clinical, Finding, Sex
+
+# An age beyond this is a typing error.
+MAX_AGE_YEARS = 130
+
+_UNITS_PER_YEAR = {"y": 1, "m": 12, "w": 365.25 / 7, "d": 365.25}
+
+_MONTGOMERY_SEX = re.compile(r"^\s*Patient.?s Sex:[ \t]*(\w*).*$", re.IGNORECASE | re.MULTILINE)
+_MONTGOMERY_AGE = re.compile(
+    r"^\s*Patient.?s Age:[ \t]*(\d*)([YMWD]?).*$", re.IGNORECASE | re.MULTILINE
+)
+
+# Units are spelt out, for a word that follows a bare age may begin with their letters.
+_SHENZHEN = re.compile(
+    r"""\s* (f(?:em[ae]?l?[ae]?)?|m(?:ale?)?) (?![a-z]) [ \t,.:;]*
+    (?: (\d+(?:\.\d+)?) [ \t]*
+        (?: (y|yo|yrs?|years?|mos?|mths?|months?|wks?|weeks?|days?|d) (?![a-z]) )? )?
+    [\s,.:;]*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_JSRT = re.compile(r"(JPC[LN]N\d{3})(?:\.IMG)?(.*?)(?=JPC[LN]N\d{3}|\Z)", re.DOTALL | re.IGNORECASE)
+_JSRT_ROW = re.compile(
+    r"(?:.*\s)?(\d+|\?)\s+(female|male)\b(?:\s+[\d?]+(?!\S))*\s*(.*)", re.DOTALL | re.IGNORECASE
+)
+
+
+def parse_montgomery(text: str, finding: Finding) -> Clinical:
+    """Returns a reading of Montgomery County: `Patient's Sex: F`, `Patient's Age: 027Y`, text."""
+    sex, age = _MONTGOMERY_SEX.search(text), _MONTGOMERY_AGE.search(text)
+    reading = _MONTGOMERY_AGE.sub("", _MONTGOMERY_SEX.sub("", text))
+    return Clinical(
+        _sex(sex[1]) if sex else "",
+        _age(age[1], age[2]) if age else math.nan,
+        finding,
+        _one_line(reading),
+    )
+
+
+def parse_shenzhen(text: str, finding: Finding) -> Clinical:
+    """Returns a reading of Shenzhen: sex and age (`femal 32yrs`, `male 16month`), then text.
+
+    A number without a unit is an age in years.
+    """
+    start = _SHENZHEN.match(text)
+    if not start:
+        return Clinical(finding=finding, reading=_one_line(text))
+    return Clinical(
+        _sex(start[1]),
+        _age(start[2] or "", start[3] or ""),
+        finding,
+        _one_line(text[start.end() :]),
+    )
+
+
+def parse_jsrt(text: str) -> dict[str, Clinical]:
+    """Returns the readings in `CLNDAT_EN.txt` or `CNNDAT_EN.TXT` by the picture's stem.
+
+    A row has the picture's name, for nodules their subtlety and size, then age, sex, for nodules
+    their place in pixels, and text. Some rows lack their line break, and `?` stands for what is not
+    known. Pictures `JPCLN…` show a nodule, `JPCNN…` none.
+    """
+    readings = {}
+    for name, row in _JSRT.findall(text):
+        stem = name.upper()
+        finding = jsrt_finding(stem)
+        fields = _JSRT_ROW.fullmatch(row)
+        if fields:
+            age, sex, reading = fields.groups()
+            readings[stem] = Clinical(_sex(sex), _age(age, "y"), finding, _one_line(reading))
+        else:
+            readings[stem] = Clinical(finding=finding, reading=_one_line(row))
+    return readings
+
+
+def jsrt_finding(stem: str) -> Finding:
+    """Returns what the name of a JSRT picture says: `JPCLN…` has a nodule, `JPCNN…` has none."""
+    return "abnormal" if stem.upper().startswith("JPCLN") else "normal"
+
+
+def _sex(word: str) -> Sex:
+    match word[:1].upper():
+        case "F":
+            return "F"
+        case "M":
+            return "M"
+    return ""
+
+
+def _age(number: str, unit: str) -> float:
+    try:
+        age = float(number) / _UNITS_PER_YEAR[unit[:1].lower() or "y"]
+    except ValueError:
+        return math.nan
+    return age if age <= MAX_AGE_YEARS else math.nan
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

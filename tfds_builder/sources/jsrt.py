@@ -1,0 +1,142 @@
+"""The JSRT set with the outlines of the SCR database.
+
+    All247images/JPCLN001.IMG              raw pixels; PNG files are taken where there is no raw one
+    Clinical_Information/CLNDAT_EN.txt     154 pictures with a nodule
+    Clinical_Information/CNNDAT_EN.TXT     93 without
+    scratch/fold1/masks/left lung/JPCLN002.gif
+        also `right lung`, `heart`, `left clavicle`, `right clavicle`; fold2 has the odd numbers
+
+Shiraishi et al. 2000 (https://doi.org/10.2214/ajr.174.1.1740071), van Ginneken et al. 2006
+(https://doi.org/10.1016/j.media.2005.02.002). Sides are the patient's ("the right lung and clavicle
+are on the left in the image"). The archives come from two places and are unpacked in any place
+below one folder, so files are known by their names and their folders' names.
+"""
+
+import re
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging import files, raw
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.sources.clinical import jsrt_finding, parse_jsrt
+from tfds_builder.sources.layout import (
+    CLINICAL_READING,
+    MASK_SUFFIXES,
+    SECOND_COPY,
+    Case,
+    Clinical,
+    Listing,
+    MaskFile,
+    check_both_lungs,
+    check_masks_have_pictures,
+    files_below,
+    is_hidden,
+    make_listing,
+    nearest_first,
+    pick_mask,
+)
+
+# By the folder's name without blanks and underscores, which mirrors of the set change.
+_STRUCTURES = {
+    "leftlung": Structure.LEFT_LUNG,
+    "rightlung": Structure.RIGHT_LUNG,
+    "heart": Structure.HEART,
+    "leftclavicle": Structure.CLAVICLES,
+    "rightclavicle": Structure.CLAVICLES,
+}
+_STEM = re.compile(r"JPC[LN]N\d{3}")
+_READINGS = re.compile(r"C[LN]NDAT_EN\.txt", re.IGNORECASE)
+
+
+def list_jsrt(directory: epath.Path) -> Listing:
+    """Returns the cases in a folder with pictures and outlines.
+
+    Raises:
+      DataError: there are no pictures or no masks, or a mask lacks its picture or the other lung's,
+        or has a rival.
+    """
+    paths = files_below(directory)
+    visible = nearest_first(path for path in paths if not is_hidden(path, directory))
+    masks = _find_masks(visible)
+    pictures = _find_pictures(visible)
+    left, right = (masks.get(side, {}) for side in ("leftlung", "rightlung"))
+    if not pictures or not left:
+        raise DataError(
+            directory,
+            f"{len(pictures)} pictures JPC*.IMG or JPC*.png and {len(left)} masks in `left lung/` "
+            "below it",
+            "unpack the pictures of JSRT and the masks of SCR into this folder",
+        )
+    for own in masks.values():
+        check_masks_have_pictures(own, pictures)
+    check_both_lungs(left, right)
+    _check_lungs_are_there({stem for own in masks.values() for stem in own} - set(left))
+    readings = [path for path in visible if _READINGS.fullmatch(path.name)]
+    clinical = _read_all(readings)
+    cases = [
+        Case(
+            example_id=stem,
+            patient_id=stem,
+            source="jsrt",
+            image=pictures[stem][0],
+            masks=tuple(
+                MaskFile(pick_mask(own[stem]), _STRUCTURES[name])
+                for name, own in sorted(masks.items())
+                if stem in own
+            ),
+            clinical=clinical.get(stem, Clinical(finding=jsrt_finding(stem))),
+            spacing_mm=raw.JSRT_SPACING_MM,
+        )
+        for stem in left
+    ]
+    unlabelled = [copies[0] for stem, copies in pictures.items() if stem not in left]
+    reasons = {
+        path: SECOND_COPY
+        for found in (pictures, *masks.values())
+        for _, *copies in found.values()
+        for path in copies
+    } | dict.fromkeys(readings, CLINICAL_READING)
+    return make_listing(directory, paths, cases, unlabelled, reasons)
+
+
+def _find_masks(paths: list[epath.Path]) -> dict[str, dict[str, list[epath.Path]]]:
+    """Returns the copies of each mask by the structure's folder, then by stem."""
+    found: dict[str, dict[str, list[epath.Path]]] = {}
+    for path in paths:
+        name, stem = _folder_name(path), path.stem.upper()
+        if name in _STRUCTURES and path.suffix.lower() in MASK_SUFFIXES and _STEM.fullmatch(stem):
+            found.setdefault(name, {}).setdefault(stem, []).append(path)
+    return found
+
+
+def _find_pictures(paths: list[epath.Path]) -> dict[str, list[epath.Path]]:
+    """Returns the files of each picture by stem, raw ones first: they have all 12 bits."""
+    found: dict[str, list[epath.Path]] = {}
+    for suffix in (".img", ".png"):
+        for path in paths:
+            stem, folder = path.stem.upper(), _folder_name(path)
+            is_mask = folder in _STRUCTURES or "mask" in folder
+            if path.suffix.lower() == suffix and _STEM.fullmatch(stem) and not is_mask:
+                found.setdefault(stem, []).append(path)
+    return found
+
+
+def _check_lungs_are_there(without: set[str]) -> None:
+    if without:
+        raise DataError(
+            min(without),
+            f"mask of heart or clavicle without the lungs' (one of {len(without)})",
+            "unpack all masks of SCR",
+        )
+
+
+def _folder_name(path: epath.Path) -> str:
+    return re.sub(r"[\s_-]", "", path.parent.name).lower()
+
+
+def _read_all(readings: list[epath.Path]) -> dict[str, Clinical]:
+    clinical: dict[str, Clinical] = {}
+    for path in readings:
+        clinical |= parse_jsrt(files.read_bytes(path).decode(errors="replace"))
+    return clinical

@@ -1,0 +1,299 @@
+"""What every folder layout yields, and the searches that layouts share."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging import files
+from lungseg_jax.imaging.structures import Structure
+
+Sex = Literal["F", "M", ""]
+Finding = Literal["normal", "abnormal", "unknown"]
+
+# Why a file is neither picture nor mask though records depend on it.
+CLINICAL_READING = "clinical reading"
+LIST_OF_PAIRS = "list of pairs"
+SECOND_COPY = "second copy"
+
+# Suffixes that pictures come with; DICOM files have others, or none, as well.
+PICTURE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
+MASK_SUFFIXES = (".png", ".gif")
+
+# (height, width) at which a source's documented spacing holds; files of other sizes were resized.
+_ORIGINAL_SIZES = {"montgomery": {(4020, 4892), (4892, 4020)}, "jsrt": {(2048, 2048)}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Clinical:
+    """What a data set tells of the patient and the picture.
+
+    Attributes:
+      sex: of the patient; empty where not known.
+      age_years: NaN where not known.
+      finding: splits are stratified by it.
+      reading: the radiologist's words; empty where there are none.
+    """
+
+    sex: Sex = ""
+    age_years: float = math.nan
+    finding: Finding = "unknown"
+    reading: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskFile:
+    """A file with the outline of one structure.
+
+    Attributes:
+      path: PNG or GIF file.
+      structure: what it outlines; `LUNGS` for both lungs, or for lung of unknown side.
+    """
+
+    path: epath.Path
+    structure: Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A labelled picture before anything of it is read.
+
+    Attributes:
+      example_id: unique in its folder; the file's stem unless the layout says otherwise.
+      patient_id: what must not be in two splits. `None`: the DICOM header says, or else the example
+        id is the patient.
+      source: where the picture was taken: splits are stratified by it, metrics reported by it.
+      image: the picture's file.
+      masks: files whose lungs together are the lungs.
+      clinical: what is known of the patient.
+      spacing_mm: (row, column), from the data set's documentation, at the sizes it was published
+        at; `documented_spacing` tells whether it holds.
+    """
+
+    example_id: str
+    patient_id: str | None
+    source: str
+    image: epath.Path
+    masks: tuple[MaskFile, ...]
+    clinical: Clinical
+    spacing_mm: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What a folder holds: each file below it is in one of the three groups, once.
+
+    Attributes:
+      root: the folder that was searched.
+      cases: labelled pictures, sorted by id.
+      unlabelled: pictures without a mask.
+      other: every other file, and why it is neither.
+    """
+
+    root: epath.Path
+    cases: tuple[Case, ...]
+    unlabelled: tuple[epath.Path, ...]
+    other: tuple[tuple[epath.Path, str], ...]
+
+    def files(self) -> list[epath.Path]:
+        """Every file that a record is made of: pictures, masks, readings."""
+        labelled = [path for case in self.cases for path in _files(case)]
+        return labelled + [
+            path for path, why in self.other if why in (CLINICAL_READING, LIST_OF_PAIRS)
+        ]
+
+
+def documented_spacing(case: Case, shape: tuple[int, int]) -> tuple[float, float] | None:
+    """Returns the spacing that a data set's documentation states for a picture of this size.
+
+    Args:
+      case: of any source.
+      shape: (height, width) of the picture; one that was resized has another spacing.
+    """
+    return case.spacing_mm if shape in _ORIGINAL_SIZES.get(case.source, ()) else None
+
+
+def make_listing(
+    root: epath.Path,
+    paths: Iterable[epath.Path],
+    cases: Iterable[Case],
+    unlabelled: Iterable[epath.Path],
+    reasons: Mapping[epath.Path, str],
+) -> Listing:
+    """Returns the listing of a folder, every file of it accounted for.
+
+    Args:
+      root: the folder.
+      paths: all files below it.
+      cases: labelled pictures.
+      unlabelled: pictures without a mask.
+      reasons: why files are neither, where the layout knows.
+    """
+    cases = tuple(sorted(cases, key=lambda case: case.example_id))
+    unlabelled = tuple(sorted(unlabelled))
+    used = {path for case in cases for path in _files(case)}.union(unlabelled)
+    names = {path.name for path in (*used, *reasons)}
+    other = [
+        (path, reasons.get(path) or _why_unused(path, root, names))
+        for path in paths
+        if path not in used
+    ]
+    return Listing(root, cases, unlabelled, tuple(other))
+
+
+def files_below(folder: epath.Path, above: tuple[epath.Path, ...] = ()) -> list[epath.Path]:
+    """Returns every file below a folder, hidden ones too, sorted within each folder.
+
+    Args:
+      folder: where to search; links are followed.
+      above: resolved folders on the way here, so that a link to one of them ends the search.
+
+    Raises:
+      DataError: a folder cannot be read.
+    """
+    resolved = folder.resolve()
+    if resolved in above:
+        return []
+    try:
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            folder, error.strerror or "not readable", "check path and permissions"
+        ) from error
+    found = []
+    for child in children:
+        found += files_below(child, (*above, resolved)) if child.is_dir() else [child]
+    return found
+
+
+def nearest_first(paths: Iterable[epath.Path]) -> list[epath.Path]:
+    """Returns paths in the order of their depth: of several copies the topmost is used."""
+    return sorted(paths, key=lambda path: (len(path.parts), path))
+
+
+def is_hidden(path: epath.Path, root: epath.Path) -> bool:
+    """Whether a file, or a folder between it and the root, is hidden.
+
+    Copying through macOS leaves a hidden `._` file beside each picture, Jupyter hidden folders.
+    """
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def stem_of(path: epath.Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> str:
+    """Returns a file's name without one of the suffixes.
+
+    The path's own `stem` would cut names that are DICOM UIDs at their last dot.
+    """
+    return path.stem if path.suffix.lower() in suffixes else path.name
+
+
+def by_stem(
+    paths: Iterable[epath.Path], folder: epath.Path, suffixes: Sequence[str], ending: str = ""
+) -> dict[str, epath.Path]:
+    """Returns the files in a folder by their stem, less `ending`.
+
+    Raises:
+      DataError: two files share a stem.
+    """
+    found = {}
+    for path in paths:
+        if path.parent == folder and path.suffix.lower() in suffixes and path.name[0] != ".":
+            other = found.setdefault(path.stem.removesuffix(ending), path)
+            if other != path:
+                raise DataError(folder, f"{other.name} and {path.name} both there", "remove one")
+    return found
+
+
+def find_root(directory: epath.Path, subfolders: Sequence[str]) -> epath.Path:
+    """Returns the nearest folder at or below `directory` that has all the subfolders.
+
+    Raises:
+      DataError: there is none.
+    """
+    level = [directory]
+    for _ in range(4):
+        for folder in level:
+            if all((folder / name).is_dir() for name in subfolders):
+                return folder
+        level = sorted(child for folder in level for child in folder.iterdir() if child.is_dir())
+    wanted = " and ".join(f"{name}/" for name in subfolders)
+    raise DataError(
+        directory,
+        f"no folder with {wanted} here or up to three levels below; found {_contents(directory)}",
+        "point data.manual_dir at the unpacked archive",
+    )
+
+
+def pick_mask(candidates: Sequence[epath.Path]) -> epath.Path:
+    """Returns the first of several copies of one mask.
+
+    Raises:
+      DataError: they differ; which of them counted would be chance.
+    """
+    first, *others = candidates
+    for other in others:
+        if files.read_bytes(other) != files.read_bytes(first):
+            raise DataError(first, f"{other} is another mask of the same picture", "remove one")
+    return first
+
+
+def check_not_empty(root: epath.Path, pictures: Collection, masks: Collection) -> None:
+    """Refuses a folder without pictures or without masks.
+
+    Raises:
+      DataError: it is one.
+    """
+    if not pictures or not masks:
+        raise DataError(
+            root,
+            f"{len(pictures)} pictures and {len(masks)} masks",
+            "point data.manual_dir at a folder with both",
+        )
+
+
+def check_masks_have_pictures(masks: Iterable[str], pictures: Iterable[str]) -> None:
+    """Refuses stems of masks that no picture has: the folder was copied in part.
+
+    Raises:
+      DataError: a mask lacks its picture.
+    """
+    orphans = sorted(set(masks) - set(pictures))
+    if orphans:
+        raise DataError(
+            orphans[0],
+            f"mask without its picture (one of {len(orphans)})",
+            "add the picture or remove the mask",
+        )
+
+
+def check_both_lungs(left: Iterable[str], right: Iterable[str]) -> None:
+    """Refuses stems with the mask of one lung only: it would be taken for the whole.
+
+    Raises:
+      DataError: a mask lacks its counterpart.
+    """
+    unpaired = sorted(set(left) ^ set(right))
+    if unpaired:
+        raise DataError(unpaired[0], "mask of one lung without the other's", "add the other mask")
+
+
+def _files(case: Case) -> list[epath.Path]:
+    return [case.image, *(mask.path for mask in case.masks)]
+
+
+def _why_unused(path: epath.Path, root: epath.Path, used_names: Collection[str]) -> str:
+    if is_hidden(path, root):
+        return "hidden file"
+    if path.name in used_names:
+        return SECOND_COPY
+    if path.suffix.lower() in (*PICTURE_SUFFIXES, *MASK_SUFFIXES):
+        return "not where the layout has pictures or masks"
+    return "not a picture"
+
+
+def _contents(directory: epath.Path) -> str:
+    found = sorted(child.name for child in directory.iterdir())
+    return ", ".join(found[:8]) + (", …" if len(found) > 8 else "") if found else "nothing"

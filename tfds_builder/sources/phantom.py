@@ -1,0 +1,44 @@
+"""Generated radiographs: `images/*.dcm`, `masks/left/*.png`, `masks/right/*.png`."""
+
+from etils import epath
+
+from lungseg_jax.imaging import dicom, files
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.sources.layout import (
+    Case,
+    Clinical,
+    Listing,
+    MaskFile,
+    by_stem,
+    check_both_lungs,
+    check_masks_have_pictures,
+    check_not_empty,
+    files_below,
+    make_listing,
+)
+
+
+def list_phantoms(directory: epath.Path) -> Listing:
+    """Returns the cases in a folder that `phantom_files.write_phantoms` wrote.
+
+    Raises:
+      DataError: a folder is empty, or a mask lacks its picture or the other lung's.
+    """
+    paths = files_below(directory)
+    pictures = by_stem(paths, directory / "images", (".dcm",))
+    left, right = (
+        by_stem(paths, directory / "masks" / side, (".png",)) for side in ("left", "right")
+    )
+    check_not_empty(directory, pictures, left)
+    check_masks_have_pictures({*left, *right}, pictures)
+    check_both_lungs(left, right)
+    cases = []
+    for stem in left:
+        patient = dicom.read_patient_id(files.read_bytes(pictures[stem]), pictures[stem].name)
+        masks = (
+            MaskFile(left[stem], Structure.LEFT_LUNG),
+            MaskFile(right[stem], Structure.RIGHT_LUNG),
+        )
+        cases.append(Case(stem, patient or stem, "phantom", pictures[stem], masks, Clinical()))
+    unlabelled = [path for stem, path in pictures.items() if stem not in left]
+    return make_listing(directory, paths, cases, unlabelled, {})

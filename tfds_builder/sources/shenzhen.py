@@ -1,0 +1,82 @@
+"""The Shenzhen set of the National Library of Medicine, with the masks published apart from it.
+
+    ChinaSet_AllFiles/CXR_png/CHNCXR_0001_0.png
+    ChinaSet_AllFiles/ClinicalReadings/CHNCXR_0001_0.txt
+    mask/mask/CHNCXR_0001_0_mask.png       Kaggle's "shcxr-lung-mask"
+
+Pictures and readings are known by their names and their folders' names, masks by their names alone:
+the two archives are unpacked in any place below one folder.
+"""
+
+import re
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.sources.layout import (
+    CLINICAL_READING,
+    SECOND_COPY,
+    Listing,
+    MaskFile,
+    check_masks_have_pictures,
+    files_below,
+    is_hidden,
+    make_listing,
+    nearest_first,
+    pick_mask,
+)
+from tfds_builder.sources.nlm import make_case
+
+_NAME = re.compile(r"(CHNCXR_\d{4}_[01])(_mask\.png|\.png|\.txt)", re.IGNORECASE)
+_PICTURES, _READINGS = "CXR_png", "ClinicalReadings"
+
+
+def list_shenzhen(directory: epath.Path) -> Listing:
+    """Returns the cases in a folder with both archives.
+
+    Raises:
+      DataError: there are no pictures or no masks, or a mask lacks its picture or has a rival.
+    """
+    paths = files_below(directory)
+    pictures: dict[str, list[epath.Path]] = {}
+    masks: dict[str, list[epath.Path]] = {}
+    readings: dict[str, list[epath.Path]] = {}
+    for path in nearest_first(path for path in paths if not is_hidden(path, directory)):
+        match = _NAME.fullmatch(path.name)
+        if not match:
+            continue
+        stem, kind = match[1].upper(), match[2].lower()
+        if kind == "_mask.png":
+            masks.setdefault(stem, []).append(path)
+        elif kind == ".png" and path.parent.name == _PICTURES:
+            pictures.setdefault(stem, []).append(path)
+        elif kind == ".txt" and path.parent.name == _READINGS:
+            readings.setdefault(stem, []).append(path)
+    if not pictures or not masks:
+        raise DataError(
+            directory,
+            f"{len(pictures)} pictures {_PICTURES}/CHNCXR_*.png and {len(masks)} masks "
+            "CHNCXR_*_mask.png below it",
+            "unpack the pictures' archive and the masks' into this folder",
+        )
+    check_masks_have_pictures(masks, pictures)
+    used_readings = {stem: copies[0] for stem, copies in readings.items()}
+    cases = [
+        make_case(
+            stem,
+            pictures[stem][0],
+            [MaskFile(pick_mask(copies), Structure.LUNGS)],
+            used_readings.get(stem),
+            other_source="shenzhen",
+        )
+        for stem, copies in masks.items()
+    ]
+    unlabelled = [copies[0] for stem, copies in pictures.items() if stem not in masks]
+    reasons = {
+        path: SECOND_COPY
+        for found in (pictures, masks, readings)
+        for _, *copies in found.values()
+        for path in copies
+    } | dict.fromkeys(used_readings.values(), CLINICAL_READING)
+    return make_listing(directory, paths, cases, unlabelled, reasons)
