@@ -1,0 +1,111 @@
+"""`manifest.json`: the check sums of the files that records were made of, and of their own files.
+
+It lies in the folder of the records, so that both can be told from changed or damaged ones later.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+from tfds_builder.records_folder import RECORD_FILES, open_folder, shards
+
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FileDigest:
+    """What tells a file from any other.
+
+    Attributes:
+      sha256: of its content, in hexadecimal digits.
+      bytes: its length.
+    """
+
+    sha256: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The files of a folder of records and those that they were made of.
+
+    Attributes:
+      files: source files, by path relative to the data set's folder.
+      records: files in the folder of records, by name.
+      counts: number of examples of each split.
+    """
+
+    files: Mapping[str, FileDigest]
+    records: Mapping[str, FileDigest]
+    counts: Mapping[str, int]
+
+
+def digest_file(path: epath.PathLike) -> FileDigest:
+    """Returns the digest of a file, which is read in pieces: it may be larger than memory.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    digest, length = hashlib.sha256(), 0
+    with epath.Path(path).open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+            length += len(piece)
+    return FileDigest(digest.hexdigest(), length)
+
+
+def write_manifest(folder: epath.PathLike, files: Mapping[str, FileDigest]) -> Manifest:
+    """Writes `manifest.json` into a folder of finished records, and returns what it holds.
+
+    Args:
+      folder: holds the shards, `dataset_info.json` and `features.json`.
+      files: digest of each source file, by path relative to the data set's folder.
+
+    Raises:
+      DataError: the folder holds no finished records.
+    """
+    folder = epath.Path(folder)
+    builder = open_folder(folder)
+    names = [*RECORD_FILES, *(shard.path.name for shard in shards(builder))]
+    manifest = Manifest(
+        files=dict(sorted(files.items())),
+        records={name: digest_file(folder / name) for name in sorted(names)},
+        counts={name: split.num_examples for name, split in builder.info.splits.items()},
+    )
+    # Renamed into place: a kill must not leave half a manifest.
+    written = folder / f"{MANIFEST}.new"
+    written.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+    written.replace(folder / MANIFEST)
+    return manifest
+
+
+def read_manifest(folder: epath.PathLike) -> Manifest:
+    """Returns the manifest of a folder of records.
+
+    Raises:
+      DataError: there is none, or it is not of the form that `write_manifest` writes.
+    """
+    path = epath.Path(folder) / MANIFEST
+    remedy = "remove the folder to have the records built again"
+    try:
+        content = json.loads(path.read_text())
+        return Manifest(
+            files=_digests(content["files"]),
+            records=_digests(content["records"]),
+            counts={str(name): int(count) for name, count in content["counts"].items()},
+        )
+    except OSError as error:
+        raise DataError(MANIFEST, "absent or not readable", remedy) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(MANIFEST, "is no manifest", remedy) from error
+
+
+def _digests(content: Mapping[str, Mapping]) -> dict[str, FileDigest]:
+    return {
+        name: FileDigest(str(digest["sha256"]), int(digest["bytes"]))
+        for name, digest in content.items()
+    }

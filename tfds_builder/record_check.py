@@ -1,0 +1,153 @@
+"""What one record must be like: every field decodes, and the fields agree with each other."""
+
+import dataclasses
+import io
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Num, UInt8
+from PIL.PngImagePlugin import PngImageFile
+
+from lungseg_jax.imaging.dicom import PLAUSIBLE_SPACING_MM
+from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.radiograph import SpacingSource
+from lungseg_jax.imaging.structures import Structure
+
+PICTURES = ("image", "mask", "original_mask")
+LABELS = ("example_id", "patient_id", "source")
+
+ALL_BITS = int(~Structure(0))
+SIDE_BITS = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
+
+# Covered shares this near to one half may fall on either side of it on another machine.
+UNDECIDED_SHARE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedRecord:
+    """What is known of a record after a look at it.
+
+    Attributes:
+      example_id: empty where it does not decode.
+      patient_id: empty where it does not decode.
+      faults: (field, fault) of each; the field is empty where the whole record is meant.
+    """
+
+    example_id: str
+    patient_id: str
+    faults: tuple[tuple[str, str], ...]
+
+
+def check_record(content: bytes, features: tfds.features.FeaturesDict) -> CheckedRecord:
+    """Returns all faults of a record, given as it is stored."""
+    skip = dict.fromkeys(PICTURES, tfds.decode.SkipDecoding())
+    try:
+        record: dict[str, Any] = features.deserialize_example_np(content, decoders=skip)
+    # TFDS lets through what its parsers raise; the message may quote the record.
+    except Exception as error:  # noqa: BLE001
+        return CheckedRecord("", "", (("", f"does not decode ({type(error).__name__})"),))
+    faults = []
+    for name in PICTURES:
+        try:
+            record[name] = _decode_picture(record[name], features[name])
+        # Pillow and OpenCV, each with kinds of their own.
+        except Exception as error:  # noqa: BLE001
+            faults.append((name, f"does not decode ({type(error).__name__})"))
+            del record[name]
+    faults += check_fields(record)
+    example_id, patient_id = (_text(record, name) for name in ("example_id", "patient_id"))
+    return CheckedRecord(example_id, patient_id, tuple(faults))
+
+
+def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns (field, fault) of each fault in a decoded record, whose pictures may be missing."""
+    faults = [(name, "is empty") for name in LABELS if not _text(record, name)]
+    faults += _check_spacing(record)
+    if any(side <= 0 for side in record["original_size"]):
+        return [*faults, ("original_size", "is not positive")]
+    if "image" in record:
+        faults += _check_image(record)
+    for name in ("mask", "original_mask"):
+        if name in record:
+            faults += [(name, fault) for fault in _check_bits(record[name])]
+    if "original_mask" in record:
+        faults += _check_original_mask(record)
+    return faults
+
+
+def _decode_picture(content: bytes, feature: Any) -> Num[np.ndarray, "h w c"]:
+    # OpenCV returns what it has of a broken file; Pillow compares the check sums.
+    PngImageFile(io.BytesIO(content)).verify()
+    return feature.decode_example_np(content)
+
+
+def _check_image(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    image = record["image"][..., 0]
+    height, width = (int(side) for side in record["original_size"])
+    fit = fit_to_square(height, width, len(image))
+    # The padding would make an empty picture look like one of two values.
+    inside = image[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+    if inside.min() == inside.max():
+        yield "image", "is empty: all pixels are equal"
+
+
+def _check_bits(mask: UInt8[np.ndarray, "h w 1"]) -> Iterator[str]:
+    if np.any(mask & ~np.uint8(ALL_BITS)):
+        yield f"has bits that stand for no structure (only {ALL_BITS} are known)"
+    sides = (mask & np.uint8(SIDE_BITS)) > 0
+    outside = np.count_nonzero(sides & ((mask & np.uint8(Structure.LUNGS)) == 0))
+    if outside:
+        yield f"has {outside} pixels of a right or left lung that are no lung"
+
+
+def _check_original_mask(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    original = record["original_mask"][..., 0]
+    stated = tuple(int(side) for side in record["original_size"])
+    if original.shape != stated:
+        yield (
+            "original_size",
+            f"is {_size(stated)}, but original_mask has {_size(original.shape)}",
+        )
+        return
+    if "mask" not in record:
+        return
+    mask = record["mask"][..., 0]
+    fit = fit_to_square(*stated, len(mask))
+    # Bits in neither mask cost no resizing.
+    used = int(np.bitwise_or.reduce(original, axis=None) | np.bitwise_or.reduce(mask, axis=None))
+    for structure in Structure:
+        if not structure & used:
+            continue
+        share = to_square((original & np.uint8(structure)) > 0, fit)
+        differs = (share > 0.5) != ((mask & np.uint8(structure)) > 0)
+        wrong = np.count_nonzero(differs & (np.abs(share - 0.5) > UNDECIDED_SHARE))
+        if wrong:
+            yield "mask", f"differs from original_mask in {wrong} pixels of {structure.name}"
+
+
+def _check_spacing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    source = _text(record, "spacing_source")
+    known = typing.get_args(SpacingSource)
+    if source not in known:
+        yield "spacing_source", f"is none of {', '.join(known)}"
+        return
+    spacing = np.asarray(record["spacing_mm"])
+    if source == "none":
+        if np.any(spacing != 0):
+            yield "spacing_mm", "is given, but spacing_source is none"
+        return
+    low, high = PLAUSIBLE_SPACING_MM
+    # The comparison is false for values that are no numbers, too.
+    if not np.all((spacing >= low) & (spacing <= high)):
+        yield "spacing_mm", f"is not within {low} to {high} mm, but spacing_source is {source}"
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    return record[name].decode(errors="replace")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]} pixels"

@@ -1,0 +1,98 @@
+"""A folder of finished records: opened, its shards listed, its pictures read in order."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import grain
+import tensorflow_datasets as tfds
+from etils import epath
+
+from lungseg_jax.errors import DataError
+
+# What TFDS writes beside the shards.
+RECORD_FILES = ("dataset_info.json", "features.json")
+
+# Records decoded ahead of the one in use; more would only take memory.
+READ_OPTIONS = grain.ReadOptions(num_threads=8, prefetch_buffer_size=16)
+
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of records.
+
+    Attributes:
+      split: whose records it holds.
+      path: of the file.
+      stated: number of records in it by `dataset_info.json`.
+    """
+
+    split: str
+    path: epath.Path
+    stated: int
+
+
+def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
+    """Returns a reader of a folder of records, which needs no more than the folder.
+
+    Raises:
+      DataError: it is no such folder.
+    """
+    folder = epath.Path(folder).expanduser()
+    for name in RECORD_FILES:
+        if not (folder / name).exists():
+            raise DataError(
+                folder, f"holds no {name}", "give the folder that holds the finished records"
+            )
+    try:
+        builder = tfds.builder_from_directory(folder)
+        if builder.info.splits:
+            return builder
+    # TFDS lets through what its parsers of JSON and protocol buffers raise.
+    except Exception as error:
+        raise DataError(
+            folder,
+            f"{' or '.join(RECORD_FILES)} is damaged ({type(error).__name__})",
+            "remove the folder to have the records built again",
+        ) from error
+    raise DataError(folder, "dataset_info.json names no split", "build the records again")
+
+
+def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:
+    """Returns the files of records that `dataset_info.json` names, whether or not they exist."""
+    return [
+        Shard(name, epath.Path(path), stated)
+        for name, split in builder.info.splits.items()
+        for path, stated in zip(split.filepaths, split.shard_lengths, strict=True)
+    ]
+
+
+def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (split, record) in order, a few at a time, without the mask at its original size.
+
+    That mask is the dearest to decode; `original_size` tells its size.
+
+    Raises:
+      DataError: a record cannot be read.
+    """
+    skip = {"original_mask": tfds.decode.SkipDecoding()}
+    for split in builder.info.splits:
+        source: Any = builder.as_data_source(split, decoders=skip)
+        try:
+            for record in in_order(len(source), source.__getitem__):
+                yield split, record
+        # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
+        except Exception as error:
+            raise DataError(
+                builder.data_path,
+                f"a record of the {split} split is damaged ({type(error).__name__})",
+                "run python -m tfds_builder.verify on the folder",
+            ) from error
+
+
+def in_order(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
+    """Yields `work(0)` … `work(count - 1)`, done by several threads a little ahead of their use."""
+    results: Any = grain.MapDataset.range(count).map(lambda position: work(int(position)))
+    return iter(results.to_iter_dataset(READ_OPTIONS))
