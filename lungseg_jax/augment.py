@@ -4,6 +4,7 @@ Every picture's changes are a function of (seed, step, slot in the global batch)
 on any number of devices.
 """
 
+import dataclasses
 import math
 from functools import partial
 
@@ -11,21 +12,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key
 
-from lungseg_jax.config import AugmentConfig
+from lungseg_jax.config import AugmentConfig, Config
 
 Picture = Float[Array, "h w"]
+Mask = Float[Array, "h w c"]
 
 # Standard deviations of the blur's kernel on each side.
 BLUR_REACH = 3
+
+
+def augmentation_for(config: Config) -> AugmentConfig:
+    """Returns the changes that the run's labels allow; see `AugmentConfig.flip`."""
+    flip = config.augment.flip and config.data.labels == "lungs"
+    return dataclasses.replace(config.augment, flip=flip)
 
 
 def augment(
     key: Key[Array, ""],
     slots: Int32[Array, " b"],
     images: Float[Array, "b h w 1"],
-    masks: Float[Array, "b h w 1"],
+    masks: Float[Array, "b h w c"],
     config: AugmentConfig,
-) -> tuple[Float[Array, "b h w 1"], Float[Array, "b h w 1"]]:
+) -> tuple[Float[Array, "b h w 1"], Float[Array, "b h w c"]]:
     """Returns changed pictures in [0, 1] and the masks moved with them, {0, 1}.
 
     Args:
@@ -36,19 +44,20 @@ def augment(
       config: strength of each change; 0 switches it off.
     """
     keys = jax.vmap(partial(jax.random.fold_in, key))(slots)
-    images, masks = jax.vmap(partial(_augment_one, config))(keys, images[..., 0], masks[..., 0])
-    return images[..., None], masks[..., None]
+    images, masks = jax.vmap(partial(_augment_one, config))(keys, images[..., 0], masks)
+    return images[..., None], masks
 
 
 def _augment_one(
-    config: AugmentConfig, key: Key[Array, ""], image: Picture, mask: Picture
-) -> tuple[Picture, Picture]:
+    config: AugmentConfig, key: Key[Array, ""], image: Picture, mask: Mask
+) -> tuple[Picture, Mask]:
     geometry_key, intensity_key, blur_key, noise_key = jax.random.split(key, 4)
     matrix = random_affine(geometry_key, config)
     # Without the barriers XLA fuses, and so repeats, the resampling in each tap of the blur and the
     # whole augmentation in each reader of the result: thirty times the work on a CPU.
-    image, mask = jax.lax.optimization_barrier((affine(image, matrix), affine(mask, matrix)))
-    mask = (mask > 0.5).astype(mask.dtype)
+    moved = [affine(mask[..., channel], matrix) for channel in range(mask.shape[-1])]
+    image, moved = jax.lax.optimization_barrier((affine(image, matrix), moved))
+    mask = (jnp.stack(moved, axis=-1) > 0.5).astype(mask.dtype)
     if config.blur:
         radius = math.ceil(BLUR_REACH * config.blur)
         image = blur(image, jax.random.uniform(blur_key, maxval=config.blur), radius)

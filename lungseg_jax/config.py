@@ -21,6 +21,8 @@ MAX_IMAGE_SIZE = 8192
 # Seven halvings leave 2 x 2 positions of a 256 x 256 picture.
 MAX_DEPTH = 7
 
+Labels = Literal["lungs", "left_right"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -31,6 +33,7 @@ class DataConfig:
       manual_dir: the data set's folder; unused for `phantom`.
       data_dir: where records are kept.
       splits: JSON file `{"train": [id…], "val": […], "test": […]}`; empty to split by hash.
+      labels: `lungs` as one class, or `left_right`: the patient's right and left lung as one each.
       image_size: side of the model's square in pixels.
       num_phantoms: pictures to generate for `phantom`.
       resident: whether the decoded training split lives in device memory; `auto` if it fits.
@@ -40,6 +43,7 @@ class DataConfig:
     manual_dir: str = ""
     data_dir: str = "~/.cache/lungseg_jax"
     splits: str = ""
+    labels: Labels = "lungs"
     image_size: int = 256
     num_phantoms: int = 200
     resident: Literal["auto", "true", "false"] = "auto"
@@ -73,7 +77,8 @@ class AugmentConfig:
     """Random changes to training pictures; see `lungseg_jax.augment`.
 
     Attributes:
-      flip: mirror left and right in half of the pictures.
+      flip: mirror left and right in half of the pictures; with `data.labels=lungs` only, because a
+        mirrored chest is none whose lungs have changed names: its heart is on the wrong side.
       rotation_degrees: largest rotation.
       scale: largest change of size, as a share.
       shear: largest shear, as a share.

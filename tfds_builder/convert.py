@@ -8,10 +8,17 @@ from jaxtyping import UInt8
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files, png
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources import Case
 
 # Stored where the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
+
+# What is drawn in a mask file, by the folder it lies in; elsewhere lungs of unknown sides.
+_DRAWN_IN = {
+    "right": Structure.LUNGS | Structure.RIGHT_LUNG,
+    "left": Structure.LUNGS | Structure.LEFT_LUNG,
+}
 
 
 def convert(case: Case, image_size: int) -> dict[str, Any]:
@@ -21,7 +28,7 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
       DataError: a file is missing or broken, or picture and mask differ in size.
     """
     radiograph = files.read_radiograph(case.image)
-    mask = read_union(case)
+    mask = read_bits(case)
     if mask.shape != radiograph.pixels.shape:
         raise DataError(
             case.masks[0].name,
@@ -32,9 +39,13 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
     height, width = mask.shape
     fit = fit_to_square(height, width, image_size)
     image = to_square(radiograph.pixels, fit)
+    small_mask = np.zeros(image.shape, np.uint8)
+    for structure in Structure:
+        share = to_square(mask & np.uint8(structure) != 0, fit)
+        small_mask[share > 0.5] |= np.uint8(structure)
     return {
         "image": png.encode_png(np.rint(image * 65535).astype(np.uint16)),
-        "mask": png.encode_png((to_square(mask, fit) > 0.5).astype(np.uint8)),
+        "mask": png.encode_png(small_mask),
         "original_mask": png.encode_png(mask),
         "example_id": case.example_id,
         "patient_id": case.patient_id,
@@ -46,8 +57,8 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
     }
 
 
-def read_union(case: Case) -> UInt8[np.ndarray, "h w"]:
-    """Returns the union of a case's masks.
+def read_bits(case: Case) -> UInt8[np.ndarray, "h w"]:
+    """Returns the bits of `Structure` of a case's masks.
 
     Raises:
       DataError: a mask is missing, broken, or of another size than the first.
@@ -60,7 +71,8 @@ def read_union(case: Case) -> UInt8[np.ndarray, "h w"]:
                 f"mask of {_size(mask)}, where {case.masks[0].name} has {_size(masks[0])}",
                 "draw all masks at the picture's own size",
             )
-    return np.maximum.reduce(masks)
+    drawn = [np.uint8(_DRAWN_IN.get(path.parent.name, Structure.LUNGS)) for path in case.masks]
+    return np.bitwise_or.reduce([mask * bits for mask, bits in zip(masks, drawn, strict=True)])
 
 
 def _size(pixels: np.ndarray) -> str:

@@ -36,8 +36,11 @@ class LungsConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of chest radiographs with lung masks."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Phantoms and Kaggle's Chest Xray Masks and Labels."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Phantoms and Kaggle's Chest Xray Masks and Labels.",
+        "2.0.0": "Masks are bits that tell right from left.",
+    }
     BUILDER_CONFIGS: ClassVar = [
         LungsConfig(name=f"{source}_{size}", source=source, image_size=size)
         for source in ("phantom", "kaggle")
@@ -66,10 +69,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     doc="Intensity / 65535, bone bright.",
                 ),
                 "mask": tfds.features.Image(
-                    shape=(size, size, 1), encoding_format="png", doc="{0, 1}; 1 is lung."
+                    shape=(size, size, 1),
+                    encoding_format="png",
+                    doc="Bits of a pixel: 1 lung, 2 right lung, 4 left lung.",
                 ),
                 "original_mask": tfds.features.Image(
-                    shape=(None, None, 1), encoding_format="png", doc="At the picture's own size."
+                    shape=(None, None, 1),
+                    encoding_format="png",
+                    doc="As mask, at the picture's own size.",
                 ),
                 "example_id": tfds.features.Text(),
                 "patient_id": tfds.features.Text(),
