@@ -84,9 +84,9 @@ def image_metrics(
     if reference.shape[-1] > 1:
         for channel, name in enumerate(SIDE_FIGURES):
             overlap[name] = _overlap(predicted[..., channel], reference[..., channel])[0]
-    predicted, reference = predicted.any(axis=-1), reference.any(axis=-1)
-    overlap["dice"], overlap["iou"] = _overlap(predicted, reference)
-    pixels = surface_distances(predicted, reference)
+    found, true = np.any(predicted, axis=-1), np.any(reference, axis=-1)
+    overlap["dice"], overlap["iou"] = _overlap(found, true)
+    pixels = surface_distances(found, true)
     if pixels is None:
         missed = 0.0 if spacing_mm else NAN
         return ImageMetrics(
@@ -98,7 +98,7 @@ def image_metrics(
         "assd_px": pixels.assd(),
         "surface_dice": pixels.surface_dice(tolerance_px),
     }
-    millimetres = surface_distances(predicted, reference, spacing_mm) if spacing_mm else None
+    millimetres = surface_distances(found, true, spacing_mm) if spacing_mm else None
     if millimetres:
         figures |= {
             "hd95_mm": millimetres.hd95(),

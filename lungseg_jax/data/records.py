@@ -76,7 +76,8 @@ class Records:
                 f"records of the {split} split are damaged ({type(error).__name__})",
                 "remove this folder to have them built again",
             ) from error
-        self.split, self.labels = split, labels
+        self.split = split
+        self.labels: Labels = labels
         self.name: str = self._whole.dataset_info.config_name
         self.image_size: int = self._whole.dataset_info.features["image"].shape[0]
 
