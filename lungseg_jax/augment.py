@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int32, Key
 from lungseg_jax.config import AugmentConfig, Config
 
 Picture = Float[Array, "h w"]
-Mask = Float[Array, "h w c"]
 
 # Standard deviations of the blur's kernel on each side.
 BLUR_REACH = 3
@@ -44,20 +43,22 @@ def augment(
       config: strength of each change; 0 switches it off.
     """
     keys = jax.vmap(partial(jax.random.fold_in, key))(slots)
-    images, masks = jax.vmap(partial(_augment_one, config))(keys, images[..., 0], masks)
-    return images[..., None], masks
+    channels = [masks[..., channel] for channel in range(masks.shape[-1])]
+    images, channels = jax.vmap(partial(_augment_one, config))(keys, images[..., 0], channels)
+    return images[..., None], jnp.stack(channels, axis=-1)
 
 
 def _augment_one(
-    config: AugmentConfig, key: Key[Array, ""], image: Picture, mask: Mask
-) -> tuple[Picture, Mask]:
+    config: AugmentConfig, key: Key[Array, ""], image: Picture, masks: list[Picture]
+) -> tuple[Picture, list[Picture]]:
     geometry_key, intensity_key, blur_key, noise_key = jax.random.split(key, 4)
     matrix = random_affine(geometry_key, config)
     # Without the barriers XLA fuses, and so repeats, the resampling in each tap of the blur and the
     # whole augmentation in each reader of the result: thirty times the work on a CPU.
-    moved = [affine(mask[..., channel], matrix) for channel in range(mask.shape[-1])]
-    image, moved = jax.lax.optimization_barrier((affine(image, matrix), moved))
-    mask = (jnp.stack(moved, axis=-1) > 0.5).astype(mask.dtype)
+    image, masks = jax.lax.optimization_barrier(
+        jax.tree.map(lambda picture: affine(picture, matrix), (image, masks))
+    )
+    masks = [(mask > 0.5).astype(mask.dtype) for mask in masks]
     if config.blur:
         radius = math.ceil(BLUR_REACH * config.blur)
         image = blur(image, jax.random.uniform(blur_key, maxval=config.blur), radius)
@@ -66,7 +67,7 @@ def _augment_one(
         level_key, noise_key = jax.random.split(noise_key)
         level = jax.random.uniform(level_key, maxval=config.noise)
         image = image + level * jax.random.normal(noise_key, image.shape)
-    return jax.lax.optimization_barrier((jnp.clip(image, 0, 1), mask))
+    return jax.lax.optimization_barrier((jnp.clip(image, 0, 1), masks))
 
 
 def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2 3"]:
