@@ -4,6 +4,7 @@ Every picture's changes are a function of (seed, step, slot in the global batch)
 on any number of devices.
 """
 
+import dataclasses
 import math
 from functools import partial
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key
 
-from lungseg_jax.config import AugmentConfig
+from lungseg_jax.config import AugmentConfig, Config
 
 Picture = Float[Array, "h w"]
 
@@ -19,13 +20,19 @@ Picture = Float[Array, "h w"]
 BLUR_REACH = 3
 
 
+def augmentation_for(config: Config) -> AugmentConfig:
+    """Returns the changes that the run's labels allow; see `AugmentConfig.flip`."""
+    flip = config.augment.flip and config.data.labels == "lungs"
+    return dataclasses.replace(config.augment, flip=flip)
+
+
 def augment(
     key: Key[Array, ""],
     slots: Int32[Array, " b"],
     images: Float[Array, "b h w 1"],
-    masks: Float[Array, "b h w 1"],
+    masks: Float[Array, "b h w c"],
     config: AugmentConfig,
-) -> tuple[Float[Array, "b h w 1"], Float[Array, "b h w 1"]]:
+) -> tuple[Float[Array, "b h w 1"], Float[Array, "b h w c"]]:
     """Returns changed pictures in [0, 1] and the masks moved with them, {0, 1}.
 
     Args:
@@ -36,19 +43,22 @@ def augment(
       config: strength of each change; 0 switches it off.
     """
     keys = jax.vmap(partial(jax.random.fold_in, key))(slots)
-    images, masks = jax.vmap(partial(_augment_one, config))(keys, images[..., 0], masks[..., 0])
-    return images[..., None], masks[..., None]
+    channels = [masks[..., channel] for channel in range(masks.shape[-1])]
+    images, channels = jax.vmap(partial(_augment_one, config))(keys, images[..., 0], channels)
+    return images[..., None], jnp.stack(channels, axis=-1)
 
 
 def _augment_one(
-    config: AugmentConfig, key: Key[Array, ""], image: Picture, mask: Picture
-) -> tuple[Picture, Picture]:
+    config: AugmentConfig, key: Key[Array, ""], image: Picture, masks: list[Picture]
+) -> tuple[Picture, list[Picture]]:
     geometry_key, intensity_key, blur_key, noise_key = jax.random.split(key, 4)
     matrix = random_affine(geometry_key, config)
     # Without the barriers XLA fuses, and so repeats, the resampling in each tap of the blur and the
     # whole augmentation in each reader of the result: thirty times the work on a CPU.
-    image, mask = jax.lax.optimization_barrier((affine(image, matrix), affine(mask, matrix)))
-    mask = (mask > 0.5).astype(mask.dtype)
+    image, masks = jax.lax.optimization_barrier(
+        jax.tree.map(lambda picture: affine(picture, matrix), (image, masks))
+    )
+    masks = [(mask > 0.5).astype(mask.dtype) for mask in masks]
     if config.blur:
         radius = math.ceil(BLUR_REACH * config.blur)
         image = blur(image, jax.random.uniform(blur_key, maxval=config.blur), radius)
@@ -57,7 +67,7 @@ def _augment_one(
         level_key, noise_key = jax.random.split(noise_key)
         level = jax.random.uniform(level_key, maxval=config.noise)
         image = image + level * jax.random.normal(noise_key, image.shape)
-    return jax.lax.optimization_barrier((jnp.clip(image, 0, 1), mask))
+    return jax.lax.optimization_barrier((jnp.clip(image, 0, 1), masks))
 
 
 def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2 3"]:

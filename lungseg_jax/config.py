@@ -21,6 +21,8 @@ MAX_IMAGE_SIZE = 8192
 # Seven halvings leave 2 x 2 positions of a 256 x 256 picture.
 MAX_DEPTH = 7
 
+Labels = Literal["lungs", "left_right"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -29,19 +31,33 @@ class DataConfig:
     Attributes:
       source: folder layout of the pictures; `phantom` generates its own.
       manual_dir: the data set's folder; unused for `phantom`.
+      images: names of the pictures, for a `folder` without `pairs.csv`.
+      masks: names of a picture's masks there; `{stem}` is the picture's name without suffix.
       data_dir: where records are kept.
       splits: JSON file `{"train": [id…], "val": […], "test": […]}`; empty to split by hash.
+      labels: `lungs` as one class, or `left_right`: the patient's right and left lung as one each.
       image_size: side of the model's square in pixels.
       num_phantoms: pictures to generate for `phantom`.
+      on_error: whether a bad file ends the build (`fail`) or is left out and reported (`skip`).
+      max_bad_share: of the pictures, above which `skip` ends the build all the same.
+      correct_polarity: invert a picture whose pixels contradict its photometric tag.
+      max_megapixels: the largest picture that is decoded.
       resident: whether the decoded training split lives in device memory; `auto` if it fits.
     """
 
-    source: Literal["phantom", "kaggle"] = "phantom"
+    source: Literal["phantom", "kaggle", "montgomery", "shenzhen", "jsrt", "folder"] = "phantom"
     manual_dir: str = ""
+    images: str = "images/*"
+    masks: str = "masks/{stem}*"
     data_dir: str = "~/.cache/lungseg_jax"
     splits: str = ""
+    labels: Labels = "lungs"
     image_size: int = 256
     num_phantoms: int = 200
+    on_error: Literal["fail", "skip"] = "fail"
+    max_bad_share: float = 0.1
+    correct_polarity: bool = True
+    max_megapixels: float = 128.0
     resident: Literal["auto", "true", "false"] = "auto"
 
 
@@ -73,7 +89,8 @@ class AugmentConfig:
     """Random changes to training pictures; see `lungseg_jax.augment`.
 
     Attributes:
-      flip: mirror left and right in half of the pictures.
+      flip: mirror left and right in half of the pictures; with `data.labels=lungs` only, because a
+        mirrored chest is none whose lungs have changed names: its heart is on the wrong side.
       rotation_degrees: largest rotation.
       scale: largest change of size, as a share.
       shear: largest shear, as a share.

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Bool, Float, Num, UInt16
+from jaxtyping import Array, Bool, Float, UInt16
 
 from lungseg_jax import report, terminal
 from lungseg_jax.checkpoint import Checkpoints
@@ -97,7 +97,7 @@ class Evaluator:
 
     Attributes:
       forward: compiled function from (variables, images of one batch over all devices) to the
-        probability of lung.
+        probability of each class.
       batch_size: pictures in such a batch; divides over the devices.
     """
 
@@ -108,7 +108,7 @@ class Evaluator:
 
         def forward(
             variables: Variables, images: UInt16[Array, "b s s 1"]
-        ) -> Float[Array, "b s s 1"]:
+        ) -> Float[Array, "b s s c"]:
             model = nnx.merge(graph, *variables)
             return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
 
@@ -118,8 +118,8 @@ class Evaluator:
 
     def predict(
         self, variables: Variables, records: Records, positions: Sequence[int]
-    ) -> Iterator[tuple[int, Float[np.ndarray, "s s"]]]:
-        """Yields (position, probability of lung in the model's square) for this process's share.
+    ) -> Iterator[tuple[int, Float[np.ndarray, "s s c"]]]:
+        """Yields (position, probabilities in the model's square) for this process's share.
 
         Positions are cut into batches of one shape. The last is filled up with repetitions, whose
         results are dropped: one compilation, and every example counts once.
@@ -131,7 +131,7 @@ class Evaluator:
             own = batch[first : first + local]
             filled = [*own, *[positions[0]] * (local - len(own))]
             images = self._parallel.shard(records.pictures(filled).image)
-            squares = self._parallel.collect(self.forward(variables, images))[..., 0]
+            squares = self._parallel.collect(self.forward(variables, images))
             yield from zip(own, squares, strict=False)
 
     def measure(self, variables: Variables, records: Records) -> list[ImageMetrics]:
@@ -171,15 +171,17 @@ class Evaluator:
         for position, square in self.predict(variables, records, positions):
             example = records.example(position)
             pictures[position] = draw_overlay(
-                _to_original(example.image[..., 0] / np.float32(65535), example),
+                _to_original(example.image / np.float32(65535), example)[..., 0],
                 predicted_mask(square, example),
                 example.original_mask > 0,
             )
         return pictures
 
 
-def predicted_mask(square: Float[np.ndarray, "s s"], example: Example) -> Bool[np.ndarray, "h w"]:
-    """Returns the mask in the original frame of probabilities in the model's square.
+def predicted_mask(
+    square: Float[np.ndarray, "s s c"], example: Example
+) -> Bool[np.ndarray, "h w c"]:
+    """Returns the masks in the original frame of probabilities in the model's square.
 
     Probabilities are resized, then thresholded: the outline is placed to a fraction of a pixel of
     the square.
@@ -187,13 +189,16 @@ def predicted_mask(square: Float[np.ndarray, "s s"], example: Example) -> Bool[n
     return _to_original(square, example) > THRESHOLD
 
 
-def _to_original(square: Num[np.ndarray, "s s"], example: Example) -> Float[np.ndarray, "h w"]:
-    height, width = example.original_mask.shape
-    return from_square(square, fit_to_square(height, width, square.shape[0]))
+def _to_original(
+    square: Float[np.ndarray, "s s c"], example: Example
+) -> Float[np.ndarray, "h w c"]:
+    height, width, _ = example.original_mask.shape
+    fit = fit_to_square(height, width, square.shape[0])
+    return np.stack([from_square(own, fit) for own in np.moveaxis(square, -1, 0)], axis=-1)
 
 
 def _measure(
-    config: EvaluationConfig, records: Records, position: int, square: Float[np.ndarray, "s s"]
+    config: EvaluationConfig, records: Records, position: int, square: Float[np.ndarray, "s s c"]
 ) -> tuple[int, ImageMetrics]:
     example = records.example(position)
     return position, image_metrics(

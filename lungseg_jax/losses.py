@@ -1,4 +1,4 @@
-"""Losses of binary segmentation; reductions over the batch span all devices."""
+"""Losses of segmentation into classes that may overlap; batch reductions span all devices."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def segmentation_loss(
     mask: Float[Array, "b h w c"],
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Returns binary cross-entropy plus soft Dice loss.
+    """Returns binary cross-entropy, the mean over pixels and classes, plus soft Dice loss.
 
     Args:
       logits: float32.
@@ -32,13 +32,14 @@ def soft_dice_loss(
     mask: Float[Array, "b h w c"],
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Returns 1 − soft Dice of the whole batch (Milletari et al. 2016, with sums not squared).
+    """Returns 1 − soft Dice (Milletari et al. 2016, with sums not squared), the mean over classes.
 
-    The sums are reduced over all devices before the ratio: a mean of per-device Dice values would
-    weight a pixel by how much lung its device happened to get.
+    The sums of a class run over the whole batch, on all devices, before the ratio: a mean of
+    per-device Dice values would weight a pixel by how much lung its device happened to get.
     """
     probabilities = jax.nn.sigmoid(logits)
-    sums = jnp.stack([(probabilities * mask).sum(), (probabilities + mask).sum()])
+    pixels = (0, 1, 2)
+    sums = jnp.stack([(probabilities * mask).sum(pixels), (probabilities + mask).sum(pixels)])
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
-    return 1 - (2 * sums[0] + DICE_SMOOTHING) / (sums[1] + DICE_SMOOTHING)
+    return 1 - ((2 * sums[0] + DICE_SMOOTHING) / (sums[1] + DICE_SMOOTHING)).mean()

@@ -16,8 +16,9 @@ NAN = math.nan
 class ImageMetrics:
     """Figures of one image in its original frame.
 
-    NaN where a figure has no meaning: all of them without lung in the reference, the distances
-    where the prediction is empty, the figures in mm where the spacing is not known.
+    All but the last two are of the lungs as a whole, so that they compare between models of one
+    class and of two. NaN where a figure has no meaning: all of them without lung in the reference,
+    the distances where the prediction is empty, the figures in mm where the spacing is not known.
 
     Attributes:
       id: of the example.
@@ -30,6 +31,8 @@ class ImageMetrics:
       hd95_mm: as `hd95_px`, in mm.
       assd_mm: as `assd_px`, in mm.
       surface_dice_mm: at the tolerance in mm.
+      dice_right: of the patient's right lung; NaN where lungs are one class or it is not there.
+      dice_left: of the left one.
     """
 
     id: str
@@ -42,7 +45,12 @@ class ImageMetrics:
     hd95_mm: float = NAN
     assd_mm: float = NAN
     surface_dice_mm: float = NAN
+    dice_right: float = NAN
+    dice_left: float = NAN
 
+
+# In the order of the channels.
+SIDE_FIGURES = ("dice_right", "dice_left")
 
 FIGURES = tuple(
     field.name for field in dataclasses.fields(ImageMetrics) if field.name not in ("id", "source")
@@ -50,8 +58,8 @@ FIGURES = tuple(
 
 
 def image_metrics(
-    predicted: Bool[np.ndarray, "h w"],
-    reference: Bool[np.ndarray, "h w"],
+    predicted: Bool[np.ndarray, "h w c"],
+    reference: Bool[np.ndarray, "h w c"],
     *,
     example_id: str,
     source: str,
@@ -62,8 +70,8 @@ def image_metrics(
     """Returns the figures of one image.
 
     Args:
-      predicted: mask in the original frame.
-      reference: mask of the same shape.
+      predicted: masks in the original frame: of the lungs, or of the right and the left lung.
+      reference: masks of the same shape.
       example_id: of the example.
       source: where the picture was taken.
       spacing_mm: (row, column) distance between pixel centres, if known.
@@ -72,10 +80,13 @@ def image_metrics(
     """
     if not reference.any():
         return ImageMetrics(example_id, source, NAN, NAN, NAN, NAN, NAN)
-    common = int(np.count_nonzero(predicted & reference))
-    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(reference))
-    overlap = {"dice": 2 * common / total, "iou": common / (total - common)}
-    pixels = surface_distances(predicted, reference)
+    overlap = {}
+    if reference.shape[-1] > 1:
+        for channel, name in enumerate(SIDE_FIGURES):
+            overlap[name] = _overlap(predicted[..., channel], reference[..., channel])[0]
+    found, true = np.any(predicted, axis=-1), np.any(reference, axis=-1)
+    overlap["dice"], overlap["iou"] = _overlap(found, true)
+    pixels = surface_distances(found, true)
     if pixels is None:
         missed = 0.0 if spacing_mm else NAN
         return ImageMetrics(
@@ -87,7 +98,7 @@ def image_metrics(
         "assd_px": pixels.assd(),
         "surface_dice": pixels.surface_dice(tolerance_px),
     }
-    millimetres = surface_distances(predicted, reference, spacing_mm) if spacing_mm else None
+    millimetres = surface_distances(found, true, spacing_mm) if spacing_mm else None
     if millimetres:
         figures |= {
             "hd95_mm": millimetres.hd95(),
@@ -95,6 +106,17 @@ def image_metrics(
             "surface_dice_mm": millimetres.surface_dice(tolerance_mm),
         }
     return ImageMetrics(example_id, source, **overlap, **figures)
+
+
+def _overlap(
+    predicted: Bool[np.ndarray, "h w"], reference: Bool[np.ndarray, "h w"]
+) -> tuple[float, float]:
+    """Returns Dice and IoU; NaN where the reference is empty."""
+    if not reference.any():
+        return NAN, NAN
+    common = int(np.count_nonzero(predicted & reference))
+    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(reference))
+    return 2 * common / total, common / (total - common)
 
 
 def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.metrics import ImageMetrics, summarize
+from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, summarize
 
 Summary = dict[str, dict]
 
@@ -25,15 +25,22 @@ _COLUMNS = {
     "assd_px": "ASSD px",
     "surface_dice": "surface Dice",
     "hd95_mm": "HD95 mm",
+    "dice_right": "right Dice",
+    "dice_left": "left Dice",
     "num_examples": "images",
 }
 
 
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
-    """Writes `eval/<split>.csv` and returns the split's summary, with one for each source."""
+    """Writes `eval/<split>.csv` and returns the split's summary, with one for each source.
+
+    The columns of single lungs are there where a row has them, the others always.
+    """
     text = io.StringIO(newline="")
     fields = [field.name for field in dataclasses.fields(ImageMetrics)]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    if all(math.isnan(getattr(row, name)) for row in rows for name in SIDE_FIGURES):
+        fields = [name for name in fields if name not in SIDE_FIGURES]
+    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         cells = dataclasses.asdict(row).items()

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32, PyTree
 
 from lungseg_jax.config import Config
+from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.models.unet import UNet
 
 ModelState = nnx.State
@@ -42,6 +43,7 @@ def make_model(config: Config, axis_name: str | None = None) -> UNet:
         width=model.width,
         depth=model.depth,
         block_size=model.block_size,
+        num_classes=len(CHANNELS[config.data.labels]),
         norm=model.norm,
         activation=model.activation,
         dtype=jnp.dtype(dtype),

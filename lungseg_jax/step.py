@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lungseg_jax.augment import augment
+from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
 from lungseg_jax.data.pipeline import Store, fetch
 from lungseg_jax.losses import segmentation_loss
@@ -44,8 +44,9 @@ def make_train_step(
 ) -> Step:
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
-    Metrics are `loss`, `dice` (of the thresholded prediction, over the whole batch),
-    `gradient_norm` (before clipping), `parameter_norm` (after the update) and `learning_rate`.
+    Metrics are `loss`, `dice` (of the thresholded prediction over the whole batch, the mean over
+    classes), `gradient_norm` (before clipping), `parameter_norm` (after the update) and
+    `learning_rate`.
 
     Args:
       config: of the run.
@@ -64,6 +65,7 @@ def make_train_step(
         return loss, (batch_stats, dice_sums(logits, masks))
 
     schedule = learning_rate_schedule(config)
+    augmentation = augmentation_for(config)
 
     def step(
         state: TrainState, store: Store, batch: dict[str, Array]
@@ -75,7 +77,7 @@ def make_train_step(
             batch["slot"],
             images.astype(jnp.float32) / 65535,
             masks.astype(jnp.float32),
-            config.augment,
+            augmentation,
         )
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         gradients, batch_stats, loss, sums = accumulate(
@@ -91,7 +93,7 @@ def make_train_step(
         )
         metrics = {
             "loss": loss,
-            "dice": 2 * sums[0] / jnp.maximum(sums[1], 1),
+            "dice": (2 * sums[0] / jnp.maximum(sums[1], 1)).mean(),
             "gradient_norm": optax.tree.norm(gradients),
             "parameter_norm": optax.tree.norm(parameters),
             "learning_rate": schedule(state.step),
@@ -125,7 +127,8 @@ def accumulate(
     def split(x: Array) -> Array:
         return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
-    zeros = (jax.tree.map(jnp.zeros_like, state.parameters), jnp.zeros(()), jnp.zeros(2))
+    no_sums = jnp.zeros((2, masks.shape[-1]))
+    zeros = (jax.tree.map(jnp.zeros_like, state.parameters), jnp.zeros(()), no_sums)
     (batch_stats, (gradients, loss, sums)), _ = jax.lax.scan(
         one_part, (state.batch_stats, zeros), (split(images), split(masks))
     )
@@ -133,7 +136,11 @@ def accumulate(
     return gradients, batch_stats, loss / parts, sums
 
 
-def dice_sums(logits: Float[Array, "b h w 1"], masks: Float[Array, "b h w 1"]) -> Float[Array, "2"]:
-    """Returns (|A ∩ B|, |A| + |B|) of the thresholded prediction A and the mask B."""
+def dice_sums(
+    logits: Float[Array, "b h w c"], masks: Float[Array, "b h w c"]
+) -> Float[Array, "2 c"]:
+    """Returns (|A ∩ B|, |A| + |B|) of each class's thresholded prediction A and mask B."""
     predicted = (logits > 0).astype(jnp.float32)
-    return jnp.stack([(predicted * masks).sum(), predicted.sum() + masks.sum()])
+    pixels = (0, 1, 2)
+    common = (predicted * masks).sum(pixels)
+    return jnp.stack([common, predicted.sum(pixels) + masks.sum(pixels)])

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from lungseg_jax.terminal import table
-from tfds_builder.outcome import FileDigest, Outcome
+from tfds_builder.digest import FileDigest
+from tfds_builder.outcome import Outcome
 from tfds_builder.sources import Listing
 
 REPORT = "build_report.json"

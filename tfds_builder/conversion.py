@@ -126,7 +126,9 @@ class Conversion:
                     if outcome.status == "bad" and self.fail_fast:
                         raise outcome.error()
                     packed = msgpack.packb(record) if record else b""
-                    entries.append(outcome.to_json() | {"start": file.tell(), "length": len(packed)})
+                    entries.append(
+                        outcome.to_json() | {"start": file.tell(), "length": len(packed)}
+                    )
                     file.write(packed)
                     after_each()
             partial.rename(self.folder / f"{chunk.name}.records")

@@ -12,9 +12,10 @@ from lungseg_jax.imaging import dicom, files, png
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
+from tfds_builder.digest import FileDigest, digest_bytes
 from tfds_builder.masks import read_structures
-from tfds_builder.outcome import FileDigest, Outcome
-from tfds_builder.sources import Case
+from tfds_builder.outcome import Outcome
+from tfds_builder.sources import Case, documented_spacing
 
 # Stored where the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
@@ -40,7 +41,7 @@ def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, A
     digests: dict[str, FileDigest] = {}
     try:
         for path in (case.image, *(mask.path for mask in case.masks)):
-            digests[os.fspath(path)] = FileDigest.of(files.read_bytes(path))
+            digests[os.fspath(path)] = digest_bytes(files.read_bytes(path))
         return _take(case, digests, settings)
     except NotFrontalError as error:
         return Outcome.not_taken(case, "left out", error, digests), None
@@ -64,8 +65,9 @@ def _take(
     fit = fit_to_square(height, width, settings.image_size)
     patient_id = case.patient_id or dicom_patient(content, case.image.name, settings.id_key)
     spacing_mm, spacing_source = radiograph.spacing_mm, radiograph.spacing_source
-    if spacing_mm is None and case.spacing_mm is not None:
-        spacing_mm, spacing_source = documented_spacing(case, (height, width))
+    documented = documented_spacing(case, (height, width))
+    if spacing_mm is None and documented is not None:
+        spacing_mm, spacing_source = documented, "detector"
     notes = radiograph.notes + mask_notes
     record = {
         "image": png.encode_png(

@@ -4,29 +4,16 @@ It lies in the folder of the records, so that both can be told from changed or d
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from tfds_builder.digest import FileDigest, digest_file
 from tfds_builder.records_folder import RECORD_FILES, open_folder, shards
 
 MANIFEST = "manifest.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class FileDigest:
-    """What tells a file from any other.
-
-    Attributes:
-      sha256: of its content, in hexadecimal digits.
-      bytes: its length.
-    """
-
-    sha256: str
-    bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +29,6 @@ class Manifest:
     files: Mapping[str, FileDigest]
     records: Mapping[str, FileDigest]
     counts: Mapping[str, int]
-
-
-def digest_file(path: epath.PathLike) -> FileDigest:
-    """Returns the digest of a file, which is read in pieces: it may be larger than memory.
-
-    Raises:
-      OSError: it cannot be read.
-    """
-    digest, length = hashlib.sha256(), 0
-    with epath.Path(path).open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-            length += len(piece)
-    return FileDigest(digest.hexdigest(), length)
 
 
 def write_manifest(folder: epath.PathLike, files: Mapping[str, FileDigest]) -> Manifest:

@@ -1,32 +1,14 @@
 """What became of a case: its record, or why it has none."""
 
 import dataclasses
-import hashlib
 import os
 from typing import Any, Literal
 
 from lungseg_jax.errors import DataError
+from tfds_builder.digest import FileDigest
 from tfds_builder.sources import Case
 
 Status = Literal["taken", "left out", "bad"]
-
-
-@dataclasses.dataclass(frozen=True)
-class FileDigest:
-    """Identifies a file's content.
-
-    Attributes:
-      sha256: in hexadecimal.
-      bytes: length.
-    """
-
-    sha256: str
-    bytes: int
-
-    @classmethod
-    def of(cls, content: bytes) -> "FileDigest":
-        """Returns the digest of a file's content."""
-        return cls(hashlib.sha256(content).hexdigest(), len(content))
 
 
 @dataclasses.dataclass(frozen=True)

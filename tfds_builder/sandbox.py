@@ -90,7 +90,7 @@ class Sandbox:
 
     def _start(self) -> None:
         here, there = socket.socketpair()
-        one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         search = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with there:
             self._process = subprocess.Popen(  # noqa: S603

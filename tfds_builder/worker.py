@@ -1,6 +1,6 @@
 """The process that converts files for a `Sandbox`; its imports are light.
 
-  python -m tfds_builder.worker DESCRIPTOR MEMORY_BYTES
+python -m tfds_builder.worker DESCRIPTOR MEMORY_BYTES
 """
 
 import contextlib

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8, UInt16
 
 from lungseg_jax.config import Config
+from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.data.records import Pictures, Records
 
 # What device-resident pictures may take of a device's memory: activations need the rest.
@@ -64,7 +65,7 @@ def use_resident(records: Records, config: Config) -> bool:
     """Whether the decoded split is to be kept in device memory, by the key `data.resident`."""
     if config.data.resident != "auto":
         return config.data.resident == "true"
-    bytes_per_picture = records.image_size**2 * 3
+    bytes_per_picture = records.image_size**2 * (2 + len(CHANNELS[records.labels]))
     return len(records) * bytes_per_picture <= _resident_budget()
 
 
@@ -82,7 +83,7 @@ def read_store(records: Records) -> Pictures:
 
 def fetch(
     batch: dict[str, Array], store: Store
-) -> tuple[UInt16[Array, "b s s 1"], UInt8[Array, "b s s 1"]]:
+) -> tuple[UInt16[Array, "b s s 1"], UInt8[Array, "b s s c"]]:
     """Returns the pictures and masks of a batch: its own, or those it points at in the store.
 
     Runs inside the jitted step; which of the two is fixed when it is traced.

@@ -10,15 +10,16 @@ import tensorflow_datasets as tfds
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
-from lungseg_jax.config import Config
-from lungseg_jax.errors import DataError, UserError
-from lungseg_jax.imaging.structures import Structure
+from lungseg_jax.config import Config, DataConfig, Labels
+from lungseg_jax.data.labels import channels, has_sides
+from lungseg_jax.errors import ConfigError, DataError, UserError
+from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.prepare import prepare
+from tfds_builder.sources import FolderPatterns
 from tfds_builder.splits import SPLITS
 
 # The network learns and is measured by the lungs alone.
-_LUNGS = np.uint8(Structure.LUNGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Example:
       example_id: unique in the data set.
       source: where the picture was taken.
       image: intensity × 65535 in the model's square, bone bright.
-      original_mask: {0, 1} in the picture's own frame.
+      original_mask: {0, 1} in the picture's own frame, a channel for each of the labels.
       spacing_mm: (row, column) of the original frame; `None` where not known.
     """
 
     example_id: str
     source: str
     image: UInt16[np.ndarray, "s s 1"]
-    original_mask: UInt8[np.ndarray, "h w"]
+    original_mask: UInt8[np.ndarray, "h w c"]
     spacing_mm: tuple[float, float] | None
 
 
@@ -45,11 +46,11 @@ class Pictures(NamedTuple):
 
     Attributes:
       image: intensity × 65535, bone bright.
-      mask: {0, 1}.
+      mask: {0, 1}, a channel for each of the labels.
     """
 
     image: UInt16[np.ndarray, "b s s 1"]
-    mask: UInt8[np.ndarray, "b s s 1"]
+    mask: UInt8[np.ndarray, "b s s c"]
 
 
 class Records:
@@ -59,9 +60,10 @@ class Records:
       split: its name.
       name: of the records; other inputs give another name.
       image_size: side of the pictures in pixels.
+      labels: what the channels of the masks are.
     """
 
-    def __init__(self, builder: Builder, split: str) -> None:
+    def __init__(self, builder: Builder, split: str, labels: Labels) -> None:
         skip = tfds.decode.SkipDecoding()
         open_split: Any = builder.as_data_source
         self._whole = open_split(split)
@@ -79,6 +81,7 @@ class Records:
                 "remove this folder to have them built again",
             ) from error
         self.split = split
+        self.labels: Labels = labels
         self.name: str = self._whole.dataset_info.config_name
         self.image_size: int = self._whole.dataset_info.features["image"].shape[0]
 
@@ -86,22 +89,30 @@ class Records:
         return len(self._whole)
 
     def pictures(self, positions: Sequence[int]) -> Pictures:
-        """Returns the pictures and masks at the positions, in their order."""
+        """Returns the pictures and masks at the positions, in their order.
+
+        Raises:
+          DataError: a mask does not tell the sides that the labels ask for.
+        """
         records: Any = self._pictures.__getitems__([int(position) for position in positions])
         return Pictures(
             np.stack([record["image"] for record in records]),
-            np.stack([record["mask"] for record in records]) & _LUNGS,
+            np.stack([self._channels(record, "mask") for record in records]),
         )
 
     def example(self, position: int) -> Example:
-        """Returns the whole example at a position."""
+        """Returns the whole example at a position.
+
+        Raises:
+          DataError: its mask does not tell the sides that the labels ask for.
+        """
         record: Any = self._whole[position]
         row, column = (float(x) for x in record["spacing_mm"])
         return Example(
             example_id=record["example_id"].decode(),
             source=record["source"].decode(),
             image=record["image"],
-            original_mask=record["original_mask"][..., 0] & _LUNGS,
+            original_mask=self._channels(record, "original_mask"),
             spacing_mm=(row, column) if row > 0 and column > 0 else None,
         )
 
@@ -109,6 +120,14 @@ class Records:
         """Returns the id and the source of the example at a position."""
         record: Any = self._labels[position]
         return record["example_id"].decode(), record["source"].decode()
+
+    def has_sides(self) -> bool:
+        """Whether the first example's mask tells right from left."""
+        record: Any = self._pictures[0]
+        return has_sides(record["mask"])
+
+    def _channels(self, record: dict[str, Any], name: str) -> UInt8[np.ndarray, "h w c"]:
+        return channels(record[name], self.labels, record["example_id"].decode())
 
 
 def open_records(config: Config) -> dict[str, Records]:
@@ -118,20 +137,45 @@ def open_records(config: Config) -> dict[str, Records]:
 
     Raises:
       DataError: the source files are missing or broken.
-      ConfigError: the split file is not valid.
+      ConfigError: the split file is not valid, or the masks do not tell the sides that the labels
+        ask for.
     """
+    data, lungs = config.data, lungs_config(config)
+    if jax.process_count() > 1:
+        _prepare_on_first(lambda: prepare(lungs, data.data_dir, data.manual_dir))
+    builder = prepare(lungs, data.data_dir, data.manual_dir)
+    records = {split: Records(builder, split, data.labels) for split in SPLITS}
+    _check_labels(data, records)
+    return records
+
+
+def lungs_config(config: Config) -> LungsConfig:
+    """Returns what of a configuration the records are a function of."""
     data = config.data
-    lungs = LungsConfig(
+    return LungsConfig(
         source=data.source,
         image_size=data.image_size,
         seed=config.seed,
         splits=data.splits,
         num_phantoms=data.num_phantoms,
+        patterns=FolderPatterns(data.images, data.masks),
+        reading=ReadOptions(
+            max_pixels=round(data.max_megapixels * 1e6), correct_polarity=data.correct_polarity
+        ),
+        on_error=data.on_error,
+        max_bad_share=data.max_bad_share,
     )
-    if jax.process_count() > 1:
-        _prepare_on_first(lambda: prepare(lungs, data.data_dir, data.manual_dir))
-    builder = prepare(lungs, data.data_dir, data.manual_dir)
-    return {split: Records(builder, split) for split in SPLITS}
+
+
+def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
+    """Looks at one example of each split: the fault of most sources, at once."""
+    if data.labels == "left_right" and not all(own.has_sides() for own in records.values()):
+        raise ConfigError(
+            "data.labels",
+            f"is left_right, but masks of source {data.source} do not tell right from left",
+            "give lungs, or a source that keeps the sides: phantom, montgomery, jsrt, or folder "
+            "with left and right masks",
+        )
 
 
 def _prepare_on_first(prepare_records: Callable[[], Builder]) -> None:
