@@ -126,9 +126,8 @@ class Conversion:
                     if outcome.status == "bad" and self.fail_fast:
                         raise outcome.error()
                     packed = msgpack.packb(record) if record else b""
-                    entries.append(
-                        outcome.to_json() | {"start": file.tell(), "length": len(packed)}
-                    )
+                    place = {"start": file.tell(), "length": len(packed)}
+                    entries.append(outcome.to_json() | place)
                     file.write(packed)
                     after_each()
             partial.rename(self.folder / f"{chunk.name}.records")

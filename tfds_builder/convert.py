@@ -33,7 +33,7 @@ class ConvertSettings:
 
     image_size: int
     id_key: bytes
-    reading: ReadOptions = ReadOptions()
+    reading: ReadOptions
 
 
 def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:

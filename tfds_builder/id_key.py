@@ -10,7 +10,7 @@ def read_or_make_key(data_dir: epath.Path) -> bytes:
     """Returns the key kept in `data_dir`, made there if it is absent.
 
     Without the key a hash tells nothing of the identifier; with one key for all data sets a patient
-    has the same hash in all of them. The file is readable by its owner alone, and no record holds it.
+    has the same hash in all of them. Only its owner can read the file, and no record holds it.
     """
     path = data_dir / "patient_id.key"
     if not path.exists():
@@ -25,5 +25,5 @@ def read_or_make_key(data_dir: epath.Path) -> bytes:
         except FileExistsError:
             pass
         finally:
-            os.unlink(unique)
+            unique.unlink()
     return bytes.fromhex(path.read_text())

@@ -1,8 +1,9 @@
 """What became of a case: its record, or why it has none."""
 
 import dataclasses
-import os
 from typing import Any, Literal
+
+from etils import epath
 
 from lungseg_jax.errors import DataError
 from tfds_builder.digest import FileDigest
@@ -55,7 +56,7 @@ class Outcome:
             example_id=case.example_id,
             status=status,
             # Its name alone: reports hold no path of the machine.
-            subject=os.path.basename(os.fspath(error.subject)),
+            subject=epath.Path(str(error.subject)).name,
             fault=error.fault,
             remedy=error.remedy,
             notes=(),

@@ -38,6 +38,9 @@ from tqdm import tqdm
 
 from tfds_builder.phantom import Phantom, generate_phantom, patient_number
 
+# Of the generator: another one gives other phantoms.
+VERSION = 1
+
 _POOL_ABOVE = 16
 _TRANSFER_SYNTAXES = (
     ExplicitVRLittleEndian,

@@ -25,7 +25,7 @@ SECONDS = 60.0
 MEMORY_BYTES = 4 * 2**30
 
 
-class SandboxStopped(Exception):
+class SandboxStoppedError(Exception):
     """The conversion was called off while a file was read."""
 
 
@@ -55,10 +55,10 @@ class Sandbox:
         """Returns what `convert.convert` does, or a bad outcome if the worker did not survive.
 
         Raises:
-          SandboxStopped: `stop` was called.
+          SandboxStoppedError: `stop` was called.
         """
         if self._stopped:
-            raise SandboxStopped
+            raise SandboxStoppedError
         if self._process is None:
             self._start()
         assert self._connection is not None
@@ -69,7 +69,7 @@ class Sandbox:
             fault = f"takes more than {self._seconds:g} s to read"
         except (EOFError, OSError):
             if self._stopped:
-                raise SandboxStopped from None
+                raise SandboxStoppedError from None
             fault = f"reading it ends the process ({self._last_words()})"
         self.close()
         return Outcome.not_taken(case, "bad", DataError(case.image, fault, "leave it out")), None
@@ -91,7 +91,7 @@ class Sandbox:
     def _start(self) -> None:
         here, there = socket.socketpair()
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        search = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        search = os.pathsep.join(path or os.curdir for path in sys.path)
         with there:
             self._process = subprocess.Popen(  # noqa: S603
                 [

@@ -2,7 +2,6 @@
 
 from etils import epath
 
-from lungseg_jax.imaging import dicom, files
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
     Case,
@@ -34,11 +33,10 @@ def list_phantoms(directory: epath.Path) -> Listing:
     check_both_lungs(left, right)
     cases = []
     for stem in left:
-        patient = dicom.read_patient_id(files.read_bytes(pictures[stem]), pictures[stem].name)
         masks = (
             MaskFile(left[stem], Structure.LEFT_LUNG),
             MaskFile(right[stem], Structure.RIGHT_LUNG),
         )
-        cases.append(Case(stem, patient or stem, "phantom", pictures[stem], masks, Clinical()))
+        cases.append(Case(stem, None, "phantom", pictures[stem], masks, Clinical()))
     unlabelled = [path for stem, path in pictures.items() if stem not in left]
     return make_listing(directory, paths, cases, unlabelled, {})
