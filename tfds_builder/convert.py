@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -106,9 +107,11 @@ def _take(
 def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.ndarray, "s s"]:
     """Returns a mask's bits in the model's square: each where it covers half of a pixel."""
     square = np.zeros((fit.size, fit.size), np.uint8)
+    present = np.bitwise_or.reduce(mask, axis=None)
     for bit in Structure:
-        if (own := (mask & bit) > 0).any():
-            square |= np.where(to_square(own.astype(np.uint8), fit) > 0.5, np.uint8(bit), 0)
+        if bit & present:
+            share = to_square(cv2.bitwise_and(mask, int(bit)), fit)
+            square[share > bit / 2] |= bit
     return square
 
 

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
@@ -58,9 +59,10 @@ def read_mask(content: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
 
 def encode_png(pixels: Shaped[np.ndarray, "h w"]) -> bytes:
     """Returns 8- or 16-bit grey pixels as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    # OpenCV's defaults take a sixth of the time of Pillow's fastest and make files as small.
+    whole, content = cv2.imencode(".png", pixels)
+    assert whole
+    return content.tobytes()
 
 
 def _decode(
