@@ -120,7 +120,9 @@ def _list_phantoms(directory: epath.Path) -> Listing:
         raise DataError(unpaired[0], "mask of one lung without the other's", "add the other mask")
     cases = []
     for stem in sorted(sides[0]):
-        patient = dicom.read_patient_id(files.read_bytes(pictures[stem]), pictures[stem].name)
+        patient = dicom.read_patient_id(
+            files.read_bytes(pictures[stem]), pictures[stem].name, b"phantom"
+        )
         masks = (sides[0][stem], sides[1][stem])
         cases.append(Case(stem, patient or stem, "phantom", "unknown", pictures[stem], masks))
     return Listing(tuple(cases), ())
