@@ -10,27 +10,25 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging.radiograph import Radiograph
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 # Masks are drawn anti-aliased in the public sets; half coverage is the outline.
 MASK_THRESHOLD = 127
 
-# The largest picture accepted: film digitisers end near 100 megapixels.
-MAX_PIXELS = 2**27
 
 _GIF_SIGNATURE = b"GIF8"
 
 
-def read_png(content: bytes, name: str) -> Radiograph:
+def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) -> Radiograph:
     """Returns the radiograph in a PNG file of any bit depth; colour is reduced to luminance.
 
     Sixteen-bit files of digitised films often use 10 or 12 bits of the range: intensities are
     scaled by the smallest whole number of bits that holds the brightest pixel.
 
     Raises:
-      DataError: not a PNG, or one that does not decode.
+      DataError: not a PNG, one that does not decode, or too large.
     """
-    pixels = _decode(content, name, PngImageFile)
+    pixels = _decode(content, name, PngImageFile, options.max_pixels)
     bits = 8 if pixels.dtype == np.uint8 else max(8, int(pixels.max()).bit_length())
     return Radiograph(pixels.astype(np.float32) / np.float32(2**bits - 1), None, "none")
 
@@ -42,7 +40,8 @@ def read_mask(content: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
       DataError: neither PNG nor GIF, or one that does not decode, or values that are no mask's.
     """
     is_gif = content.startswith(_GIF_SIGNATURE)
-    pixels = _decode(content, name, GifImageFile if is_gif else PngImageFile)
+    opener = GifImageFile if is_gif else PngImageFile
+    pixels = _decode(content, name, opener, ReadOptions().max_pixels)
     if pixels.dtype != np.uint8:
         raise DataError(name, "mask of more than 8 bits", "save masks as 8-bit grey PNG")
     brightest = int(pixels.max())
@@ -66,21 +65,21 @@ def encode_png(pixels: Shaped[np.ndarray, "h w"]) -> bytes:
 
 
 def _decode(
-    content: bytes, name: str, opener: type[PngImageFile | GifImageFile]
+    content: bytes, name: str, opener: type[PngImageFile | GifImageFile], max_pixels: int
 ) -> Shaped[np.ndarray, "h w"]:
     # The format's own class, for Image.open has a lower limit on pixels and warns below it.
     try:
-        # Loading skips the check sums of the picture's data.
-        opener(io.BytesIO(content)).verify()
         image = opener(io.BytesIO(content))
-        if image.width * image.height <= MAX_PIXELS:
+        if image.width * image.height <= max_pixels:
+            # Loading skips the check sums of the picture's data.
+            opener(io.BytesIO(content)).verify()
             return _to_grey(image)
     # Pillow lets through what its parsers meet in a broken file: OSError, SyntaxError, ValueError.
     except Exception as error:
         fault = f"broken {opener.format} file"
         raise DataError(name, fault, "fetch or export it again") from error
     raise DataError(
-        name, f"{image.width} x {image.height} pixels", f"shrink it: at most {MAX_PIXELS} are read"
+        name, f"{image.width} x {image.height} pixels", f"shrink it: at most {max_pixels} are read"
     )
 
 

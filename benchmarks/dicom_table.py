@@ -1,0 +1,80 @@
+"""Prints how each DICOM file of a folder is read, and why, as a Markdown table.
+
+python benchmarks/dicom_table.py FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.dicom_file import guarded, is_dicom, parse_dicom
+from lungseg_jax.imaging.files import decode_radiograph
+from lungseg_jax.imaging.greyscale import read_greyscale
+from lungseg_jax.imaging.header import read_numbers, read_word
+from lungseg_jax.imaging.radiograph import Orientation, Radiograph
+
+COLUMNS = (
+    "file", "rows x columns", "bits", "photometric", "transfer syntax", "grey scale",
+    "spacing in mm", "stored", "notes or refusal",
+)  # fmt: skip
+PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422")
+MAX_BYTES = 2**30
+
+
+def table(folder: Path) -> str:
+    """Returns the table; values of a header appear in it only out of fixed vocabularies."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS)]
+    rows += [_row(path) for path in sorted(folder.iterdir()) if path.is_file()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(path: Path) -> tuple[str, ...]:
+    content = path.read_bytes()
+    try:
+        header = _describe_header(content, path.name) if is_dicom(content) else ("",) * 5
+    except DataError:
+        header = ("",) * 5
+    try:
+        outcome = _describe_radiograph(decode_radiograph(content, path.name))
+    except DataError as error:
+        outcome = ("", "", f"{type(error).__name__}: {error.fault}")
+    return path.name, *header, *outcome
+
+
+def _describe_header(content: bytes, name: str) -> tuple[str, ...]:
+    with guarded(name, "broken header"):
+        dataset = parse_dicom(content, name, MAX_BYTES, until_pixels=True)
+        sizes = (read_numbers(dataset, keyword) for keyword in ("Rows", "Columns"))
+        bits = (read_numbers(dataset, f"Bits{part}") for part in ("Stored", "Allocated"))
+        signed = ", signed" if read_numbers(dataset, "PixelRepresentation") == (1,) else ""
+        photometric = read_word(dataset, "PhotometricInterpretation")
+        return (
+            " x ".join(f"{size[0]:.0f}" if size else "?" for size in sizes),
+            " of ".join(f"{count[0]:.0f}" if count else "?" for count in bits) + signed,
+            photometric if photometric in PHOTOMETRIC else "other",
+            dataset.file_meta.TransferSyntaxUID.name,
+            _describe_greyscale(dataset),
+        )
+
+
+def _describe_greyscale(dataset: Dataset) -> str:
+    greyscale = read_greyscale(dataset)
+    steps = {"table": "modality table", "rescale": "rescale", "none": ""}[greyscale.modality]
+    window = "VOI table" if greyscale.window == "table" else greyscale.window
+    return ", ".join(step for step in (steps, window, "inverted" * greyscale.inverted) if step)
+
+
+def _describe_radiograph(radiograph: Radiograph) -> tuple[str, str, str]:
+    spacing = " x ".join(f"{value:.4g}" for value in radiograph.spacing_mm or ())
+    upright = radiograph.orientation == Orientation()
+    return (
+        f"{spacing} {radiograph.spacing_source}".strip(),
+        "upright" if upright else "turned",
+        "; ".join(radiograph.notes),
+    )
+
+
+if __name__ == "__main__":
+    print(table(Path(sys.argv[1])))

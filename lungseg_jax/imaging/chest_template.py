@@ -1,0 +1,104 @@
+"""Whether pixels look like a frontal chest radiograph, and in which sense they are grey.
+
+A frontal chest, however small it is drawn, is a bright mediastinum standing on a bright abdomen
+with a dark lung on either side. That figure, over some positions and sizes, is compared with the
+picture by normalised cross-correlation (Lewis 1995, "Fast normalized cross-correlation").
+
+Its proportions and the bounds below were chosen on half of Montgomery and Shenzhen's pictures and
+on phantoms. The other half scores 0.57 to 0.87, and at least 0.30 more than its negatives.
+"""
+
+import functools
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32
+from scipy.stats import rankdata
+
+# Least likeness of a frontal chest, and least lead over the picture's negative.
+MIN_LIKENESS = 0.52
+MIN_LEAD = 0.2
+
+# Proportions of the figure as shares of the picture's side, from its centre.
+_MEDIASTINUM_HALF_WIDTH = 0.1
+_OUTER_HALF_WIDTH = 0.225
+_DOME = 0.175
+_BOTTOM = 0.53
+
+# Where and how large the figure is looked for.
+_SCALES = (0.85, 1.0, 1.15)
+_ASPECTS = (0.85, 1.15)
+_SHIFTS_RIGHT = (-0.08, -0.04, 0.0, 0.04, 0.08)
+_SHIFTS_DOWN = (-0.1, -0.05, 0.0, 0.05, 0.1)
+
+# Sides of the pictures that borders are cut from and that are compared.
+_THUMBNAIL = 128
+_SIDE = 24
+
+# Black bars beside the exposed field say nothing: lines of which nine tenths are darker than this.
+_BORDER = 0.06
+
+# Grey ranks spread less than this, of at most 0.29, show noise rather than a figure.
+_LEAST_SPREAD = 0.22
+
+
+def judge(pixels: Float[np.ndarray, "h w"]) -> Literal["frontal", "inverted", "other"]:
+    """Returns what pixels in [0, 1] show: a frontal chest, one in negative, or something else."""
+    small = _shrink(pixels, _THUMBNAIL)
+    as_is, negative = likeness(small), likeness(1 - small)
+    if max(as_is, negative) < MIN_LIKENESS or abs(as_is - negative) < MIN_LEAD:
+        return "other"
+    return "frontal" if as_is > negative else "inverted"
+
+
+def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
+    """Returns the best correlation in [-1, 1] of pixels with the figure of a frontal chest."""
+    small = _shrink(_without_borders(_shrink(pixels, _THUMBNAIL)), _SIDE)
+    # Ranks instead of intensities: windows and film curves do not matter.
+    ranks = (rankdata(small) / small.size - 0.5).astype(np.float32)
+    figures, supports = _placements()
+    variance = supports @ ranks**2 - (supports @ ranks) ** 2
+    spread = np.sqrt(np.maximum(variance, _LEAST_SPREAD**2))
+    return float((figures @ ranks / spread).max())
+
+
+def _shrink(pixels: Float[np.ndarray, "h w"], side: int) -> Float32[np.ndarray, "s s"]:
+    return cv2.resize(pixels.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+
+
+def _without_borders(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 w2"]:
+    """Returns pixels without the black lines around them, unless little would be left."""
+    low = pixels.min()
+    bright = (pixels > low + _BORDER * (pixels.max() - low)).astype(np.float32)
+    rows, columns = (np.flatnonzero(bright.mean(axis) > 0.1) for axis in (1, 0))
+    if min(len(rows), len(columns)) < _THUMBNAIL // 3:
+        return pixels
+    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+@functools.cache
+def _placements() -> tuple[Float32[np.ndarray, "k n"], Float32[np.ndarray, "k n"]]:
+    """Returns the figure in each place and size, and the averages over what it covers.
+
+    A figure has mean 0 over what it covers and such a norm that its product with ranks, over their
+    standard deviation there, is a correlation.
+    """
+    # Drawn four times as fine, so that its edges may lie between pixels.
+    centres = (np.arange(4 * _SIDE) + 0.5) / (4 * _SIDE) - 0.5
+    figures, supports = [], []
+    for scale in _SCALES:
+        for aspect in _ASPECTS:
+            for right in _SHIFTS_RIGHT:
+                for down in _SHIFTS_DOWN:
+                    x = np.abs(centres[None, :] - right) / scale
+                    y = (centres[:, None] - down) / (scale * aspect)
+                    lungs = (x > _MEDIASTINUM_HALF_WIDTH) & (y < _DOME)
+                    covered = (x <= _OUTER_HALF_WIDTH) & (y <= _BOTTOM)
+                    support = _shrink(covered, _SIDE) > 0.5
+                    figure = _shrink(np.where(lungs, -1.0, 1.0) * covered, _SIDE) * support
+                    figure = (figure - figure[support].mean()) * support
+                    norm = np.linalg.norm(figure) * np.sqrt(support.sum())
+                    figures.append(figure.ravel() / norm)
+                    supports.append(support.ravel() / support.sum())
+    return np.asarray(figures, np.float32), np.asarray(supports, np.float32)

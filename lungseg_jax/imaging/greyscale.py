@@ -1,0 +1,183 @@
+"""From stored values to intensities: the grey-scale pipeline of DICOM PS3.4 N.2.
+
+Modality LUT or rescale, then VOI LUT or window, then the sense of the Presentation LUT. Each is a
+function of the stored value alone, so it is worked out once for each value that occurs.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Integer
+from pydicom.dataset import Dataset
+
+from lungseg_jax.imaging.header import read_numbers, read_word
+
+# Share of pixels left out at each end where a file states no window.
+SHARES_WITHOUT_WINDOW = (0.005, 0.995)
+
+
+@dataclasses.dataclass(frozen=True)
+class GreyScale:
+    """The steps that a header asks for.
+
+    Attributes:
+      modality: what makes the detector's values of stored ones.
+      window: what brings them to [0, 1]; a robust range where no other step is stated, or where
+        the picture is meant for processing, not for the eye.
+      inverted: whether low values are bright.
+    """
+
+    modality: Literal["table", "rescale", "none"]
+    window: Literal["table", "LINEAR", "LINEAR_EXACT", "SIGMOID", "percentiles"]
+    inverted: bool
+
+
+def read_greyscale(dataset: Dataset) -> GreyScale:
+    """Returns the steps that a header asks for."""
+    if dataset.get("ModalityLUTSequence"):
+        modality = "table"
+    else:
+        stated = all(read_numbers(dataset, f"Rescale{part}") for part in ("Slope", "Intercept"))
+        modality = "rescale" if stated else "none"
+    # MONOCHROME1 and INVERSE say the same thing, in one file often both.
+    inverted = (
+        read_word(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+        or read_word(dataset, "PresentationLUTShape") == "INVERSE"
+    )
+    return GreyScale(modality, _window_function(dataset), inverted)
+
+
+def to_intensities(
+    stored: Integer[np.ndarray, "h w"], dataset: Dataset, greyscale: GreyScale
+) -> Float32[np.ndarray, "h w"]:
+    """Returns intensities in [0, 1] with bone bright; padding is black.
+
+    Args:
+      stored: of at most 16 bits.
+      dataset: the header with tables, window and padding.
+      greyscale: the steps.
+
+    Raises:
+      ValueError: a table is shorter than it says, or values leave all range.
+    """
+    first = int(stored.min())
+    position = stored.astype(np.int32) - first
+    levels = np.arange(first, int(stored.max()) + 1)
+    padding = _is_padding(levels, dataset)
+    counts = np.bincount(position.ravel(), minlength=len(levels)) * ~padding
+    intensities = _window(
+        _to_modality_values(levels, dataset, greyscale), counts, dataset, greyscale
+    )
+    if not np.isfinite(intensities).all():
+        raise ValueError
+    if greyscale.inverted:
+        intensities = 1 - intensities
+    intensities[padding] = 0
+    return intensities.astype(np.float32)[position]
+
+
+def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.ndarray, " n"]:
+    """Which stored values mark pixels outside the picture (DICOM PS3.3 C.7.5.1.1.2)."""
+    value = read_numbers(dataset, "PixelPaddingValue")
+    if not value:
+        return np.zeros(len(levels), np.bool_)
+    limit = read_numbers(dataset, "PixelPaddingRangeLimit") or value
+    low, high = sorted((value[0], limit[0]))
+    return (levels >= low) & (levels <= high)
+
+
+def _to_modality_values(
+    levels: Integer[np.ndarray, " n"], dataset: Dataset, greyscale: GreyScale
+) -> Float64[np.ndarray, " n"]:
+    """Returns stored values after the Modality LUT or the rescale, whichever the file has."""
+    values = levels.astype(np.float64)
+    if greyscale.modality == "table":
+        return _look_up(values, dataset.ModalityLUTSequence[0])
+    if greyscale.modality == "rescale":
+        slope, intercept = (read_numbers(dataset, f"Rescale{x}") for x in ("Slope", "Intercept"))
+        return values * slope[0] + intercept[0]
+    return values
+
+
+def _window_function(
+    dataset: Dataset,
+) -> Literal["table", "LINEAR", "LINEAR_EXACT", "SIGMOID", "percentiles"]:
+    if read_word(dataset, "PresentationIntentType") == "FOR PROCESSING":
+        return "percentiles"
+    if dataset.get("VOILUTSequence"):
+        return "table"
+    width = read_numbers(dataset, "WindowWidth")
+    if not read_numbers(dataset, "WindowCenter") or not width or width[0] <= 0:
+        return "percentiles"
+    function = read_word(dataset, "VOILUTFunction")
+    return function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
+
+
+def _window(
+    values: Float64[np.ndarray, " n"],
+    counts: Integer[np.ndarray, " n"],
+    dataset: Dataset,
+    greyscale: GreyScale,
+) -> Float64[np.ndarray, " n"]:
+    """Returns values brought to [0, 1]; `counts` says how many pixels have each."""
+    if greyscale.window == "table":
+        lut = dataset.VOILUTSequence[0]
+        return np.clip(_look_up(values, lut) / (2.0 ** lut.LUTDescriptor[2] - 1), 0, 1)
+    if greyscale.window == "percentiles":
+        low, high = _robust_range(values, counts)
+        return np.clip((values - low) / ((high - low) or 1.0), 0, 1)
+    # Several windows are alternatives, the first the default.
+    center, width = (read_numbers(dataset, f"Window{part}")[0] for part in ("Center", "Width"))
+    return apply_window(values, center, width, greyscale.window)
+
+
+def apply_window(
+    values: Float64[np.ndarray, " n"],
+    center: float,
+    width: float,
+    function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"],
+) -> Float64[np.ndarray, " n"]:
+    """Returns values in [0, 1] after a VOI window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    pydicom's `apply_windowing` ends in an output range that depends on bits stored and rescaling;
+    here the range is [0, 1] by definition.
+    """
+    x = values - center
+    if function == "SIGMOID":
+        # 1 / (1 + exp(-4 x / width)) in the form that cannot overflow.
+        return 0.5 + 0.5 * np.tanh(2 * x / width)
+    if function == "LINEAR_EXACT":
+        return np.clip(x / width + 0.5, 0, 1)
+    return np.clip((x + 0.5) / max(width - 1, 1e-6) + 0.5, 0, 1)
+
+
+def _robust_range(
+    values: Float64[np.ndarray, " n"], counts: Integer[np.ndarray, " n"]
+) -> tuple[float, float]:
+    """Returns the values below and above which a small share of the pixels lies."""
+    order = np.argsort(values)
+    cumulative = np.cumsum(counts[order])
+    ranks = np.asarray(SHARES_WITHOUT_WINDOW) * cumulative[-1]
+    # The smallest value that at least the share of pixels does not exceed; of padding alone, any.
+    low, high = values[order][
+        np.searchsorted(cumulative, np.maximum(ranks, 1)).clip(max=len(order) - 1)
+    ]
+    return float(low), float(high)
+
+
+def _look_up(values: Float64[np.ndarray, " n"], lut: Dataset) -> Float64[np.ndarray, " n"]:
+    """Returns values mapped by an item of a LUT sequence (DICOM PS3.3 C.11.1.1).
+
+    pydicom's own functions fail on 12-bit tables and on packed 8-bit ones, wrap around on 8-bit
+    tables longer than 256, and expect integers, which rescaling does not leave.
+    """
+    entries, first, _ = (int(value) for value in lut.LUTDescriptor)
+    # Written as SS in files of signed pixels, though the count has no sign; 0 stands for 65536.
+    entries = entries % 2**16 or 2**16
+    data = lut.LUTData
+    content = data if isinstance(data, bytes) else np.asarray(data, "<u2").tobytes()
+    table = np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1", entries)
+    return table.astype(np.float64)[
+        np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
+    ]

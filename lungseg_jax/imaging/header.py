@@ -1,0 +1,31 @@
+"""Values of DICOM attributes, as far as they make sense: real headers hold much that does not."""
+
+import math
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+
+def read_numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Returns an attribute's values; none where it is absent, empty or not a number."""
+    try:
+        value = dataset.get(keyword)
+        values = tuple(float(x) for x in (value if isinstance(value, MultiValue) else [value]))
+    except (TypeError, ValueError):
+        return ()
+    return values if all(map(math.isfinite, values)) else ()
+
+
+def read_words(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Returns an attribute's values in capitals without padding; none where it is absent."""
+    try:
+        value = dataset.get(keyword)
+    except (TypeError, ValueError):
+        return ()
+    values = value if isinstance(value, MultiValue) else [value]
+    return tuple(str(x).strip().upper() for x in values if x is not None)
+
+
+def read_word(dataset: Dataset, keyword: str) -> str:
+    """Returns the first of `read_words`, empty where there is none."""
+    return next(iter(read_words(dataset, keyword)), "")

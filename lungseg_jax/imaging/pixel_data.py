@@ -1,0 +1,104 @@
+"""Stored pixel values of a DICOM data set, whatever their encoding."""
+
+import imagecodecs
+import numpy as np
+from jaxtyping import Integer
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import JPEGExtended12Bit
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.codestream import read_codestream
+from lungseg_jax.imaging.dicom_file import guarded
+from lungseg_jax.imaging.header import read_numbers, read_word
+
+# The grey-scale pipeline tabulates values; no detector for radiographs has more.
+MAX_BITS = 16
+
+_JPEG_END = b"\xff\xd9"
+
+
+def read_stored_values(dataset: Dataset, name: str, max_pixels: int) -> Integer[np.ndarray, "h w"]:
+    """Returns stored values, without what other bits of their words hold, with their sign.
+
+    Raises:
+      DataError: no pixels, several frames, colour, too large, or pixels that do not decode.
+    """
+    _check_attributes(dataset, name, max_pixels)
+    with guarded(name, "pixels do not decode"):
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            words = _decompress(dataset, name)
+        else:
+            # Left alone pydicom takes the stored bits for the lowest ones, whatever HighBit says.
+            words = pixel_array(dataset, raw=True, correct_unused_bits=False)
+        return _to_stored_values(words, dataset)
+
+
+def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
+    """Checks before anything is allocated that the header promises one grey picture."""
+    if "PixelData" not in dataset:
+        # Where compressed pixels are cut short, pydicom drops them whole.
+        raise DataError(
+            name, "DICOM file without PixelData, or cut short", "fetch it again or leave it out"
+        )
+    if read_numbers(dataset, "NumberOfFrames") > (1,):
+        raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
+    photometric = read_word(dataset, "PhotometricInterpretation")
+    samples = read_numbers(dataset, "SamplesPerPixel") or (1,)
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or samples != (1,):
+        raise DataError(name, "DICOM picture that is not grey", "leave it out")
+    size = read_numbers(dataset, "Rows") + read_numbers(dataset, "Columns")
+    if len(size) != 2 or min(size) < 1:
+        raise DataError(name, "DICOM picture without rows or columns", "fetch the file again")
+    rows, columns = (int(side) for side in size)
+    if rows * columns > max_pixels:
+        raise DataError(
+            name, f"{rows} x {columns} pixels", f"shrink it: at most {max_pixels} are read"
+        )
+    stored = read_numbers(dataset, "BitsStored")
+    allocated = read_numbers(dataset, "BitsAllocated")
+    if not stored or not allocated or not 1 <= stored[0] <= min(MAX_BITS, allocated[0]):
+        raise DataError(name, "pixels do not decode (bits stored)", "fetch the file again")
+    if (
+        not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+        and len(dataset.PixelData) < rows * columns * allocated[0] / 8
+    ):
+        raise DataError(name, "pixels do not decode (cut short)", "fetch the file again")
+
+
+def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
+    """Decodes a compressed picture after a look at the size that its stream asks for."""
+    stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    codestream = read_codestream(stream)
+    if codestream.shape not in (None, (dataset.Rows, dataset.Columns, 1)):
+        raise DataError(
+            name, "compressed picture of another size than its header says", "fetch the file again"
+        )
+    # Neither gdcm nor Pillow decodes JPEG of 12 bits.
+    if codestream.transfer_syntax == JPEGExtended12Bit and codestream.bits == 12:
+        # libjpeg fills what is missing with grey.
+        if not stream.rstrip(b"\0").endswith(_JPEG_END):
+            raise DataError(name, "pixels do not decode (cut short)", "fetch the file again")
+        return imagecodecs.jpeg8_decode(stream)
+    return pixel_array(dataset, raw=True)
+
+
+def _to_stored_values(
+    words: Integer[np.ndarray, "h w"], dataset: Dataset
+) -> Integer[np.ndarray, "h w"]:
+    """Returns the stored bits of each word as a number, signed where the header says so.
+
+    Old files keep overlays in the bits above; some decoders leave the sign out.
+    """
+    bits = int(dataset.BitsStored)
+    # A compressed picture has no words: its samples lie lowest.
+    native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    high_bit = read_numbers(dataset, "HighBit") if native else ()
+    shift = int(high_bit[0]) - bits + 1 if high_bit else 0
+    if not 0 <= shift <= int(dataset.BitsAllocated) - bits:
+        raise ValueError
+    values = (words.astype(np.int64) >> shift) & (2**bits - 1)
+    if read_numbers(dataset, "PixelRepresentation") == (1,):
+        values -= (values >> (bits - 1)) << bits
+    return values.astype(np.int32)
