@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import fnmatch
 import io
 import math
 import re
@@ -40,6 +39,7 @@ _MASK_COLUMNS = {
     "left_mask": Structure.LEFT_LUNG,
     "right_mask": Structure.RIGHT_LUNG,
 }
+_COLUMN = {structure: column for column, structure in _MASK_COLUMNS.items()}
 _COLUMNS = ("image", *_MASK_COLUMNS, "id", "patient", "source", "finding", "sex", "age")
 _FINDINGS = ("normal", "abnormal", "unknown")
 
@@ -91,7 +91,8 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         path.relative_to(root).as_posix(): path for path in paths if not is_hidden(path, root)
     }
     is_image, is_mask = (
-        _compile(pattern) for pattern in (patterns.images, patterns.masks.replace("{stem}", "*"))
+        re.compile(_expression(pattern))
+        for pattern in (patterns.images, patterns.masks.replace("{stem}", "*"))
     )
     candidates = {name: path for name, path in visible.items() if is_mask.fullmatch(name)}
     pictures: dict[str, epath.Path] = {}
@@ -131,9 +132,9 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     return make_listing(root, paths, cases, unlabelled, {})
 
 
-def _compile(pattern: str) -> re.Pattern:
-    """Returns the expression of a pattern whose wildcards stop at folders."""
-    return re.compile("/".join(fnmatch.translate(part) for part in pattern.split("/")))
+def _expression(pattern: str) -> str:
+    """Returns a pattern as a regular expression; wildcards of `fnmatch` would cross folders."""
+    return re.escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
 def _picture_of(
@@ -144,14 +145,16 @@ def _picture_of(
     pattern: str,
 ) -> str | None:
     """Returns the longest stem of a picture that the mask's name fits; mask 10 is not 1's."""
+    before, after = map(_expression, pattern.split("{stem}"))
     for length in lengths:
         for start in range(len(name) - length + 1):
             stem = name[start : start + length]
-            if stem not in pictures or pictures[stem] == path:
-                continue
-            # Brackets in a name are no wildcards.
-            literal = re.sub(r"([*?[])", r"[\1]", stem)
-            if _compile(pattern.replace("{stem}", literal)).fullmatch(name):
+            if (
+                stem in pictures
+                and pictures[stem] != path
+                and re.fullmatch(before, name[:start])
+                and re.fullmatch(after, name[start + length :])
+            ):
                 return stem
     return None
 
@@ -164,9 +167,10 @@ def _list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) ->
     for line, row in _read_rows(pairs):
         cells = _Row(pairs, line, row)
         image, masks = cells.pair(root, known)
-        for path in (image, *(mask.path for mask in masks)):
-            if first_use.setdefault(path, line) != line:
-                cells.refuse("image", f"a file of line {first_use[path]} again", "use a file once")
+        for column, path in (("image", image), *((_COLUMN[m.structure], m.path) for m in masks)):
+            if path in first_use:
+                cells.refuse(column, f"a file of line {first_use[path]} again", "use a file once")
+            first_use[path] = line
         if not masks:
             unlabelled.append(image)
             continue
