@@ -1,12 +1,23 @@
 """Small folders in the layouts of public data sets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tests.pictures import png_bytes
 from tfds_builder.sources import Listing
+
+# Pictures and masks in the folders that the default patterns name.
+FOLDER = (
+    "images/a.dcm",
+    "images/b.png",
+    "images/c.dcm",
+    "masks/a.png",
+    "masks/b_left.png",
+    "masks/b_right.gif",
+    "notes.txt",
+)
 
 
 def assert_every_file_is_listed_once(listing: Listing, folder: Path) -> None:
@@ -36,3 +47,10 @@ def dot(row: int, column: int, height: int = 6, width: int = 8) -> bytes:
     pixels = np.zeros((height, width), np.uint8)
     pixels[row, column] = 255
     return png_bytes(pixels)
+
+
+def write_tree(folder: Path, names: Iterable[str]) -> Path:
+    """Writes empty files, and the folders they need."""
+    for name in names:
+        write_files((folder / name).parent, {Path(name).name: b""})
+    return folder
