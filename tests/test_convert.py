@@ -1,24 +1,33 @@
 """From a case's files to its record."""
 
+import dataclasses
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
-from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from lungseg_jax.imaging.png import read_mask, read_png
+from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, dicom_bytes, png_bytes
 from tfds_builder.convert import convert
-from tfds_builder.sources import Case
+from tfds_builder.sources import Case, Clinical, MaskFile
 
 
 def write_case(folder, image: bytes, *masks: bytes) -> Case:
     paths = [epath.Path(folder) / f"{name}.png" for name in ("image", "left", "right")]
     for path, content in zip(paths, (image, *masks), strict=False):
         path.write_bytes(content)
-    return Case("e", "p", "shenzhen", "normal", paths[0], tuple(paths[1 : 1 + len(masks)]))
+    sides = (Structure.LEFT_LUNG, Structure.RIGHT_LUNG) if len(masks) > 1 else (Structure.LUNGS,)
+    files = tuple(map(MaskFile, paths[1 : 1 + len(masks)], sides))
+    return Case("e", "p", "shenzhen", paths[0], files, Clinical(finding="normal"))
+
+
+def stored_mask(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (84, 51), (20, 31)])
@@ -54,29 +63,36 @@ def test_the_record_holds_what_the_files_say(tmp_path, shape, spacing):
     ]
 
 
-def test_masks_of_two_lungs_are_joined(tmp_path):
-    """One of the two alone, or their sum wrapped around, would be half the lungs."""
+def test_each_lung_keeps_its_bit(tmp_path):
+    """Fault: one lung alone, or a sum wrapped around, taken for the lungs; or bits interpolated."""
     picture, mask = chest(40, 60, 0)
     left, right = mask.copy(), mask.copy()
     left[:, :35], right[:, 25:] = 0, 0
     case = write_case(tmp_path, png_bytes(picture), png_bytes(left), png_bytes(right))
-    expected = np.maximum(left, right) > 127
-    np.testing.assert_array_equal(read_mask(convert(case, 32)["original_mask"], "x"), expected)
+    record = convert(case, 32)
+    original, square = (stored_mask(record[key]) for key in ("original_mask", "mask"))
+    fit = fit_to_square(40, 60, 32)
+    for bit, own in (
+        (Structure.LUNGS, np.maximum(left, right)),
+        (Structure.LEFT_LUNG, left),
+        (Structure.RIGHT_LUNG, right),
+    ):
+        np.testing.assert_array_equal(original & np.uint8(bit) > 0, own > 127)
+        expected = to_square((own > 127).astype(np.uint8), fit) > 0.5
+        np.testing.assert_array_equal(square & np.uint8(bit) > 0, expected)
+        assert expected.any()
 
 
-def test_a_mask_of_another_size_is_refused(tmp_path):
-    """Resized to fit, a mask of another picture would pass unnoticed."""
-    picture, mask = chest(40, 60, 0)
-    case = write_case(tmp_path, png_bytes(picture), png_bytes(mask.T))
-    with pytest.raises(DataError) as caught:
-        convert(case, 32)
-    for part in ("left.png", "60 x 40", "40 x 60", "image.png"):
-        assert part in str(caught.value)
-
-
-def test_masks_of_two_sizes_are_refused(tmp_path):
-    """NumPy's own message names no file."""
-    picture, mask = chest(40, 60, 0)
-    case = write_case(tmp_path, png_bytes(picture), png_bytes(mask), png_bytes(mask[:-1]))
-    with pytest.raises(DataError, match=r"^right.png: mask of 39 x 60 .* left.png has 40 x 60"):
-        convert(case, 32)
+def test_the_documented_spacing_is_used_where_the_file_states_none(tmp_path):
+    """Fault: Montgomery without figures in mm, or its spacing put over that of a header."""
+    picture, mask = (array[::512, ::512] for array in chest(2048, 2048, 0))
+    picture, mask = (np.kron(array, np.ones((512, 512), np.uint8)) for array in (picture, mask))
+    for image, expected in (
+        (png_bytes(picture), ([0.1, 0.2], "detector")),
+        (dicom_bytes(picture, {"PixelSpacing": ["0.3", "0.4"]}), ([0.3, 0.4], "detector")),
+    ):
+        case = write_case(tmp_path, image, png_bytes(mask))
+        case = dataclasses.replace(case, source="jsrt", spacing_mm=(0.1, 0.2))
+        record = convert(case, 32)
+        np.testing.assert_allclose(record["spacing_mm"], expected[0], rtol=1e-6)
+        assert record["spacing_source"] == expected[1]

@@ -41,7 +41,7 @@ def test_records_read_back_equal_what_went_in(tmp_path):
     cases = {case.example_id: case for case in list_source("kaggle", tmp_path / "raw").cases}
     assert sorted(records) == sorted(KAGGLE_STEMS)
     for example_id, record in records.items():
-        original = cases[example_id].masks[0].read_bytes()
+        original = cases[example_id].masks[0].path.read_bytes()
         np.testing.assert_array_equal(record["original_mask"][..., 0], read_mask(original, "x"))
         wanted = convert(cases[example_id], 32)
         np.testing.assert_array_equal(record["mask"][..., 0], read_mask(wanted["mask"], "x"))

@@ -10,7 +10,7 @@ from etils import epath
 from hypothesis import assume, example, given, settings
 
 from lungseg_jax.errors import ConfigError
-from tfds_builder.sources import Case
+from tfds_builder.sources import Case, Clinical
 from tfds_builder.splits import HELD_OUT_SHARES, SPLITS, assign_splits, read_splits
 
 SOURCES = ("montgomery", "shenzhen", "jsrt")
@@ -18,7 +18,7 @@ FINDINGS = ("normal", "abnormal", "unknown")
 
 
 def make_case(example_id: str, patient_id: str, source: str, finding: str) -> Case:
-    return Case(example_id, patient_id, source, finding, epath.Path("x"), ())
+    return Case(example_id, patient_id, source, epath.Path("x"), (), Clinical(finding=finding))
 
 
 @st.composite
@@ -81,7 +81,7 @@ def test_shares_hold_within_every_stratum(counts):
     ]
     assume(len(cases) >= 8)
     splits = assign_splits(cases, 0)
-    stratum_of = {case.example_id: (case.source, case.finding) for case in cases}
+    stratum_of = {case.example_id: (case.source, case.clinical.finding) for case in cases}
     for name, share in HELD_OUT_SHARES.items():
         assert abs(len(splits[name]) - share * len(cases)) <= 1
         found = collections.Counter(stratum_of[example_id] for example_id in splits[name])

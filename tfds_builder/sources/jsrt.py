@@ -138,5 +138,5 @@ def _folder_name(path: epath.Path) -> str:
 def _read_all(readings: list[epath.Path]) -> dict[str, Clinical]:
     clinical: dict[str, Clinical] = {}
     for path in readings:
-        clinical |= parse_jsrt(files.read_bytes(path).decode(errors="replace"))
+        clinical |= parse_jsrt(files.read_bytes(path).decode("utf-8-sig", errors="replace"))
     return clinical

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from etils import epath
@@ -144,7 +146,7 @@ def make_listing(
     return Listing(root, cases, unlabelled, tuple(other))
 
 
-def files_below(folder: epath.Path, above: tuple[epath.Path, ...] = ()) -> list[epath.Path]:
+def files_below(folder: epath.Path, above: tuple[Path, ...] = ()) -> list[epath.Path]:
     """Returns every file below a folder, hidden ones too, sorted within each folder.
 
     Args:
@@ -154,7 +156,8 @@ def files_below(folder: epath.Path, above: tuple[epath.Path, ...] = ()) -> list[
     Raises:
       DataError: a folder cannot be read.
     """
-    resolved = folder.resolve()
+    # epath's own resolve() leaves links as they are.
+    resolved = Path(os.fspath(folder)).resolve()
     if resolved in above:
         return []
     try:

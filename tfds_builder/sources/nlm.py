@@ -60,6 +60,6 @@ def make_case(
 def _read(reading: epath.Path | None, source: str, finding: Finding) -> Clinical:
     if reading is None:
         return Clinical(finding=finding)
-    text = files.read_bytes(reading).decode(errors="replace")
+    text = files.read_bytes(reading).decode("utf-8-sig", errors="replace")
     parse = clinical.parse_montgomery if source == "montgomery" else clinical.parse_shenzhen
     return parse(text, finding)

@@ -1,0 +1,146 @@
+"""Mask files of every structure to one mask of bits."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.radiograph import Orientation
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.masks import read_structures
+from tfds_builder.sources import Case, Clinical, MaskFile
+
+HEIGHT, WIDTH = 8, 12
+
+
+def box(columns: slice, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[2:6, columns] = 255
+    return pixels
+
+
+# On the viewer's right and left.
+LEFT, RIGHT = box(slice(7, 11)), box(slice(1, 5))
+
+
+def write_case(folder: Path, masks: dict[Structure, np.ndarray], suffix: str = "png") -> Case:
+    files = []
+    for structure, pixels in masks.items():
+        path = epath.Path(folder) / f"{structure.value}.{suffix}"
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, suffix.upper())
+        path.write_bytes(buffer.getvalue())
+        files.append(MaskFile(path, structure))
+    return Case("e", "p", "jsrt", epath.Path("image.png"), tuple(files), Clinical())
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_every_structure_has_its_bit_and_either_lung_is_lung(tmp_path, suffix):
+    """Fault: a heart counted as lung, or a lung of known side missing among the lungs."""
+    heart, clavicles = box(slice(4, 9)), box(slice(0, 12))[::-1]
+    masks = {
+        Structure.LEFT_LUNG: LEFT,
+        Structure.RIGHT_LUNG: RIGHT,
+        Structure.HEART: heart,
+        Structure.CLAVICLES: clavicles,
+    }
+    bits, notes = read_structures(write_case(tmp_path, masks, suffix), (HEIGHT, WIDTH))
+    assert bits.dtype == np.uint8
+    for structure, pixels in (*masks.items(), (Structure.LUNGS, np.maximum(LEFT, RIGHT))):
+        np.testing.assert_array_equal(bits & np.uint8(structure) > 0, pixels > 0)
+    assert notes == ()
+
+
+def test_lungs_of_unknown_side_are_1(tmp_path):
+    """Fault: sides invented for Shenzhen's masks."""
+    case = write_case(tmp_path, {Structure.LUNGS: np.maximum(LEFT, RIGHT)})
+    bits, notes = read_structures(case, (HEIGHT, WIDTH))
+    assert set(np.unique(bits)) == {0, 1}
+    assert notes == ()
+
+
+def test_masks_of_half_the_picture_are_repeated(tmp_path):
+    """Fault: SCR's masks refused, or enlarged with a shift."""
+    case = write_case(tmp_path, {Structure.LUNGS: LEFT})
+    bits, _ = read_structures(case, (3 * HEIGHT, 3 * WIDTH))
+    np.testing.assert_array_equal(bits, np.kron(LEFT > 0, np.ones((3, 3), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "shape", [(WIDTH, HEIGHT), (2 * HEIGHT, 3 * WIDTH), (HEIGHT + 1, WIDTH), (4, 6), (16, 25)]
+)
+def test_masks_of_other_sizes_are_refused(tmp_path, shape):
+    """Fault: a mask of another picture is resized until it fits."""
+    case = write_case(tmp_path, {Structure.LUNGS: LEFT})
+    with pytest.raises(DataError) as caught:
+        read_structures(case, shape)
+    for part in ("1.png", "mask of 8 x 12 pixels", f"{shape[0]} x {shape[1]}", "image.png"):
+        assert part in str(caught.value)
+
+
+def test_sides_that_changed_places_are_noted(tmp_path):
+    """Fault: sides of the viewer taken for the patient's, unseen in any union."""
+    case = write_case(tmp_path, {Structure.LEFT_LUNG: RIGHT, Structure.RIGHT_LUNG: LEFT})
+    shape = (HEIGHT, WIDTH)
+    bits, notes = read_structures(case, shape)
+    assert notes == ("left lung mask lies on the viewer's left of the right lung's",)
+    # Stored mirrored, the same masks are on their proper sides.
+    turned, none = read_structures(case, shape, Orientation(flip_columns=True))
+    np.testing.assert_array_equal(turned, bits)
+    assert none == ()
+
+
+def test_lungs_over_each_other_are_noted_and_shared_borders_are_not(tmp_path):
+    """Fault: the same mask for both lungs; or a note on every pair of touching outlines."""
+    height, width = 80, 120
+    left, right = np.zeros((2, height, width), np.uint8)
+    left[5:75, 60:115], right[5:75, 5:60] = 255, 255
+    right[5:8, 60] = 255
+    case = write_case(tmp_path, {Structure.LEFT_LUNG: left, Structure.RIGHT_LUNG: right})
+    assert read_structures(case, (height, width))[1] == ()
+    right[5:75, 60] = 255
+    case = write_case(tmp_path, {Structure.LEFT_LUNG: left, Structure.RIGHT_LUNG: right})
+    assert read_structures(case, (height, width))[1] == (
+        "left and right lung masks share 70 pixels",
+    )
+
+
+def test_an_empty_mask_is_noted(tmp_path):
+    """Fault: a lung that was removed stops the build, or a lost outline passes unseen."""
+    case = write_case(tmp_path, {Structure.LEFT_LUNG: 0 * LEFT, Structure.RIGHT_LUNG: RIGHT})
+    bits, notes = read_structures(case, (HEIGHT, WIDTH))
+    assert notes == ("left lung mask is empty",)
+    np.testing.assert_array_equal(bits & 1 > 0, RIGHT > 0)
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    """Fault: a traceback when a file vanishes between listing and reading."""
+    case = write_case(tmp_path, {Structure.LUNGS: LEFT})
+    case.masks[0].path.unlink()
+    with pytest.raises(DataError, match=r"1\.png: "):
+        read_structures(case, (HEIGHT, WIDTH))
+
+
+def test_a_gif_cut_short_is_refused(tmp_path):
+    """Fault: the lower part of a lung filled with zeros."""
+    rng = np.random.default_rng(0)
+    noise = (rng.integers(0, 2, (64, 64)) * 255).astype(np.uint8)
+    case = write_case(tmp_path, {Structure.LUNGS: noise}, "gif")
+    path = case.masks[0].path
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"1\.gif: broken GIF file"):
+        read_structures(case, (64, 64))
+
+
+def test_other_formats_in_gif_or_png_names_are_refused(tmp_path):
+    """Fault: a decoder that was not meant to be reachable opens what a suffix hides."""
+    case = write_case(tmp_path, {Structure.LUNGS: LEFT})
+    buffer = io.BytesIO()
+    Image.fromarray(LEFT).save(buffer, "TIFF")
+    case.masks[0].path.write_bytes(buffer.getvalue())
+    with pytest.raises(DataError, match="broken PNG file"):
+        read_structures(case, (HEIGHT, WIDTH))

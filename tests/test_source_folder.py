@@ -1,0 +1,120 @@
+"""Folders of one's own: a list of pairs, or patterns of names."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.structures import Structure
+from tests.layouts import (
+    FOLDER,
+    assert_every_file_is_listed_once,
+    reason_of,
+    write_tree,
+)
+from tfds_builder.sources import FolderPatterns, list_source
+
+OVERLAPPING = FolderPatterns("*", "{stem}*")
+
+
+def pairs_of(listing) -> dict[str, list[str]]:
+    return {
+        case.example_id: sorted(mask.path.name for mask in case.masks) for case in listing.cases
+    }
+
+
+def test_patterns(tmp_path):
+    """Fault: pictures without a mask used, or a patient assumed where the header may tell."""
+    listing = list_source("folder", write_tree(tmp_path, FOLDER))
+    assert pairs_of(listing) == {"a": ["a.png"], "b": ["b_left.png", "b_right.gif"]}
+    assert all(case.patient_id is None for case in listing.cases)
+    assert {case.source for case in listing.cases} == {"folder"}
+    assert {mask.structure for case in listing.cases for mask in case.masks} == {Structure.LUNGS}
+    assert [path.name for path in listing.unlabelled] == ["c.dcm"]
+    assert reason_of(listing) == {"notes.txt": "not a picture"}
+    assert_every_file_is_listed_once(listing, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names", "expected"),
+    [
+        (
+            FolderPatterns("*.png", "{stem}_mask.png"),
+            ("1.png", "1_mask.png", "10.png", "10_mask.png"),
+            {"1": ["1_mask.png"], "10": ["10_mask.png"]},
+        ),
+        (
+            FolderPatterns(),
+            ("images/1.dcm", "images/10.dcm", "masks/1.png", "masks/10.png", "masks/1_x.png"),
+            {"1": ["1.png", "1_x.png"], "10": ["10.png"]},
+        ),
+        (
+            FolderPatterns("*/image.dcm", "{stem}/*/lung?.png"),
+            ("p/image.dcm", "image/q/lung1.png", "image/q/lung2.png", "image/q/r/lung3.png"),
+            {"image": ["lung1.png", "lung2.png"]},
+        ),
+        (
+            FolderPatterns("*.*", "m/{stem}.png"),
+            ("1.2.840.1", "1.2.840.2", "m/1.2.840.1.png", "m/1.2.840.2.png"),
+            {"1.2.840.1": ["1.2.840.1.png"], "1.2.840.2": ["1.2.840.2.png"]},
+        ),
+        (
+            FolderPatterns(),
+            ("images/a[1].png", "images/a1.png", "masks/a[1].png"),
+            {"a[1]": ["a[1].png"]},
+        ),
+        (
+            FolderPatterns("*", "{stem}.png"),
+            ("x.tif", "x.png"),
+            {"x": ["x.png"]},
+        ),
+    ],
+)
+def test_names_that_look_alike(tmp_path, patterns, names, expected):
+    """Fault: mask 10 given to picture 1, UIDs cut at their last dot, brackets as wildcards."""
+    listing = list_source("folder", write_tree(tmp_path, names), patterns)
+    assert pairs_of(listing) == expected
+    assert_every_file_is_listed_once(listing, tmp_path)
+
+
+@given(st.sets(st.text("ab1_[", min_size=1, max_size=4), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_masks_named_by_the_whole_stem_go_to_their_picture(tmp_path_factory, stems):
+    """Fault: any two names of which one begins like the other."""
+    folder = tmp_path_factory.mktemp("folder")
+    names = tuple(f"images/{stem}.dcm" for stem in stems) + tuple(f"masks/{s}.png" for s in stems)
+    listing = list_source("folder", write_tree(folder, names))
+    assert pairs_of(listing) == {stem: [f"{stem}.png"] for stem in stems}
+
+
+def test_two_pictures_of_one_name_need_a_list(tmp_path):
+    """Fault: one of the two overwrites the other's record."""
+    names = ("x/1.dcm", "y/1.dcm", "masks/1.png")
+    with pytest.raises(DataError, match=r"has the same name; .* pairs\.csv"):
+        list_source("folder", write_tree(tmp_path, names), FolderPatterns(images="?/*"))
+
+
+def test_a_mask_without_its_picture_is_refused(tmp_path):
+    """Fault: a half-copied folder gives a smaller data set."""
+    with pytest.raises(DataError, match=r"z\.png: mask without its picture"):
+        list_source("folder", write_tree(tmp_path, (*FOLDER, "masks/z.png")))
+
+
+def test_nothing_that_fits(tmp_path):
+    """Fault: an empty data set where the patterns have a typing error."""
+    with pytest.raises(DataError, match="0 pictures and 0 masks"):
+        list_source(
+            "folder", write_tree(tmp_path, FOLDER), FolderPatterns("pictures/*", "m/{stem}")
+        )
+
+
+def test_patterns_that_do_not_tell_masks_from_pictures(tmp_path):
+    """Fault: a KeyError where a file is the mask of one picture and the picture of another mask."""
+    with pytest.raises(DataError, match="mask of a mask; give patterns"):
+        list_source("folder", write_tree(tmp_path, ("a", "ab.png", "abc.png")), OVERLAPPING)
+
+
+def test_a_pattern_without_the_stem_is_refused():
+    """Fault: every mask belongs to every picture."""
+    with pytest.raises(ConfigError, match=r"write \{stem\}"):
+        FolderPatterns(masks="masks/*")

@@ -1,0 +1,86 @@
+"""Lists of pictures and masks."""
+
+import math
+
+import pytest
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.structures import Structure
+from tests.layouts import FOLDER, assert_every_file_is_listed_once, reason_of, write_tree
+from tfds_builder.sources import Clinical, list_source
+
+PAIRS = """\ufeffimage, left_mask, right_mask, mask, id, patient, source, finding, sex, age
+images/a.dcm,,,masks/a.png,,,,,,
+images/b.png,masks/b_left.png,masks/b_right.gif,,second,p7,clinic,abnormal,F,0.5
+images/c.dcm,,,,,,,,,
+"""
+
+
+def test_a_list_of_pairs(tmp_path):
+    """Fault: cells shifted by a column, sides changed, or patterns used beside the list."""
+    (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(PAIRS)
+    listing = list_source("folder", tmp_path)
+    first, second = listing.cases
+    assert (first.example_id, first.patient_id, first.source) == ("a", None, "folder")
+    assert (first.clinical.sex, first.clinical.finding) == ("", "unknown")
+    assert math.isnan(first.clinical.age_years)
+    assert (second.example_id, second.patient_id, second.source) == ("second", "p7", "clinic")
+    assert second.clinical == Clinical("F", 0.5, "abnormal", "")
+    structures = {mask.path.name: mask.structure for mask in (*first.masks, *second.masks)}
+    assert structures == {
+        "a.png": Structure.LUNGS,
+        "b_left.png": Structure.LEFT_LUNG,
+        "b_right.gif": Structure.RIGHT_LUNG,
+    }
+    assert [path.name for path in listing.unlabelled] == ["c.dcm"]
+    assert reason_of(listing)["pairs.csv"] == "list of pairs"
+    assert listing.root / "pairs.csv" in listing.files()
+    assert_every_file_is_listed_once(listing, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("", "line 1: no columns image and mask; name the columns"),
+        ("image;mask\n", "line 1: unknown column 'image;mask'; .* with commas"),
+        ("image,left_mask\n", "line 1: no columns"),
+        ("image,mask,mask\n", "line 1: a column twice"),
+        ("image,mask\nimages/a.dcm\n", "line 2: not 2 cells"),
+        ("image,mask\nimages/a.dcm,masks/a.png,x\n", "line 2: not 2 cells"),
+        ("image,mask\n\n,masks/a.png\n", "line 3, column image: is empty"),
+        ("image,mask\nimages/z.dcm,masks/a.png\n", "line 2, column image: no file images/z.dcm"),
+        ("image,mask\nimages/a.dcm,/masks/a.png\n", "line 2, column mask: leads out"),
+        ("image,mask\nimages/../../a.dcm,masks/a.png\n", "line 2, column image: leads out"),
+        ("image,mask\nimages/a.dcm,images/c.dcm\n", "line 2, column mask: neither PNG nor GIF"),
+        (
+            "image,left_mask,right_mask\nimages/b.png,masks/b_left.png,\n",
+            "line 2, column right_mask: is empty though",
+        ),
+        (
+            "image,mask,id\nimages/a.dcm,masks/a.png,x\nimages/b.png,masks/b_left.png,x\n",
+            "line 3, column id: an id for the second time",
+        ),
+        (
+            "image,mask\nimages/a.dcm,masks/a.png\nimages/b.png,masks/a.png\n",
+            "line 3, column mask: a file of line 2 again",
+        ),
+        (
+            "image,mask,id\nimages/a.dcm,masks/a.png,x\nimages/a.dcm,masks/b_left.png,y\n",
+            "line 3, column image: a file of line 2 again",
+        ),
+        (
+            "image,left_mask,right_mask\nimages/a.dcm,masks/a.png,masks/a.png\n",
+            "line 2, column right_mask: a file of line 2 again",
+        ),
+        ("image,mask,age\nimages/a.dcm,masks/a.png,nan\n", "line 2, column age: no age"),
+        ("image,mask,age\nimages/a.dcm,masks/a.png,old\n", "line 2, column age: no age"),
+        ("image,mask,sex\nimages/a.dcm,masks/a.png,woman\n", "line 2, column sex: .*F, M"),
+        ("image,mask,finding\nimages/a.dcm,masks/a.png,TB\n", "line 2, column finding: .*normal"),
+        ("image,mask\nimages/a.dcm,\n", "1 pictures and 0 masks"),
+    ],
+)
+def test_faults_of_a_list_are_named_by_line_and_column(tmp_path, pairs, message):
+    """Fault: a traceback, or a picture paired with a file that it does not belong to."""
+    (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(pairs)
+    with pytest.raises(DataError, match=message):
+        list_source("folder", tmp_path)

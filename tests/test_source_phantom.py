@@ -1,0 +1,43 @@
+"""Folders of generated radiographs."""
+
+import pytest
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.structures import Structure
+from tests.layouts import assert_every_file_is_listed_once
+from tests.pictures import PATIENT_ID, chest, dicom_bytes, png_bytes
+from tfds_builder.sources import list_source
+
+
+def write_phantom_layout(root, stems) -> None:
+    for folder in ("images", "masks/left", "masks/right"):
+        (root / folder).mkdir(parents=True)
+    picture, mask = chest(20, 20, 0)
+    for stem, patient_id in stems.items():
+        content = dicom_bytes(picture, {"PatientID": patient_id})
+        (root / "images" / f"{stem}.dcm").write_bytes(content)
+        for side in ("left", "right"):
+            (root / "masks" / side / f"{stem}.png").write_bytes(png_bytes(mask))
+
+
+def test_patients_of_dicom_files_are_told_apart_without_their_ids(tmp_path):
+    """Records are shared more freely than the archive they came from."""
+    write_phantom_layout(tmp_path, {"a": PATIENT_ID, "b": PATIENT_ID, "c": "other", "d": ""})
+    listing = list_source("phantom", tmp_path)
+    assert_every_file_is_listed_once(listing, tmp_path)
+    cases = {case.example_id: case for case in listing.cases}
+    patients = [cases[stem].patient_id for stem in "abcd"]
+    assert patients[0] == patients[1]
+    assert len(set(patients)) == 3
+    assert patients[3] == "d"
+    assert PATIENT_ID not in "".join(patients)
+    sides = [(mask.path.parent.name, mask.structure) for mask in cases["a"].masks]
+    assert sides == [("left", Structure.LEFT_LUNG), ("right", Structure.RIGHT_LUNG)]
+
+
+def test_a_phantom_with_one_lung_only_is_refused(tmp_path):
+    """Left out in silence, or taken as a whole mask, it would spoil what is measured."""
+    write_phantom_layout(tmp_path, {"a": "1", "b": "2"})
+    (tmp_path / "masks" / "right" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"^b: "):
+        list_source("phantom", tmp_path)

@@ -1,0 +1,185 @@
+"""A list of pictures and masks, `pairs.csv`, in a folder of any layout.
+
+    image,mask,patient,finding
+    a/1.dcm,outlines/1.png,p1,normal
+
+The columns are `image` and `mask`, or `left_mask` and `right_mask` (the patient's sides); `id`,
+`patient`, `source`, `finding`, `sex` and `age` (years) may be there. A row without a mask is an
+unlabelled picture.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import NoReturn, cast
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging import files
+from lungseg_jax.imaging.structures import Structure
+from tfds_builder.sources.clinical import MAX_AGE_YEARS
+from tfds_builder.sources.layout import (
+    LIST_OF_PAIRS,
+    MASK_SUFFIXES,
+    Case,
+    Clinical,
+    Finding,
+    Listing,
+    MaskFile,
+    Sex,
+    check_not_empty,
+    make_listing,
+    stem_of,
+)
+
+PAIRS = "pairs.csv"
+SOURCE = "folder"
+
+_MASK_COLUMNS = {
+    "mask": Structure.LUNGS,
+    "left_mask": Structure.LEFT_LUNG,
+    "right_mask": Structure.RIGHT_LUNG,
+}
+_COLUMN = {structure: column for column, structure in _MASK_COLUMNS.items()}
+_COLUMNS = ("image", *_MASK_COLUMNS, "id", "patient", "source", "finding", "sex", "age")
+_FINDINGS = ("normal", "abnormal", "unknown")
+
+
+def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> Listing:
+    """Returns the cases that a list of pairs names.
+
+    Args:
+      root: the folder that paths in the list are relative to.
+      paths: all files below it.
+      pairs: the list.
+
+    Raises:
+      DataError: the list is faulty, with line and column, or a file it names is absent.
+    """
+    known = set(paths)
+    cases: dict[str, Case] = {}
+    unlabelled: list[epath.Path] = []
+    first_use: dict[epath.Path, int] = {}
+    for line, row in _read_rows(pairs):
+        cells = _Row(pairs, line, row)
+        image, masks = cells.pair(root, known)
+        for column, path in (("image", image), *((_COLUMN[m.structure], m.path) for m in masks)):
+            if path in first_use:
+                cells.refuse(column, f"a file of line {first_use[path]} again", "use a file once")
+            first_use[path] = line
+        if not masks:
+            unlabelled.append(image)
+            continue
+        case = cells.case(image, masks)
+        if cases.setdefault(case.example_id, case) is not case:
+            cells.refuse("id", "an id for the second time", "give each picture an id of its own")
+    check_not_empty(root, [*cases, *unlabelled], cases)
+    return make_listing(root, paths, cases.values(), unlabelled, {pairs: LIST_OF_PAIRS})
+
+
+def _read_rows(pairs: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields the number of each line and its cells, without the blanks around them."""
+    # Spreadsheets put a byte-order mark before the first column's name.
+    text = files.read_bytes(pairs).decode("utf-8-sig", errors="replace")
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    columns = [name.strip() for name in reader.fieldnames or ()]
+    remedy = f"name the columns in line 1, with commas between: {', '.join(_COLUMNS)}"
+    for name in columns:
+        if name not in _COLUMNS:
+            raise DataError(pairs, f"line 1: unknown column {name!r}", remedy)
+    if "image" not in columns or not (
+        "mask" in columns or {"left_mask", "right_mask"} <= {*columns}
+    ):
+        raise DataError(pairs, "line 1: no columns image and mask", remedy)
+    if len(columns) != len(set(columns)):
+        raise DataError(pairs, "line 1: a column twice", remedy)
+    reader.fieldnames = columns
+    for row in reader:
+        if None in row or None in row.values():
+            fault = f"line {reader.line_num}: not {len(columns)} cells"
+            raise DataError(pairs, fault, "give each column a cell, empty where not known")
+        yield reader.line_num, {name: cell.strip() for name, cell in row.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A line of the list; faults name line and column."""
+
+    pairs: epath.Path
+    line: int
+    cells: Mapping[str, str]
+
+    def refuse(self, column: str, fault: str, remedy: str) -> NoReturn:
+        raise DataError(self.pairs, f"line {self.line}, column {column}: {fault}", remedy)
+
+    def pair(
+        self, root: epath.Path, known: set[epath.Path]
+    ) -> tuple[epath.Path, tuple[MaskFile, ...]]:
+        """Returns the picture and its masks."""
+        image = self._file("image", root, known)
+        if image is None:
+            self.refuse("image", "is empty", "give a picture or remove the line")
+        found = {
+            column: (path, structure)
+            for column, structure in _MASK_COLUMNS.items()
+            if (path := self._file(column, root, known))
+        }
+        if ("left_mask" in found) != ("right_mask" in found):
+            column = "right_mask" if "left_mask" in found else "left_mask"
+            self.refuse(column, "is empty though the other lung has a mask", "give both lungs")
+        if len(found) == len(_MASK_COLUMNS):
+            self.refuse("mask", "given beside left_mask and right_mask", "leave it empty")
+        return image, tuple(MaskFile(*mask) for mask in found.values())
+
+    def case(self, image: epath.Path, masks: tuple[MaskFile, ...]) -> Case:
+        """Returns the line's case."""
+        clinical = Clinical(
+            sex=cast(Sex, self._word("sex", ("", "F", "M"))),
+            age_years=self._age(),
+            finding=cast(Finding, self._word("finding", ("", *_FINDINGS)) or "unknown"),
+        )
+        return Case(
+            example_id=self.cells.get("id") or stem_of(image),
+            patient_id=self.cells.get("patient") or None,
+            source=self.cells.get("source") or SOURCE,
+            image=image,
+            masks=masks,
+            clinical=clinical,
+        )
+
+    def _file(self, column: str, root: epath.Path, known: set[epath.Path]) -> epath.Path | None:
+        cell = self.cells.get(column)
+        if not cell:
+            return None
+        relative = PurePosixPath(cell)
+        if relative.is_absolute() or ".." in relative.parts:
+            self.refuse(column, "leads out of the folder", "give paths relative to data.manual_dir")
+        path = root / relative
+        if path not in known:
+            self.refuse(column, f"no file {cell} in the folder", "correct the path or add the file")
+        if column != "image" and path.suffix.lower() not in MASK_SUFFIXES:
+            self.refuse(column, "neither PNG nor GIF", "save masks as 8-bit grey PNG")
+        return path
+
+    def _word(self, column: str, allowed: tuple[str, ...]) -> str:
+        cell = self.cells.get(column, "")
+        if cell not in allowed:
+            words = ", ".join(word for word in allowed if word)
+            self.refuse(column, "an unknown word", f"write {words} or nothing")
+        return cell
+
+    def _age(self) -> float:
+        cell = self.cells.get("age")
+        if not cell:
+            return math.nan
+        try:
+            age = float(cell)
+        except ValueError:
+            age = math.nan
+        if not 0 <= age <= MAX_AGE_YEARS:
+            self.refuse("age", "no age", f"write years, 0 to {MAX_AGE_YEARS}, or nothing")
+        return age
