@@ -1,8 +1,13 @@
 """Pictures of a radiograph with the outlines of its masks."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+
+# Red, green, blue.
+Colour = tuple[int, int, int]
 
 REFERENCE_COLOUR = (64, 220, 96)
 PREDICTION_COLOUR = (255, 64, 200)
@@ -23,15 +28,30 @@ def draw_overlay(
       predicted: mask in the picture's frame.
       reference: mask in the picture's frame, if there is one.
     """
+    outlines = [(predicted, PREDICTION_COLOUR)]
+    # The prediction lies on top: hidden under the reference it would look absent.
+    return draw_outlines(
+        pixels, outlines if reference is None else [(reference, REFERENCE_COLOUR), *outlines]
+    )
+
+
+def draw_outlines(
+    pixels: Float[np.ndarray, "h w"],
+    masks: Sequence[tuple[Bool[np.ndarray, "h w"], Colour]],
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns RGB pixels: the picture, and the outline of each mask in its colour.
+
+    Args:
+      pixels: in [0, 1].
+      masks: in the picture's frame; later ones lie over earlier ones.
+    """
     height, width = pixels.shape
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     grey = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     canvas = cv2.cvtColor(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     thickness = max(1, max(size) // 400)
-    for mask, colour in ((reference, REFERENCE_COLOUR), (predicted, PREDICTION_COLOUR)):
-        if mask is None:
-            continue
+    for mask, colour in masks:
         # By area like the picture: OpenCV's nearest neighbour shifts by up to half a pixel.
         share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         small = (share > 0.5).astype(np.uint8)
