@@ -45,7 +45,7 @@ def check_record(content: bytes, features: tfds.features.FeaturesDict) -> Checke
     """Returns all faults of a record, given as it is stored."""
     skip = dict.fromkeys(PICTURES, tfds.decode.SkipDecoding())
     try:
-        record: dict[str, Any] = features.deserialize_example_np(content, decoders=skip)
+        record: Any = features.deserialize_example_np(content, decoders=skip)
     # TFDS lets through what its parsers raise; the message may quote the record.
     except Exception as error:  # noqa: BLE001
         return CheckedRecord("", "", (("", f"does not decode ({type(error).__name__})"),))
@@ -78,7 +78,7 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return faults
 
 
-def _decode_picture(content: bytes, feature: Any) -> Num[np.ndarray, "h w c"]:
+def _decode_picture(content: bytes, feature: tfds.features.Image) -> Num[np.ndarray, "h w c"]:
     # OpenCV returns what it has of a broken file; Pillow compares the check sums.
     PngImageFile(io.BytesIO(content)).verify()
     return feature.decode_example_np(content)
@@ -105,17 +105,15 @@ def _check_bits(mask: UInt8[np.ndarray, "h w 1"]) -> Iterator[str]:
 
 def _check_original_mask(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     original = record["original_mask"][..., 0]
-    stated = tuple(int(side) for side in record["original_size"])
-    if original.shape != stated:
-        yield (
-            "original_size",
-            f"is {_size(stated)}, but original_mask has {_size(original.shape)}",
-        )
+    height, width = (int(side) for side in record["original_size"])
+    if original.shape != (height, width):
+        there = f"{original.shape[0]} x {original.shape[1]}"
+        yield "original_size", f"is {height} x {width}, but original_mask has {there} pixels"
         return
     if "mask" not in record:
         return
     mask = record["mask"][..., 0]
-    fit = fit_to_square(*stated, len(mask))
+    fit = fit_to_square(height, width, len(mask))
     # Bits in neither mask cost no resizing.
     used = int(np.bitwise_or.reduce(original, axis=None) | np.bitwise_or.reduce(mask, axis=None))
     for structure in Structure:
@@ -147,7 +145,3 @@ def _check_spacing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _text(record: Mapping[str, Any], name: str) -> str:
     return record[name].decode(errors="replace")
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} x {shape[1]} pixels"

@@ -48,7 +48,7 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
             )
     try:
         builder = tfds.builder_from_directory(folder)
-        if builder.info.splits:
+        if builder.info.splits and isinstance(builder.info.features, tfds.features.FeaturesDict):
             return builder
     # TFDS lets through what its parsers of JSON and protocol buffers raise.
     except Exception as error:
@@ -57,7 +57,7 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
             f"{' or '.join(RECORD_FILES)} is damaged ({type(error).__name__})",
             "remove the folder to have the records built again",
         ) from error
-    raise DataError(folder, "dataset_info.json names no split", "build the records again")
+    raise DataError(folder, "names no split or no field", "build the records again")
 
 
 def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:
@@ -67,6 +67,13 @@ def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:
         for name, split in builder.info.splits.items()
         for path, stated in zip(split.filepaths, split.shard_lengths, strict=True)
     ]
+
+
+def features(builder: tfds.core.DatasetBuilder) -> tfds.features.FeaturesDict:
+    """Returns the fields of a record."""
+    fields = builder.info.features
+    assert isinstance(fields, tfds.features.FeaturesDict), "open_folder checks it"
+    return fields
 
 
 def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,5 +101,6 @@ def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[
 
 def in_order(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
     """Yields `work(0)` … `work(count - 1)`, done by several threads a little ahead of their use."""
-    results: Any = grain.MapDataset.range(count).map(lambda position: work(int(position)))
+    positions: Any = grain.MapDataset.range(count)
+    results = positions.map(lambda position: work(int(position)))
     return iter(results.to_iter_dataset(READ_OPTIONS))

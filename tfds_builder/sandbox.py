@@ -13,7 +13,7 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lungseg_jax.errors import DataError
 from tfds_builder.convert import ConvertSettings
@@ -38,7 +38,7 @@ class Sandbox:
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Sandbox":
         return self
 
     def __exit__(

@@ -19,7 +19,14 @@ from lungseg_jax import terminal
 from lungseg_jax.errors import DataError, UserError
 from tfds_builder.manifest import MANIFEST, Manifest, digest_file, read_manifest
 from tfds_builder.record_check import CheckedRecord, check_record
-from tfds_builder.records_folder import RECORD_FILES, Shard, in_order, open_folder, shards
+from tfds_builder.records_folder import (
+    RECORD_FILES,
+    Shard,
+    features,
+    in_order,
+    open_folder,
+    shards,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,7 @@ def _check_records(builder: tfds.core.DatasetBuilder) -> list[Fault]:
     splits_of_patient = collections.defaultdict(set)
     with terminal.progress("verify", builder.info.splits.total_num_examples, "record") as bar:
         for shard in shards(builder):
-            for item in _read_shard(shard, builder.info.features):
+            for item in _read_shard(shard, features(builder)):
                 if isinstance(item, Fault):
                     faults.append(item)
                     continue
@@ -122,7 +129,7 @@ def _check_records(builder: tfds.core.DatasetBuilder) -> list[Fault]:
 
 
 def _read_shard(
-    shard: Shard, features: tfds.features.FeaturesDict
+    shard: Shard, fields: tfds.features.FeaturesDict
 ) -> Iterator[Fault | tuple[int, CheckedRecord]]:
     """Yields the position and the check of each record, and the faults of the file itself."""
     reader = ArrayRecordReader(str(shard.path), options="readahead_buffer_size:0")
@@ -141,7 +148,7 @@ def _read_shard(
         except (RuntimeError, ValueError, IndexError) as error:
             fault = f"cannot be read ({type(error).__name__})"
             return CheckedRecord("", "", (("", fault),))
-        return check_record(content, features)
+        return check_record(content, fields)
 
     yield from enumerate(in_order(count, check))
     reader.close()

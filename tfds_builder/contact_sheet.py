@@ -1,0 +1,112 @@
+"""A sheet of small pictures of records with the outlines of their masks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8, UInt16
+from PIL import Image, ImageDraw, ImageFont
+
+from lungseg_jax.imaging.overlay import REFERENCE_COLOUR, Colour, draw_outlines
+from lungseg_jax.imaging.structures import Structure
+
+ROWS, COLUMNS = 6, 8
+
+# In pixels.
+TILE, GAP, LABEL, HEADER = 224, 12, 36, 40
+
+BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 36, 44), (110, 116, 128)
+
+# Sides are drawn over the lungs, so that lung of unknown side alone stays in the lungs' colour.
+COLOURS: dict[Structure, Colour] = {
+    Structure.LUNGS: REFERENCE_COLOUR,
+    Structure.RIGHT_LUNG: (255, 176, 64),
+    Structure.LEFT_LUNG: (88, 184, 255),
+    Structure.HEART: (255, 96, 120),
+    Structure.CLAVICLES: (240, 232, 96),
+}
+
+
+class ContactSheet:
+    """Pictures of a few records, chosen by chance but the same for the same seed.
+
+    Args:
+      total: number of records that will be shown to the sheet, in a fixed order.
+      seed: of the choice.
+    """
+
+    def __init__(self, total: int, seed: int) -> None:
+        chosen = np.random.default_rng(seed).permutation(total)[: ROWS * COLUMNS]
+        self._place_of = {int(position): place for place, position in enumerate(chosen)}
+        self._sheet = Image.new("RGB", _sheet_size(len(chosen)), BACKGROUND)
+        self._draw = ImageDraw.Draw(self._sheet)
+        self._structures = 0
+
+    def add(self, position: int, split: str, record: Mapping[str, Any]) -> None:
+        """Draws a record into its place if it is one of the chosen.
+
+        Args:
+          position: in the order of all records.
+          split: where the record is.
+          record: decoded.
+        """
+        place = self._place_of.get(position)
+        if place is None:
+            return
+        row, column = divmod(place, COLUMNS)
+        left = GAP + column * (TILE + GAP)
+        top = HEADER + row * (TILE + LABEL + GAP)
+        mask = record["mask"][..., 0]
+        self._structures |= int(np.bitwise_or.reduce(mask, axis=None))
+        self._sheet.paste(Image.fromarray(_tile(record["image"][..., 0], mask)), (left, top))
+        self._text((left, top + TILE + 3), record["example_id"].decode(), INK)
+        where = f"{split} · {record['source'].decode()}"
+        self._text((left, top + TILE + 18), where, FAINT_INK)
+
+    def image(self) -> Image.Image:
+        """Returns the sheet, under a key to the colours of what is drawn on it."""
+        left = GAP
+        for structure, colour in COLOURS.items():
+            if structure & self._structures:
+                name = str(structure.name).lower().replace("_", " ")
+                self._draw.rounded_rectangle((left, 16, left + 16, 24), 3, colour)
+                self._text((left + 22, 12), name, INK)
+                left += 48 + int(_font().getlength(name))
+        return self._sheet
+
+    def _text(self, corner: tuple[int, int], text: str, ink: Colour) -> None:
+        self._draw.text(corner, _shorten(text), ink, _font())
+
+
+def _tile(
+    image: UInt16[np.ndarray, "s s"], mask: UInt8[np.ndarray, "s s"]
+) -> UInt8[np.ndarray, "t t 3"]:
+    # Enlarged by copying, so that pixels of a small picture show as what they are.
+    method = cv2.INTER_AREA if len(image) > TILE else cv2.INTER_NEAREST
+    pixels = cv2.resize(image.astype(np.float32) / 65535, (TILE, TILE), interpolation=method)
+    masks = []
+    for structure, colour in COLOURS.items():
+        inside = ((mask & np.uint8(structure)) > 0).astype(np.float32)
+        share = cv2.resize(inside, (TILE, TILE), interpolation=method)
+        masks.append((share > 0.5, colour))
+    return draw_outlines(pixels, masks)
+
+
+def _sheet_size(pictures: int) -> tuple[int, int]:
+    columns = max(1, min(pictures, COLUMNS))
+    rows = -(-pictures // COLUMNS)
+    return GAP + columns * (TILE + GAP), HEADER + rows * (TILE + LABEL + GAP)
+
+
+def _shorten(text: str) -> str:
+    """Cuts the middle out of what is wider than a tile; ids differ at their ends."""
+    short, kept = text, len(text)
+    while kept > 2 and _font().getlength(short) > TILE:
+        kept -= 1
+        short = f"{text[: kept // 2]}…{text[-(kept - kept // 2) :]}"
+    return short
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(13)

@@ -1,0 +1,112 @@
+"""Shows what is in finished records: `contact_sheet.png`, `index.html` and `duplicates.json`.
+
+Usage: python -m tfds_builder.data_report FOLDER [--seed=0]
+
+FOLDER holds dataset_info.json and the shards; the three files are written to FOLDER/data_report.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from lungseg_jax import terminal
+from lungseg_jax.errors import DataError, UserError
+from tfds_builder.contact_sheet import ContactSheet
+from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprints, Pair
+from tfds_builder.records_folder import features, open_folder, read_records
+from tfds_builder.report_figures import Figures
+from tfds_builder.report_page import page
+
+BUILD_REPORT = "build_report.json"
+
+
+def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
+    """Writes the report on a folder of records into its `data_report/`, and returns that.
+
+    Every record is read once and let go. What stays is sums, the sheet, and 2 kB of each picture to
+    compare it with the others.
+
+    Args:
+      folder: holds `dataset_info.json` and the shards, and `build_report.json` if the build left
+        one.
+      seed: chooses the pictures on the contact sheet.
+
+    Raises:
+      DataError: no such folder, or a damaged record or build report.
+    """
+    folder = epath.Path(folder).expanduser()
+    builder = open_folder(folder)
+    build_report = read_build_report(folder)
+    total = builder.info.splits.total_num_examples
+    figures = Figures(builder.info.splits, features(builder)["image"].shape[0])
+    sheet, fingerprints = ContactSheet(total, seed), Fingerprints()
+    with terminal.progress("report", total, "record") as bar:
+        for position, (split, record) in enumerate(read_records(builder)):
+            figures.add(split, record)
+            sheet.add(position, split, record)
+            fingerprints.add(split, record)
+            bar.update()
+    pairs = fingerprints.pairs()
+    output = folder / "data_report"
+    output.mkdir(exist_ok=True)
+    contact_sheet = sheet.image()
+    with (output / "contact_sheet.png").open("wb") as file:
+        contact_sheet.save(file, "PNG")
+    (output / "duplicates.json").write_text(_duplicates_json(total, pairs))
+    name = builder.info.config_name or builder.info.name
+    (output / "index.html").write_text(page(name, figures, pairs, build_report, contact_sheet))
+    return output
+
+
+def read_build_report(folder: epath.Path) -> dict | None:
+    """Returns what the build says of each source file, `None` where it left no word.
+
+    Raises:
+      DataError: the file is no build report.
+    """
+    path = folder / BUILD_REPORT
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if all({"status", "reason"} <= entry.keys() for entry in content["files"]):
+            return content
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(path, "is no build report", "remove it or build again") from error
+    raise DataError(path, "names a file without its status", "remove it or build again")
+
+
+def _duplicates_json(total: int, pairs: Sequence[Pair]) -> str:
+    content = {
+        "pictures": total,
+        "alike_from_correlation": ALIKE_CORRELATION,
+        "pairs": [
+            dataclasses.asdict(pair) | {"across_splits": pair.across_splits} for pair in pairs
+        ],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the report; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builder.data_report", description=str(__doc__).partition("\n")[0]
+    )
+    parser.add_argument("folder", help="folder that holds dataset_info.json and the shards")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the pictures on the sheet")
+    given = parser.parse_args(arguments)
+    try:
+        output = write_data_report(given.folder, given.seed)
+    except UserError as error:
+        terminal.say(f"Error: {error}")
+        return 1
+    terminal.say(f"Report: {output / 'index.html'} and {output / 'contact_sheet.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

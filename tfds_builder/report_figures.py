@@ -1,0 +1,139 @@
+"""Figures of a set of records, from one look at each: counts, histograms and sums."""
+
+import collections
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from lungseg_jax.imaging.geometry import fit_to_square
+from lungseg_jax.imaging.structures import Structure
+
+# A chest radiograph is 300 to 4000 pixels a side and 0.1 to 0.4 mm a pixel; ends take the rest.
+SIZE_EDGES = np.linspace(0, 5000, 26)
+SPACING_EDGES = np.linspace(0, 0.5, 26)
+INTENSITY_EDGES = np.linspace(0, 1, 65)
+SHARE_EDGES = np.linspace(0, 0.6, 31)
+AGE_EDGES = np.linspace(0, 100, 11)
+
+
+class Histogram:
+    """Counts of values between fixed edges; what lies beyond goes into the end bins.
+
+    Attributes:
+      edges: n + 1 of them, ascending.
+      counts: n; `float` because a picture's pixels may count for one together.
+      number: of values, less those that are no number.
+      total: their sum.
+      lowest: of them.
+      highest: of them.
+    """
+
+    def __init__(self, edges: Float64[np.ndarray, " e"]) -> None:
+        self.edges = edges
+        self.counts = np.zeros(len(edges) - 1)
+        self.number, self.total = 0, 0.0
+        self.lowest, self.highest = np.inf, -np.inf
+
+    def add(self, value: float) -> None:
+        """Counts a value; one that is no number is left out."""
+        if not np.isfinite(value):
+            return
+        place = np.searchsorted(self.edges, value, side="right") - 1
+        self.counts[np.clip(place, 0, len(self.counts) - 1)] += 1
+        self.number, self.total = self.number + 1, self.total + value
+        self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
+
+    def add_shares(self, values: Float[np.ndarray, " n"]) -> None:
+        """Counts many values as one together, by their shares of the bins."""
+        counts, _ = np.histogram(np.clip(values, self.edges[0], self.edges[-1]), self.edges)
+        self.counts += counts / len(values)
+        self.number, self.total = self.number + 1, self.total + float(values.mean())
+        self.lowest = min(self.lowest, float(values.min()))
+        self.highest = max(self.highest, float(values.max()))
+
+    @property
+    def mean(self) -> float:
+        """Of the values; NaN without any."""
+        return self.total / self.number if self.number else np.nan
+
+
+class GroupFigures:
+    """Figures of the records of one source or one split.
+
+    Attributes:
+      number: of records.
+      without_lung: those whose mask has no lung.
+      height: of the original pictures, in pixels.
+      width: likewise.
+      intensity: of the pixels of pictures, padding left out; each picture counts as one.
+      lung_share: of a picture's area.
+      age: in years.
+      sex: number of records of each.
+      finding: number of records of each.
+      mask_sum: in how many records a pixel of the square is lung.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        self.number = self.without_lung = 0
+        self.height, self.width = Histogram(SIZE_EDGES), Histogram(SIZE_EDGES)
+        self.intensity = Histogram(INTENSITY_EDGES)
+        self.lung_share = Histogram(SHARE_EDGES)
+        self.age = Histogram(AGE_EDGES)
+        self.sex: collections.Counter[str] = collections.Counter()
+        self.finding: collections.Counter[str] = collections.Counter()
+        self.mask_sum: Int64[np.ndarray, "s s"] = np.zeros((image_size, image_size), np.int64)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Counts a record."""
+        height, width = (int(side) for side in record["original_size"])
+        fit = fit_to_square(height, width, len(self.mask_sum))
+        inside = np.s_[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+        lungs = (record["mask"][..., 0] & np.uint8(Structure.LUNGS)) > 0
+        self.number += 1
+        self.without_lung += not lungs.any()
+        self.mask_sum += lungs
+        self.lung_share.add(float(lungs[inside].mean()))
+        self.intensity.add_shares(record["image"][..., 0][inside].ravel() / 65535)
+        self.height.add(height)
+        self.width.add(width)
+        # Written as 0, or as no number, where the age is not known.
+        if "age_years" in record and record["age_years"] > 0:
+            self.age.add(float(record["age_years"]))
+        for name in ("sex", "finding"):
+            if name in record:
+                getattr(self, name)[record[name].decode() or "unknown"] += 1
+
+
+class Figures:
+    """Figures of a whole set of records; what they keep does not grow with the records' pictures.
+
+    Attributes:
+      by_source: figures of each source.
+      by_split: figures of each split.
+      counts: number of records of each (source, split).
+      patients: of each split; 100 bytes each is all that is kept of a record.
+      spacing: row spacing in mm by what it was measured on; 0 where not known.
+    """
+
+    def __init__(self, splits: Iterable[str], image_size: int) -> None:
+        self._image_size = image_size
+        self.by_source: dict[str, GroupFigures] = {}
+        self.by_split = {split: GroupFigures(image_size) for split in splits}
+        self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.patients: dict[str, set[str]] = {split: set() for split in self.by_split}
+        self.spacing: dict[str, Histogram] = {}
+
+    def add(self, split: str, record: Mapping[str, Any]) -> None:
+        """Counts a record of a split."""
+        source = record["source"].decode()
+        if source not in self.by_source:
+            self.by_source[source] = GroupFigures(self._image_size)
+        self.by_source[source].add(record)
+        self.by_split[split].add(record)
+        self.counts[source, split] += 1
+        self.patients[split].add(record["patient_id"].decode())
+        measured_on = record["spacing_source"].decode()
+        histogram = self.spacing.setdefault(measured_on, Histogram(SPACING_EDGES))
+        histogram.add(float(record["spacing_mm"][0]))
