@@ -6,26 +6,25 @@ import json
 
 import hypothesis.strategies as st
 import pytest
-from etils import epath
 from hypothesis import assume, example, given, settings
 
 from lungseg_jax.errors import ConfigError
-from tfds_builder.sources import Case, Clinical
+from tfds_builder.outcome import Outcome
 from tfds_builder.splits import HELD_OUT_SHARES, SPLITS, assign_splits, read_splits
 
 SOURCES = ("montgomery", "shenzhen", "jsrt")
 FINDINGS = ("normal", "abnormal", "unknown")
 
 
-def make_case(example_id: str, patient_id: str, source: str, finding: str) -> Case:
-    return Case(example_id, patient_id, source, epath.Path("x"), (), Clinical(finding=finding))
+def make_outcome(example_id: str, patient_id: str, source: str, finding: str) -> Outcome:
+    return Outcome(example_id, "taken", "", "", "", (), patient_id, False, source, finding, {})
 
 
 @st.composite
 def case_lists(draw) -> list[tuple[str, str, str, str]]:
-    """Arguments of `make_case`: patients of several pictures, not always of one source or finding.
+    """Arguments of `make_outcome`: patients of several pictures, of one source and finding or not.
 
-    No cases yet, for beartype draws random numbers when they are made.
+    No outcomes yet, for beartype draws random numbers when they are made.
     """
     sizes = draw(st.lists(st.integers(1, 4), min_size=12, max_size=60))
     cases = []
@@ -47,7 +46,7 @@ def case_lists(draw) -> list[tuple[str, str, str, str]]:
 @settings(max_examples=60, deadline=None)
 def test_every_picture_is_in_one_split_and_every_patient_too(arguments, seed):
     """A patient in two splits makes test figures too good."""
-    cases = list(itertools.starmap(make_case, arguments))
+    cases = list(itertools.starmap(make_outcome, arguments))
     splits = assign_splits(cases, seed)
     assert tuple(splits) == SPLITS
     ids = [example_id for own in splits.values() for example_id in own]
@@ -61,7 +60,7 @@ def test_every_picture_is_in_one_split_and_every_patient_too(arguments, seed):
 @settings(max_examples=60, deadline=None)
 def test_the_order_of_the_input_does_not_matter(arguments, seed, random):
     """File systems list in any order: the same data must give the same test split anywhere."""
-    cases = list(itertools.starmap(make_case, arguments))
+    cases = list(itertools.starmap(make_outcome, arguments))
     shuffled = list(cases)
     random.shuffle(shuffled)
     assert assign_splits(cases, seed) == assign_splits(shuffled, seed)
@@ -75,7 +74,7 @@ def test_shares_hold_within_every_stratum(counts):
     """A test split of one hospital, or of the ill alone, measures something else."""
     strata = [(source, finding) for source in SOURCES for finding in FINDINGS]
     cases = [
-        make_case(f"{source}-{finding}-{i}", f"p-{source}-{finding}-{i}", source, finding)
+        make_outcome(f"{source}-{finding}-{i}", f"p-{source}-{finding}-{i}", source, finding)
         for (source, finding), count in zip(strata, counts, strict=True)
         for i in range(count)
     ]
@@ -93,10 +92,10 @@ def test_shares_hold_within_every_stratum(counts):
 
 def test_a_patient_with_one_abnormal_picture_is_abnormal():
     """Strata by picture would tear the patient apart or depend on which comes first."""
-    cases = [make_case(f"n{i}", f"n{i}", "shenzhen", "normal") for i in range(40)]
+    cases = [make_outcome(f"n{i}", f"n{i}", "shenzhen", "normal") for i in range(40)]
     for i in range(10):
-        cases.append(make_case(f"x{i}", f"x{i}", "shenzhen", "normal"))
-        cases.append(make_case(f"y{i}", f"x{i}", "shenzhen", "abnormal"))
+        cases.append(make_outcome(f"x{i}", f"x{i}", "shenzhen", "normal"))
+        cases.append(make_outcome(f"y{i}", f"x{i}", "shenzhen", "abnormal"))
     test = assign_splits(cases, 3)["test"]
     assert sum(example_id[0] == "y" for example_id in test) == 2
     assert sum(example_id[0] == "n" for example_id in test) == 8
@@ -104,22 +103,22 @@ def test_a_patient_with_one_abnormal_picture_is_abnormal():
 
 def test_the_seed_changes_the_split_and_new_patients_barely_do():
     """A hash of position instead of id would reshuffle all when one file is added."""
-    cases = [make_case(f"e{i}", f"p{i}", "shenzhen", "normal") for i in range(100)]
+    cases = [make_outcome(f"e{i}", f"p{i}", "shenzhen", "normal") for i in range(100)]
     before = assign_splits(cases, 0)
     assert before != assign_splits(cases, 1)
-    after = assign_splits([*cases, make_case("new", "new", "shenzhen", "normal")], 0)
+    after = assign_splits([*cases, make_outcome("new", "new", "shenzhen", "normal")], 0)
     moved = set(before["test"]) ^ set(after["test"])
     assert len(moved) <= 2
 
 
 def test_too_few_patients_are_refused():
     """An empty test split would end a long run in a division by zero."""
-    cases = [make_case(f"e{i}", "p", "shenzhen", "normal") for i in range(30)]
+    cases = [make_outcome(f"e{i}", "p", "shenzhen", "normal") for i in range(30)]
     with pytest.raises(ConfigError, match=r"^data.splits: 1 patients leave .*; add patients"):
         assign_splits(cases, 0)
 
 
-CASES = [make_case(f"e{i}", f"p{i // 2}", "shenzhen", "normal") for i in range(8)]
+CASES = [make_outcome(f"e{i}", f"p{i // 2}", "shenzhen", "normal") for i in range(8)]
 GOOD = {"train": ["e0", "e1", "e2"], "val": ["e5"], "test": ["e6", "e7", "e6"]}
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import traceback
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -53,13 +51,6 @@ def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, A
     except MemoryError:
         error = DataError(case.image, "needs more memory than is allowed", "leave it out")
         return Outcome.not_taken(case, "bad", error, digests), None
-    # One file never stops the rest, even where the fault is ours. The message stays behind, for it
-    # may quote a header.
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        fault = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
-        ours = DataError(case.image, fault, "report it with a file that shows it")
-        return Outcome.not_taken(case, "bad", ours, digests), None
 
 
 def _take(

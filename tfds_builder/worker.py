@@ -7,12 +7,17 @@ import contextlib
 import resource
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import cv2
 
-from tfds_builder.convert import convert
+from lungseg_jax.errors import DataError
+from tfds_builder.convert import ConvertSettings, convert
+from tfds_builder.outcome import Outcome
+from tfds_builder.sources import Case
 
 
 def main(descriptor: int, memory_bytes: int) -> None:
@@ -25,7 +30,19 @@ def main(descriptor: int, memory_bytes: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             case, settings = connection.recv()
-            connection.send(convert(case, settings))
+            connection.send(_answer(case, settings))
+
+
+def _answer(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:
+    try:
+        return convert(case, settings)
+    # One file never stops the rest, even where the fault is ours. The message stays behind, for it
+    # may quote a header.
+    except Exception as error:  # noqa: BLE001
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        fault = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
+        ours = DataError(case.image, fault, "report it with a file that shows it")
+        return Outcome.not_taken(case, "bad", ours), None
 
 
 def _bound_memory(memory_bytes: int) -> None:

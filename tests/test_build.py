@@ -1,0 +1,298 @@
+"""Whole builds: killed, repeated, fuzzed, searched for what must not be in them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from lungseg_jax.errors import DataError
+from tests.archive import write_archive
+from tests.pictures import chest, dicom_bytes, png_bytes
+from tfds_builder.build_report import REPORT, SUMMARY
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.prepare import prepare
+from tfds_builder.verify import verify
+
+CONFIG = LungsConfig(source="folder", image_size=32)
+
+BUILD = """
+import sys
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.prepare import prepare
+data_dir, manual_dir, on_error = sys.argv[1:]
+config = LungsConfig(source="folder", image_size=32, on_error=on_error, max_bad_share=0.9)
+prepare(config, data_dir, manual_dir)
+"""
+
+
+def start_build(data_dir: Path, manual_dir: Path, on_error: str = "fail") -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, data_dir, manual_dir, on_error],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def records_of(folder: Path) -> dict[str, bytes]:
+    """The bytes of each shard below a data folder, by name."""
+    return {
+        path.name: path.read_bytes() for path in folder.glob("chest_xray_lungs/**/*array_record*")
+    }
+
+
+def report_of(builder: Any) -> dict[str, Any]:
+    return json.loads((builder.data_path / REPORT).read_text())
+
+
+def with_same_key(data_dir: Path, other: Path) -> Path:
+    """Copies the key that identifiers are hashed with, which each data folder has of its own."""
+    key = "downloads/patient_id.key"
+    (data_dir / "downloads").mkdir(parents=True)
+    (data_dir / key).write_bytes((other / key).read_bytes())
+    return data_dir
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[Path, Path, Any]:
+    """Folder of the pictures, folder of the records, and their builder."""
+    root = tmp_path_factory.mktemp("archive")
+    manual_dir = write_archive(root / "pictures", 150)
+    return manual_dir, root / "data", prepare(CONFIG, root / "data", manual_dir)
+
+
+def test_records_are_sound(built):
+    """Fault: anything that the check of records knows."""
+    assert verify(built[2].data_path) == []
+
+
+def test_every_file_is_in_the_report_once(built):
+    """Fault: files lost without a word."""
+    manual_dir, _, builder = built
+    report = report_of(builder)
+    found = sorted(os.path.relpath(path, manual_dir) for path in manual_dir.rglob("*.*"))
+    assert sorted(entry["file"] for entry in report["files"]) == found
+    assert report["counts"] == {"taken": len(found)}
+    splits = {entry["example_id"]: entry["split"] for entry in report["files"]}
+    for split, info in builder.info.splits.items():
+        assert sum(own == split for own in splits.values()) == info.num_examples
+
+
+def test_pictures_of_one_patient_are_in_one_split(built):
+    """Fault: patients known from the header alone leak from training into the test."""
+    records = [
+        (split, record["patient_id"], record["example_id"])
+        for split in built[2].info.splits
+        for record in built[2].as_data_source(split)
+    ]
+    split_of = {}
+    for split, patient, _ in records:
+        assert split_of.setdefault(patient, split) == split
+    from_headers = [patient for _, patient, example in records if int(example[4:]) % 2]
+    assert len(set(from_headers)) == len({number // 4 for number in range(1, 150, 2)})
+
+
+def test_beam_builds_the_same_records(built, tmp_path):
+    """Fault: two ways to build that drift apart."""
+    manual_dir, data_dir, _ = built
+    again = with_same_key(tmp_path / "data", data_dir)
+    options = PipelineOptions(["--runner=FnApiRunner"])
+    builder = prepare(CONFIG, again, manual_dir, options)
+    assert records_of(again) == records_of(data_dir)
+    assert report_of(builder) == report_of(built[2])
+    assert verify(builder.data_path) == []
+
+
+def rebuilt_after_kill(built: tuple[Path, Path, Any], data_dir: Path, seconds: float) -> bool:
+    """Kills a build after some seconds, lets another one finish; whether it was killed in time."""
+    manual_dir, undisturbed, _ = built
+    with_same_key(data_dir, undisturbed)
+    process = start_build(data_dir, manual_dir)
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    killed = process.returncode == -signal.SIGKILL
+    output, _ = (second := start_build(data_dir, manual_dir)).communicate()
+    assert second.returncode == 0, output
+    assert records_of(data_dir) == records_of(undisturbed)
+    return killed
+
+
+def test_a_killed_build_goes_on(built, tmp_path):
+    """Fault: a chunk half written taken for whole, or all done again."""
+    manual_dir, undisturbed, _ = built
+    data_dir = with_same_key(tmp_path / "data", undisturbed)
+    process = start_build(data_dir, manual_dir)
+    chunks = data_dir / "downloads" / "converted"
+    while process.poll() is None and not any(chunks.glob("*/*.json")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {path: path.stat().st_mtime_ns for path in chunks.glob("*/*.json")}
+    assert done
+    assert not records_of(data_dir)
+    second = start_build(data_dir, manual_dir)
+    kept = set()
+    while second.poll() is None:
+        kept |= {p for p, t in done.items() if p.exists() and p.stat().st_mtime_ns == t}
+        kept -= {p for p, t in done.items() if p.exists() and p.stat().st_mtime_ns != t}
+        time.sleep(0.005)
+    assert kept == set(done)
+    assert records_of(data_dir) == records_of(undisturbed)
+    assert not list(chunks.iterdir())
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(built, tmp_path):
+    """Fault: a moment at which a kill leaves something that the next build trusts."""
+    start = time.monotonic()
+    whole = start_build(tmp_path / "whole", built[0])
+    whole.communicate()
+    duration = time.monotonic() - start
+    moments = [random.Random(0).uniform(0, duration) for _ in range(1)]
+    moments = np.random.default_rng(0).uniform(0.2 * duration, duration, 20)
+    killed = [rebuilt_after_kill(built, tmp_path / str(i), s) for i, s in enumerate(moments)]
+    assert sum(killed) >= 15
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """Returns a file with bits flipped, cut short, or with other lengths and sizes in it."""
+    changed = bytearray(content)
+    match rng.randrange(5):
+        case 0:
+            for _ in range(rng.randrange(1, 20)):
+                changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        case 1:
+            del changed[rng.randrange(len(changed)) :]
+        case 2:
+            # A header's own lengths and sizes lie in the first part.
+            start = rng.randrange(min(len(changed), 900) - 4)
+            changed[start : start + 4] = rng.choice(
+                [b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\x7f", b"\x00\x01\x00\x00"]
+            )
+        case 3:
+            start = rng.randrange(len(changed))
+            del changed[start : start + rng.randrange(1, 200)]
+        case 4:
+            start = rng.randrange(len(changed))
+            changed[start:start] = rng.randbytes(rng.randrange(1, 200))
+    return bytes(changed)
+
+
+def test_two_thousand_mutated_files_are_all_in_the_report(tmp_path):
+    """Fault: a damaged file that crashes, stops or bloats the build, or is lost."""
+    manual_dir = write_archive(tmp_path / "pictures", 1000)
+    rng = random.Random(0)
+    paths = sorted((manual_dir / "images").iterdir()) + sorted((manual_dir / "masks").iterdir())
+    for number, path in enumerate(paths):
+        content = path.read_bytes()
+        # Some stay whole, for a build needs pictures.
+        path.write_bytes(content if number % 20 == 0 else mutate(content, rng))
+    config = LungsConfig(source="folder", image_size=32, on_error="skip", max_bad_share=1)
+    builder = prepare(config, tmp_path / "data", manual_dir)
+    report = report_of(builder)
+    assert len(report["files"]) == sum(report["counts"].values()) == len(paths) == 2000
+    assert report["counts"]["bad"] > 1000
+    assert verify(builder.data_path) == []
+
+
+def test_skip_fails_when_too_much_is_bad(tmp_path):
+    """Fault: an archive whose mount broke down makes a tiny data set without complaint."""
+    manual_dir = write_archive(tmp_path / "pictures", 60)
+    for path in sorted((manual_dir / "images").iterdir())[:10]:
+        path.write_bytes(b"<!doctype html><title>404</title>")
+    config = LungsConfig(source="folder", image_size=32, on_error="skip")
+    with pytest.raises(DataError, match=r"10 of 60 cases are bad.*case0000\.png: is a web page"):
+        prepare(config, tmp_path / "data", manual_dir)
+    assert not records_of(tmp_path / "data")
+
+
+def test_what_is_no_frontal_chest_is_left_out_under_either_policy(tmp_path):
+    """Fault: a lateral view trained on in silence, or one that ends the build of an archive."""
+    manual_dir = write_archive(tmp_path / "pictures", 60)
+    picture, _ = chest(64, 64, 0)
+    lateral = dicom_bytes(picture, {"ViewPosition": "LL"})
+    (manual_dir / "images" / "case0001.dcm").write_bytes(lateral)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    (manual_dir / "images" / "case0000.png").write_bytes(png_bytes(noise))
+    builder = prepare(CONFIG, tmp_path / "data", manual_dir)
+    report = report_of(builder)
+    left_out = {e["file"]: e["reason"] for e in report["files"] if e["status"] == "left out"}
+    assert set(left_out) == {
+        *("images/case0000.png", "images/case0001.dcm"),
+        *("masks/case0000_mask.png", "masks/case0001_mask.png"),
+    }
+    assert "frontal" in left_out["images/case0000.png"]
+    assert sum(info.num_examples for info in builder.info.splits.values()) == 58
+
+
+CANARIES = {
+    "PatientName": "Canary^Nightingale",
+    "PatientID": "MRN-CANARY-77",
+    "PatientBirthDate": "19010203",
+    "StudyDate": "20191231",
+    "AcquisitionDateTime": "20191230112233",
+    "InstitutionName": "Canary General Hospital",
+    "ReferringPhysicianName": "Dr^Canarybird",
+    "StudyInstanceUID": "1.2.826.0.1.777777.1",
+    "SeriesDescription": "/canary/archive/path",
+    "ImageComments": "canary comment",
+    "OperatorsName": "Canary^Operator",
+    "AccessionNumber": "CANARY123",
+    "StationName": "CANARYSTATION",
+    "BodyPartExamined": "CHEST",
+}
+
+
+def test_nothing_of_a_header_gets_out(tmp_path):
+    """Fault: a name, an identifier, a date or a path in a record, a report, a message or a name."""
+    manual_dir = write_archive(tmp_path / "canary folder", 60, **CANARIES)
+    images = manual_dir / "images"
+    # Faults of every kind, for messages are where headers leak.
+    content = (images / "case0001.dcm").read_bytes()
+    (images / "case0001.dcm").write_bytes(content[: len(content) // 2])
+    (images / "case0003.dcm").write_bytes(content.replace(b"US\x02\x00", b"US\x03\x00"))
+    picture, _ = chest(64, 64, 0)
+    for name, attributes in (
+        ("case0005", {"ViewPosition": "CANARY VIEW"}),
+        ("case0007", {"BodyPartExamined": "CANARYBONE"}),
+        ("case0009", {"WindowCenter": "1e400", "WindowWidth": "1"}),
+        ("case0011", {"RescaleSlope": "inf"}),
+        ("case0013", {"PhotometricInterpretation": "CANARY"}),
+        ("case0015", {"Rows": 0}),
+    ):
+        content = dicom_bytes(picture, CANARIES | attributes)
+        (images / f"{name}.dcm").write_bytes(content)
+    process = start_build(tmp_path / "data", manual_dir, "skip")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    written = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    texts = [output.encode()]
+    texts += [os.fsencode(path.relative_to(tmp_path)) for path in written]
+    texts += [path.read_bytes() for path in written]
+    builder = prepare(
+        LungsConfig(source="folder", image_size=32, on_error="skip", max_bad_share=0.9),
+        tmp_path / "data",
+        manual_dir,
+    )
+    for split in builder.info.splits:
+        for record in builder.as_data_source(split):
+            texts += [value for value in record.values() if isinstance(value, bytes)]
+    report = (builder.data_path / SUMMARY).read_text()
+    assert "bad" in report
+    searched = [value.encode() for value in CANARIES.values() if value != "CHEST"]
+    for text in texts:
+        assert b"canary" not in text.lower()
+        for value in searched:
+            assert value not in text

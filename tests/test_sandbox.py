@@ -1,0 +1,104 @@
+"""Files that stop, exhaust or end the process that reads them."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.structures import Structure
+from tests.pictures import chest, png_bytes
+from tfds_builder.convert import ConvertSettings, convert
+from tfds_builder.sandbox import Sandbox, SandboxStoppedError
+from tfds_builder.sources import Case, Clinical, MaskFile
+
+SETTINGS = ConvertSettings(32, b"key", ReadOptions())
+
+
+def make_case(folder: Path, name: str, image: bytes | None) -> Case:
+    """A case whose picture, where it has no content, is a pipe that nobody writes to."""
+    picture, mask = (folder / f"{name}{part}.png" for part in ("", "_mask"))
+    if image is None:
+        os.mkfifo(picture)
+    else:
+        picture.write_bytes(image)
+    mask.write_bytes(png_bytes(chest(80, 80, 0)[1]))
+    masks = (MaskFile(epath.Path(mask), Structure.LUNGS),)
+    return Case(name, "p", "folder", epath.Path(picture), masks, Clinical())
+
+
+@pytest.fixture
+def good(tmp_path) -> Case:
+    return make_case(tmp_path, "good", png_bytes(chest(80, 80, 0)[0]))
+
+
+def children() -> set[int]:
+    """Processes that this one started, by the kernel's own list."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text().split()}
+
+
+def test_the_answer_is_that_of_the_plain_call(good):
+    """Fault: a record that depends on where it is made."""
+    with Sandbox() as sandbox:
+        assert sandbox.convert(good, SETTINGS) == convert(good, SETTINGS)
+
+
+def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
+    """Fault: one file holds up an archive's build for good."""
+    with Sandbox(seconds=3) as sandbox:
+        outcome, record = sandbox.convert(make_case(tmp_path, "endless", None), SETTINGS)
+        assert (outcome.status, record) == ("bad", None)
+        assert outcome.subject == "endless.png"
+        assert "3 s" in outcome.fault
+        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+
+
+def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, good):
+    """Fault: a crash of a decoder ends the build."""
+    case = make_case(tmp_path, "deadly", None)
+    with Sandbox() as sandbox:
+        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+        (worker,) = children()
+        threading.Timer(0.5, os.kill, (worker, signal.SIGSEGV)).start()
+        outcome, _ = sandbox.convert(case, SETTINGS)
+        assert outcome.status == "bad"
+        assert "SIGSEGV" in outcome.fault
+        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+
+
+def test_a_file_beyond_the_memory_is_bad(tmp_path, good):
+    """Fault: a picture of a few bytes that takes the machine's memory."""
+    large = make_case(tmp_path, "large", png_bytes(np.zeros((9000, 9000), np.uint8)))
+    with Sandbox(memory_bytes=300 * 2**20) as sandbox:
+        outcome, _ = sandbox.convert(large, SETTINGS)
+        assert outcome.status == "bad"
+        assert "MemoryError" in outcome.fault or "memory" in outcome.fault
+        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+
+
+def test_no_process_is_left(good):
+    """Fault: workers that outlive the build and keep its memory."""
+    before = children()
+    with Sandbox() as sandbox:
+        sandbox.convert(good, SETTINGS)
+        assert len(children() - before) == 1
+    assert children() == before
+
+
+def test_stop_interrupts_a_read(tmp_path):
+    """Fault: an interrupted build that waits for a file, or writes it down as bad."""
+    case = make_case(tmp_path, "endless", None)
+    with Sandbox() as sandbox:
+        threading.Timer(1.5, sandbox.stop).start()
+        start = time.monotonic()
+        with pytest.raises(SandboxStoppedError):
+            sandbox.convert(case, SETTINGS)
+        assert time.monotonic() - start < 30
+        with pytest.raises(SandboxStoppedError):
+            sandbox.convert(case, SETTINGS)
