@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files, png
-from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources import Case
 
@@ -39,13 +39,9 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
     height, width = mask.shape
     fit = fit_to_square(height, width, image_size)
     image = to_square(radiograph.pixels, fit)
-    small_mask = np.zeros(image.shape, np.uint8)
-    for structure in Structure:
-        share = to_square(mask & np.uint8(structure) != 0, fit)
-        small_mask[share > 0.5] |= np.uint8(structure)
     return {
         "image": png.encode_png(np.rint(image * 65535).astype(np.uint16)),
-        "mask": png.encode_png(small_mask),
+        "mask": png.encode_png(to_square_bits(mask, fit)),
         "original_mask": png.encode_png(mask),
         "example_id": case.example_id,
         "patient_id": case.patient_id,
@@ -55,6 +51,15 @@ def convert(case: Case, image_size: int) -> dict[str, Any]:
         "spacing_mm": np.asarray(radiograph.spacing_mm or NO_SPACING, np.float32),
         "spacing_source": radiograph.spacing_source,
     }
+
+
+def to_square_bits(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.ndarray, "s s"]:
+    """Returns the mask in the model's square, each bit where it covers more than half a pixel."""
+    square = np.zeros((fit.size, fit.size), np.uint8)
+    for bit in map(np.uint8, Structure):
+        share = to_square((mask & bit > 0).astype(np.uint8), fit)
+        square[share > 0.5] |= bit
+    return square
 
 
 def read_bits(case: Case) -> UInt8[np.ndarray, "h w"]:
