@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from lungseg_jax.augment import affine, augment, blur
-from lungseg_jax.config import AugmentConfig
+from lungseg_jax.augment import affine, augment, augmentation_for, blur
+from lungseg_jax.config import AugmentConfig, Config
 
 OFF = AugmentConfig(
     flip=False, **{f.name: 0.0 for f in dataclasses.fields(AugmentConfig) if f.name != "flip"}
@@ -56,14 +56,18 @@ def test_shift_by_whole_pixels_fills_with_zero():
     np.testing.assert_allclose(moved[:, 3], 0, atol=1e-5)
 
 
-def test_image_and_mask_move_together():
-    """Fault: picture and mask moved by different random maps."""
+def test_image_and_masks_move_together():
+    """Fault: picture and masks, or one class and the other, moved by different random maps."""
     config = dataclasses.replace(AugmentConfig(), gamma=0.0, contrast=0.0, brightness=0.0,
                                  noise=0.0, blur=0.0)  # fmt: skip
     centre = jnp.zeros((16, 32, 32, 1)).at[:, 10:20, 12:25].set(1)
-    images, masks = augment(jax.random.key(1), jnp.arange(16), centre, centre, config)
-    np.testing.assert_array_equal(images > 0.5, masks > 0.5)
-    assert len({float(mask.sum()) for mask in masks}) > 8, "all pictures moved alike"
+    two = jnp.concatenate([centre, 1 - centre], axis=-1)
+    images, masks = augment(jax.random.key(1), jnp.arange(16), centre, two, config)
+    np.testing.assert_array_equal(images[..., 0] > 0.5, masks[..., 0] > 0.5)
+    # Beyond the frame both classes are 0.
+    inner = np.s_[:, 8:24, 8:24]
+    np.testing.assert_array_equal(1 - masks[..., 0][inner], masks[..., 1][inner])
+    assert len({float(mask.sum()) for mask in masks[..., 0]}) > 8, "all pictures moved alike"
 
 
 def test_intensity_changes_leave_the_mask_alone():
@@ -96,6 +100,15 @@ def test_flip_mirrors_columns_in_half_of_the_pictures():
     same = np.abs(flipped - images).max(axis=(1, 2, 3)) < 1e-4
     assert (mirrored ^ same).all()
     assert 20 < mirrored.sum() < 44
+
+
+def test_chests_with_sides_are_not_flipped():
+    """Fault: a heart on the right side, with the lung beside it called the left one."""
+    given = Config()
+    assert given.augment.flip
+    assert augmentation_for(given) == given.augment
+    sided = dataclasses.replace(given, data=dataclasses.replace(given.data, labels="left_right"))
+    assert augmentation_for(sided) == dataclasses.replace(given.augment, flip=False)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0])

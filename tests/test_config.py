@@ -33,6 +33,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("augment.flip", 1, "type bool"),
         ("parallel", "threads", "pmap, mesh"),
         ("data.resident", "yes", "auto, true, false"),
+        ("data.labels", "both", "lungs, left_right"),
         ("batch_size", 0, "at least 1"),
         ("optimizer.learning_rate", -1.0, "at least 0"),
         ("optimizer.learning_rate", float("nan"), "finite"),

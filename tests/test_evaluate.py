@@ -79,11 +79,11 @@ def test_prediction_belongs_to_its_picture(config, records, eight_devices, kind,
     )
     own = records["train"]
     for position, square in evaluator.predict(variables, own, range(len(own))):
-        expected = own.pictures([position]).image[0, ..., 0] < 32768
+        expected = own.pictures([position]).image[0] < 32768
         np.testing.assert_array_equal(square, expected)
     for position, row in enumerate(evaluator.measure(variables, own)):
         example = own.example(position)
-        square = own.pictures([position]).image[0, ..., 0] < 32768
+        square = own.pictures([position]).image[0] < 32768
         predicted = predicted_mask(square.astype(np.float32), example)
         common = np.count_nonzero(predicted & (example.original_mask > 0))
         total = predicted.sum() + example.original_mask.sum()
@@ -95,12 +95,12 @@ def test_perfect_prediction_is_nearly_perfect_in_the_original_frame(records):
     """Fault: an off-by-half-pixel, or the padding, in the way back to the original frame."""
     for position in range(len(records["train"])):
         example = records["train"].example(position)
-        square = records["train"].pictures([position]).mask[0, ..., 0].astype(np.float32)
+        square = records["train"].pictures([position]).mask[0].astype(np.float32)
         mask = predicted_mask(square, example)
         assert mask.shape == example.original_mask.shape
         # Sides of 32 to 34 in a square of 32: only the outline may differ.
         differing = np.argwhere(mask != (example.original_mask > 0))
-        reference = np.argwhere(example.original_mask > 0)
+        reference = np.argwhere(example.original_mask)
         assert len(differing) < 0.12 * len(reference)
         shift = np.argwhere(mask).mean(axis=0) - reference.mean(axis=0)
         assert np.abs(shift).max() < 0.12
@@ -114,4 +114,4 @@ def test_overlays_show_the_asked_examples(config, records, eight_devices):
     assert set(pictures) == {4, 0}
     for position, picture in pictures.items():
         example = records["test"].example(position)
-        assert picture.shape[:2] == example.original_mask.shape
+        assert picture.shape[:2] == example.original_mask.shape[:2]

@@ -20,6 +20,22 @@ def test_dice_loss_of_a_half_right_prediction():
     np.testing.assert_allclose(soft_dice_loss(logits, mask), expected, rtol=1e-6)
 
 
+def test_dice_loss_is_the_mean_over_classes():
+    """Fault: pixels of all classes in one sum, so that the larger lung outweighs the smaller."""
+    mask = jnp.zeros((2, 4, 4, 2)).at[:, :2, :, 0].set(1).at[0, 0, 0, 1].set(1)
+    logits = jnp.full(mask.shape, -40.0).at[:, 1:3, :, 0].set(40.0).at[0, 0, 0, 1].set(40.0)
+    half = (2 * 8 + DICE_SMOOTHING) / (32 + DICE_SMOOTHING)
+    np.testing.assert_allclose(soft_dice_loss(logits, mask), 1 - (half + 1) / 2, rtol=1e-6)
+
+
+def test_loss_of_two_classes_is_the_mean_of_their_own_losses():
+    """Fault: a cross-entropy summed over classes, whose weight against Dice doubles with two."""
+    logits = jax.random.normal(jax.random.key(0), (2, 4, 4, 2))
+    mask = (jax.random.uniform(jax.random.key(1), logits.shape) > 0.7).astype(jnp.float32)
+    alone = [segmentation_loss(logits[..., i : i + 1], mask[..., i : i + 1]) for i in (0, 1)]
+    np.testing.assert_allclose(segmentation_loss(logits, mask), np.mean(alone), rtol=1e-5)
+
+
 def test_cross_entropy_is_a_mean_over_pixels():
     """Fault: a sum, whose weight against the Dice term grows with the picture."""
     for side in (4, 8):

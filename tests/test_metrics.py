@@ -9,6 +9,9 @@ from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
 
 
 def measure(predicted, reference, spacing_mm=None) -> ImageMetrics:
+    """Figures of masks of one class, or of two, whose channels come last."""
+    if reference.ndim == 2:
+        predicted, reference = predicted[..., None], reference[..., None]
     return image_metrics(
         predicted, reference, example_id="a", source="s", spacing_mm=spacing_mm,
         tolerance_px=2.0, tolerance_mm=3.0,
@@ -59,6 +62,31 @@ def test_empty_prediction_misses_all_but_has_no_distance():
     assert (row.dice, row.iou, row.surface_dice, row.surface_dice_mm) == (0, 0, 0, 0)
     assert math.isnan(row.hd95_px)
     assert math.isnan(row.assd_mm)
+
+
+def test_exchanged_sides_are_seen_in_the_sides_alone():
+    """Fault: a swap of right and left that no figure shows, or figures that do not compare."""
+    right, left = np.zeros((2, 64, 64), bool)
+    right[10:40, 5:25], left[10:40, 35:60] = True, True
+    reference = np.stack([right, left], axis=-1)
+    swapped = measure(reference[..., ::-1], reference, spacing_mm=(1.0, 1.0))
+    assert (swapped.dice, swapped.iou, swapped.hd95_mm, swapped.surface_dice) == (1, 1, 0, 1)
+    assert (swapped.dice_right, swapped.dice_left) == (0, 0)
+    shifted = reference.copy()
+    shifted[..., 1] = np.roll(left, 15, axis=0)
+    row = measure(shifted, reference)
+    assert (row.dice_right, row.dice_left) == pytest.approx((1, 0.5))
+    union = measure(shifted.any(-1), reference.any(-1))
+    assert (row.dice, row.hd95_px, row.assd_px) == (union.dice, union.hd95_px, union.assd_px)
+    assert math.isnan(union.dice_right)
+
+
+def test_a_lung_that_is_not_there_has_no_dice():
+    """Fault: a patient with one lung counted as a total miss of the other."""
+    reference = np.stack([rectangle(10), np.zeros((64, 64), bool)], axis=-1)
+    row = measure(reference, reference)
+    assert (row.dice, row.dice_right) == (1, 1)
+    assert math.isnan(row.dice_left)
 
 
 def test_unknown_spacing_has_no_figures_in_mm():

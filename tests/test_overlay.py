@@ -5,8 +5,8 @@ import pytest
 
 from lungseg_jax.imaging.overlay import (
     MAX_SIDE,
-    PREDICTION_COLOUR,
-    REFERENCE_COLOUR,
+    PREDICTION_COLOURS,
+    REFERENCE_COLOURS,
     draw_overlay,
 )
 
@@ -14,7 +14,7 @@ from lungseg_jax.imaging.overlay import (
 def box(shape, top, left, bottom, right) -> np.ndarray:
     mask = np.zeros(shape, bool)
     mask[top:bottom, left:right] = True
-    return mask
+    return mask[..., None]
 
 
 def drawn(overlay: np.ndarray, colour) -> np.ndarray:
@@ -27,8 +27,8 @@ def test_outlines_lie_on_the_borders_of_their_masks():
     overlay = draw_overlay(pixels, box((60, 80), 10, 5, 30, 25), box((60, 80), 5, 40, 50, 70))
     assert overlay.shape == (60, 80, 3)
     for colour, (top, left, bottom, right) in (
-        (PREDICTION_COLOUR, (10, 5, 29, 24)),
-        (REFERENCE_COLOUR, (5, 40, 49, 69)),
+        (PREDICTION_COLOURS[0], (10, 5, 29, 24)),
+        (REFERENCE_COLOURS[0], (5, 40, 49, 69)),
     ):
         points = drawn(overlay, colour)
         assert points.min(0).tolist() == [top, left]
@@ -42,8 +42,23 @@ def test_prediction_lies_over_reference():
     """Hidden under the reference, a perfect prediction would look absent."""
     mask = box((40, 40), 10, 10, 30, 30)
     overlay = draw_overlay(np.zeros((40, 40), np.float32), mask, mask)
-    assert len(drawn(overlay, PREDICTION_COLOUR)) == 4 * 19
-    assert not len(drawn(overlay, REFERENCE_COLOUR))
+    assert len(drawn(overlay, PREDICTION_COLOURS[0])) == 4 * 19
+    assert not len(drawn(overlay, REFERENCE_COLOURS[0]))
+
+
+def test_two_lungs_have_colours_of_their_own():
+    """Exchanged sides must be seen as such, not as a perfect prediction."""
+    right, left = box((40, 60), 10, 5, 30, 20), box((40, 60), 10, 35, 30, 50)
+    reference = np.concatenate([right, left], axis=-1)
+    for predicted, order in ((reference, (0, 1)), (reference[..., ::-1], (1, 0))):
+        overlay = draw_overlay(np.zeros((40, 60), np.float32), predicted)
+        columns = [drawn(overlay, PREDICTION_COLOURS[i])[:, 1] for i in order]
+        assert (columns[0].min(), columns[0].max()) == (5, 19)
+        assert (columns[1].min(), columns[1].max()) == (35, 49)
+    overlay = draw_overlay(np.zeros((40, 60), np.float32), np.zeros_like(reference), reference)
+    assert drawn(overlay, REFERENCE_COLOURS[0])[:, 1].max() == 19
+    assert drawn(overlay, REFERENCE_COLOURS[1])[:, 1].min() == 35
+    assert len({*PREDICTION_COLOURS, *REFERENCE_COLOURS}) == 4
 
 
 @pytest.mark.parametrize("shape", [(2600, 1300), (1301, 2602)])
@@ -55,7 +70,7 @@ def test_large_pictures_shrink_and_outlines_stay_in_place(shape):
     assert max(overlay.shape) == MAX_SIDE
     scale = MAX_SIDE / max(shape)
     expected = np.array([height // 4 + 350, width // 4 + 300]) * scale
-    centre = drawn(overlay, PREDICTION_COLOUR).mean(0) + 0.5
+    centre = drawn(overlay, PREDICTION_COLOURS[0]).mean(0) + 0.5
     np.testing.assert_allclose(centre, expected, atol=0.3)
 
 
@@ -63,12 +78,12 @@ def test_intensities_out_of_range_are_clipped():
     """Wrapped around, overexposed bone would turn black."""
     pixels = np.full((8, 8), 1.3, np.float32)
     pixels[:4] = -0.2
-    overlay = draw_overlay(pixels, np.zeros((8, 8), bool))
+    overlay = draw_overlay(pixels, np.zeros((8, 8, 1), bool))
     assert np.all(overlay[:4] == 0)
     assert np.all(overlay[4:] == 255)
 
 
 def test_a_sliver_of_a_picture_is_drawn():
     """A side rounded to zero pixels would stop the whole run."""
-    overlay = draw_overlay(np.zeros((1, 4000), np.float32), np.zeros((1, 4000), bool))
+    overlay = draw_overlay(np.zeros((1, 4000), np.float32), np.zeros((1, 4000, 1), bool))
     assert overlay.shape == (1, MAX_SIDE, 3)

@@ -38,6 +38,18 @@ def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
     assert len(table) == 5
 
 
+def test_sides_have_columns_where_a_row_has_them(tmp_path):
+    """Fault: sides that are measured and not written, or empty columns in every other table."""
+    rows = [row("x", 0.5, dice_right=0.25), row("y", 0.9, dice_right=0.75, dice_left=0.5)]
+    summary = report.write_split(epath.Path(tmp_path), "test", rows)
+    with (tmp_path / "eval" / "test.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [(cells["dice_right"], cells["dice_left"]) for cells in table] == [
+        ("0.25", ""), ("0.75", "0.5"),
+    ]  # fmt: skip
+    assert (summary["dice_right"], summary["dice_left"]) == (0.5, 0.5)
+
+
 def test_summary_has_each_source_and_is_strict_json(tmp_path):
     """Fault: NaN in JSON, or sources averaged as if they were of one size."""
     summary = {"test": report.write_split(epath.Path(tmp_path), "test", ROWS)}

@@ -182,6 +182,36 @@ def test_terminated_run_saves_and_resumes_elsewhere(data, finished, tmp_path):
         assert loss == pytest.approx(expected[step], rel=0.02)
 
 
+def test_right_and_left_lung_are_learned_apart(data, tmp_path):
+    """Fault: sides exchanged between records, loss and figures; pictures flipped all the same.
+
+    In parts, so that the sums of two classes pass through accumulation.
+    """
+    workdir = tmp_path / "run"
+    changes = {
+        "data.source": "phantom",
+        "data.num_phantoms": 10,
+        "data.labels": "left_right",
+        "accumulation_steps": 2,
+        "num_steps": 60,
+        "evaluation.every": 60,
+        "optimizer.learning_rate": 0.02,
+        "optimizer.ema_decay": 0.9,
+    }
+    result = run(
+        command(data, workdir, *(f"--config.{key}={value}" for key, value in changes.items())),
+        XLA_FLAGS="--xla_force_host_platform_device_count=1",
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((workdir / "metrics.json").read_text())["test"]
+    with (workdir / "eval" / "test.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    for side in ("dice_right", "dice_left"):
+        assert metrics[side] > 0.6
+        mean = math.fsum(float(row[side]) for row in rows) / len(rows)
+        assert metrics[side] == pytest.approx(mean)
+
+
 def test_divergence_names_step_pictures_and_checkpoint(data, tmp_path):
     """Fault: a run that trains on with NaN, or saves it over the last good state."""
     result = run(

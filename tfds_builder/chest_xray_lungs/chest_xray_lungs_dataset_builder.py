@@ -119,9 +119,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         config = self._lungs
         downloads = epath.Path(dl_manager.download_dir)
-        directory = dl_manager.manual_dir
-        if config.source == "phantom":
-            directory = _phantoms(config, downloads)
+        # TFDS raises where the manual folder is asked for and was not given.
+        is_phantom = config.source == "phantom"
+        directory = _phantoms(config, downloads) if is_phantom else dl_manager.manual_dir
         listing = list_source(config.source, directory, config.patterns)
         settings = ConvertSettings(config.image_size, read_or_make_key(downloads), config.reading)
         conversion = Conversion(self.chunks_in(downloads), settings, config.on_error == "fail")

@@ -1,0 +1,88 @@
+"""From a mask's bits to channels, and masks that have no sides."""
+
+import re
+
+import numpy as np
+import pytest
+
+from lungseg_jax.data.labels import channels, has_sides
+from lungseg_jax.data.pipeline import read_store
+from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.structures import Structure
+from tests.small import small_config, small_config_with_data
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.prepare import prepare
+
+RIGHT = Structure.LUNGS | Structure.RIGHT_LUNG
+LEFT = Structure.LUNGS | Structure.LEFT_LUNG
+
+
+def bits(*row: int) -> np.ndarray:
+    return np.array(row, np.uint8)[None, :, None]
+
+
+def test_channels_are_right_then_left_whatever_else_is_there():
+    """Fault: sides exchanged, or a heart or an overlap of both lungs taken for another value."""
+    mask = bits(0, RIGHT, LEFT, RIGHT | LEFT, LEFT | Structure.HEART, Structure.CLAVICLES)
+    sides = channels(mask, "left_right", "x")
+    assert sides[0, :, 0].tolist() == [0, 1, 0, 1, 0, 0]
+    assert sides[0, :, 1].tolist() == [0, 0, 1, 1, 1, 0]
+    assert channels(mask, "lungs", "x")[0, :, 0].tolist() == [0, 1, 1, 1, 1, 0]
+
+
+def test_lungs_without_sides_are_refused_and_no_lungs_are_not():
+    """Fault: lungs trained on as background, or a picture without lungs that stops a run."""
+    with pytest.raises(DataError, match=r"^MCUCXR_7: .*right from left"):
+        channels(bits(0, Structure.LUNGS), "left_right", "MCUCXR_7")
+    assert not channels(bits(0, Structure.HEART), "left_right", "x").any()
+    assert has_sides(bits(Structure.LUNGS, RIGHT))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return small_config_with_data(tmp_path_factory.mktemp("data"), data__labels="left_right")
+
+
+def test_source_without_sides_is_refused_at_once(config):
+    """Fault: a run that learns that there are no lungs."""
+    with pytest.raises(ConfigError, match=r"source kaggle .* phantom, montgomery, jsrt") as caught:
+        open_records(config)
+    assert caught.value.subject == "data.labels"
+
+
+def test_every_example_read_is_checked(config):
+    """Fault: one mask without sides among those with them, trained on as background."""
+    data = config.data
+    lungs = LungsConfig(source="kaggle", image_size=data.image_size)
+    records = Records(prepare(lungs, data.data_dir, data.manual_dir), "train", "left_right")
+    name = re.escape(records.label(3)[0])
+    with pytest.raises(DataError, match=f"^{name}: "):
+        records.pictures([3])
+    with pytest.raises(DataError, match=f"^{name}: "):
+        records.example(3)
+    with pytest.raises(DataError, match="right from left"):
+        read_store(records)
+
+
+def test_sides_of_phantoms_are_the_patients(tmp_path):
+    """Fault: the right lung on the picture's right; sides lost or shrunk unlike their union."""
+    data_dir = str(tmp_path)
+    both, one = (
+        open_records(small_config(data__num_phantoms=10, data__data_dir=data_dir, data__labels=x))
+        for x in ("left_right", "lungs")
+    )
+    count = len(both["train"])
+    sides = both["train"].pictures(range(count)).mask.astype(bool)
+    column = np.arange(sides.shape[2])[:, None]
+    right, left = ((sides * column).sum((0, 1, 2)) / sides.sum((0, 1, 2))).tolist()
+    assert right < 15 < 17 < left
+    union = one["train"].pictures(range(count)).mask[..., 0] > 0
+    assert (sides.any(-1) <= union).all(), "a side covers more of a pixel than the lungs do"
+    assert (sides.any(-1) == union).mean() > 0.99
+    for position in range(count):
+        example = both["train"].example(position)
+        np.testing.assert_array_equal(
+            example.original_mask.any(-1), one["train"].example(position).original_mask[..., 0]
+        )
+        assert not example.original_mask.all(-1).any()
