@@ -61,7 +61,7 @@ def test_chests_and_empty_headers_pass(attributes):
         ({"BodyPartExamined": "abdomen"}, "ABDOMEN"),
         ({"AnatomicRegionSequence": coded("818981001")}, "ABDOMEN"),
         ({"AnatomicRegionSequence": coded("122495006")}, "THORACIC SPINE"),
-        ({"AnatomicRegionSequence": coded("T-D8700", "SRT")}, "FOREARM"),
+        ({"AnatomicRegionSequence": coded("T-D8500", "SRT")}, "FOREARM"),
         *(({"ViewPosition": value}, value) for value in ("LL", "RL", "LLO", "RLO", "LLD")),
         ({"ViewPosition": "Left lateral"}, "LATERAL"),
         ({"ViewCodeSequence": coded("399173006")}, "LEFT LATERAL"),
