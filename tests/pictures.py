@@ -8,10 +8,10 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pydicom
-import pydicom.pixels
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
@@ -144,7 +144,7 @@ def encoded_dicom_bytes(
         return dicom_bytes(stored, attributes, transfer_syntax)
     words = stored.view(f"u{stored.itemsize}") & (2 ** attributes["BitsStored"] - 1)
     if transfer_syntax == RLELossless:
-        stream = pydicom.pixels.get_encoder(RLELossless).encode(
+        stream = RLELosslessEncoder.encode(
             words.tobytes(),
             rows=words.shape[0],
             columns=words.shape[1],
