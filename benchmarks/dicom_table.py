@@ -49,12 +49,13 @@ def _describe_header(content: bytes, name: str) -> tuple[str, ...]:
         sizes = (read_numbers(dataset, keyword) for keyword in ("Rows", "Columns"))
         bits = (read_numbers(dataset, f"Bits{part}") for part in ("Stored", "Allocated"))
         signed = ", signed" if read_numbers(dataset, "PixelRepresentation") == (1,) else ""
+        syntax = dataset.file_meta.TransferSyntaxUID
         photometric = read_word(dataset, "PhotometricInterpretation")
         return (
             " x ".join(f"{size[0]:.0f}" if size else "?" for size in sizes),
             " of ".join(f"{count[0]:.0f}" if count else "?" for count in bits) + signed,
             photometric if photometric in PHOTOMETRIC else "other",
-            dataset.file_meta.TransferSyntaxUID.name,
+            syntax.name if syntax.is_transfer_syntax else "other",
             _describe_greyscale(dataset),
         )
 

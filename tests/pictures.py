@@ -5,14 +5,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders.base import RLELosslessEncoder
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 # The data for development beside the repository, absent from most checkouts.
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+LOSSLESS = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    RLELossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+)
 
 PATIENT_NAME = "Roe^Jane"
 PATIENT_ID = "MRN-4711"
@@ -39,7 +64,7 @@ def chest(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """8-bit grey pixels with noise, and their anti-aliased mask of two lungs."""
     rows, columns = np.mgrid[:height, :width]
     distance = np.minimum(
-        *(np.hypot((rows / height - 0.5) / 0.3, (columns / width - x) / 0.15) for x in (0.3, 0.7))
+        *(np.hypot((rows / height - 0.4) / 0.3, (columns / width - x) / 0.15) for x in (0.3, 0.7))
     )
     mask = np.clip((1 - distance) * min(height, width) * 0.15 + 0.5, 0, 1)
     noise = np.random.default_rng(seed).integers(0, 60, (height, width))
@@ -79,7 +104,12 @@ def dicom_bytes(
     dataset.BitsStored = 12 if stored.itemsize == 2 else 8
     dataset.HighBit = dataset.BitsStored - 1
     dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-    dataset.add_new("PixelData", "OW", stored.astype(stored.dtype.newbyteorder("<")).tobytes())
+    big_endian = transfer_syntax == ExplicitVRBigEndian
+    # Bytes in words would change places there.
+    vr = "OB" if big_endian and stored.itemsize == 1 else "OW"
+    dataset.add_new(
+        "PixelData", vr, stored.astype(stored.dtype.newbyteorder("<>"[big_endian])).tobytes()
+    )
     for keyword, value in (attributes or {}).items():
         if value is None:
             del dataset[keyword]
@@ -88,6 +118,55 @@ def dicom_bytes(
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def compressed_dicom_bytes(
+    stored: np.ndarray,
+    stream: bytes,
+    transfer_syntax: UID,
+    attributes: Mapping[str, Any] | None = None,
+) -> bytes:
+    """A DICOM file of `dicom_bytes` whose pixels are a compressed stream instead."""
+    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(stored, attributes)))
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].is_undefined_length = True
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+def encoded_dicom_bytes(
+    stored: np.ndarray, attributes: Mapping[str, Any], transfer_syntax: UID
+) -> bytes:
+    """A DICOM file under any of `LOSSLESS`; `attributes` state BitsStored."""
+    if not transfer_syntax.is_encapsulated:
+        return dicom_bytes(stored, attributes, transfer_syntax)
+    words = stored.view(f"u{stored.itemsize}") & (2 ** attributes["BitsStored"] - 1)
+    if transfer_syntax == RLELossless:
+        stream = RLELosslessEncoder.encode(
+            words.tobytes(),
+            rows=words.shape[0],
+            columns=words.shape[1],
+            samples_per_pixel=1,
+            number_of_frames=1,
+            bits_allocated=8 * words.itemsize,
+            bits_stored=8 * words.itemsize,
+            pixel_representation=0,
+            photometric_interpretation="MONOCHROME2",
+        )
+    elif transfer_syntax == JPEG2000Lossless:
+        stream = imagecodecs.jpeg2k_encode(words, codecformat="j2k", reversible=True, level=0)
+    elif transfer_syntax == JPEGLSLossless:
+        stream = imagecodecs.jpegls_encode(words)
+    else:
+        stream = imagecodecs.ljpeg_encode(words, bitspersample=8 * words.itemsize)
+    return compressed_dicom_bytes(stored, stream, transfer_syntax, attributes)
+
+
+def without_meta_header(content: bytes) -> bytes:
+    """The data set of a DICOM file alone: neither preamble nor meta header."""
+    return content[144 + int.from_bytes(content[140:144], "little") :]
 
 
 def lut_item(first: int, bits: int, table: np.ndarray, vr: str = "OW") -> Dataset:

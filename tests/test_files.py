@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.errors import DataError
-from lungseg_jax.imaging.files import is_dicom, read_radiograph
-from tests.pictures import dicom_bytes, png_bytes
+from lungseg_jax.errors import DataError, NotFrontalError
+from lungseg_jax.imaging.files import decode_radiograph, is_dicom, read_radiograph
+from lungseg_jax.imaging.radiograph import ReadOptions
+from tests.pictures import chest, dicom_bytes, png_bytes
 
-GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+CHEST = chest(40, 36, 0)[0]
 WINDOW = {"WindowCenter": 128, "WindowWidth": 256}
 
 
 @pytest.mark.parametrize("name", ["picture.png", "picture.dcm", "IM000001"])
-@pytest.mark.parametrize("content", [png_bytes(GREY), dicom_bytes(GREY, WINDOW)])
+@pytest.mark.parametrize("content", [png_bytes(CHEST), dicom_bytes(CHEST, WINDOW)])
 def test_the_name_does_not_matter(tmp_path, name, content):
     """Archives name DICOM files without an ending, and rename PNG to .dcm."""
     (tmp_path / name).write_bytes(content)
     pixels = read_radiograph(tmp_path / name).pixels
-    np.testing.assert_allclose(pixels, GREY / 255, atol=1e-6)
+    np.testing.assert_allclose(pixels, CHEST / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path, content, seems):
 def test_a_broken_dicom_file_is_still_called_dicom(tmp_path):
     """The fault of the file must not be taken for a wrong format."""
     path = tmp_path / "scan.dcm"
-    path.write_bytes(dicom_bytes(GREY)[:-30])
+    path.write_bytes(dicom_bytes(CHEST)[:-30])
     assert is_dicom(path.read_bytes())
     with pytest.raises(DataError, match=r"^scan\.dcm: pixels do not decode"):
         read_radiograph(path)
@@ -55,3 +56,42 @@ def test_unreadable_paths_are_data_errors(tmp_path, name):
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=f"{name}: .*; check path and permissions$"):
         read_radiograph(tmp_path / name)
+
+
+LYING = {"PhotometricInterpretation": "MONOCHROME1"}
+ENCODED = {
+    "png": (png_bytes(CHEST), png_bytes(255 - CHEST)),
+    "dicom": (dicom_bytes(CHEST, WINDOW), dicom_bytes(CHEST, WINDOW | LYING)),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_negatives_are_inverted_with_a_note(kind):
+    """Fault: a photometric tag that lies makes lungs bright; or a right picture is inverted."""
+    right, negative = ENCODED[kind]
+    radiograph = decode_radiograph(right, "x")
+    assert not radiograph.notes
+    corrected = decode_radiograph(negative, "x")
+    np.testing.assert_allclose(corrected.pixels, radiograph.pixels, atol=1e-6)
+    assert corrected.notes == ("lungs brighter than the mediastinum: inverted",)
+    left_alone = decode_radiograph(negative, "x", ReadOptions(correct_polarity=False))
+    np.testing.assert_allclose(left_alone.pixels, 1 - radiograph.pixels, atol=1e-6)
+    assert left_alone.notes == ("lungs brighter than the mediastinum",)
+
+
+def test_padding_stays_black_when_a_tag_lies():
+    """Fault: a white frame around a picture whose polarity was corrected."""
+    framed = np.pad(CHEST.clip(max=254), 2, constant_values=255)
+    attributes = WINDOW | LYING | {"PixelPaddingValue": 255}
+    pixels = decode_radiograph(dicom_bytes(framed, attributes), "x").pixels
+    assert not pixels[:2].any()
+    np.testing.assert_allclose(pixels[2:-2, 2:-2], CHEST.clip(max=254) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("encode", [png_bytes, dicom_bytes])
+def test_what_does_not_look_like_a_chest_is_refused(encode):
+    """Fault: a hand or a test pattern without a telling header in a data set."""
+    content = encode(np.random.default_rng(0).integers(0, 256, (40, 36), np.uint8))
+    with pytest.raises(NotFrontalError, match=r"^x: does not look like a frontal chest; leave it"):
+        decode_radiograph(content, "x")
+    assert not decode_radiograph(content, "x", ReadOptions(frontal_only=False)).notes

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from PIL import Image
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging import png
 from lungseg_jax.imaging.png import encode_png, read_mask, read_png
+from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import chest, png_bytes
 
 GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
@@ -118,8 +118,17 @@ def test_large_films_are_read_and_larger_ones_refused_without_a_warning():
     header = b"IHDR" + struct.pack(">IIBBBBB", 20000, 20000, 8, 0, 0, 0, 0)
     huge = bytearray(png_bytes(GREY))
     huge[12:33] = header + struct.pack(">I", zlib.crc32(header))
-    with pytest.raises(DataError, match=rf"^x\.png: 20000 x 20000 pixels; .*{png.MAX_PIXELS}"):
+    with pytest.raises(DataError, match=rf"^x\.png: 20000 x 20000 pixels; .*{2**27}"):
         read_png(bytes(huge), "x.png")
+
+
+def test_the_largest_picture_is_an_option():
+    """Fault: a limit that is not the reader's, or one that only holds after decoding."""
+    content = png_bytes(GREY)
+    assert read_png(content, "x.png", ReadOptions(max_pixels=240)).pixels.shape == (12, 20)
+    # The limit is met before the damage to the pixels is.
+    with pytest.raises(DataError, match="20 x 12 pixels; shrink it: at most 239 are read"):
+        read_png(content[:60], "x.png", ReadOptions(max_pixels=239))
 
 
 def test_anti_aliased_masks_are_cut_at_half_coverage():

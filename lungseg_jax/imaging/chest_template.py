@@ -13,7 +13,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Shaped
 from scipy.stats import rankdata
 
 # Least likeness of a frontal chest, and least lead over the picture's negative.
@@ -63,8 +63,10 @@ def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
     return float((figures @ ranks / spread).max())
 
 
-def _shrink(pixels: Float[np.ndarray, "h w"], side: int) -> Float32[np.ndarray, "s s"]:
-    return cv2.resize(pixels.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+def _shrink(pixels: Shaped[np.ndarray, "h w"], side: int) -> Float32[np.ndarray, "s s"]:
+    return cv2.resize(
+        pixels.astype(np.float32, copy=False), (side, side), interpolation=cv2.INTER_AREA
+    )
 
 
 def _without_borders(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 w2"]:

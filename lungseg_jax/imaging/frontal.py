@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
+from pydicom.sr.codedict import Collection, codes
 from pydicom.sr.coding import Code
 
 from lungseg_jax.errors import NotFrontalError
@@ -90,12 +90,12 @@ def _words(dataset: Dataset, keyword: str) -> list[str]:
     return [] if any(re.match("CHEST|THORA|TORA|LUNG", word) for word in words) else words
 
 
-def _coded(dataset: Dataset, keyword: str, group: object) -> str | None:
+def _coded(dataset: Dataset, keyword: str, group: Collection) -> str | None:
     """Returns pydicom's name of a coded concept, `None` where it is not in the context group."""
     for item in dataset.get(keyword) or ():
         stated = Code(item.get("CodeValue") or "", item.get("CodingSchemeDesignator") or "", "")
-        for name in dir(group):
-            if getattr(group, name) == stated:
+        for name, concept in group.concepts.items():
+            if concept == stated:
                 return name
     return None
 

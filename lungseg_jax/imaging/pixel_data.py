@@ -56,6 +56,8 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
         raise DataError(
             name, f"{rows} x {columns} pixels", f"shrink it: at most {max_pixels} are read"
         )
+    if not dataset.file_meta.TransferSyntaxUID.is_transfer_syntax:
+        raise DataError(name, "pixels do not decode (unknown transfer syntax)", "export it again")
     stored = read_numbers(dataset, "BitsStored")
     allocated = read_numbers(dataset, "BitsAllocated")
     if not stored or not allocated or not 1 <= stored[0] <= min(MAX_BITS, allocated[0]):

@@ -1,0 +1,181 @@
+"""Stored values out of every encoding, and files that ask for more than they hold."""
+
+import struct
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.dicom import read_dicom
+from lungseg_jax.imaging.radiograph import ReadOptions
+from tests.pictures import (
+    chest,
+    compressed_dicom_bytes,
+    dicom_bytes,
+    encoded_dicom_bytes,
+    without_meta_header,
+)
+
+STORED = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
+RAMP = {"WindowCenter": 2048, "WindowWidth": 4096}  # LINEAR: 0 to 4095 onto 0 to 1
+# Smooth as lossy streams need it, and larger than their blocks.
+SMOOTH = (np.add.outer(np.arange(48), np.arange(64)) * 36).astype(np.uint16)
+BITS = {"BitsStored": 12, "HighBit": 11}
+
+
+def read(content: bytes, **options: Any) -> np.ndarray:
+    return read_dicom(content, "picture.dcm", ReadOptions(**options)).pixels
+
+
+@pytest.mark.parametrize("high_bit", [11, 12, 13, 14, 15])
+@pytest.mark.parametrize("signed", [False, True])
+def test_only_the_stored_bits_count(high_bit, signed):
+    """Fault: overlays that old files keep in the other bits shown as white text; a lost sign."""
+    values = STORED.astype(int) - 2048 * signed
+    shift = high_bit - 11
+    overlay = np.random.default_rng(0).integers(0, 2**16, STORED.shape) & ~(0xFFF << shift)
+    words = ((values & 0xFFF) << shift | overlay).astype(np.uint16)
+    attributes = RAMP | {"HighBit": high_bit, "PixelRepresentation": int(signed)}
+    attributes["WindowCenter"] -= 2048 * signed
+    np.testing.assert_allclose(read(dicom_bytes(words, attributes)), STORED / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_jpeg_extended(bits):
+    """Fault: JPEG of 12 bits, which neither gdcm nor Pillow decodes, lost or cut to 8 bits."""
+    stored = SMOOTH if bits == 12 else (SMOOTH >> 4).astype(np.uint8)
+    stream = imagecodecs.jpeg8_encode(stored, 100, bitspersample=bits)
+    window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
+    content = compressed_dicom_bytes(stored, stream, JPEGExtended12Bit, window)
+    np.testing.assert_allclose(read(content), stored / (2**bits - 1), atol=2.5 / 2**bits)
+
+
+def test_jpeg_extended_cut_short_is_refused():
+    """Fault: libjpeg fills the missing rows with grey, as if it were lung."""
+    stream = imagecodecs.jpeg8_encode(SMOOTH, 100, bitspersample=12)
+    content = compressed_dicom_bytes(SMOOTH, stream[: len(stream) // 2], JPEGExtended12Bit)
+    with pytest.raises(DataError, match="do not decode"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("stream", "transfer_syntax"),
+    [
+        (imagecodecs.jpegls_encode(SMOOTH, 3), JPEGLSNearLossless),
+        (imagecodecs.jpeg2k_encode(SMOOTH, 90, codecformat="j2k"), JPEG2000),
+        (imagecodecs.jpeg2k_encode(SMOOTH, 90, codecformat="jp2"), JPEG2000),
+    ],
+)
+def test_lossy_streams(stream, transfer_syntax):
+    """Fault: a decoder that shifts by the unused bits, or a stream in a JP2 file not found."""
+    content = compressed_dicom_bytes(SMOOTH, stream, transfer_syntax, RAMP)
+    np.testing.assert_allclose(read(content), SMOOTH / 4095, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "transfer_syntax", [RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless]
+)
+def test_compressed_files_without_meta_header(transfer_syntax):
+    """Fault: pixels lost because only the meta header would say how they are compressed."""
+    content = encoded_dicom_bytes(SMOOTH, RAMP | BITS, transfer_syntax)
+    pixels = read(without_meta_header(content))
+    np.testing.assert_allclose(pixels, SMOOTH / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [2, 40])
+def test_several_frames_are_refused_by_name(frames):
+    """Fault: the first picture of a fluoroscopy taken for a radiograph."""
+    with pytest.raises(DataError, match="several frames"):
+        read(dicom_bytes(STORED, {"NumberOfFrames": frames}))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "fault"),
+    [
+        ({"Rows": 65535, "Columns": 65535}, "65535 x 65535 pixels"),
+        ({"Rows": 0}, "without rows or columns"),
+        ({"Columns": None}, "without rows or columns"),
+        ({"Rows": 9}, "cut short"),
+        ({"BitsAllocated": 32}, "cut short"),
+        ({"BitsAllocated": 8}, "bits stored"),
+        ({"BitsStored": 0}, "bits stored"),
+        ({"BitsStored": 33, "BitsAllocated": 64}, "bits stored"),
+        ({"HighBit": 3}, "do not decode"),
+        ({"HighBit": 99}, "do not decode"),
+        ({"SamplesPerPixel": 3}, "not grey"),
+        ({"PhotometricInterpretation": "YBR_FULL"}, "not grey"),
+    ],
+)
+def test_headers_that_promise_what_is_not_there(attributes, fault):
+    """Fault: gigabytes allocated on the word of a broken header."""
+    with pytest.raises(DataError, match=fault):
+        read(dicom_bytes(STORED, attributes))
+
+
+def test_the_largest_picture_is_an_option():
+    """Fault: a limit that is not the reader's."""
+    assert read(dicom_bytes(STORED, RAMP), max_pixels=64).shape == (8, 8)
+    with pytest.raises(DataError, match="8 x 8 pixels; shrink it: at most 63 are read"):
+        read(dicom_bytes(STORED, RAMP), max_pixels=63)
+
+
+def claim(stream: bytes, codec: str, side: int) -> bytes:
+    """The stream with another size in its frame header."""
+    if codec == "jpeg2k":
+        start = stream.index(b"\xff\x51")
+        return stream[: start + 6] + struct.pack(">II", side, side) + stream[start + 14 :]
+    marker = {"jpeg": b"\xff\xc0", "jpegls": b"\xff\xf7", "ljpeg": b"\xff\xc3"}[codec]
+    start = stream.index(marker)
+    return stream[: start + 5] + struct.pack(">HH", side, side) + stream[start + 9 :]
+
+
+@pytest.mark.parametrize(
+    ("codec", "transfer_syntax"),
+    [
+        ("jpeg", JPEGBaseline8Bit),
+        ("jpegls", JPEGLSLossless),
+        ("ljpeg", JPEGLosslessSV1),
+        ("jpeg2k", JPEG2000),
+    ],
+)
+def test_streams_of_another_size_are_not_decoded(codec, transfer_syntax):
+    """Fault: a header of 48 x 64 pixels whose stream makes the decoder allocate gigabytes."""
+    stored = chest(48, 64, 0)[0]
+    stream = {
+        "jpeg": lambda: imagecodecs.jpeg8_encode(stored),
+        "jpegls": lambda: imagecodecs.jpegls_encode(stored),
+        "ljpeg": lambda: imagecodecs.ljpeg_encode(stored, bitspersample=8),
+        "jpeg2k": lambda: imagecodecs.jpeg2k_encode(stored, codecformat="j2k"),
+    }[codec]()
+    assert read(compressed_dicom_bytes(stored, stream, transfer_syntax)).shape == (48, 64)
+    huge = compressed_dicom_bytes(stored, claim(stream, codec, 60000), transfer_syntax)
+    with pytest.raises(DataError, match="another size than its header says"):
+        read(huge)
+
+
+def test_colour_streams_under_a_grey_header_are_refused():
+    """Fault: the first of three colours, or three pictures side by side, taken for grey."""
+    colour = np.repeat(chest(48, 64, 0)[0][..., None], 3, axis=2)
+    stream = imagecodecs.jpeg8_encode(colour)
+    with pytest.raises(DataError, match="another size"):
+        read(compressed_dicom_bytes(colour[..., 0], stream, JPEGBaseline8Bit))
+
+
+@pytest.mark.parametrize("stream", [b"\xff\xd8", b"\xff\xd8\xff", b"\xff\x4f\xff\x51\0", b"ab"])
+@pytest.mark.parametrize("transfer_syntax", [JPEGBaseline8Bit, JPEG2000, RLELossless])
+def test_stumps_of_streams_are_data_errors(stream, transfer_syntax):
+    """Fault: an index beyond the end of what is hardly there."""
+    with pytest.raises(DataError):
+        read(compressed_dicom_bytes(STORED, stream, transfer_syntax))
