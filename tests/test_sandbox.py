@@ -51,7 +51,7 @@ def test_the_answer_is_that_of_the_plain_call(good):
 
 def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: one file holds up an archive's build for good."""
-    with Sandbox(seconds=3) as sandbox:
+    with Sandbox(seconds=3.0) as sandbox:
         outcome, record = sandbox.convert(make_case(tmp_path, "endless", None), SETTINGS)
         assert (outcome.status, record) == ("bad", None)
         assert outcome.subject == "endless.png"

@@ -49,7 +49,7 @@ def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, A
     except DataError as error:
         return Outcome.not_taken(case, "bad", error, digests), None
     except MemoryError:
-        error = DataError(case.image, "needs more memory than is allowed", "leave it out")
+        error = DataError(case.image, "needs more memory than there is", "leave it out")
         return Outcome.not_taken(case, "bad", error, digests), None
 
 

@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from jaxtyping import Num, UInt8
 from PIL.PngImagePlugin import PngImageFile
 
-from lungseg_jax.imaging.dicom import PLAUSIBLE_SPACING_MM
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import SpacingSource
+from lungseg_jax.imaging.spacing import PLAUSIBLE_SPACING_MM
 from lungseg_jax.imaging.structures import Structure
 
 PICTURES = ("image", "mask", "original_mask")

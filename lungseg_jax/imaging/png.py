@@ -74,6 +74,8 @@ def _decode(
             # Loading skips the check sums of the picture's data.
             opener(io.BytesIO(content)).verify()
             return _to_grey(image)
+    except MemoryError:
+        raise DataError(name, "needs more memory than there is", "leave it out") from None
     # Pillow lets through what its parsers meet in a broken file: OSError, SyntaxError, ValueError.
     except Exception as error:
         fault = f"broken {opener.format} file"
