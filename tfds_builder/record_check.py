@@ -78,10 +78,12 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return faults
 
 
-def _decode_picture(content: bytes, feature: tfds.features.Image) -> Num[np.ndarray, "h w c"]:
+def _decode_picture(
+    content: bytes, feature: tfds.features.FeatureConnector
+) -> Num[np.ndarray, "h w c"]:
     # OpenCV returns what it has of a broken file; Pillow compares the check sums.
     PngImageFile(io.BytesIO(content)).verify()
-    return feature.decode_example_np(content)
+    return np.asarray(feature.decode_example_np(content))
 
 
 def _check_image(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

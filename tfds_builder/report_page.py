@@ -33,14 +33,12 @@ h1 { font-size: 26px; margin: 0 0 2px; overflow-wrap: anywhere }
 h2 { font-size: 18px; margin: 36px 0 10px }
 h3 { font-size: 14px; margin: 0 0 8px }
 p { margin: 0 0 10px; max-width: 75ch } .lead, .none, figcaption { color: var(--faint) }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px;
-  margin: 18px 0 }
+.cards, .pair { display: flex; flex-wrap: wrap; gap: 12px } .cards { margin: 18px 0 }
+.pair { margin-bottom: 12px } .card { flex: 1 1 140px } .panel { flex: 1 1 340px; min-width: 0 }
 .card, .panel { background: #fff; border: 1px solid var(--line); border-radius: 8px }
 .card { padding: 12px 16px } .card b { display: block; font-size: 24px; line-height: 1.2;
   font-variant-numeric: tabular-nums } .card span { color: var(--faint); font-size: 13px }
 .card.warn b { color: #b3261e }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 12px;
-  margin-bottom: 12px }
 .panel { padding: 14px 16px; overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line);
@@ -49,8 +47,7 @@ th { color: var(--faint); font-weight: 500; font-size: 13px }
 th:first-child, td:first-child, td.text, th.text { text-align: left }
 td.text { white-space: normal }
 tr:last-child td { border-bottom: 0 } tr.sum td { font-weight: 600 }
-svg { display: block; width: 100%; height: auto } svg text { font-size: 11px; fill: var(--faint) }
-svg line { stroke: var(--line) }
+svg { display: block; width: 100%; height: auto }
 .key { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 13px; margin-top: 4px }
 .key i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px }
 .masks { display: flex; flex-wrap: wrap; gap: 16px } figure { margin: 0 }

@@ -10,8 +10,10 @@ from numpy import ndarray
 # Told apart by people with any colour vision (Okabe and Ito 2008), yellow left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555b66")
 
+LINE, FAINT_INK = "#e3e6eb", "#68707e"
+
 WIDTH, HEIGHT = 440, 190
-LEFT, RIGHT, TOP, BOTTOM = 38, 10, 8, 36
+LEFT, RIGHT, TOP, BOTTOM = 38, 14, 8, 36
 BAR, BAR_LABEL, BAR_VALUE = 24, 140, 60
 
 
@@ -48,8 +50,8 @@ def histogram_chart(
         path = f"{''.join(points)}V{up(0):.1f}"
         colour = colour_of(place)
         parts.append(
-            f'<path d="{path}" fill="{colour}" fill-opacity=".10" stroke="{colour}" '
-            'stroke-width="1.6" stroke-linejoin="round"/>'
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" '
+            'stroke-linejoin="round"/>'
         )
     return f"{_svg(HEIGHT, parts, label)}{_key(list(shares))}"
 
@@ -95,7 +97,9 @@ def _grid(across: _Scale, up: _Scale) -> str:
     parts = []
     for tick in up.ticks(4):
         y = up(tick)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{LINE}"/>'
+        )
         parts.append(_text(LEFT - 6, y + 4, f"{100 * tick:.3g}%", "end"))
     under = HEIGHT - BOTTOM + 15
     parts += [_text(across(tick), under, f"{tick:.4g}", "middle") for tick in across.ticks(6)]
@@ -122,7 +126,8 @@ def _svg(height: float, parts: Sequence[str], label: str) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} font-size="11" fill="{FAINT_INK}">{html.escape(text)}</text>'
 
 
 def _clip(text: str, length: int) -> str:
