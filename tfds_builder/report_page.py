@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tfds_builder.duplicates import ALIKE_CORRELATION, Pair
-from tfds_builder.report_figures import Figures, GroupFigures, Histogram
+from tfds_builder.report_figures import SPACING_EDGES, Figures, GroupFigures, Histogram
 from tfds_builder.svg_charts import PALETTE, bar_chart, histogram_chart
 
 # More lines than these cannot be told apart; the largest groups are drawn, the tables have all.
@@ -21,7 +21,7 @@ MAX_PAIRS = 100
 MAX_REASONS = 40
 
 # Width of a mean mask on the page, in pixels.
-MEAN_MASK_SIDE = 200
+MEAN_MASK_SIDE = 180
 
 STYLE = """
 :root { color-scheme: light; --ink: #20242c; --faint: #68707e; --line: #e3e6eb; --back: #f6f7f9 }
@@ -159,23 +159,18 @@ def _distributions(figures: Figures) -> str:
 
 
 def _spacing(figures: Figures) -> str:
-    known = {name: values for name, values in figures.spacing.items() if name != "none"}
-    rows = [
-        [
-            name,
-            values.number,
-            *((f"{values.lowest:.3f}", f"{values.mean:.3f}", f"{values.highest:.3f}")
-              if name in known else ("", "", "")),
-        ]
-        for name, values in sorted(figures.spacing.items())
-    ]  # fmt: skip
+    rows, series = [], {}
+    for name, values in sorted(figures.spacing.items()):
+        cells = ["", "", ""]
+        # Where it is not known, 0 is written.
+        if name != "none":
+            cells = [f"{mm:.3f}" for mm in (values.lowest, values.mean, values.highest)]
+            series[name] = values.counts
+        rows.append([name, values.number, *cells])
     header = ["measured on", "records", "lowest mm", "mean mm", "highest mm"]
-    series = {name: values.counts for name, values in sorted(known.items())}
-    edges = next(iter(figures.spacing.values())).edges
-    return _pair(
-        _panel("Spacing", _table(header, rows)),
-        _panel("Spacing", histogram_chart(edges, series, "row spacing in mm")),
-    )
+    chart = histogram_chart(SPACING_EDGES, series, "row spacing in mm")
+    charts = [_panel("Spacing by what it was measured on", chart)] if series else []
+    return _pair(_panel("Spacing of the rows", _table(header, rows)), *charts)
 
 
 def _mean_masks(figures: Figures) -> str:
