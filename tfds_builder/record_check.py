@@ -121,7 +121,8 @@ def _check_original_mask(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     for structure in Structure:
         if not structure & used:
             continue
-        share = to_square((original & np.uint8(structure)) > 0, fit)
+        inside = (original & np.uint8(structure)) > 0
+        share = to_square(inside.astype(np.uint8), fit)
         differs = (share > 0.5) != ((mask & np.uint8(structure)) > 0)
         wrong = np.count_nonzero(differs & (np.abs(share - 0.5) > UNDECIDED_SHARE))
         if wrong:

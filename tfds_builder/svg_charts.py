@@ -97,9 +97,7 @@ def _grid(across: _Scale, up: _Scale) -> str:
     parts = []
     for tick in up.ticks(4):
         y = up(tick)
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{LINE}"/>'
-        )
+        parts.append(f'<path d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}" stroke="{LINE}"/>')
         parts.append(_text(LEFT - 6, y + 4, f"{100 * tick:.3g}%", "end"))
     under = HEIGHT - BOTTOM + 15
     parts += [_text(across(tick), under, f"{tick:.4g}", "middle") for tick in across.ticks(6)]
