@@ -96,8 +96,8 @@ class GroupFigures:
         self.mask_sum += lungs
         self.lung_share.add(float(lungs[inside].mean()))
         self.intensity.add_shares(record["image"][..., 0][inside].ravel() / 65535)
-        self.height.add(height)
-        self.width.add(width)
+        self.height.add(float(height))
+        self.width.add(float(width))
         # Written as 0, or as no number, where the age is not known.
         if "age_years" in record and record["age_years"] > 0:
             self.age.add(float(record["age_years"]))
