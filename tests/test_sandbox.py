@@ -46,7 +46,8 @@ def children() -> set[int]:
 def test_the_answer_is_that_of_the_plain_call(good):
     """Fault: a record that depends on where it is made."""
     with Sandbox() as sandbox:
-        assert sandbox.convert(good, SETTINGS) == convert(good, SETTINGS)
+        # As text, for an unknown age is NaN.
+        assert repr(sandbox.convert(good, SETTINGS)) == repr(convert(good, SETTINGS))
 
 
 def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):

@@ -94,9 +94,9 @@ def _tile(
 
 
 def _sheet_size(pictures: int) -> tuple[int, int]:
-    columns = max(1, min(pictures, COLUMNS))
+    # As wide for few pictures as for many: the key needs it.
     rows = -(-pictures // COLUMNS)
-    return GAP + columns * (TILE + GAP), HEADER + rows * (TILE + LABEL + GAP)
+    return GAP + COLUMNS * (TILE + GAP), HEADER + rows * (TILE + LABEL + GAP)
 
 
 def _shorten(text: str) -> str:

@@ -17,7 +17,7 @@ from lungseg_jax import terminal
 from lungseg_jax.errors import DataError, UserError
 from tfds_builder.contact_sheet import ContactSheet
 from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprints, Pair
-from tfds_builder.records_folder import features, open_folder, read_records
+from tfds_builder.records_folder import image_size, open_folder, read_records
 from tfds_builder.report_figures import Figures
 from tfds_builder.report_page import page
 
@@ -42,7 +42,7 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     builder = open_folder(folder)
     build_report = read_build_report(folder)
     total = builder.info.splits.total_num_examples
-    figures = Figures(builder.info.splits, features(builder)["image"].shape[0])
+    figures = Figures(builder.info.splits, image_size(builder))
     sheet, fingerprints = ContactSheet(total, seed), Fingerprints()
     with terminal.progress("report", total, "record") as bar:
         for position, (split, record) in enumerate(read_records(builder)):

@@ -78,10 +78,12 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return faults
 
 
-def _decode_picture(content: bytes, feature: tfds.features.Image) -> Num[np.ndarray, "h w c"]:
+def _decode_picture(
+    content: bytes, feature: tfds.features.FeatureConnector
+) -> Num[np.ndarray, "h w c"]:
     # OpenCV returns what it has of a broken file; Pillow compares the check sums.
     PngImageFile(io.BytesIO(content)).verify()
-    return feature.decode_example_np(content)
+    return np.asarray(feature.decode_example_np(content))
 
 
 def _check_image(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -119,7 +121,8 @@ def _check_original_mask(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     for structure in Structure:
         if not structure & used:
             continue
-        share = to_square((original & np.uint8(structure)) > 0, fit)
+        inside = (original & np.uint8(structure)) > 0
+        share = to_square(inside.astype(np.uint8), fit)
         differs = (share > 0.5) != ((mask & np.uint8(structure)) > 0)
         wrong = np.count_nonzero(differs & (np.abs(share - 0.5) > UNDECIDED_SHARE))
         if wrong:

@@ -76,6 +76,14 @@ def features(builder: tfds.core.DatasetBuilder) -> tfds.features.FeaturesDict:
     return fields
 
 
+def image_size(builder: tfds.core.DatasetBuilder) -> int:
+    """Returns the side of the model's square in pixels."""
+    image = features(builder)["image"]
+    assert isinstance(image, tfds.features.Image), "what convert writes"
+    shape: Any = image.shape
+    return shape[0]
+
+
 def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (split, record) in order, a few at a time, without the mask at its original size.
 
@@ -86,7 +94,8 @@ def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[
     """
     skip = {"original_mask": tfds.decode.SkipDecoding()}
     for split in builder.info.splits:
-        source: Any = builder.as_data_source(split, decoders=skip)
+        open_split: Any = builder.as_data_source
+        source = open_split(split, decoders=skip)
         try:
             for record in in_order(len(source), source.__getitem__):
                 yield split, record
@@ -101,6 +110,6 @@ def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[
 
 def in_order(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
     """Yields `work(0)` … `work(count - 1)`, done by several threads a little ahead of their use."""
-    positions: Any = grain.MapDataset.range(count)
-    results = positions.map(lambda position: work(int(position)))
+    positions = grain.MapDataset.source(range(count))  # type: ignore[arg-type]
+    results: Any = positions.map(work)
     return iter(results.to_iter_dataset(READ_OPTIONS))

@@ -10,9 +10,9 @@ from jaxtyping import Float, Float64, Int64
 from lungseg_jax.imaging.geometry import fit_to_square
 from lungseg_jax.imaging.structures import Structure
 
-# A chest radiograph is 300 to 4000 pixels a side and 0.1 to 0.4 mm a pixel; ends take the rest.
+# A chest radiograph is 300 to 4000 pixels a side and 0.1 to 0.8 mm a pixel; ends take the rest.
 SIZE_EDGES = np.linspace(0, 5000, 26)
-SPACING_EDGES = np.linspace(0, 0.5, 26)
+SPACING_EDGES = np.linspace(0, 1, 41)
 INTENSITY_EDGES = np.linspace(0, 1, 65)
 SHARE_EDGES = np.linspace(0, 0.6, 31)
 AGE_EDGES = np.linspace(0, 100, 11)
@@ -96,8 +96,8 @@ class GroupFigures:
         self.mask_sum += lungs
         self.lung_share.add(float(lungs[inside].mean()))
         self.intensity.add_shares(record["image"][..., 0][inside].ravel() / 65535)
-        self.height.add(height)
-        self.width.add(width)
+        self.height.add(float(height))
+        self.width.add(float(width))
         # Written as 0, or as no number, where the age is not known.
         if "age_years" in record and record["age_years"] > 0:
             self.age.add(float(record["age_years"]))

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tfds_builder.duplicates import ALIKE_CORRELATION, Pair
-from tfds_builder.report_figures import Figures, GroupFigures, Histogram
+from tfds_builder.report_figures import SPACING_EDGES, Figures, GroupFigures, Histogram
 from tfds_builder.svg_charts import PALETTE, bar_chart, histogram_chart
 
 # More lines than these cannot be told apart; the largest groups are drawn, the tables have all.
@@ -21,7 +21,7 @@ MAX_PAIRS = 100
 MAX_REASONS = 40
 
 # Width of a mean mask on the page, in pixels.
-MEAN_MASK_SIDE = 200
+MEAN_MASK_SIDE = 180
 
 STYLE = """
 :root { color-scheme: light; --ink: #20242c; --faint: #68707e; --line: #e3e6eb; --back: #f6f7f9 }
@@ -33,14 +33,12 @@ h1 { font-size: 26px; margin: 0 0 2px; overflow-wrap: anywhere }
 h2 { font-size: 18px; margin: 36px 0 10px }
 h3 { font-size: 14px; margin: 0 0 8px }
 p { margin: 0 0 10px; max-width: 75ch } .lead, .none, figcaption { color: var(--faint) }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px;
-  margin: 18px 0 }
+.cards, .pair { display: flex; flex-wrap: wrap; gap: 12px } .cards { margin: 18px 0 }
+.pair { margin-bottom: 12px } .card { flex: 1 1 140px } .panel { flex: 1 1 340px; min-width: 0 }
 .card, .panel { background: #fff; border: 1px solid var(--line); border-radius: 8px }
 .card { padding: 12px 16px } .card b { display: block; font-size: 24px; line-height: 1.2;
   font-variant-numeric: tabular-nums } .card span { color: var(--faint); font-size: 13px }
 .card.warn b { color: #b3261e }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 12px;
-  margin-bottom: 12px }
 .panel { padding: 14px 16px; overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line);
@@ -49,8 +47,7 @@ th { color: var(--faint); font-weight: 500; font-size: 13px }
 th:first-child, td:first-child, td.text, th.text { text-align: left }
 td.text { white-space: normal }
 tr:last-child td { border-bottom: 0 } tr.sum td { font-weight: 600 }
-svg { display: block; width: 100%; height: auto } svg text { font-size: 11px; fill: var(--faint) }
-svg line { stroke: var(--line) }
+svg { display: block; width: 100%; height: auto }
 .key { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 13px; margin-top: 4px }
 .key i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px }
 .masks { display: flex; flex-wrap: wrap; gap: 16px } figure { margin: 0 }
@@ -162,23 +159,18 @@ def _distributions(figures: Figures) -> str:
 
 
 def _spacing(figures: Figures) -> str:
-    known = {name: values for name, values in figures.spacing.items() if name != "none"}
-    rows = [
-        [
-            name,
-            values.number,
-            *((f"{values.lowest:.3f}", f"{values.mean:.3f}", f"{values.highest:.3f}")
-              if name in known else ("", "", "")),
-        ]
-        for name, values in sorted(figures.spacing.items())
-    ]  # fmt: skip
+    rows, series = [], {}
+    for name, values in sorted(figures.spacing.items()):
+        cells = ["", "", ""]
+        # Where it is not known, 0 is written.
+        if name != "none":
+            cells = [f"{mm:.3f}" for mm in (values.lowest, values.mean, values.highest)]
+            series[name] = values.counts
+        rows.append([name, values.number, *cells])
     header = ["measured on", "records", "lowest mm", "mean mm", "highest mm"]
-    series = {name: values.counts for name, values in sorted(known.items())}
-    edges = next(iter(figures.spacing.values())).edges
-    return _pair(
-        _panel("Spacing", _table(header, rows)),
-        _panel("Spacing", histogram_chart(edges, series, "row spacing in mm")),
-    )
+    chart = histogram_chart(SPACING_EDGES, series, "row spacing in mm")
+    charts = [_panel("Spacing by what it was measured on", chart)] if series else []
+    return _pair(_panel("Spacing of the rows", _table(header, rows)), *charts)
 
 
 def _mean_masks(figures: Figures) -> str:

@@ -10,9 +10,11 @@ from numpy import ndarray
 # Told apart by people with any colour vision (Okabe and Ito 2008), yellow left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555b66")
 
-WIDTH, HEIGHT = 440, 190
-LEFT, RIGHT, TOP, BOTTOM = 38, 10, 8, 36
-BAR, BAR_LABEL, BAR_VALUE = 24, 140, 60
+LINE, FAINT_INK = "#e3e6eb", "#68707e"
+
+WIDTH, HEIGHT = 440.0, 190.0
+LEFT, RIGHT, TOP, BOTTOM = 38.0, 14.0, 8.0, 36.0
+BAR, BAR_LABEL, BAR_VALUE = 24.0, 140.0, 60.0
 
 
 def colour_of(place: int) -> str:
@@ -37,24 +39,24 @@ def histogram_chart(
         return '<p class="none">no values</p>'
     peak = max(float(values.max()) for values in shares.values())
     across = _Scale(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
-    up = _Scale(0, peak * 1.05, HEIGHT - BOTTOM, TOP)
+    up = _Scale(0.0, peak * 1.05, HEIGHT - BOTTOM, TOP)
     parts = [_grid(across, up), _axis_label(label)]
     for place, values in enumerate(shares.values()):
-        points = [f"M{across(edges[0]):.1f},{up(0):.1f}"]
+        points = [f"M{across(edges[0]):.1f},{up(0.0):.1f}"]
         points += [
             f"V{up(value):.1f}H{across(end):.1f}"
             for end, value in zip(edges[1:], values, strict=True)
         ]
-        path = f"{''.join(points)}V{up(0):.1f}"
+        path = f"{''.join(points)}V{up(0.0):.1f}"
         colour = colour_of(place)
         parts.append(
-            f'<path d="{path}" fill="{colour}" fill-opacity=".10" stroke="{colour}" '
-            'stroke-width="1.6" stroke-linejoin="round"/>'
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" '
+            'stroke-linejoin="round"/>'
         )
     return f"{_svg(HEIGHT, parts, label)}{_key(list(shares))}"
 
 
-def bar_chart(values: Mapping[str, float], label: str) -> str:
+def bar_chart(values: Mapping[str, int], label: str) -> str:
     """Returns a horizontal bar with its number for each value."""
     if not values:
         return '<p class="none">no values</p>'
@@ -67,7 +69,7 @@ def bar_chart(values: Mapping[str, float], label: str) -> str:
             _text(BAR_LABEL - 8, middle, _clip(name, 22), "end"),
             f'<rect x="{BAR_LABEL}" y="{place * BAR + 4}" width="{length:.1f}" '
             f'height="{BAR - 8}" rx="2" fill="{PALETTE[0]}"/>',
-            _text(BAR_LABEL + length + 6, middle, f"{value:g}", "start"),
+            _text(BAR_LABEL + length + 6, middle, f"{value}", "start"),
         ]
     return _svg(len(values) * BAR + 4, parts, label)
 
@@ -85,7 +87,7 @@ class _Scale:
     def ticks(self, about: int) -> list[float]:
         """Round values along the axis."""
         rough = (self.high - self.low) / about
-        power = 10 ** math.floor(math.log10(rough))
+        power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
@@ -95,7 +97,7 @@ def _grid(across: _Scale, up: _Scale) -> str:
     parts = []
     for tick in up.ticks(4):
         y = up(tick)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<path d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}" stroke="{LINE}"/>')
         parts.append(_text(LEFT - 6, y + 4, f"{100 * tick:.3g}%", "end"))
     under = HEIGHT - BOTTOM + 15
     parts += [_text(across(tick), under, f"{tick:.4g}", "middle") for tick in across.ticks(6)]
@@ -116,13 +118,14 @@ def _key(names: Sequence[str]) -> str:
 
 def _svg(height: float, parts: Sequence[str], label: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
+        f'<svg viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{html.escape(label)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} font-size="11" fill="{FAINT_INK}">{html.escape(text)}</text>'
 
 
 def _clip(text: str, length: int) -> str:

@@ -16,10 +16,14 @@ from tfds_builder.sources.layout import Case, Clinical, Finding, MaskFile
 MONTGOMERY_SPACING_MM = (0.0875, 0.0875)
 
 # Pictures of one patient under two numbers, found by comparing pixels.
-_MONTGOMERY_SAME_PATIENT = {
+_SAME_PATIENT = {
+    "CHNCXR_0605": "CHNCXR_0477",
     "MCUCXR_0117": "MCUCXR_0113",
     "MCUCXR_0166": "MCUCXR_0162",
     "MCUCXR_0170": "MCUCXR_0162",
+    "MCUCXR_0223": "MCUCXR_0144",
+    "MCUCXR_0313": "MCUCXR_0264",
+    "MCUCXR_0316": "MCUCXR_0264",
 }
 _FINDINGS: dict[str, Finding] = {"0": "normal", "1": "abnormal"}
 _SOURCES = {"MCUCXR": "montgomery", "CHNCXR": "shenzhen"}
@@ -48,7 +52,7 @@ def make_case(
     source = _SOURCES.get(stem.partition("_")[0], other_source)
     return Case(
         example_id=stem,
-        patient_id=_MONTGOMERY_SAME_PATIENT.get(patient, patient or stem),
+        patient_id=_SAME_PATIENT.get(patient, patient or stem),
         source=source,
         image=image,
         masks=tuple(masks),

@@ -1,0 +1,73 @@
+"""Small folders of finished records, and records in them written anew."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from tensorflow_datasets.core import example_serializer
+
+from lungseg_jax.imaging.png import encode_png
+from tests.pictures import write_kaggle
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.manifest import write_manifest
+from tfds_builder.prepare import prepare
+
+PICTURES = ("image", "mask", "original_mask")
+
+
+def write_records(root: Path, size: int = 64) -> Path:
+    """Builds small records with their manifest and returns their folder."""
+    write_kaggle(root / "raw", height=90, width=80)
+    config = LungsConfig(source="kaggle", image_size=size)
+    folder = Path(prepare(config, root / "data", root / "raw").data_path)
+    write_manifest(folder, {})
+    return folder
+
+
+def shard(folder: Path, split: str) -> Path:
+    """The only shard of a split."""
+    (path,) = folder.glob(f"*-{split}.array_record-*")
+    return path
+
+
+def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The records of a split with pictures as arrays of rows and columns, texts as `str`."""
+    records: Any = tfds.builder_from_directory(folder).as_data_source(split)
+    return [{name: _plain(value) for name, value in record.items()} for record in records]
+
+
+def rewrite(
+    folder: Path, split: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+) -> None:
+    """Writes a split's records anew after a change, and the manifest with them."""
+    records = change(read_split(folder, split))
+    features: Any = tfds.builder_from_directory(folder).info.features
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    path = shard(folder, split)
+    path.unlink()
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        files = {name: _file(record[name]) for name in PICTURES}
+        writer.write(serializer.serialize_example(features.encode_example(record | files)))
+    writer.close()
+    write_manifest(folder, {})
+
+
+def raw_records(path: Path) -> list[bytes]:
+    """The records of a shard as they are stored."""
+    reader = ArrayRecordReader(str(path))
+    return reader.read_all()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value[..., 0] if value.ndim == 3 else value
+
+
+def _file(picture: np.ndarray | bytes) -> bytes:
+    """A file as given, or pixels as one."""
+    return picture if isinstance(picture, bytes) else encode_png(picture)

@@ -1,0 +1,235 @@
+"""Every fault of a folder of records found by name, none in a whole one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.png import encode_png
+from tests.stored import raw_records, read_split, rewrite, shard, write_records
+from tfds_builder.manifest import FileDigest, digest_file, read_manifest, write_manifest
+from tfds_builder.verify import main, verify
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return write_records(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def folder(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "records"))
+
+
+def found(folder: Path) -> dict[tuple[str, str], str]:
+    return {(fault.subject, fault.field): fault.fault for fault in verify(folder)}
+
+
+def change_first(folder: Path, split: str = "test", **fields) -> str:
+    """Gives the first record of a split other fields; returns its id."""
+    example_id = read_split(folder, split)[0]["example_id"]
+
+    def change(records):
+        return [records[0] | fields, *records[1:]]
+
+    rewrite(folder, split, change)
+    return fields.get("example_id", example_id)
+
+
+def test_a_whole_folder_has_no_fault(whole, capsys):
+    """Fault: an alarm on good records, after which nobody heeds alarms."""
+    assert verify(whole) == []
+    assert main([str(whole)]) == 0
+    said = capsys.readouterr().err
+    assert "20 records" in said
+    assert said.count("\n") == 1
+
+
+def test_records_written_anew_without_a_change_are_whole(folder):
+    """Fault: the tests below provoke something else than what they name."""
+    change_first(folder)
+    assert verify(folder) == []
+
+
+def test_manifest_is_read_as_written(folder):
+    """Fault: a field lost between writing and reading, or a digest of other bytes."""
+    files = {"b.png": FileDigest("0" * 64, 5), "a/c.png": FileDigest("f" * 64, 7)}
+    written = write_manifest(folder, files)
+    assert read_manifest(folder) == written
+    assert written.files == files
+    assert sum(written.counts.values()) == 20
+    assert len(written.records) == 5
+    (folder / "empty").write_bytes(b"")
+    # The digest of no bytes, as FIPS 180-4's test vectors have it.
+    assert digest_file(folder / "empty").sha256.startswith("e3b0c44298fc1c149afbf4c8996fb924")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"files": {}}', '{"files": 3}'])
+def test_absent_or_broken_manifest_is_a_fault(folder, content):
+    """Fault: records that cannot be compared with anything pass as whole."""
+    (folder / "manifest.json").unlink()
+    if content is not None:
+        (folder / "manifest.json").write_text(content)
+    assert set(found(folder)) == {("manifest.json", "")}
+
+
+def test_a_flipped_byte_names_file_and_record(folder):
+    """Fault: a rotten disk goes unnoticed until training crashes on it."""
+    path = shard(folder, "train")
+    content = bytearray(path.read_bytes())
+    position = content.index(raw_records(path)[3][200:264]) + 30
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+    faults = found(folder)
+    assert "check sum" in faults[path.name, ""]
+    assert "cannot be read" in faults[f"record 3 of {path.name}", ""]
+    assert len(faults) == 2
+
+
+def test_a_dropped_shard_is_named(folder):
+    """Fault: a copy that was interrupted looks like a smaller set."""
+    path = shard(folder, "val")
+    path.unlink()
+    faults = verify(folder)
+    assert {fault.subject for fault in faults} == {path.name}
+    assert any("missing" in fault.fault for fault in faults)
+
+
+@pytest.mark.parametrize("kept", [0, 1000, 66000])
+def test_a_cut_shard_is_named(folder, kept):
+    """Fault: ArrayRecord takes a file without its end for one without records."""
+    path = shard(folder, "train")
+    path.write_bytes(path.read_bytes()[:kept])
+    assert {fault.subject for fault in verify(folder)} == {path.name}
+
+
+def test_a_shard_of_another_split_is_named(folder):
+    """Fault: test pictures in training."""
+    shutil.copy(shard(folder, "test"), shard(folder, "val"))
+    write_manifest(folder, {})
+    faults = found(folder)
+    assert "records where dataset_info.json states" in faults[shard(folder, "val").name, ""]
+    record = read_split(folder, "test")[0]
+    assert "2 records" in faults[record["example_id"], "example_id"]
+    assert faults[f"patient {record['patient_id']}", "patient_id"] == "is in test and val"
+
+
+def test_an_additional_shard_is_named(folder):
+    """Fault: a file that a reader by pattern would take in."""
+    extra = folder / shard(folder, "val").name.replace("00000-of", "00001-of")
+    shutil.copy(shard(folder, "val"), extra)
+    assert set(found(folder)) == {(extra.name, "")}
+
+
+def test_a_count_that_differs_is_named(folder):
+    """Fault: records lost between the build and its own account."""
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    content["counts"]["val"] += 1
+    path.write_text(json.dumps(content))
+    assert set(found(folder)) == {("val", "")}
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_damaged_description_is_a_fault(folder, name):
+    """Fault: a traceback of TFDS instead of a name."""
+    (folder / name).write_text("{")
+    faults = found(folder)
+    assert (name, "") in faults
+    assert any("damaged" in fault or "is damaged" in fault for fault in faults.values())
+
+
+SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "fault"),
+    [
+        ({"original_size": np.array([9, 9], np.int32)}, "original_size", "is 9 x 9"),
+        ({"original_size": np.array([0, 9], np.int32)}, "original_size", "not positive"),
+        ({"image": np.full((64, 64), 700, np.uint16)}, "image", "is empty"),
+        ({"mask": SQUARE}, "mask", "differs from original_mask"),
+        ({"mask": SQUARE + 2, "original_mask": ORIGINAL + 2}, "mask", "are no lung"),
+        ({"mask": SQUARE + 33, "original_mask": ORIGINAL + 33}, "original_mask", "no structure"),
+        ({"spacing_mm": np.array([0.2, 0.2], np.float32)}, "spacing_mm", "source is none"),
+        ({"spacing_source": "calibrated"}, "spacing_mm", "not within"),
+        (
+            {"spacing_source": "detector", "spacing_mm": np.array([0.2, np.nan], np.float32)},
+            "spacing_mm",
+            "not within",
+        ),
+        ({"spacing_source": "guessed"}, "spacing_source", "is none of"),
+        ({"example_id": ""}, "example_id", "is empty"),
+        ({"patient_id": ""}, "patient_id", "is empty"),
+        ({"source": ""}, "source", "is empty"),
+    ],
+)
+def test_a_faulty_field_is_named(folder, fields, field, fault):
+    """Fault: a record that decodes and is wrong."""
+    example_id = change_first(folder, **fields)
+    subject = example_id or f"record 0 of {shard(folder, 'test').name}"
+    faults = found(folder)
+    assert fault in faults[subject, field]
+    assert {name for name, _ in faults} == {subject}
+
+
+@pytest.mark.parametrize("field", ["image", "mask", "original_mask"])
+def test_a_picture_that_does_not_decode_is_named(folder, field):
+    """Fault: one broken picture hides the faults of the others, or passes half decoded."""
+    content = bytearray(encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)))
+    content[-40] ^= 0xFF
+    example_id = change_first(folder, **{field: bytes(content), "source": ""})
+    assert set(found(folder)) == {(example_id, field), (example_id, "source")}
+
+
+def test_a_mask_shifted_by_a_pixel_is_named(folder):
+    """Fault: half-pixel errors of resizing, invisible to the eye."""
+    record = read_split(folder, "test")[0]
+    example_id = change_first(folder, mask=np.roll(record["mask"], 1, axis=1))
+    assert set(found(folder)) == {(example_id, "mask")}
+
+
+def test_a_patient_in_two_splits_is_named(folder):
+    """Fault: the figures of the test split are too good."""
+    patient_id = read_split(folder, "train")[0]["patient_id"]
+    change_first(folder, patient_id=patient_id)
+    assert found(folder) == {(f"patient {patient_id}", "patient_id"): "is in test and train"}
+
+
+def test_all_faults_are_told_and_the_exit_code_is_one(folder, capsys):
+    """Fault: mending one fault a run."""
+    example_id = change_first(folder, image=np.full((64, 64), 7, np.uint16), source="")
+    shard(folder, "val").unlink()
+    assert main([str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert f"{example_id}: image: " in said
+    assert f"{example_id}: source: " in said
+    assert "-val.array_record" in said
+
+
+def test_no_such_folder_is_one_line(tmp_path, capsys):
+    """Fault: a traceback for a mistyped path."""
+    with pytest.raises(DataError, match="absent"):
+        verify(tmp_path / "absent")
+    assert main([str(tmp_path / "absent")]) == 1
+    assert capsys.readouterr().err.startswith("Error: ")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_changed_byte_is_a_fault(whole, tmp_path_factory, data):
+    """Fault: an exception, or a crash, of the reader on bytes it did not expect."""
+    folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("bytes") / "records"))
+    path = shard(folder, "test")
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content) - 8))
+        content[start : start + 8] = data.draw(st.binary(min_size=8, max_size=8))
+    path.write_bytes(content)
+    changed = digest_file(path) != read_manifest(folder).records[path.name]
+    assert any(fault.subject == path.name for fault in verify(folder)) == changed
