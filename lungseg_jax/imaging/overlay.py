@@ -20,7 +20,7 @@ MAX_SIDE = 1024
 def draw_overlay(
     pixels: Float[np.ndarray, "h w"],
     predicted: Bool[np.ndarray, "h w c"],
-    reference: Bool[np.ndarray, "h w c"] | None,
+    reference: Bool[np.ndarray, "h w c"] | None = None,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Returns RGB pixels: the picture, the prediction in magenta, the reference in green.
 
