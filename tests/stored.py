@@ -65,7 +65,7 @@ def raw_records(path: Path) -> list[bytes]:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
-    return value[..., 0] if value.ndim == 3 else value
+    return value[..., 0] if np.ndim(value) == 3 else value
 
 
 def _file(picture: np.ndarray | bytes) -> bytes:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.geometry import fit_to_square
-from lungseg_jax.imaging.overlay import REFERENCE_COLOUR
+from lungseg_jax.imaging.overlay import REFERENCE_COLOURS
 from lungseg_jax.imaging.structures import Structure
 from tests.stored import read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import COLOURS, COLUMNS, ROWS, ContactSheet
@@ -153,6 +153,7 @@ def test_duplicates_are_those_that_are_found(folder, page):
 def test_absent_build_report_leaves_its_part_out(tmp_path):
     """Fault: records of an older build cannot be looked at; an old figure remains."""
     folder = write_records(tmp_path, size=32)
+    (folder / "build_report.json").unlink()
     write_data_report(folder)
     text = (folder / "data_report" / "index.html").read_text()
     assert "Source files" not in text
@@ -266,7 +267,7 @@ def test_sheet_shows_each_chosen_record_once_and_each_structure_in_its_colour():
     assert len(tiles) == ROWS * COLUMNS
     for structure in (Structure.RIGHT_LUNG, Structure.LEFT_LUNG):
         assert drawn(image, COLOURS[structure]) > 1000
-    assert drawn(image, REFERENCE_COLOUR) > 1000
+    assert drawn(image, REFERENCE_COLOURS[0]) > 1000
     assert drawn(image, COLOURS[Structure.HEART]) == 0
     # Sides are the patient's: the right lung is at the left of its picture.
     columns = np.argwhere((pixels[60:] == COLOURS[Structure.RIGHT_LUNG]).all(-1))[:, 1]

@@ -80,7 +80,7 @@ def test_shares_hold_within_every_stratum(counts):
     ]
     assume(len(cases) >= 8)
     splits = assign_splits(cases, 0)
-    stratum_of = {case.example_id: (case.source, case.clinical.finding) for case in cases}
+    stratum_of = {case.example_id: (case.source, case.finding) for case in cases}
     for name, share in HELD_OUT_SHARES.items():
         assert abs(len(splits[name]) - share * len(cases)) <= 1
         found = collections.Counter(stratum_of[example_id] for example_id in splits[name])

@@ -125,7 +125,7 @@ class Conversion:
                     outcome, record = sandbox.convert(case, self.settings)
                     if outcome.status == "bad" and self.fail_fast:
                         raise outcome.error()
-                    packed = msgpack.packb(record) if record else b""
+                    packed = bytes(msgpack.packb(record) or b"") if record else b""
                     place = {"start": file.tell(), "length": len(packed)}
                     entries.append(outcome.to_json() | place)
                     file.write(packed)

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -110,7 +109,7 @@ def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.n
     present = np.bitwise_or.reduce(mask, axis=None)
     for bit in Structure:
         if bit & present:
-            share = to_square(cv2.bitwise_and(mask, int(bit)), fit)
+            share = to_square(mask & np.uint8(bit), fit)
             square[share > bit / 2] |= np.uint8(bit)
     return square
 

@@ -50,7 +50,8 @@ def _bound_memory(memory_bytes: int) -> None:
     pages = Path("/proc/self/statm")
     if pages.exists():
         held = int(pages.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + memory_bytes,) * 2)
+        bound = held + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
 if __name__ == "__main__":
