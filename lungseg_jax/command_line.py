@@ -1,5 +1,6 @@
 """Flags to a command: which job, with which configuration, in which folder."""
 
+import shlex
 from collections.abc import Sequence
 
 from absl import flags
@@ -18,12 +19,35 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
       ConfigError: an unknown flag or key, an impossible value, or no configuration.
     """
     values = flags.FlagValues()
-    given = list(arguments)
-    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     mode = flags.DEFINE_enum(
         "mode", "train", ["train", "eval", "benchmark"], "What to do.", flag_values=values
     )
+    file, resolved = _read_config(arguments, values)
+    if resolved.distributed and not workdir.value:
+        raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
+    if mode.value == "eval" and not workdir.value:
+        raise ConfigError("--workdir", "is missing", "give the folder of a finished run")
+    path = workdir.value or default_workdir(file)
+    return mode.value, resolved, epath.Path(path)
+
+
+def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:
+    """Returns (configuration, options of Apache Beam or `None`).
+
+    Raises:
+      ConfigError: an unknown flag or key, an impossible value, or no configuration.
+    """
+    values = flags.FlagValues()
+    beam = flags.DEFINE_string("beam", None, "Options of Apache Beam.", flag_values=values)
+    _, resolved = _read_config(arguments, values)
+    return resolved, None if beam.value is None else shlex.split(beam.value)
+
+
+def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[str, Config]:
+    """Parses all flags; returns the config file's name and the configuration."""
+    given = list(arguments)
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
     try:
         rest = values(given)[1:]
     # A config file is the user's own program: it may raise anything.
@@ -39,13 +63,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
         if not epath.Path(file).exists():
             raise ConfigError(file, "no such file", "see configs/ for those there are")
         raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
-    resolved = resolve(config.value)
-    if resolved.distributed and not workdir.value:
-        raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
-    if mode.value == "eval" and not workdir.value:
-        raise ConfigError("--workdir", "is missing", "give the folder of a finished run")
-    path = workdir.value or default_workdir(file)
-    return mode.value, resolved, epath.Path(path)
+    return file, resolve(config.value)
 
 
 def _reason(error: Exception) -> str:

@@ -24,6 +24,9 @@ from tfds_builder.report_page import page
 BUILD_REPORT = "build_report.json"
 
 
+PAGE = "data_report/index.html"
+
+
 def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     """Writes the report on a folder of records into its `data_report/`, and returns that.
 
@@ -51,14 +54,15 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
             fingerprints.add(split, record)
             bar.update()
     pairs = fingerprints.pairs()
-    output = folder / "data_report"
+    output = (folder / PAGE).parent
     output.mkdir(exist_ok=True)
     contact_sheet = sheet.image()
     with (output / "contact_sheet.png").open("wb") as file:
         contact_sheet.save(file, "PNG")
     (output / "duplicates.json").write_text(_duplicates_json(total, pairs))
     name = builder.info.config_name or builder.info.name
-    (output / "index.html").write_text(page(name, figures, pairs, build_report, contact_sheet))
+    # The page comes last: where it is, the rest is too.
+    (folder / PAGE).write_text(page(name, figures, pairs, build_report, contact_sheet))
     return output
 
 

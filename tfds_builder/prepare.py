@@ -14,6 +14,7 @@ from etils import epath
 from lungseg_jax import terminal
 from tfds_builder.build_report import SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.data_report import PAGE, write_data_report
 from tfds_builder.manifest import MANIFEST, write_manifest
 from tfds_builder.sources import Listing, list_source
 from tfds_builder.splits import read_split_file
@@ -65,6 +66,8 @@ def prepare(
     # Here, not in the build: a process killed in between leaves the rest to the next one.
     if not (builder.data_path / MANIFEST).exists():
         write_manifest(builder.data_path, read_digests(builder.data_path))
+    if not (builder.data_path / PAGE).exists():
+        write_data_report(builder.data_path)
     shutil.rmtree(builder.chunks_in(downloads), ignore_errors=True)
     return builder
 

@@ -1,0 +1,177 @@
+"""Rate and memory of building records, next to a plain pydicom and Pillow loop.
+
+  python -m benchmarks.build_rate FOLDER [--memory]
+
+FOLDER holds Kaggle's "Chest Xray Masks and Labels". Each picture is built twice, as the PNG it is
+and as a DICOM copy of it. The loop does what a script would: read, window, shrink, encode, write;
+it checks nothing. All runs are made in turn on one machine, three times; the whole of `prepare`
+counts, from listing the folder to the report on the records. `--memory` measures peak memory from 500 to 5,000 pairs
+instead. Writes `benchmarks/results/build_rate.json` or `build_memory.json`.
+"""
+
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+from benchmarks.main_job import RESULTS, hardware
+from tfds_builder.sources import list_source
+
+IMAGE_SIZE = 256
+REPEATS = 3
+
+BUILD = """
+import json, resource, sys, time
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.prepare import prepare
+start = time.perf_counter()
+prepare(LungsConfig(source="folder", image_size=256), *sys.argv[1:])
+print(json.dumps({
+    "seconds": time.perf_counter() - start,
+    "peak_mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "peak_mebibytes_of_a_worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+}))
+"""
+
+
+def main(folder: str, *options: str) -> None:
+    """Measures and writes a result file."""
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        if options == ("--memory",):
+            result = {"pairs": {n: _build(_many(folder, root, n), root, 2) for n in (500, 5000)}}
+            name = "build_memory"
+        else:
+            result, name = _rates(_pairs(folder, root)), "build_rate"
+    result = {"hardware": hardware(), **result}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def _rates(pictures: Path) -> dict:
+    count = len(list((pictures / "images").iterdir()))
+    seconds: dict[str, list[float]] = {"loop": [], "one core": [], "two cores": []}
+    for _ in range(REPEATS):
+        seconds["loop"].append(_timed_loop(pictures))
+        for cores, name in ((1, "one core"), (2, "two cores")):
+            with tempfile.TemporaryDirectory() as data_dir:
+                seconds[name].append(_build(pictures, Path(data_dir), cores)["seconds"])
+    ratios = {
+        "one core over loop": ("loop", "one core"),
+        "two cores over one": ("one core", "two cores"),
+    }
+    return {
+        "pairs": count,
+        "pairs_per_second": {
+            name: round(count / statistics.median(own), 1) for name, own in seconds.items()
+        },
+        "ratios_by_repeat": {
+            name: [round(a / b, 2) for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+            for name, (slow, fast) in ratios.items()
+        },
+    }
+
+
+def _build(pictures: Path, data_dir: Path, cores: int) -> dict[str, float]:
+    """Builds in a process that may use so many cores; returns seconds and peak memory."""
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    output = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", BUILD, data_dir / "records", pictures],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+    ).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def _timed_loop(pictures: Path) -> float:
+    """Seconds of the plain loop on one core."""
+    with tempfile.TemporaryDirectory() as output:
+        start = time.perf_counter()
+        for picture in sorted((pictures / "images").iterdir()):
+            image = _read(picture)
+            mask = Image.open(pictures / "masks" / f"{picture.stem}.png").convert("L")
+            mask = mask.point(lambda grey: int(grey > 127))
+            size = (IMAGE_SIZE, IMAGE_SIZE)
+            square = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+            written = np.rint(np.clip(square, 0, 1) * 65535).astype(np.uint16)
+            for name, content in (
+                ("image", Image.fromarray(written)),
+                ("mask", mask.resize(size)),
+                ("original_mask", mask),
+            ):
+                content.save(Path(output) / f"{picture.stem}_{name}.png")
+        return time.perf_counter() - start
+
+
+def _read(picture: Path) -> np.ndarray:
+    if picture.suffix == ".png":
+        return np.asarray(Image.open(picture).convert("L"), np.float32) / 255
+    dataset = pydicom.dcmread(picture)
+    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+    values = values.astype(np.float32)
+    values = (values - values.min()) / (values.max() - values.min())
+    return 1 - values if dataset.PhotometricInterpretation == "MONOCHROME1" else values
+
+
+def _pairs(folder: str, root: Path) -> Path:
+    """Writes each pair twice, the second time as DICOM."""
+    pictures = root / "pictures"
+    for name in ("images", "masks"):
+        (pictures / name).mkdir(parents=True)
+    for case in list_source("kaggle", folder).cases:
+        picture, mask = Path(case.image), Path(case.masks[0].path).read_bytes()
+        (pictures / "images" / picture.name).write_bytes(picture.read_bytes())
+        (pictures / "masks" / f"{picture.stem}.png").write_bytes(mask)
+        copy = f"{picture.stem}_dicom"
+        (pictures / "images" / f"{copy}.dcm").write_bytes(_to_dicom(picture, copy))
+        (pictures / "masks" / f"{copy}.png").write_bytes(mask)
+    return pictures
+
+
+def _many(folder: str, root: Path, count: int) -> Path:
+    """Writes `count` pairs, the same pictures again under other names."""
+    pictures = root / f"pictures-{count}"
+    for name in ("images", "masks"):
+        (pictures / name).mkdir(parents=True)
+    cases = list_source("kaggle", folder).cases
+    for number in range(count):
+        case = cases[number % len(cases)]
+        for name, path in (("images", case.image), ("masks", case.masks[0].path)):
+            (pictures / name / f"{number:05d}.png").write_bytes(Path(path).read_bytes())
+    return pictures
+
+
+def _to_dicom(picture: Path, patient_id: str) -> bytes:
+    pixels = np.asarray(Image.open(picture).convert("L"))
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = ComputedRadiographyImageStorage, "1.2.3"
+    dataset.PatientID, dataset.Modality = patient_id, "CR"
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.WindowCenter, dataset.WindowWidth = 128, 256
+    dataset.add_new("PixelData", "OB", pixels.tobytes())
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

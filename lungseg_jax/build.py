@@ -1,0 +1,57 @@
+"""Builds the records of an experiment, without training on them.
+
+Usage: python -m lungseg_jax.build --config=configs/kaggle.py [--config.KEY=VALUE …]
+
+--config=FILE       experiment, a file with get_config(); only its data and seed matter here
+--config.KEY=VALUE  changes one key
+--beam=OPTIONS      build by Apache Beam, as in --beam="--runner=DirectRunner"
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from lungseg_jax import terminal
+from lungseg_jax.command_line import parse_build
+from lungseg_jax.config import Config
+from lungseg_jax.data.records import lungs_config
+from lungseg_jax.errors import ConfigError, UserError
+from lungseg_jax.preemption import Stopped, stop_at_once
+from tfds_builder.prepare import prepare
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Builds; returns the exit code. Faults that a user can mend end in one line."""
+    if "--help" in arguments:
+        terminal.say(str(__doc__))
+        return 0
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with stop_at_once():
+            _build(*parse_build(arguments))
+    except (UserError, OSError) as error:
+        terminal.say(f"Error: {error}")
+        return 1
+    except (Stopped, KeyboardInterrupt):
+        terminal.say("Stopped; the same command goes on from here")
+        return 130
+    return 0
+
+
+def _build(config: Config, beam_options: list[str] | None) -> None:
+    options = None
+    if beam_options is not None:
+        if importlib.util.find_spec("apache_beam") is None:
+            raise ConfigError("--beam", "Apache Beam is missing", "pip install -e '.[beam]'")
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        options = PipelineOptions(beam_options)
+    data = config.data
+    builder = prepare(lungs_config(config), data.data_dir, data.manual_dir, options)
+    terminal.say(f"Records: {builder.data_path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
