@@ -291,6 +291,12 @@ def _check_ranges(config: Config) -> None:
         at_least(key, 0)
     # Below ten phantoms a split of 70, 10 and 20 % has an empty part.
     at_least("data.num_phantoms", 10)
+    if not 0 <= config.data.max_bad_share <= 1:
+        raise ConfigError(
+            "data.max_bad_share", f"is {config.data.max_bad_share}", "give a share in [0, 1]"
+        )
+    if config.data.max_megapixels <= 0:
+        raise ConfigError("data.max_megapixels", f"is {config.data.max_megapixels}", "give > 0")
     if config.model.depth > MAX_DEPTH:
         raise ConfigError("model.depth", f"is {config.model.depth}", f"give at most {MAX_DEPTH}")
     if config.optimizer.clip_norm <= 0:

@@ -16,9 +16,11 @@ import pytest
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from lungseg_jax.build import main
 from lungseg_jax.errors import DataError
 from tests.archive import write_archive
 from tests.pictures import chest, dicom_bytes, png_bytes
+from tests.small import REPOSITORY
 from tfds_builder.build_report import REPORT, SUMMARY
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.prepare import prepare
@@ -308,3 +310,22 @@ def test_nothing_of_a_header_gets_out(tmp_path):
         assert b"canary" not in text.lower()
         for value in searched:
             assert value not in text
+
+
+def test_the_command_builds_and_says_where(built, tmp_path, capsys):
+    """Fault: a command that builds something else than training would read, or hides a fault."""
+    manual_dir, _, builder = built
+    command = [
+        "build",
+        f"--config={REPOSITORY / 'configs/unet.py'}",
+        "--config.data.source=folder",
+        "--config.data.image_size=32",
+        f"--config.data.data_dir={tmp_path}",
+    ]
+    assert main([*command, f"--config.data.manual_dir={manual_dir}"]) == 0
+    # The same inputs have the same name, wherever they are built.
+    assert f"/{builder.data_path.parent.name}/" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*command, f"--config.data.manual_dir={tmp_path / 'absent'}"]) == 1
+    assert "no such folder" in capsys.readouterr().err
+    assert main([*command, "--workdir=x"]) == 1
+    assert "workdir" in capsys.readouterr().err

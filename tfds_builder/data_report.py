@@ -54,6 +54,10 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
             fingerprints.add(split, record)
             bar.update()
     pairs = fingerprints.pairs()
+    if leaks := sum(pair.across_splits for pair in pairs):
+        terminal.say(
+            f"{leaks} pairs of pictures in different splits look alike: see {folder / PAGE}"
+        )
     output = (folder / PAGE).parent
     output.mkdir(exist_ok=True)
     contact_sheet = sheet.image()

@@ -1,11 +1,12 @@
 """Figures of a set of records, from one look at each: counts, histograms and sums."""
 
 import collections
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from lungseg_jax.imaging.geometry import fit_to_square
 from lungseg_jax.imaging.structures import Structure
@@ -16,6 +17,10 @@ SPACING_EDGES = np.linspace(0, 1, 41)
 INTENSITY_EDGES = np.linspace(0, 1, 65)
 SHARE_EDGES = np.linspace(0, 0.6, 31)
 AGE_EDGES = np.linspace(0, 100, 11)
+
+
+# Least and largest of some values.
+Span = tuple[float, float]
 
 
 class Histogram:
@@ -45,18 +50,55 @@ class Histogram:
         self.number, self.total = self.number + 1, self.total + value
         self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
 
-    def add_shares(self, values: Float[np.ndarray, " n"]) -> None:
+    def add_shares(self, shares: Float64[np.ndarray, " n"], mean: float, span: Span) -> None:
         """Counts many values as one together, by their shares of the bins."""
-        counts, _ = np.histogram(np.clip(values, self.edges[0], self.edges[-1]), self.edges)
-        self.counts += counts / len(values)
-        self.number, self.total = self.number + 1, self.total + float(values.mean())
-        self.lowest = min(self.lowest, float(values.min()))
-        self.highest = max(self.highest, float(values.max()))
+        self.counts += shares
+        self.number, self.total = self.number + 1, self.total + mean
+        self.lowest, self.highest = min(self.lowest, span[0]), max(self.highest, span[1])
 
     @property
     def mean(self) -> float:
         """Of the values; NaN without any."""
         return self.total / self.number if self.number else np.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a record's pixels show.
+
+    Attributes:
+      lungs: the pixels of the square that are lung.
+      lung_share: of the picture's area, padding left out.
+      intensity: share of the picture's pixels in each bin.
+      mean: intensity.
+      span: least and largest intensity.
+    """
+
+    lungs: Bool[np.ndarray, "s s"]
+    lung_share: float
+    intensity: Float64[np.ndarray, " n"]
+    mean: float
+    span: Span
+
+    @classmethod
+    def at(cls, record: Mapping[str, Any]) -> "Look":
+        """Returns what a record's pixels show."""
+        mask = record["mask"][..., 0]
+        height, width = (int(side) for side in record["original_size"])
+        fit = fit_to_square(height, width, len(mask))
+        inside = np.s_[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+        lungs = (mask & np.uint8(Structure.LUNGS)) > 0
+        image = record["image"][..., 0][inside]
+        bins = len(INTENSITY_EDGES) - 1
+        # Whole bins of 16-bit values: numpy's own histogram sorts them, at ten times the cost.
+        counts = np.bincount((image // (65536 // bins)).ravel(), minlength=bins)
+        return cls(
+            lungs=lungs,
+            lung_share=float(lungs[inside].mean()),
+            intensity=counts / image.size,
+            mean=float(image.mean()) / 65535,
+            span=(float(image.min()) / 65535, float(image.max()) / 65535),
+        )
 
 
 class GroupFigures:
@@ -85,19 +127,16 @@ class GroupFigures:
         self.finding: collections.Counter[str] = collections.Counter()
         self.mask_sum: Int64[np.ndarray, "s s"] = np.zeros((image_size, image_size), np.int64)
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: Mapping[str, Any], look: Look) -> None:
         """Counts a record."""
-        height, width = (int(side) for side in record["original_size"])
-        fit = fit_to_square(height, width, len(self.mask_sum))
-        inside = np.s_[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
-        lungs = (record["mask"][..., 0] & np.uint8(Structure.LUNGS)) > 0
+        height, width = (float(side) for side in record["original_size"])
         self.number += 1
-        self.without_lung += not lungs.any()
-        self.mask_sum += lungs
-        self.lung_share.add(float(lungs[inside].mean()))
-        self.intensity.add_shares(record["image"][..., 0][inside].ravel() / 65535)
-        self.height.add(float(height))
-        self.width.add(float(width))
+        self.without_lung += not look.lung_share
+        self.mask_sum += look.lungs
+        self.lung_share.add(look.lung_share)
+        self.intensity.add_shares(look.intensity, look.mean, look.span)
+        self.height.add(height)
+        self.width.add(width)
         # Written as 0, or as no number, where the age is not known.
         if "age_years" in record and record["age_years"] > 0:
             self.age.add(float(record["age_years"]))
@@ -130,8 +169,9 @@ class Figures:
         source = record["source"].decode()
         if source not in self.by_source:
             self.by_source[source] = GroupFigures(self._image_size)
-        self.by_source[source].add(record)
-        self.by_split[split].add(record)
+        look = Look.at(record)
+        self.by_source[source].add(record, look)
+        self.by_split[split].add(record, look)
         self.counts[source, split] += 1
         self.patients[split].add(record["patient_id"].decode())
         measured_on = record["spacing_source"].decode()

@@ -63,8 +63,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for size in (256, 512)
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "kaggle: download 'Chest Xray Masks and Labels' (nikhilpandey360/"
-        "chest-xray-masks-and-labels) from Kaggle and unpack it into the manual folder. "
+        "kaggle: 'Chest Xray Masks and Labels' (nikhilpandey360/chest-xray-masks-and-labels) from "
+        "Kaggle; montgomery, shenzhen: the National Library of Medicine's tuberculosis sets; jsrt: "
+        "JSRT's pictures with the SCR masks. Unpack what you downloaded into the manual folder. "
         "phantom: nothing to do."
     )
 
