@@ -1,4 +1,4 @@
-"""The conversion as Apache Beam pipelines, for archives that outgrow a machine.
+"""The conversion as an Apache Beam pipeline, for archives that outgrow a machine.
 
 Workers run the same `Conversion.convert_chunk` as a single machine does, in the same sandbox, and
 write to the same folder, which all machines must reach.
@@ -6,12 +6,11 @@ write to the same folder, which all machines must reach.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from tfds_builder.conversion import Chunk, Conversion, Place
+from tfds_builder.conversion import Chunk, Conversion
 from tfds_builder.sandbox import Sandbox
 
 
@@ -47,12 +46,3 @@ def convert_with_beam(
             | "spread" >> beam.Reshuffle()
             | "convert" >> beam.ParDo(_ConvertChunk(patient))
         )
-
-
-def read_places(places: Sequence[Place]) -> Any:  # noqa: ANN401
-    """Returns the transform that yields the records at the places with their ids."""
-    return (
-        beam.Create(places)
-        | "spread" >> beam.Reshuffle()
-        | "read" >> beam.Map(lambda place: (place.example_id, place.read()))
-    )

@@ -80,8 +80,7 @@ def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike |
         builder.download_and_prepare(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(
-                manual_dir=epath.Path(manual_dir).expanduser() if manual_dir else None,
-                beam_options=builder.beam_options,
+                manual_dir=epath.Path(manual_dir).expanduser() if manual_dir else None
             ),
         )
 

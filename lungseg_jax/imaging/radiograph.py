@@ -46,7 +46,7 @@ class ReadOptions:
       correct_polarity: invert a picture whose pixels contradict its photometric tag.
     """
 
-    max_pixels: int = 2**27
+    max_pixels: int = 128_000_000
     frontal_only: bool = True
     correct_polarity: bool = True
 

@@ -1,8 +1,10 @@
 """The TFDS builder of `chest_xray_lungs`."""
 
 import dataclasses
+import functools
+import hashlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +21,9 @@ from tfds_builder.convert import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import FolderPatterns, SourceName, list_source
+
+# TFDS holds a shard in memory while it writes it: a hundred mebibytes at 256 x 256 pixels.
+RECORDS_PER_SHARD = 1024
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -49,8 +54,12 @@ class LungsConfig(tfds.core.BuilderConfig):
     max_bad_share: float = 0.1
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builder of chest radiographs with lung masks."""
+class Builder(tfds.core.ShardBasedBuilder):
+    """Builder of chest radiographs with lung masks.
+
+    Shards are cut here: TFDS's own shuffler keeps up to a gibibyte of records in memory and needs
+    TensorFlow beyond that.
+    """
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES: ClassVar = {
@@ -69,7 +78,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "phantom: nothing to do."
     )
 
-    # Options of a Beam pipeline that builds the records; `None` to build them on this machine.
+    # Of the Beam pipeline that converts the files; `None` for the cores of this machine.
     beam_options: Any = None
 
     @property
@@ -117,7 +126,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             features=features, supervised_keys=("image", "mask"), disable_shuffling=False
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         config = self._lungs
         downloads = epath.Path(dl_manager.download_dir)
         # TFDS raises where the manual folder is asked for and was not given.
@@ -136,7 +147,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         # Into the folder that TFDS renames when the records are whole.
         write_report(self.data_path, file_entries(listing, converted.outcomes, ids))
         return {
-            name: self._generate_examples([converted.places[example_id] for example_id in own])
+            name: _cut_into_shards([converted.places[example_id] for example_id in own])
             for name, own in ids.items()
         }
 
@@ -144,13 +155,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Returns where converted cases are kept until the records are whole."""
         return downloads / "converted" / self._lungs.name
 
-    def _generate_examples(self, places: Sequence[Place]) -> Any:  # noqa: ANN401
-        if self.beam_options is not None:
-            # Beam is an extra: only who asks for it needs it.
-            from tfds_builder.beam_pipeline import read_places
 
-            return read_places(places)
-        return ((place.example_id, place.read()) for place in places)
+def _cut_into_shards(
+    places: Sequence[Place],
+) -> list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]:
+    """Returns the shards of a split, each as what yields its records, in an order of no meaning."""
+    # A part of a split is then like any other part of it.
+    mixed = sorted(places, key=lambda place: hashlib.sha256(place.example_id.encode()).digest())
+    return [
+        functools.partial(_read_records, mixed[start : start + RECORDS_PER_SHARD])
+        for start in range(0, len(mixed), RECORDS_PER_SHARD)
+    ]
+
+
+def _read_records(places: Sequence[Place]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place in places:
+        yield place.example_id, place.read()
 
 
 def _phantoms(config: LungsConfig, downloads: epath.Path) -> epath.Path:
