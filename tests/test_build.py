@@ -1,6 +1,7 @@
 """Whole builds: killed, repeated, fuzzed, searched for what must not be in them."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -148,11 +149,11 @@ def test_a_killed_build_goes_on(built, tmp_path):
     data_dir = with_same_key(tmp_path / "data", undisturbed)
     process = start_build(data_dir, manual_dir)
     chunks = data_dir / "downloads" / "converted"
-    while process.poll() is None and not any(chunks.glob("*/*.json")):
+    while process.poll() is None and not any(chunks.glob("*.chunk")):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = {path: path.stat().st_mtime_ns for path in chunks.glob("*/*.json")}
+    done = {path: path.stat().st_mtime_ns for path in chunks.glob("*.chunk")}
     assert done
     assert not records_of(data_dir)
     second, written_again = start_build(data_dir, manual_dir), False
@@ -229,6 +230,46 @@ def test_skip_fails_when_too_much_is_bad(tmp_path):
     with pytest.raises(DataError, match=r"10 of 60 cases are bad.*case0000\.png: is a web page"):
         prepare(config, tmp_path / "data", manual_dir)
     assert not records_of(tmp_path / "data")
+    (report,) = (tmp_path / "data" / "downloads" / "reports").glob(f"*/{REPORT}")
+    assert json.loads(report.read_text())["counts"]["bad"] == 20
+
+
+def test_a_fault_that_has_passed_is_not_remembered(tmp_path):
+    """Fault: a file called bad for good, because a disk or a machine failed it once."""
+    manual_dir = write_archive(tmp_path / "pictures", 60)
+    target = manual_dir / "images" / "case0002.png"
+    content, times = target.read_bytes(), target.stat()
+    target.write_bytes(bytes(len(content)))
+    os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DataError, match=r"case0002\.png"):
+        prepare(CONFIG, tmp_path / "data", manual_dir)
+    target.write_bytes(content)
+    # Neither size nor time tells that it is another file now.
+    os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    builder = prepare(CONFIG, tmp_path / "data", manual_dir)
+    assert report_of(builder)["counts"] == {"taken": 120}
+
+
+def test_a_dangling_link_is_one_bad_file(tmp_path):
+    """Fault: one file that is not there ends a build that was to skip what is bad."""
+    manual_dir = write_archive(tmp_path / "pictures", 60)
+    target = manual_dir / "images" / "case0002.png"
+    target.unlink()
+    target.symlink_to(manual_dir / "nowhere.png")
+    config = dataclasses.replace(CONFIG, on_error="skip")
+    report = report_of(prepare(config, tmp_path / "data", manual_dir))
+    assert [e["file"] for e in report["files"] if e["status"] == "bad"] == [
+        *("images/case0002.png", "masks/case0002_mask.png")
+    ]
+
+
+def test_two_builds_at_once_do_not_harm_each_other(built, tmp_path):
+    """Fault: the first to finish removes what the second one reads."""
+    data_dir = with_same_key(tmp_path / "data", built[1])
+    processes = [start_build(data_dir, built[0], policy) for policy in ("fail", "fail", "skip")]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert records_of(data_dir) == records_of(built[1])
 
 
 def test_what_is_no_frontal_chest_is_left_out_under_either_policy(tmp_path):

@@ -18,6 +18,7 @@ from tfds_builder.sandbox import Sandbox, SandboxStoppedError
 from tfds_builder.sources import Case, Clinical, MaskFile
 
 SETTINGS = ConvertSettings(32, b"key", ReadOptions())
+MEMORY_BYTES = SETTINGS.memory_bytes()
 
 
 def make_case(folder: Path, name: str, image: bytes | None) -> Case:
@@ -45,14 +46,14 @@ def children() -> set[int]:
 
 def test_the_answer_is_that_of_the_plain_call(good):
     """Fault: a record that depends on where it is made."""
-    with Sandbox() as sandbox:
+    with Sandbox(MEMORY_BYTES) as sandbox:
         # As text, for an unknown age is NaN.
         assert repr(sandbox.convert(good, SETTINGS)) == repr(convert(good, SETTINGS))
 
 
 def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: one file holds up an archive's build for good."""
-    with Sandbox(seconds=3.0) as sandbox:
+    with Sandbox(MEMORY_BYTES, seconds=3.0) as sandbox:
         outcome, record = sandbox.convert(make_case(tmp_path, "endless", None), SETTINGS)
         assert (outcome.status, record) == ("bad", None)
         assert outcome.subject == "endless.png"
@@ -63,7 +64,7 @@ def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
 def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: a crash of a decoder ends the build."""
     case = make_case(tmp_path, "deadly", None)
-    with Sandbox() as sandbox:
+    with Sandbox(MEMORY_BYTES) as sandbox:
         assert sandbox.convert(good, SETTINGS)[0].status == "taken"
         (worker,) = children()
         threading.Timer(0.5, os.kill, (worker, signal.SIGSEGV)).start()
@@ -76,7 +77,7 @@ def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, 
 def test_a_file_beyond_the_memory_is_bad(tmp_path, good):
     """Fault: a picture of a few bytes that takes the machine's memory."""
     large = make_case(tmp_path, "large", png_bytes(np.zeros((9000, 9000), np.uint8)))
-    with Sandbox(memory_bytes=300 * 2**20) as sandbox:
+    with Sandbox(300 * 2**20) as sandbox:
         outcome, _ = sandbox.convert(large, SETTINGS)
         assert outcome.status == "bad"
         assert "MemoryError" in outcome.fault or "memory" in outcome.fault
@@ -86,7 +87,7 @@ def test_a_file_beyond_the_memory_is_bad(tmp_path, good):
 def test_no_process_is_left(good):
     """Fault: workers that outlive the build and keep its memory."""
     before = children()
-    with Sandbox() as sandbox:
+    with Sandbox(MEMORY_BYTES) as sandbox:
         sandbox.convert(good, SETTINGS)
         assert len(children() - before) == 1
     assert children() == before
@@ -95,7 +96,7 @@ def test_no_process_is_left(good):
 def test_stop_interrupts_a_read(tmp_path):
     """Fault: an interrupted build that waits for a file, or writes it down as bad."""
     case = make_case(tmp_path, "endless", None)
-    with Sandbox() as sandbox:
+    with Sandbox(MEMORY_BYTES) as sandbox:
         threading.Timer(1.5, sandbox.stop).start()
         start = time.monotonic()
         with pytest.raises(SandboxStoppedError):

@@ -22,7 +22,7 @@ class _ConvertChunk(beam.DoFn):
 
     def setup(self) -> None:
         """Makes the sandbox, whose process starts with the first case."""
-        self._sandbox = Sandbox()
+        self._sandbox = Sandbox(self._conversion.settings.memory_bytes())
 
     def teardown(self) -> None:
         """Ends the sandbox's process."""

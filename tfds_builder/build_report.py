@@ -4,17 +4,21 @@ import collections
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from lungseg_jax.terminal import table
-from tfds_builder.digest import FileDigest
+from tfds_builder.digest import FileDigest, digest_file
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import Listing
 
 REPORT = "build_report.json"
 SUMMARY = "build_report.txt"
+
+# Rows of a table of the summary.
+MAX_KINDS = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +27,8 @@ class FileEntry:
 
     Attributes:
       file: path below the data set's folder.
-      status: `taken`, `left out` (readable, but not of this data set), `bad`, `unlabelled` or
-        `unused`.
+      status: `taken`, `left out` (readable, but not of this data set), `bad`, `unlabelled`, `read`
+        (a reading or a list, not a picture) or `unused`.
       reason: why it was not taken.
       notes: corrections and doubts.
       example_id: of the case it belongs to.
@@ -67,8 +71,17 @@ def file_entries(
     entries += [
         FileEntry(_below(listing, path), "unlabelled", "no mask") for path in listing.unlabelled
     ]
-    entries += [FileEntry(_below(listing, path), "unused", why) for path, why in listing.other]
-    return _once(entries)
+    used = set(map(os.fspath, listing.files()))
+    for path, why in listing.other:
+        # Readings and lists of pairs are no pictures, but records are made of them too.
+        digest = digest_file(path) if os.fspath(path) in used else None
+        entries.append(
+            FileEntry(
+                _below(listing, path), "unused" if digest is None else "read", why,
+                sha256=digest.sha256 if digest else None, bytes=digest.bytes if digest else None,
+            )
+        )  # fmt: skip
+    return entries
 
 
 def write_report(folder: epath.Path, entries: Sequence[FileEntry]) -> None:
@@ -77,6 +90,7 @@ def write_report(folder: epath.Path, entries: Sequence[FileEntry]) -> None:
         "counts": dict(collections.Counter(entry.status for entry in entries)),
         "files": [dataclasses.asdict(entry) for entry in entries],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     (folder / SUMMARY).write_text(summary(entries) + "\n")
 
@@ -94,11 +108,10 @@ def read_digests(folder: epath.Path) -> dict[str, FileDigest]:
 def summary(entries: Sequence[FileEntry]) -> str:
     """Returns the counts by status, and by reason and note, as text."""
     by_status = collections.Counter(entry.status for entry in entries)
-    # A reason names its file first; without it, equal reasons are counted together.
     reasons = collections.Counter(
-        (entry.status, entry.reason.rpartition(": ")[2]) for entry in entries if entry.reason
+        f"{entry.status}: {_kind(entry.reason)}" for entry in entries if entry.reason
     )
-    notes = collections.Counter(note for entry in entries for note in entry.notes)
+    notes = collections.Counter(_kind(note) for entry in entries for note in entry.notes)
     parts = [
         table(
             ("files", "count"),
@@ -106,24 +119,19 @@ def summary(entries: Sequence[FileEntry]) -> str:
              ("found", str(len(entries)))],
         )
     ]  # fmt: skip
-    if reasons:
-        rows = [(f"{status}: {reason}", str(n)) for (status, reason), n in reasons.most_common()]
-        parts.append(table(("not taken because", "count"), rows))
-    if notes:
-        rows = [(note, str(count)) for note, count in notes.most_common()]
-        parts.append(table(("files with the note", "count"), rows))
+    for title, counts in (("reason", reasons), ("note", notes)):
+        if counts:
+            rows = [(kind, str(count)) for kind, count in counts.most_common(MAX_KINDS)]
+            if len(counts) > MAX_KINDS:
+                rows.append((f"{len(counts) - MAX_KINDS} kinds more, in {REPORT}", ""))
+            parts.append(table((title, "files"), rows))
     return "\n\n".join(parts)
+
+
+def _kind(reason: str) -> str:
+    """Returns a reason without the file and the numbers that tell equal ones apart."""
+    return re.sub(r"\d+(\.\d+)?", "N", re.sub(r"^\S+: ", "", reason))
 
 
 def _below(listing: Listing, path: epath.Path) -> str:
     return os.path.relpath(path, listing.root)
-
-
-def _once(entries: Sequence[FileEntry]) -> list[FileEntry]:
-    """A mask that two pictures share is one file; it was taken if one of them was."""
-    by_file: dict[str, FileEntry] = {}
-    for entry in entries:
-        known = by_file.setdefault(entry.file, entry)
-        if known.status != "taken" and entry.status == "taken":
-            by_file[entry.file] = entry
-    return list(by_file.values())

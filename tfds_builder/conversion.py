@@ -1,9 +1,10 @@
 """All cases to records on disk: on every core, in bounded memory, resumable.
 
-Cases are cut into chunks. A chunk's records lie one after the other in `<name>.records`; what
-became of its cases, and where each record lies, in `<name>.json`, which is written last and by a
-rename: a chunk that has it is whole. A chunk is named by what it is a function of, so that a build
-that was interrupted, or repeated after a file was mended, converts nothing twice.
+Cases are cut into chunks. A chunk is a file: its records one after the other, an index of what
+became of its cases and where each record lies, and the index's length. It is written beside its
+place and renamed, so that one that is there is whole. It is named by what it is a function of: a
+build that was interrupted, or repeated after a file was mended, converts the other chunks no second
+time.
 """
 
 import concurrent.futures
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import queue
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from tfds_builder.convert import ConvertSettings
+from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
 from tfds_builder.sandbox import Sandbox
 from tfds_builder.sources import Case
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 CASES_PER_CHUNK = 32
+
+_INDEX_LENGTH = struct.Struct("<Q")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +105,20 @@ class Conversion:
         chunks = []
         for start in range(0, len(cases), CASES_PER_CHUNK):
             own = tuple(cases[start : start + CASES_PER_CHUNK])
-            made_of = json.dumps([repr(self.settings), [_describe(case) for case in own]])
-            chunks.append(Chunk(hashlib.sha256(made_of.encode()).hexdigest()[:32], own))
+            made_of = [self.settings.describe(), *map(describe_case, own)]
+            name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+            chunks.append(Chunk(name, own))
         return chunks
 
     def is_done(self, chunk: Chunk) -> bool:
-        """Whether the chunk is whole."""
-        return (self.folder / f"{chunk.name}.json").exists()
+        """Whether the chunk is whole, and no case in it is bad: what was wrong may have passed."""
+        index = self._read_index(chunk)
+        return index is not None and all(entry["status"] != "bad" for entry in index)
+
+    def remove(self, chunks: Sequence[Chunk]) -> None:
+        """Removes chunks whose records lie elsewhere now."""
+        for chunk in chunks:
+            self._path(chunk).unlink(missing_ok=True)
 
     def convert_chunk(
         self, chunk: Chunk, sandbox: Sandbox, after_each: Callable[[], object] = lambda: None
@@ -116,8 +128,7 @@ class Conversion:
         Raises:
           DataError: a file is bad and the conversion is to fail fast.
         """
-        unique = f"{chunk.name}.{os.getpid()}.{threading.get_ident()}"
-        partial = self.folder / f"{unique}.partial"
+        partial = self.folder / f"{chunk.name}.{os.getpid()}.{threading.get_ident()}.partial"
         entries = []
         try:
             with partial.open("wb") as file:
@@ -130,9 +141,9 @@ class Conversion:
                     entries.append(outcome.to_json() | place)
                     file.write(packed)
                     after_each()
-            partial.rename(self.folder / f"{chunk.name}.records")
-            partial.write_text(json.dumps(entries))
-            partial.rename(self.folder / f"{chunk.name}.json")
+                index = json.dumps(entries).encode()
+                file.write(index + _INDEX_LENGTH.pack(len(index)))
+            partial.rename(self._path(chunk))
         finally:
             partial.unlink(missing_ok=True)
 
@@ -140,8 +151,8 @@ class Conversion:
         """Returns what became of all cases of chunks that are whole."""
         outcomes, places = [], {}
         for chunk in chunks:
-            path = os.fspath(self.folder / f"{chunk.name}.records")
-            for entry in json.loads((self.folder / f"{chunk.name}.json").read_text()):
+            path = os.fspath(self._path(chunk))
+            for entry in self._read_index(chunk) or ():
                 start, length = entry.pop("start"), entry.pop("length")
                 outcome = Outcome.from_json(entry)
                 outcomes.append(outcome)
@@ -149,10 +160,24 @@ class Conversion:
                     places[outcome.example_id] = Place(outcome.example_id, path, start, length)
         return Converted(tuple(outcomes), places)
 
+    def _path(self, chunk: Chunk) -> epath.Path:
+        return self.folder / f"{chunk.name}.chunk"
 
-def convert_cases(
-    cases: Sequence[Case],
+    def _read_index(self, chunk: Chunk) -> list[dict[str, Any]] | None:
+        """Returns a chunk's index; `None` where it is absent, or was cut by a loss of power."""
+        try:
+            with self._path(chunk).open("rb") as file:
+                file.seek(-_INDEX_LENGTH.size, os.SEEK_END)
+                (length,) = _INDEX_LENGTH.unpack(file.read())
+                file.seek(-_INDEX_LENGTH.size - length, os.SEEK_END)
+                return json.loads(file.read(length))
+        except (OSError, ValueError, struct.error):
+            return None
+
+
+def convert_chunks(
     conversion: Conversion,
+    chunks: Sequence[Chunk],
     beam_options: "PipelineOptions | None" = None,
 ) -> Converted:
     """Converts what is not yet converted, on all cores or by Apache Beam.
@@ -160,7 +185,6 @@ def convert_cases(
     Raises:
       DataError: a file is bad and the conversion is to fail fast.
     """
-    chunks = conversion.cut(cases)
     conversion.folder.mkdir(parents=True, exist_ok=True)
     missing = [chunk for chunk in chunks if not conversion.is_done(chunk)]
     if beam_options is not None:
@@ -169,8 +193,8 @@ def convert_cases(
 
         convert_with_beam(conversion, missing, beam_options)
     else:
-        done = len(cases) - sum(len(chunk.cases) for chunk in missing)
-        with terminal.progress("files", len(cases), "file", done) as bar:
+        total, left = (sum(len(chunk.cases) for chunk in some) for some in (chunks, missing))
+        with terminal.progress("pictures", total, "file", total - left) as bar:
             _convert_on_all_cores(conversion, missing, bar.update)
     converted = conversion.collect(chunks)
     if conversion.fail_fast:
@@ -185,8 +209,9 @@ def _convert_on_all_cores(
 ) -> None:
     """Converts chunks by a worker process a core, each fed by a thread that waits for it."""
     workers = max(1, min(len(os.sched_getaffinity(0)), len(chunks)))
+    memory = conversion.settings.memory_bytes()
     with contextlib.ExitStack() as stack:
-        every = [stack.enter_context(Sandbox()) for _ in range(workers)]
+        every = [stack.enter_context(Sandbox(memory_bytes=memory)) for _ in range(workers)]
         idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         for sandbox in every:
             idle.put(sandbox)
@@ -208,9 +233,21 @@ def _convert_on_all_cores(
                 sandbox.stop()
 
 
-def _describe(case: Case) -> list[Any]:
-    described: list[Any] = [dataclasses.asdict(case.clinical), case.patient_id, case.spacing_mm]
-    for path in (case.image, *(mask.path for mask in case.masks)):
-        stat = path.stat()
-        described.append([os.fspath(path), stat.length, stat.mtime])
-    return described
+def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:
+    """Returns what a record is a function of beside the settings; files by path, size and time.
+
+    Pictures are not read: an archive of a terabyte must not be hashed at each start.
+
+    Args:
+      case: of any source.
+      root: folder that paths are relative to.
+    """
+    files = ((case.image, "image"), *((mask.path, mask.structure.name) for mask in case.masks))
+    return [
+        case.example_id,
+        case.patient_id,
+        case.source,
+        case.spacing_mm,
+        dataclasses.asdict(case.clinical),
+        [[os.path.relpath(path, root), role, *stamp(path)] for path, role in files],
+    ]

@@ -1,6 +1,7 @@
 """A case's files to the fields of its record."""
 
 import dataclasses
+import hashlib
 import os
 from typing import Any
 
@@ -20,6 +21,9 @@ from tfds_builder.sources import Case, documented_spacing
 # Stored where the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
 
+# Of memory: a DICOM file's content, its values and intensities, and what resizing needs.
+BYTES_PER_PIXEL = 28
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvertSettings:
@@ -32,8 +36,16 @@ class ConvertSettings:
     """
 
     image_size: int
-    id_key: bytes
+    id_key: bytes = dataclasses.field(repr=False)
     reading: ReadOptions
+
+    def memory_bytes(self) -> int:
+        """Returns what a worker may take for the largest picture beyond what it starts with."""
+        return 2**29 + BYTES_PER_PIXEL * self.reading.max_pixels
+
+    def describe(self) -> str:
+        """Returns the settings as text, the key as its hash."""
+        return f"{self!r} {hashlib.sha256(self.id_key).hexdigest()}"
 
 
 def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
-import shutil
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import tensorflow_datasets as tfds
@@ -14,6 +15,7 @@ from etils import epath
 from lungseg_jax import terminal
 from tfds_builder.build_report import SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.conversion import describe_case
 from tfds_builder.data_report import PAGE, write_data_report
 from tfds_builder.manifest import MANIFEST, write_manifest
 from tfds_builder.sources import Listing, list_source
@@ -57,19 +59,34 @@ def prepare(
         config=dataclasses.replace(config, name=name),
         file_format="array_record",
     )
-    builder.beam_options = beam_options
+    builder.listing, builder.beam_options = listing, beam_options
     downloads = data_dir / "downloads"
-    if not builder.is_prepared():
-        terminal.say(f"Building records in {builder.data_path}")
-        _build(builder, downloads, manual_dir if listing else None)
-        terminal.say((builder.data_path / SUMMARY).read_text())
-    # Here, not in the build: a process killed in between leaves the rest to the next one.
-    if not (builder.data_path / MANIFEST).exists():
-        write_manifest(builder.data_path, read_digests(builder.data_path))
-    if not (builder.data_path / PAGE).exists():
-        write_data_report(builder.data_path)
-    shutil.rmtree(builder.chunks_in(downloads), ignore_errors=True)
+    # Also with nothing to build: another process may be about to write the reports.
+    with _one_at_a_time(downloads):
+        if not builder.is_prepared():
+            terminal.say(f"Building records in {builder.data_path}")
+            _build(builder, downloads, manual_dir if listing else None)
+            terminal.say((builder.data_path / SUMMARY).read_text())
+        # Here, not in the build: a process killed in between leaves the rest to the next one.
+        if not (builder.data_path / MANIFEST).exists():
+            write_manifest(builder.data_path, read_digests(builder.data_path))
+        if not (builder.data_path / PAGE).exists():
+            write_data_report(builder.data_path)
+        builder.remove_chunks()
     return builder
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: epath.Path) -> Iterator[None]:
+    """Waits until no other process builds below the folder; builds share what they have done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "build.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            terminal.say(f"Waiting for another build below {folder}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike | None) -> None:
@@ -86,9 +103,7 @@ def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike |
 
 
 def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
-    """Returns a short hash of what records are made of: settings, split file, names, sizes, times.
-
-    Pictures are not read: an archive of a terabyte must not be hashed at each start.
+    """Returns a short hash of what records are made of: settings, split file, cases, file times.
 
     Raises:
       ConfigError: the split file is not one.
@@ -100,20 +115,11 @@ def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
         "seed": config.seed,
         "splits": read_split_file(config.splits) if config.splits else None,
         "num_phantoms": config.num_phantoms if listing is None else None,
-        "patterns": repr(config.patterns),
         "reading": repr(config.reading),
         "on_error": config.on_error,
-        "files": _describe_files(listing) if listing else None,
+        "cases": [describe_case(case, listing.root) for case in listing.cases] if listing else None,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _describe_files(listing: Listing) -> list[tuple[str, int, int]]:
-    described = []
-    for path in listing.files():
-        stat = path.stat()
-        described.append((path.name, stat.length, stat.mtime))
-    return described
 
 
 def _say_what_was_found(config: LungsConfig, listing: Listing) -> None:

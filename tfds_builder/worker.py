@@ -21,12 +21,18 @@ from tfds_builder.sources import Case
 
 
 def main(descriptor: int, memory_bytes: int) -> None:
-    """Answers each (case, settings) with (outcome, record), until the other end is closed."""
+    """Says that it is ready, then answers each (case, settings) with (outcome, record).
+
+    Args:
+      descriptor: of the connection; its end is the worker's.
+      memory_bytes: that reading may take.
+    """
     # An interrupt from the keyboard goes to the whole group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     _bound_memory(memory_bytes)
     connection = Connection(descriptor)
+    connection.send(True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             case, settings = connection.recv()
@@ -50,7 +56,9 @@ def _bound_memory(memory_bytes: int) -> None:
     pages = Path("/proc/self/statm")
     if pages.exists():
         held = int(pages.read_text().split()[0]) * resource.getpagesize()
+        _, allowed = resource.getrlimit(resource.RLIMIT_AS)
         bound = held + memory_bytes
+        bound = bound if allowed == resource.RLIM_INFINITY else min(bound, allowed)
         resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 

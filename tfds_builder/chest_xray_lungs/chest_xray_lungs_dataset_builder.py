@@ -15,12 +15,12 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
-from tfds_builder.build_report import file_entries, write_report
-from tfds_builder.conversion import Conversion, Place, convert_cases
+from tfds_builder.build_report import SUMMARY, file_entries, write_report
+from tfds_builder.conversion import Chunk, Conversion, Place, convert_chunks
 from tfds_builder.convert import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
 from tfds_builder.outcome import Outcome
-from tfds_builder.sources import FolderPatterns, SourceName, list_source
+from tfds_builder.sources import FolderPatterns, Listing, SourceName, list_source
 
 # TFDS holds a shard in memory while it writes it: a hundred mebibytes at 256 x 256 pixels.
 RECORDS_PER_SHARD = 1024
@@ -78,8 +78,14 @@ class Builder(tfds.core.ShardBasedBuilder):
         "phantom: nothing to do."
     )
 
+    # What the source's folder holds; `None` to look.
+    listing: Listing | None = None
+
     # Of the Beam pipeline that converts the files; `None` for the cores of this machine.
     beam_options: Any = None
+
+    _conversion: Conversion | None = None
+    _chunks: Sequence[Chunk] = ()
 
     @property
     def _lungs(self) -> LungsConfig:
@@ -131,14 +137,21 @@ class Builder(tfds.core.ShardBasedBuilder):
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         config = self._lungs
         downloads = epath.Path(dl_manager.download_dir)
-        # TFDS raises where the manual folder is asked for and was not given.
-        is_phantom = config.source == "phantom"
-        directory = _phantoms(config, downloads) if is_phantom else dl_manager.manual_dir
-        listing = list_source(config.source, directory, config.patterns)
+        listing = self.listing
+        if listing is None:
+            # TFDS raises where the manual folder is asked for and was not given.
+            is_phantom = config.source == "phantom"
+            directory = _phantoms(config, downloads) if is_phantom else dl_manager.manual_dir
+            listing = list_source(config.source, directory, config.patterns)
         settings = ConvertSettings(config.image_size, read_or_make_key(downloads), config.reading)
-        conversion = Conversion(self.chunks_in(downloads), settings, config.on_error == "fail")
-        converted = convert_cases(listing.cases, conversion, self.beam_options)
-        _check_share_of_bad(converted.outcomes, config.max_bad_share)
+        fail_fast = config.on_error == "fail"
+        self._conversion = Conversion(downloads / "converted", settings, fail_fast)
+        self._chunks = self._conversion.cut(listing.cases)
+        converted = convert_chunks(self._conversion, self._chunks, self.beam_options)
+        # Where a build that fails below has its report found.
+        draft = downloads / "reports" / config.name
+        write_report(draft, file_entries(listing, converted.outcomes, {}))
+        _check_share_of_bad(converted.outcomes, config.max_bad_share, draft / SUMMARY)
         taken = [outcome for outcome in converted.outcomes if outcome.status == "taken"]
         if config.splits:
             ids = splits.read_splits(config.splits, taken)
@@ -146,14 +159,16 @@ class Builder(tfds.core.ShardBasedBuilder):
             ids = splits.assign_splits(taken, config.seed)
         # Into the folder that TFDS renames when the records are whole.
         write_report(self.data_path, file_entries(listing, converted.outcomes, ids))
+        draft.rmtree()
         return {
             name: _cut_into_shards([converted.places[example_id] for example_id in own])
             for name, own in ids.items()
         }
 
-    def chunks_in(self, downloads: epath.Path) -> epath.Path:
-        """Returns where converted cases are kept until the records are whole."""
-        return downloads / "converted" / self._lungs.name
+    def remove_chunks(self) -> None:
+        """Removes what was kept for a build that might be interrupted."""
+        if self._conversion is not None:
+            self._conversion.remove(self._chunks)
 
 
 def _cut_into_shards(
@@ -181,7 +196,7 @@ def _phantoms(config: LungsConfig, downloads: epath.Path) -> epath.Path:
     return downloads / name
 
 
-def _check_share_of_bad(outcomes: Sequence[Outcome], largest: float) -> None:
+def _check_share_of_bad(outcomes: Sequence[Outcome], largest: float, report: epath.Path) -> None:
     bad = [outcome for outcome in outcomes if outcome.status == "bad"]
     if len(bad) > largest * len(outcomes):
         first = "; ".join(f"{outcome.subject}: {outcome.fault}" for outcome in bad[:3])
@@ -189,5 +204,5 @@ def _check_share_of_bad(outcomes: Sequence[Outcome], largest: float) -> None:
             "data.manual_dir",
             f"{len(bad)} of {len(outcomes)} cases are bad, more than a share of {largest:g} "
             f"({first})",
-            "mend the files or raise data.max_bad_share",
+            f"mend the files or raise data.max_bad_share; all are named in {report.parent}",
         )
