@@ -1,5 +1,6 @@
 """Files that stop, exhaust or end the process that reads them."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -44,6 +45,36 @@ def children() -> set[int]:
     return {int(child) for task in tasks for child in task.read_text().split()}
 
 
+def kill_readers(pipe: Path, count: int) -> None:
+    """Kills the workers, `count` times, as soon as one reads from a pipe."""
+    while count:
+        time.sleep(0.05)
+        with contextlib.suppress(OSError):
+            # Opens only where a reader waits at the other end.
+            descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            for worker in children():
+                os.kill(worker, signal.SIGSEGV)
+            os.close(descriptor)
+            count -= 1
+
+
+def test_one_death_is_forgiven(tmp_path, good):
+    """Fault: a good file called bad because the machine killed its worker for want of memory."""
+    content = Path(good.image).read_bytes()
+    case = make_case(tmp_path, "unlucky", None)
+    with Sandbox(MEMORY_BYTES) as sandbox:
+
+        def kill_once_and_write() -> None:
+            kill_readers(Path(case.image), 1)
+            Path(case.image).unlink()
+            Path(case.image).write_bytes(content)
+
+        killer = threading.Thread(target=kill_once_and_write)
+        killer.start()
+        assert sandbox.convert(case, SETTINGS)[0].status == "taken"
+        killer.join()
+
+
 def test_the_answer_is_that_of_the_plain_call(good):
     """Fault: a record that depends on where it is made."""
     with Sandbox(MEMORY_BYTES) as sandbox:
@@ -66,9 +97,10 @@ def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, 
     case = make_case(tmp_path, "deadly", None)
     with Sandbox(MEMORY_BYTES) as sandbox:
         assert sandbox.convert(good, SETTINGS)[0].status == "taken"
-        (worker,) = children()
-        threading.Timer(0.5, os.kill, (worker, signal.SIGSEGV)).start()
+        killer = threading.Thread(target=kill_readers, args=(Path(case.image), 2))
+        killer.start()
         outcome, _ = sandbox.convert(case, SETTINGS)
+        killer.join()
         assert outcome.status == "bad"
         assert "SIGSEGV" in outcome.fault
         assert sandbox.convert(good, SETTINGS)[0].status == "taken"

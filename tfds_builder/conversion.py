@@ -186,6 +186,9 @@ def convert_chunks(
       DataError: a file is bad and the conversion is to fail fast.
     """
     conversion.folder.mkdir(parents=True, exist_ok=True)
+    # Of builds that were killed, for no other runs now.
+    for partial in conversion.folder.glob("*.partial"):
+        partial.unlink()
     missing = [chunk for chunk in chunks if not conversion.is_done(chunk)]
     if beam_options is not None:
         # Beam is an extra: only who asks for it needs it.
