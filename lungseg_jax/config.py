@@ -40,6 +40,7 @@ class DataConfig:
       num_phantoms: pictures to generate for `phantom`.
       on_error: whether a bad file ends the build (`fail`) or is left out and reported (`skip`).
       max_bad_share: of the pictures, above which `skip` ends the build all the same.
+      frontal_only: leave out what header or pixels show not to be a frontal chest radiograph.
       correct_polarity: invert a picture whose pixels contradict its photometric tag.
       max_megapixels: the largest picture that is decoded.
       resident: whether the decoded training split lives in device memory; `auto` if it fits.
@@ -56,6 +57,7 @@ class DataConfig:
     num_phantoms: int = 200
     on_error: Literal["fail", "skip"] = "fail"
     max_bad_share: float = 0.1
+    frontal_only: bool = True
     correct_polarity: bool = True
     max_megapixels: float = 128.0
     resident: Literal["auto", "true", "false"] = "auto"

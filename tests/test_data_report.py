@@ -18,8 +18,8 @@ from lungseg_jax.imaging.structures import Structure
 from tests.stored import read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import COLOURS, COLUMNS, ROWS, ContactSheet
 from tfds_builder.data_report import main, write_data_report
-from tfds_builder.duplicates import Fingerprints, find_duplicates
-from tfds_builder.report_figures import AGE_EDGES, Figures, Histogram
+from tfds_builder.duplicates import Fingerprint, Fingerprints, find_duplicates
+from tfds_builder.report_figures import AGE_EDGES, Figures, Histogram, Look
 from tfds_builder.splits import SPLITS
 from tfds_builder.svg_charts import bar_chart, histogram_chart
 
@@ -209,8 +209,8 @@ def test_sex_age_sides_and_spacing_are_counted_where_they_exist():
     for number, age in enumerate(ages):
         sex = b"" if number == 2 else b"F"
         record = example(number, sex=sex, age_years=np.float32(age))
-        figures.add("train", record)
-    figures.add("test", example(9))
+        figures.add("train", record, Look.at(record))
+    figures.add("test", example(9), Look.at(example(9)))
     train = figures.by_split["train"]
     assert dict(train.sex) == {"F": 4, "unknown": 1}
     assert train.age.counts[:4].tolist() == [1, 0, 1, 1]
@@ -241,9 +241,9 @@ def test_no_picture_is_kept():
     for number in range(8):
         record = example(number)
         alive += [weakref.ref(record["image"]), weakref.ref(record["mask"])]
-        kept[0].add("train", record)
+        kept[0].add("train", record, Look.at(record))
         kept[1].add(number, "train", record)
-        kept[2].add("train", record)
+        kept[2].add("train", record, Fingerprint.of(record))
     del record
     assert [reference() for reference in alive] == [None] * 16
 

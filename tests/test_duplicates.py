@@ -14,12 +14,22 @@ from tests.pictures import SHARED
 from tests.stored import read_split, rewrite, write_records
 from tfds_builder import duplicates
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
-from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprints, find_duplicates, fingerprint
+from tfds_builder.duplicates import (
+    ALIKE_CORRELATION,
+    Fingerprint,
+    Fingerprints,
+    detail_of_lungs,
+    find_duplicates,
+)
 from tfds_builder.phantom import generate_phantom
 from tfds_builder.prepare import prepare
 from tfds_builder.records_folder import open_folder
 
 SIZE = 128
+
+
+def add(fingerprints: Fingerprints, split: str, record: dict) -> None:
+    fingerprints.add(split, record, Fingerprint.of(record))
 
 
 def record(image: np.ndarray, mask: np.ndarray, example_id: str, patient_id: str) -> dict:
@@ -89,8 +99,8 @@ def test_a_copy_in_another_split_is_found_alone(phantoms, copy, kind):
     """Fault: a test picture that was trained on; or so many false alarms that nobody looks."""
     fingerprints = Fingerprints()
     for number, picture in enumerate(phantoms):
-        fingerprints.add("train", record(*picture, f"example {number}", f"patient {number}"))
-    fingerprints.add("test", record(*copy(*phantoms[2]), "the copy", "another"))
+        add(fingerprints, "train", record(*picture, f"example {number}", f"patient {number}"))
+    add(fingerprints, "test", record(*copy(*phantoms[2]), "the copy", "another"))
     (pair,) = fingerprints.pairs()
     assert pair.kind == kind
     assert (pair.first.example_id, pair.second.example_id) == ("example 2", "the copy")
@@ -110,7 +120,7 @@ def test_follow_ups_in_one_split_are_left_out_and_leaks_come_first(phantoms):
         ("val", "a", shifted(image, mask)[0]),
     ):
         moved = shifted(image, mask)[1] if split == "val" else mask
-        fingerprints.add(split, record(pixels, moved, f"{split} {patient}", patient))
+        add(fingerprints, split, record(pixels, moved, f"{split} {patient}", patient))
     pairs = fingerprints.pairs()
     found = [(pair.kind, pair.across_splits) for pair in pairs]
     assert found[:3] == [("alike", True)] * 3
@@ -125,7 +135,7 @@ def test_blocks_do_not_matter(phantoms, block, monkeypatch):
     fingerprints = Fingerprints()
     for number in (0, 1, 0, 2, 1):
         image, mask = brightened(*phantoms[number]) if len(fingerprints) > 1 else phantoms[number]
-        fingerprints.add("train", record(image, mask, str(number), str(len(fingerprints))))
+        add(fingerprints, "train", record(image, mask, str(number), str(len(fingerprints))))
     pairs = [(pair.first.example_id, pair.second.example_id) for pair in fingerprints.pairs()]
     assert sorted(pairs) == [("0", "0"), ("1", "1")]
 
@@ -135,8 +145,8 @@ def test_empty_pictures_and_masks_are_like_nothing(phantoms):
     empty = np.zeros((SIZE, SIZE), np.uint16)
     mask = phantoms[0][1]
     for image, own in ((empty, mask), (empty + 700, mask), (empty, np.zeros_like(mask))):
-        assert not fingerprint(image, own).any()
-    assert np.isclose(np.linalg.norm(fingerprint(phantoms[0][0], np.zeros_like(mask))), 1)
+        assert not detail_of_lungs(image, own).any()
+    assert np.isclose(np.linalg.norm(detail_of_lungs(phantoms[0][0], np.zeros_like(mask))), 1)
 
 
 def test_records_are_read_from_their_folder(tmp_path):
@@ -166,7 +176,7 @@ def test_known_repeats_among_real_pictures(tmp_path):
     builder: Any = open_folder(folder)
     for split in builder.info.splits:
         for record in builder.as_data_source(split):
-            fingerprints.add(split, record | {"patient_id": record["example_id"]})
+            add(fingerprints, split, record | {"patient_id": record["example_id"]})
     pairs = fingerprints.pairs()
     found = {frozenset((pair.first.example_id, pair.second.example_id)) for pair in pairs}
     one_patient = ("MCUCXR_0264_1", "MCUCXR_0313_1", "MCUCXR_0316_1")

@@ -10,15 +10,16 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import DataError, UserError
 from tfds_builder.contact_sheet import ContactSheet
-from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprints, Pair
+from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprint, Fingerprints, Pair
 from tfds_builder.records_folder import image_size, open_folder, read_records
-from tfds_builder.report_figures import Figures
+from tfds_builder.report_figures import Figures, Look
 from tfds_builder.report_page import page
 
 BUILD_REPORT = "build_report.json"
@@ -48,10 +49,10 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     figures = Figures(builder.info.splits, image_size(builder))
     sheet, fingerprints = ContactSheet(total, seed), Fingerprints()
     with terminal.progress("report", total, "record") as bar:
-        for position, (split, record) in enumerate(read_records(builder)):
-            figures.add(split, record)
+        for position, (split, record, seen) in enumerate(read_records(builder, _look)):
+            figures.add(split, record, seen[0])
             sheet.add(position, split, record)
-            fingerprints.add(split, record)
+            fingerprints.add(split, record, seen[1])
             bar.update()
     pairs = fingerprints.pairs()
     if leaks := sum(pair.across_splits for pair in pairs):
@@ -61,13 +62,18 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     output = (folder / PAGE).parent
     output.mkdir(exist_ok=True)
     contact_sheet = sheet.image()
+    # Fast rather than small: it is the largest picture of all.
     with (output / "contact_sheet.png").open("wb") as file:
-        contact_sheet.save(file, "PNG")
+        contact_sheet.save(file, "PNG", compress_level=1)
     (output / "duplicates.json").write_text(_duplicates_json(total, pairs))
     name = builder.info.config_name or builder.info.name
     # The page comes last: where it is, the rest is too.
     (folder / PAGE).write_text(page(name, figures, pairs, build_report, contact_sheet))
     return output
+
+
+def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:
+    return Look.at(record), Fingerprint.of(record)
 
 
 def read_build_report(folder: epath.Path) -> dict | None:

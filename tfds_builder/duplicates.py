@@ -7,7 +7,7 @@ vessels, outlines) is compared by correlation, so that brightness makes little.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import cv2
@@ -80,29 +80,46 @@ def find_duplicates(folder: epath.PathLike) -> list[Pair]:
       DataError: no such folder, or a damaged record.
     """
     fingerprints = Fingerprints()
-    for split, record in read_records(open_folder(folder)):
-        fingerprints.add(split, record)
+    for split, record, seen in read_records(open_folder(folder), Fingerprint.of):
+        fingerprints.add(split, record, seen)
     return fingerprints.pairs()
 
 
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What is remembered of a picture, 2 kB.
+
+    Attributes:
+      pixels: hash of them.
+      detail: of the box around the lungs; see `detail_of_lungs`.
+    """
+
+    pixels: bytes
+    detail: Float16[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Fingerprint":
+        """Returns the fingerprint of a record's picture."""
+        image = record["image"][..., 0]
+        detail = detail_of_lungs(image, record["mask"][..., 0])
+        return cls(hashlib.sha256(image.tobytes()).digest(), detail.astype(np.float16))
+
+
 class Fingerprints:
-    """What is remembered of each picture, 2 kB, to compare all with all."""
+    """Fingerprints of all pictures, to compare all with all."""
 
     def __init__(self) -> None:
         self._pictures: list[Picture] = []
-        self._hashes: list[bytes] = []
-        self._fingerprints: list[Float16[np.ndarray, " n"]] = []
+        self._fingerprints: list[Fingerprint] = []
 
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def add(self, split: str, record: dict[str, Any]) -> None:
-        """Remembers the picture of a record."""
+    def add(self, split: str, record: Mapping[str, Any], seen: Fingerprint) -> None:
+        """Remembers the picture of a record by its fingerprint."""
         example_id, patient_id = record["example_id"].decode(), record["patient_id"].decode()
         self._pictures.append(Picture(example_id, patient_id, split))
-        image = record["image"][..., 0]
-        self._hashes.append(hashlib.sha256(image.tobytes()).digest())
-        self._fingerprints.append(fingerprint(image, record["mask"][..., 0]).astype(np.float16))
+        self._fingerprints.append(seen)
 
     def pairs(self) -> list[Pair]:
         """Returns the pairs that show the same, those across splits first, the most alike first.
@@ -115,8 +132,8 @@ class Fingerprints:
 
     def _same_pixels(self) -> Iterator[Pair]:
         first_with: dict[bytes, int] = {}
-        for position, pixels in enumerate(self._hashes):
-            first = first_with.setdefault(pixels, position)
+        for position, seen in enumerate(self._fingerprints):
+            first = first_with.setdefault(seen.pixels, position)
             if first != position:
                 yield Pair("same pixels", 1.0, self._pictures[first], self._pictures[position])
 
@@ -132,15 +149,17 @@ class Fingerprints:
                         second.patient_id,
                         second.split,
                     )
-                    if i < j and not follow_up and self._hashes[i] != self._hashes[j]:
+                    same = self._fingerprints[i].pixels == self._fingerprints[j].pixels
+                    if i < j and not follow_up and not same:
                         correlation = min(1.0, float(correlations[row, column]))
                         yield Pair("alike", correlation, first, second)
 
     def _block(self, start: int) -> Float32[np.ndarray, "b n"]:
-        return np.stack(self._fingerprints[start : start + BLOCK]).astype(np.float32)
+        block = self._fingerprints[start : start + BLOCK]
+        return np.stack([seen.detail for seen in block]).astype(np.float32)
 
 
-def fingerprint(
+def detail_of_lungs(
     image: UInt16[np.ndarray, "s s"], mask: UInt8[np.ndarray, "s s"]
 ) -> Float32[np.ndarray, " n"]:
     """Returns a vector of length 1 whose inner product with another's is their correlation.

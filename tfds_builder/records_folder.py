@@ -84,10 +84,17 @@ def image_size(builder: tfds.core.DatasetBuilder) -> int:
     return shape[0]
 
 
-def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (split, record) in order, a few at a time, without the mask at its original size.
+def read_records(
+    builder: tfds.core.DatasetBuilder, look: Callable[[dict[str, Any]], Result]
+) -> Iterator[tuple[str, dict[str, Any], Result]]:
+    """Yields (split, record, look(record)) in order, a few at a time.
 
-    That mask is the dearest to decode; `original_size` tells its size.
+    Records come without the mask at its original size, the dearest to decode; `original_size` tells
+    its size.
+
+    Args:
+      builder: of the records.
+      look: what several threads do with the records while earlier ones are used.
 
     Raises:
       DataError: a record cannot be read.
@@ -97,8 +104,13 @@ def read_records(builder: tfds.core.DatasetBuilder) -> Iterator[tuple[str, dict[
         open_split: Any = builder.as_data_source
         source = open_split(split, decoders=skip)
         try:
-            for record in in_order(len(source), source.__getitem__):
-                yield split, record
+
+            def read(position: int, source: Any = source) -> tuple[dict[str, Any], Result]:  # noqa: ANN401
+                record = source[position]
+                return record, look(record)
+
+            for record, seen in in_order(len(source), read):
+                yield split, record, seen
         # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
         except Exception as error:
             raise DataError(

@@ -163,12 +163,11 @@ class Figures:
         self.patients: dict[str, set[str]] = {split: set() for split in self.by_split}
         self.spacing: dict[str, Histogram] = {}
 
-    def add(self, split: str, record: Mapping[str, Any]) -> None:
+    def add(self, split: str, record: Mapping[str, Any], look: Look) -> None:
         """Counts a record of a split."""
         source = record["source"].decode()
         if source not in self.by_source:
             self.by_source[source] = GroupFigures(self._image_size)
-        look = Look.at(record)
         self.by_source[source].add(record, look)
         self.by_split[split].add(record, look)
         self.counts[source, split] += 1

@@ -160,7 +160,9 @@ def lungs_config(config: Config) -> LungsConfig:
         num_phantoms=data.num_phantoms,
         patterns=FolderPatterns(data.images, data.masks),
         reading=ReadOptions(
-            max_pixels=round(data.max_megapixels * 1e6), correct_polarity=data.correct_polarity
+            max_pixels=round(data.max_megapixels * 1e6),
+            frontal_only=data.frontal_only,
+            correct_polarity=data.correct_polarity,
         ),
         on_error=data.on_error,
         max_bad_share=data.max_bad_share,
