@@ -53,7 +53,7 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
         raise ConfigError(
             "data.splits",
             f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
-            "add patients or give the splits in a file",
+            _remedy_of_few(taken),
         )
     return {name: sorted(ids) for name, ids in splits.items()}
 
@@ -104,6 +104,16 @@ def read_splits(path: epath.PathLike, taken: Sequence[Outcome]) -> dict[str, lis
 
 
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
+
+
+def _remedy_of_few(taken: Iterable[Outcome]) -> str:
+    remedy = "add patients or give the splits in a file"
+    if any(outcome.patient_from_header for outcome in taken):
+        # An archive made anonymous may state one PatientID for all.
+        remedy += (
+            ", or, where headers do not tell patients apart, name them in pairs.csv, column patient"
+        )
+    return remedy
 
 
 def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Outcome]]) -> list[str]:
