@@ -1,6 +1,7 @@
 """Readings in the forms that their publishers left them in."""
 
 import math
+import time
 
 import hypothesis.strategies as st
 import pytest
@@ -94,6 +95,16 @@ def test_montgomery(text, expected):
         expected.reading,
     )
     assert clinical.age_years == pytest.approx(expected.age_years, nan_ok=True)
+
+
+@pytest.mark.parametrize("text", ["\n" * 100_000, " " * 100_000, "\n \t" * 33_000])
+def test_blanks_take_no_time(text):
+    """Fault: minutes for an empty file, from a search that is quadratic in its lines."""
+    start = time.perf_counter()
+    parse_montgomery(text, "normal")
+    parse_shenzhen(text, "normal")
+    parse_jsrt(f"JPCLN001.IMG{text}")
+    assert time.perf_counter() - start < 2
 
 
 def test_jsrt():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from pydicom.encaps import encapsulate, generate_frames
 
 from lungseg_jax.errors import DataError, NotFrontalError
-from lungseg_jax.imaging.dicom import read_dicom, read_patient_id
+from lungseg_jax.imaging.dicom import hash_patient, read_dicom, read_patient_id
 from lungseg_jax.imaging.files import read_radiograph
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import PATIENT_ID, PATIENT_NAME, SHARED, dicom_bytes
@@ -133,6 +133,7 @@ def test_patient_ids_are_compared_but_not_kept():
     first = patient_hash()
     assert first == hmac.new(KEY, PATIENT_ID.encode(), hashlib.sha256).hexdigest()[:16]
     assert first == patient_hash(PatientID=f" {PATIENT_ID} ") == patient_hash(PatientName="Doe")
+    assert first == hash_patient(f"{PATIENT_ID}\t", KEY)
     assert len({first, patient_hash(b"another"), patient_hash(PatientID="MRN-4712")}) == 3
 
 

@@ -66,12 +66,21 @@ def test_lungs_of_unknown_side_are_1(tmp_path):
 def test_masks_of_half_the_picture_are_repeated(tmp_path):
     """Fault: SCR's masks refused, or enlarged with a shift."""
     case = write_case(tmp_path, {Structure.LUNGS: LEFT})
-    bits, _ = read_structures(case, (3 * HEIGHT, 3 * WIDTH))
-    np.testing.assert_array_equal(bits, np.kron(LEFT > 0, np.ones((3, 3), np.uint8)))
+    bits, notes = read_structures(case, (2 * HEIGHT, 2 * WIDTH))
+    np.testing.assert_array_equal(bits, np.kron(LEFT > 0, np.ones((2, 2), np.uint8)))
+    assert notes == ("lung mask enlarged twofold",)
 
 
 @pytest.mark.parametrize(
-    "shape", [(WIDTH, HEIGHT), (2 * HEIGHT, 3 * WIDTH), (HEIGHT + 1, WIDTH), (4, 6), (16, 25)]
+    "shape",
+    [
+        (WIDTH, HEIGHT),
+        (2 * HEIGHT, 3 * WIDTH),
+        (3 * HEIGHT, 3 * WIDTH),
+        (HEIGHT + 1, WIDTH),
+        (4, 6),
+        (16, 25),
+    ],
 )
 def test_masks_of_other_sizes_are_refused(tmp_path, shape):
     """Fault: a mask of another picture is resized until it fits."""

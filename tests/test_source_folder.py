@@ -29,7 +29,11 @@ def test_patterns(tmp_path):
     assert pairs_of(listing) == {"a": ["a.png"], "b": ["b_left.png", "b_right.gif"]}
     assert all(case.patient_id is None for case in listing.cases)
     assert {case.source for case in listing.cases} == {"folder"}
-    assert {mask.structure for case in listing.cases for mask in case.masks} == {Structure.LUNGS}
+    assert {mask.path.name: mask.structure for case in listing.cases for mask in case.masks} == {
+        "a.png": Structure.LUNGS,
+        "b_left.png": Structure.LEFT_LUNG,
+        "b_right.gif": Structure.RIGHT_LUNG,
+    }
     assert [path.name for path in listing.unlabelled] == ["c.dcm"]
     assert reason_of(listing) == {"notes.txt": "not a picture"}
     assert_every_file_is_listed_once(listing, tmp_path)
@@ -45,13 +49,13 @@ def test_patterns(tmp_path):
         ),
         (
             FolderPatterns(),
-            ("images/1.dcm", "images/10.dcm", "masks/1.png", "masks/10.png", "masks/1_x.png"),
-            {"1": ["1.png", "1_x.png"], "10": ["10.png"]},
+            ("images/1.dcm", "images/10.dcm", "masks/1_x.png", "masks/10.png"),
+            {"1": ["1_x.png"], "10": ["10.png"]},
         ),
         (
             FolderPatterns("*/image.dcm", "{stem}/*/lung?.png"),
-            ("p/image.dcm", "image/q/lung1.png", "image/q/lung2.png", "image/q/r/lung3.png"),
-            {"image": ["lung1.png", "lung2.png"]},
+            ("p/image.dcm", "image/q/lung1.png", "image/q/r/lung3.png"),
+            {"image": ["lung1.png"]},
         ),
         (
             FolderPatterns("*.*", "m/{stem}.png"),
@@ -111,10 +115,88 @@ def test_nothing_that_fits(tmp_path):
 def test_patterns_that_do_not_tell_masks_from_pictures(tmp_path):
     """Fault: a KeyError where a file is the mask of one picture and the picture of another mask."""
     with pytest.raises(DataError, match="mask of a mask; give patterns"):
-        list_source("folder", write_tree(tmp_path, ("a", "ab.png", "abc.png")), OVERLAPPING)
+        list_source("folder", write_tree(tmp_path, ("a", "a_b.png", "a_b_c.png")), OVERLAPPING)
 
 
 def test_a_pattern_without_the_stem_is_refused():
     """Fault: every mask belongs to every picture."""
     with pytest.raises(ConfigError, match=r"write \{stem\}"):
         FolderPatterns(masks="masks/*")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names", "orphan"),
+    [
+        (FolderPatterns(), ("images/1.png", "masks/1_mask.png", "masks/10_mask.png"), "10_mask"),
+        (FolderPatterns(), ("images/case.png", "masks/case.png", "masks/cases.png"), "cases"),
+        (FolderPatterns(), ("images/1.2.8", "masks/1.2.8.png", "masks/1.2.8.3.png"), "1.2.8.3"),
+        (
+            FolderPatterns(masks="masks/*{stem}.png"),
+            ("images/1.png", "masks/of_1.png", "masks/of_11.png"),
+            "of_11",
+        ),
+    ],
+)
+def test_a_mask_whose_picture_is_missing_goes_to_no_other(tmp_path, patterns, names, orphan):
+    """Fault: masks of cases 1 and 10, joined, for case 1, where picture 10 was not copied."""
+    with pytest.raises(DataError, match=rf"/{orphan}\.png: mask without its picture"):
+        list_source("folder", write_tree(tmp_path, names), patterns)
+
+
+def test_a_letter_that_the_pattern_names_may_follow_the_stem(tmp_path):
+    """Fault: a pattern without a wildcard is exact, yet what it names is refused."""
+    names = ("images/1.png", "masks/1mask.png")
+    listing = list_source(
+        "folder", write_tree(tmp_path, names), FolderPatterns(masks="masks/{stem}mask.png")
+    )
+    assert pairs_of(listing) == {"1": ["1mask.png"]}
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "pattern"),
+    [
+        ("masks/1_left_lung.png", "masks/1_right_lung.png", "masks/{stem}*"),
+        ("masks/leftMask/1.png", "masks/rightMask/1.png", "masks/*/{stem}.png"),
+        ("masks/1_maskLeft.png", "masks/1_maskRight.png", "masks/{stem}_*"),
+        ("masks/LEFT-1.gif", "masks/RIGHT-1.gif", "masks/*{stem}.gif"),
+    ],
+)
+def test_names_say_the_side(tmp_path, left, right, pattern):
+    """Fault: sides lost or changed, or a side read from the picture's own name."""
+    names = ("images/1.png", "images/right_2.png", left, right, left.replace("1", "right_2"))
+    own = left.replace("1", "right_2"), right.replace("1", "right_2")
+    folder = write_tree(tmp_path, (*names, own[1]))
+    listing = list_source("folder", folder, FolderPatterns(masks=pattern))
+    found = {
+        mask.path.relative_to(folder).as_posix(): mask.structure
+        for case in listing.cases
+        for mask in case.masks
+    }
+    assert found == dict.fromkeys((left, own[0]), Structure.LEFT_LUNG) | dict.fromkeys(
+        (right, own[1]), Structure.RIGHT_LUNG
+    )
+
+
+@pytest.mark.parametrize(
+    ("masks", "fault"),
+    [
+        (("1.png", "1_x.png"), "one of 2 masks of 1, which are not left and right"),
+        (("1_left.png", "1_left_2.png"), "one of 2 masks of 1"),
+        (("1.png", "1_left.png", "1_right.png"), "one of 3 masks of 1"),
+        (("1_bright.png", "1_left.png"), "one of 2 masks of 1"),
+        (("1_heart.png",), "another structure than the lungs"),
+        (("1_left_clavicle.png", "1_right_clavicle.png"), "another structure than the lungs"),
+    ],
+)
+def test_masks_that_are_not_the_lungs_need_a_list(tmp_path, masks, fault):
+    """Fault: heart and lung, or two readers' outlines, joined to one mask without a word."""
+    names = ("images/1.png", *(f"masks/{name}" for name in masks))
+    with pytest.raises(DataError, match=rf"{fault}.*; .*pairs\.csv.* left_mask and right_mask"):
+        list_source("folder", write_tree(tmp_path, names))
+
+
+def test_one_lung_alone_is_refused(tmp_path):
+    """Fault: the left lung taken for both."""
+    names = ("images/1.png", "masks/1_left.png")
+    with pytest.raises(DataError, match="mask of one lung without the other's"):
+        list_source("folder", write_tree(tmp_path, names))

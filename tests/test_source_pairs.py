@@ -1,6 +1,7 @@
 """Lists of pictures and masks."""
 
 import math
+import os
 
 import pytest
 
@@ -25,6 +26,7 @@ def test_a_list_of_pairs(tmp_path):
     assert (first.clinical.sex, first.clinical.finding) == ("", "unknown")
     assert math.isnan(first.clinical.age_years)
     assert (second.example_id, second.patient_id, second.source) == ("second", "p7", "clinic")
+    assert (first.patient_is_secret, second.patient_is_secret) == (False, True)
     assert second.clinical == Clinical("F", 0.5, "abnormal", "")
     structures = {mask.path.name: mask.structure for mask in (*first.masks, *second.masks)}
     assert structures == {
@@ -83,4 +85,19 @@ def test_faults_of_a_list_are_named_by_line_and_column(tmp_path, pairs, message)
     """Fault: a traceback, or a picture paired with a file that it does not belong to."""
     (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(pairs)
     with pytest.raises(DataError, match=message):
+        list_source("folder", tmp_path)
+
+
+def test_paths_by_way_of_a_link(tmp_path):
+    """Fault: a folder with two names is searched by one, and the list knows it by the other."""
+    folder = write_tree(tmp_path, ("scans/a.dcm", "masks/a.png"))
+    (folder / "images").symlink_to(folder / "scans")
+    (folder / "pairs.csv").write_text("image,mask\nimages/a.dcm,masks/a.png\n")
+    assert [case.example_id for case in list_source("folder", folder).cases] == ["a"]
+
+
+def test_a_list_that_is_no_file(tmp_path):
+    """Fault: a pipe without a writer stops the listing for ever, or patterns replace the list."""
+    os.mkfifo(write_tree(tmp_path, FOLDER) / "pairs.csv")
+    with pytest.raises(DataError, match=r"pairs\.csv: not a regular file"):
         list_source("folder", tmp_path)

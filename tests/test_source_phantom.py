@@ -37,7 +37,7 @@ def test_patients_of_dicom_files_are_told_apart_without_their_ids(tmp_path):
     assert len(set(patients)) == 3
     assert patients[3] == "d"
     assert PATIENT_ID not in "".join(patients)
-    assert [outcome.patient_from_header for outcome in outcomes] == [True, True, True, False]
+    assert [outcome.patient_is_hashed for outcome in outcomes] == [True, True, True, False]
     other_key = dataclasses.replace(settings, id_key=b"other")
     assert convert(cases["a"], other_key)[0].patient_id != patients[0]
     sides = [(mask.path.parent.name, mask.structure) for mask in cases["a"].masks]

@@ -6,9 +6,10 @@ import pytest
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from tests.layouts import write_tree
 from tests.pictures import KAGGLE_STEMS, write_kaggle
 from tfds_builder.sources import Case, Clinical, documented_spacing, list_source
-from tfds_builder.sources.layout import files_below
+from tfds_builder.sources.layout import files_below, pick_mask, read_regular
 
 
 def test_an_absent_folder(tmp_path):
@@ -58,3 +59,73 @@ def test_documented_spacing_holds_at_the_published_size_alone(source, shape, exp
     """Fault: distances in mm from a spacing that a resized copy does not have."""
     case = Case("e", "p", source, epath.Path("x"), (), Clinical(), spacing_mm=(0.0875, 0.0875))
     assert documented_spacing(case, shape) == expected
+
+
+def test_a_folder_of_many_ways_is_listed_once(tmp_path):
+    """Fault: each link doubles the files below it, or the name by a link replaces the own name."""
+    write_tree(tmp_path, ("b/x.png", "b/y.png"))
+    for i in range(12):
+        (tmp_path / "b" / f"again{i}").symlink_to(tmp_path / "b")
+        (tmp_path / f"a{i}").symlink_to(tmp_path / "b")
+    found = files_below(epath.Path(tmp_path))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b/x.png", "b/y.png"]
+
+
+def test_the_order_is_that_of_a_walk(tmp_path):
+    """Fault: splits or records that depend on the order in which folders were visited."""
+    names = ("a.png", "a/z.png", "a/b/c.png", "a-b/c.png", "b.png")
+    found = files_below(epath.Path(write_tree(tmp_path, names)))
+    walk = ["a/b/c.png", "a/z.png", "a-b/c.png", "a.png", "b.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == walk
+
+
+def test_a_layout_of_links_into_the_folder_itself(tmp_path):
+    """Fault: pictures listed by their own place are missed where the layout names the link."""
+    root = write_kaggle(tmp_path / "x")
+    (root / "CXR_png").rename(tmp_path / "x" / "pictures")
+    (root / "CXR_png").symlink_to(tmp_path / "x" / "pictures")
+    assert len(list_source("kaggle", tmp_path / "x").cases) == len(KAGGLE_STEMS)
+
+
+def test_links_that_lead_nowhere_are_files(tmp_path):
+    """Fault: one of them ends the listing of the archive, or vanishes from the report."""
+    (tmp_path / "gone.png").symlink_to(tmp_path / "absent.png")
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    found = files_below(epath.Path(tmp_path))
+    assert [path.name for path in found] == ["gone.png", "self.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path):
+    """Fault: a traceback, or folders taken for files."""
+    folder = write_tree(tmp_path, ("closed/a.png",)) / "closed"
+    folder.chmod(0o400)
+    try:
+        with pytest.raises(DataError, match=r"closed: .*; check path and permissions"):
+            files_below(epath.Path(tmp_path))
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_pipe_or_a_huge_file_is_not_read(tmp_path):
+    """Fault: the listing waits for a pipe's writer, or fills the memory."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: not a regular file"):
+        read_regular(epath.Path(tmp_path / "pipe"), 10)
+    with pytest.raises(DataError, match="pipe: not a regular file"):
+        pick_mask([epath.Path(tmp_path / "pipe")] * 2)
+    (tmp_path / "large").write_bytes(bytes(11))
+    with pytest.raises(DataError, match="large: larger than 10 bytes"):
+        read_regular(epath.Path(tmp_path / "large"), 10)
+    assert read_regular(epath.Path(tmp_path / "large"), 11) == bytes(11)
+
+
+@pytest.mark.parametrize("rival", [b"12", b"124"])
+def test_copies_of_a_mask_are_equal(tmp_path, rival):
+    """Fault: only the size, or only the second copy, is compared."""
+    paths = [epath.Path(tmp_path / name) for name in "abc"]
+    for path, content in zip(paths, (b"123", b"123", rival), strict=True):
+        path.write_bytes(content)
+    assert pick_mask(paths[:2]) == paths[0]
+    with pytest.raises(DataError, match="c is another mask of the same picture"):
+        pick_mask(paths)

@@ -1,6 +1,7 @@
 """Splits that neither leak patients nor depend on chance."""
 
 import collections
+import dataclasses
 import itertools
 import json
 
@@ -115,6 +116,18 @@ def test_too_few_patients_are_refused():
     """An empty test split would end a long run in a division by zero."""
     cases = [make_outcome(f"e{i}", "p", "shenzhen", "normal") for i in range(30)]
     with pytest.raises(ConfigError, match=r"^data.splits: 1 patients leave .*; add patients"):
+        assign_splits(cases, 0)
+
+
+def test_headers_that_name_one_patient_for_all_have_a_remedy():
+    """Fault: an archive made anonymous with one PatientID cannot be built, nor is a way shown."""
+    cases = [
+        dataclasses.replace(
+            make_outcome(f"e{i}", "p", "folder", "unknown"), patient_is_hashed=True
+        )
+        for i in range(30)
+    ]
+    with pytest.raises(ConfigError, match=r"1 patients leave .*pairs\.csv, column patient$"):
         assign_splits(cases, 0)
 
 

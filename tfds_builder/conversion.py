@@ -249,6 +249,7 @@ def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:
     return [
         case.example_id,
         case.patient_id,
+        case.patient_is_secret,
         case.source,
         case.spacing_mm,
         dataclasses.asdict(case.clinical),

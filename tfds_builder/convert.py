@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError, NotFrontalError
@@ -52,9 +54,12 @@ def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, A
     """Returns what became of a case and, if it was taken, its record."""
     digests: dict[str, FileDigest] = {}
     try:
+        # Read once: a check sum is of the very bytes that a record was made of.
+        contents = {}
         for path in (case.image, *(mask.path for mask in case.masks)):
-            digests[os.fspath(path)] = digest_bytes(files.read_bytes(path))
-        return _take(case, digests, settings)
+            contents[path] = files.read_bytes(path)
+            digests[os.fspath(path)] = digest_bytes(contents[path])
+        return _take(case, contents, digests, settings)
     except NotFrontalError as error:
         return Outcome.not_taken(case, "left out", error, digests), None
     except DataError as error:
@@ -65,17 +70,20 @@ def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, A
 
 
 def _take(
-    case: Case, digests: dict[str, FileDigest], settings: ConvertSettings
+    case: Case,
+    contents: Mapping[epath.Path, bytes],
+    digests: dict[str, FileDigest],
+    settings: ConvertSettings,
 ) -> tuple[Outcome, dict[str, Any]]:
-    content = files.read_bytes(case.image)
+    content = contents[case.image]
     radiograph = files.decode_radiograph(content, case.image.name, settings.reading)
     turn = radiograph.orientation
     shape = turn.to_stored(radiograph.pixels).shape
-    stored_mask, mask_notes = read_structures(case, (shape[0], shape[1]), turn)
+    stored_mask, mask_notes = read_structures(case, contents, (shape[0], shape[1]), turn)
     mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
     fit = fit_to_square(height, width, settings.image_size)
-    patient_id = case.patient_id or dicom_patient(content, case.image.name, settings.id_key)
+    patient_id, hashed = _patient(case, content, settings)
     spacing_mm, spacing_source = radiograph.spacing_mm, radiograph.spacing_source
     documented = documented_spacing(case, (height, width))
     if spacing_mm is None and documented is not None:
@@ -88,7 +96,7 @@ def _take(
         "mask": png.encode_png(structures_to_square(mask, fit)),
         "original_mask": png.encode_png(mask),
         "example_id": case.example_id,
-        "patient_id": patient_id or case.example_id,
+        "patient_id": patient_id,
         "source": case.source,
         "finding": case.clinical.finding,
         "sex": case.clinical.sex,
@@ -106,8 +114,8 @@ def _take(
         fault="",
         remedy="",
         notes=notes,
-        patient_id=record["patient_id"],
-        patient_from_header=case.patient_id is None and patient_id is not None,
+        patient_id=patient_id,
+        patient_is_hashed=hashed,
         source=case.source,
         finding=case.clinical.finding,
         digests=digests,
@@ -126,6 +134,15 @@ def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.n
     return square
 
 
-def dicom_patient(content: bytes, name: str, key: bytes) -> str | None:
-    """Returns the keyed hash of the patient that a file names; `None` if it names none."""
-    return dicom.read_patient_id(content, name, key) if files.is_dicom(content) else None
+def _patient(case: Case, content: bytes, settings: ConvertSettings) -> tuple[str, bool]:
+    """Returns who the patient is, and whether that is a keyed hash."""
+    if case.patient_id:
+        if case.patient_is_secret:
+            return dicom.hash_patient(case.patient_id, settings.id_key), True
+        return case.patient_id, False
+    if files.is_dicom(content):
+        name, reading = case.image.name, settings.reading
+        patient_id = dicom.read_patient_id(content, name, settings.id_key, reading)
+        if patient_id is not None:
+            return patient_id, True
+    return case.example_id, False

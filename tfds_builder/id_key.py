@@ -1,29 +1,73 @@
 """The secret that patients' identifiers are hashed with."""
 
+import contextlib
 import os
+import re
 import secrets
+import time
 
 from etils import epath
 
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging import files
+
+_FORM = re.compile(rb"[0-9a-fA-F]{64}")
+
+# For how long another process may take to write a key that it has begun.
+_PATIENCE_S = 2.0
+
 
 def read_or_make_key(data_dir: epath.Path) -> bytes:
-    """Returns the key kept in `data_dir`, made there if it is absent.
+    """Returns the key kept in `data_dir`, made there if it is absent: 32 bytes.
 
     Without the key a hash tells nothing of the identifier; with one key for all data sets a patient
     has the same hash in all of them. Only its owner can read the file, and no record holds it.
+
+    Raises:
+      DataError: the file is not readable or damaged; an empty key would make hashes that anybody
+        can try out.
     """
     path = data_dir / "patient_id.key"
     if not path.exists():
         data_dir.mkdir(parents=True, exist_ok=True)
-        unique = data_dir / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
-        descriptor = os.open(unique, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        try:
-            # Fails where another process was first, whose key then holds.
-            os.link(unique, path)
-        except FileExistsError:
-            pass
-        finally:
-            unique.unlink()
-    return bytes.fromhex(path.read_text())
+        _make(path)
+    return _read(path)
+
+
+def _make(path: epath.Path) -> None:
+    """Writes a key unless another process was first, whose key then holds."""
+    content = secrets.token_hex(32).encode()
+    unique = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    _write_new(unique, content)
+    try:
+        # A link appears with its whole content, or not at all.
+        os.link(unique, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        # The file system has no links.
+        with contextlib.suppress(FileExistsError):
+            _write_new(path, content)
+    finally:
+        unique.unlink()
+
+
+def _write_new(path: epath.Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _read(path: epath.Path) -> bytes:
+    give_up = time.monotonic() + _PATIENCE_S
+    while True:
+        content = files.read_bytes(path).strip()
+        if _FORM.fullmatch(content):
+            return bytes.fromhex(content.decode())
+        if time.monotonic() > give_up:
+            raise DataError(
+                path,
+                "is not a key of 32 bytes in hexadecimal digits",
+                "restore it from a copy, or remove it: patients then have other hashes",
+            )
+        time.sleep(0.05)

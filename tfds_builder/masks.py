@@ -26,8 +26,8 @@ def read_structures(
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
     """Returns a case's mask, a bit for each `Structure`, and notes on what is doubtful in it.
 
-    Masks smaller than the picture by a whole factor on both sides are enlarged by repeating their
-    pixels: the outlines of JSRT were drawn at half the picture's size.
+    Masks of half the picture's size are enlarged by repeating their pixels, with a note: so the
+    outlines of JSRT were drawn.
 
     Args:
       case: whose masks to read.
@@ -41,7 +41,10 @@ def read_structures(
     bits = np.zeros(shape, np.uint8)
     notes = []
     for file in case.masks:
-        mask = _read_at(shape, file, case)
+        mask = png.read_mask(files.read_bytes(file.path), file.path.name)
+        if mask.shape != shape:
+            mask = _enlarge_twofold(mask, shape, file, case)
+            notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")
         if not mask.any():
             notes.append(f"{_WORDS[file.structure]} mask is empty")
         bits |= mask * np.uint8(_bits_of(file.structure))
@@ -49,18 +52,16 @@ def read_structures(
     return bits, (*notes, *_doubts_about_sides(upright))
 
 
-def _read_at(shape: tuple[int, int], file: MaskFile, case: Case) -> UInt8[np.ndarray, "h w"]:
-    mask = png.read_mask(files.read_bytes(file.path), file.path.name)
-    if mask.shape == shape:
-        return mask
-    (rows, row_rest), (columns, column_rest) = map(divmod, shape, mask.shape)
-    if row_rest or column_rest or rows != columns:
+def _enlarge_twofold(
+    mask: UInt8[np.ndarray, "a b"], shape: tuple[int, int], file: MaskFile, case: Case
+) -> UInt8[np.ndarray, "h w"]:
+    if (2 * mask.shape[0], 2 * mask.shape[1]) != shape:
         raise DataError(
             file.path.name,
             f"mask of {_size(mask.shape)} for a picture of {_size(shape)} ({case.image.name})",
             "draw the mask at the picture's own size",
         )
-    return mask.repeat(rows, axis=0).repeat(columns, axis=1)
+    return mask.repeat(2, axis=0).repeat(2, axis=1)
 
 
 def _bits_of(structure: Structure) -> int:

@@ -25,7 +25,7 @@ class Outcome:
       remedy: what would make it right.
       notes: corrections and doubts about a case that was taken.
       patient_id: what must not be in two splits.
-      patient_from_header: whether the patient is known from a DICOM header alone, as a keyed hash.
+      patient_is_hashed: whether that is a keyed hash.
       source: where the picture was taken.
       finding: `normal`, `abnormal` or `unknown`.
       digests: of the case's files, by path.
@@ -38,7 +38,7 @@ class Outcome:
     remedy: str
     notes: tuple[str, ...]
     patient_id: str
-    patient_from_header: bool
+    patient_is_hashed: bool
     source: str
     finding: str
     digests: dict[str, FileDigest]
@@ -60,8 +60,8 @@ class Outcome:
             fault=error.fault,
             remedy=error.remedy,
             notes=(),
-            patient_id=case.patient_id or case.example_id,
-            patient_from_header=False,
+            patient_id=case.example_id,
+            patient_is_hashed=False,
             source=case.source,
             finding=case.clinical.finding,
             digests=digests or {},

@@ -53,7 +53,7 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
         raise ConfigError(
             "data.splits",
             f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
-            "add patients or give the splits in a file",
+            _remedy_of_few(taken),
         )
     return {name: sorted(ids) for name, ids in splits.items()}
 
@@ -106,11 +106,21 @@ def read_splits(path: epath.PathLike, taken: Sequence[Outcome]) -> dict[str, lis
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
 
 
+def _remedy_of_few(taken: Iterable[Outcome]) -> str:
+    remedy = "add patients or give the splits in a file"
+    if any(outcome.patient_is_hashed for outcome in taken):
+        # An archive made anonymous may state one PatientID for all.
+        remedy += (
+            ", or, where headers do not tell patients apart, name them in pairs.csv, column patient"
+        )
+    return remedy
+
+
 def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Outcome]]) -> list[str]:
     return [one.example_id for patient_id in patients for one in by_patient[patient_id]]
 
 
 def _hash(seed: int, own: Sequence[Outcome]) -> bytes:
-    hashed = any(one.patient_from_header for one in own)
+    hashed = any(one.patient_is_hashed for one in own)
     name = min(one.example_id for one in own) if hashed else own[0].patient_id
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()

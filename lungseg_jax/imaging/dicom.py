@@ -64,8 +64,7 @@ def read_dicom(
 def read_patient_id(content: bytes, name: str, key: bytes) -> str | None:
     """Returns a keyed hash of the DICOM PatientID, `None` where the file states none.
 
-    Only equality matters, so the identifier itself never leaves the header; without the key nobody
-    can try out identifiers (HMAC-SHA256, RFC 2104, its first 16 hexadecimal digits).
+    Only equality matters, so the identifier itself never leaves the header.
 
     Raises:
       DataError: not DICOM.
@@ -73,9 +72,16 @@ def read_patient_id(content: bytes, name: str, key: bytes) -> str | None:
     with guarded(name, "broken DICOM header"):
         dataset = parse_dicom(content, name, _max_bytes(ReadOptions()), until_pixels=True)
         patient_id = dataset.get("PatientID")
-    if not patient_id:
-        return None
-    return hmac.new(key, str(patient_id).strip().encode(), "sha256").hexdigest()[:16]
+    return hash_patient(str(patient_id), key) if patient_id else None
+
+
+def hash_patient(patient_id: str, key: bytes) -> str:
+    """Returns a keyed hash of a patient's identifier, blanks around it aside.
+
+    Without the key nobody can try out identifiers (HMAC-SHA256, RFC 2104, its first 16 hexadecimal
+    digits). An identifier has one hash wherever it was read.
+    """
+    return hmac.new(key, patient_id.strip().encode(), "sha256").hexdigest()[:16]
 
 
 def _max_bytes(options: ReadOptions) -> int:

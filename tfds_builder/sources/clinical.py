@@ -10,9 +10,10 @@ MAX_AGE_YEARS = 130
 
 _UNITS_PER_YEAR = {"y": 1, "m": 12, "w": 365.25 / 7, "d": 365.25}
 
-_MONTGOMERY_SEX = re.compile(r"^\s*Patient.?s Sex:[ \t]*(\w*).*$", re.IGNORECASE | re.MULTILINE)
+# Blanks of the line alone: \s would try each of many empty lines from every line before it.
+_MONTGOMERY_SEX = re.compile(r"^[ \t]*Patient.?s Sex:[ \t]*(\w*).*$", re.IGNORECASE | re.MULTILINE)
 _MONTGOMERY_AGE = re.compile(
-    r"^\s*Patient.?s Age:[ \t]*(\d*)([YMWD]?).*$", re.IGNORECASE | re.MULTILINE
+    r"^[ \t]*Patient.?s Age:[ \t]*(\d*)([YMWD]?).*$", re.IGNORECASE | re.MULTILINE
 )
 
 # Units are spelt out, for a word that follows a bare age may begin with their letters.

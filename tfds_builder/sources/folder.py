@@ -1,6 +1,7 @@
 """Any folder: pictures paired with masks by a list, `pairs.csv`, or by patterns of their names."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -26,15 +27,34 @@ from tfds_builder.sources.pairs import PAIRS, SOURCE, list_pairs
 _NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx", ".zip", ".db")
 
 
+_WILDCARDS = ("*", "?")
+# A number or word goes on, or a UID.
+_NO_START = r"(?<![^\W_])(?<!\d\.)"
+_NO_END = r"(?![^\W_]|\.\d)"
+
+_SIDES = {
+    frozenset({"left"}): Structure.LEFT_LUNG,
+    frozenset({"right"}): Structure.RIGHT_LUNG,
+}
+# At a word's start, as in left_mask, leftMask and maskLeft; not in brightness.
+_SIDE = re.compile(r"(?<![a-zA-Z])(?:[lL]eft|[rR]ight|LEFT|RIGHT)|(?<=[a-z])(?:Left|Right)")
+_NO_LUNG = re.compile("heart|clavic", re.IGNORECASE)
+_OTHER_PAIRING = (
+    f"list pictures and masks in {PAIRS}, with the columns left_mask and right_mask "
+    "for one of each lung, or give a pattern of the lungs' masks alone"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class FolderPatterns:
     """How pictures and masks are called, relative to the folder; `*` and `?` stay in one folder.
 
     Attributes:
       images: of the pictures.
-      masks: of a picture's masks; `{stem}` is the picture's name without suffix. A file that
-        fits several pictures belongs to the one of the longest name, and one that fits both
-        patterns is a mask.
+      masks: of a picture's masks; `{stem}` is the picture's name without suffix. A wildcard next
+        to it does not go on with its number or word: `1*` fits `1_mask`, not `10`. A file that fits
+        several pictures belongs to the one of the longest name, and one that fits both patterns is
+        a mask. Of two masks the names, or their folders', say `left` and `right`, the patient's.
     """
 
     images: str = "images/*"
@@ -51,12 +71,14 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
     """Returns the cases that `pairs.csv` lists, or that the patterns find where there is none.
 
     Raises:
-      DataError: the list is faulty, a file it names is absent, or there are no pairs.
+      DataError: the list is faulty, a file it names is absent, there are no pairs, a mask lacks its
+        picture, or a picture has masks that are not of both lungs or of a lung each.
       ConfigError: a pattern is not one.
     """
     paths = files_below(directory)
     pairs = directory / PAIRS
-    if pairs.is_file():
+    # Whatever it is: patterns must not take the place of a list that cannot be read.
+    if os.path.lexists(pairs):
         return list_pairs(directory, paths, pairs)
     return _match_patterns(directory, paths, patterns)
 
@@ -81,19 +103,21 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     }
     pictures = _pictures_by_stem(images, candidates)
     masks = _masks_by_stem(candidates, pictures, patterns.masks)
-    taken = {path for own in masks.values() for path in own}
+    taken = {path for own in masks.values() for path in own.values()}
     pictures = {stem: path for stem, path in pictures.items() if path not in taken}
     check_not_empty(root, pictures, masks)
     for stem, own in masks.items():
         if stem not in pictures:
-            raise DataError(own[0], "mask of a mask", "give patterns that tell masks from pictures")
+            raise DataError(
+                min(own.values()), "mask of a mask", "give patterns that tell masks from pictures"
+            )
     cases = [
         Case(
             example_id=stem,
             patient_id=None,
             source=SOURCE,
             image=pictures[stem],
-            masks=tuple(MaskFile(path, Structure.LUNGS) for path in own),
+            masks=_lungs(stem, own),
             clinical=Clinical(),
         )
         for stem, own in masks.items()
@@ -118,14 +142,16 @@ def _pictures_by_stem(
 
 def _masks_by_stem(
     candidates: Mapping[str, epath.Path], pictures: Mapping[str, epath.Path], pattern: str
-) -> dict[str, list[epath.Path]]:
-    masks: dict[str, list[epath.Path]] = {}
+) -> dict[str, dict[str, epath.Path]]:
+    """Returns each picture's masks by what their names say beside the picture's."""
+    masks: dict[str, dict[str, epath.Path]] = {}
     lengths = sorted({len(stem) for stem in pictures}, reverse=True)
     known = set(pictures.values())
     for name, path in candidates.items():
-        stem = _picture_of(name, path, pictures, lengths, pattern)
-        if stem is not None:
-            masks.setdefault(stem, []).append(path)
+        fit = _picture_of(name, path, pictures, lengths, pattern)
+        if fit is not None:
+            stem, rest = fit
+            masks.setdefault(stem, {})[rest] = path
         elif path not in known:
             raise DataError(path, "mask without its picture", "add the picture or remove the mask")
     return masks
@@ -142,17 +168,45 @@ def _picture_of(
     pictures: Mapping[str, epath.Path],
     lengths: Sequence[int],
     pattern: str,
-) -> str | None:
-    """Returns the longest stem of a picture that the mask's name fits; mask 10 is not 1's."""
-    before, after = map(_expression, pattern.split("{stem}"))
+) -> tuple[str, str] | None:
+    """Returns the longest stem of a picture that the mask's name fits, and the name without it."""
+    before, after = pattern.split("{stem}")
+    is_before = re.compile(_expression(before) + (_NO_START if before[-1:] in _WILDCARDS else ""))
+    is_after = re.compile((_NO_END if after[:1] in _WILDCARDS else "") + _expression(after))
     for length in lengths:
         for start in range(len(name) - length + 1):
             stem = name[start : start + length]
             if (
                 stem in pictures
                 and pictures[stem] != path
-                and re.fullmatch(before, name[:start])
-                and re.fullmatch(after, name[start + length :])
+                and is_before.fullmatch(name[:start])
+                and is_after.fullmatch(name[start + length :])
             ):
-                return stem
+                return stem, f"{name[:start]}\0{name[start + length :]}"
     return None
+
+
+def _lungs(stem: str, own: Mapping[str, epath.Path]) -> tuple[MaskFile, ...]:
+    """Returns a picture's masks, by what their names say beside the picture's.
+
+    Raises:
+      DataError: they are not one mask of both lungs or one of each lung.
+    """
+    for rest, path in own.items():
+        if _NO_LUNG.search(rest):
+            raise DataError(path, "mask of another structure than the lungs", _OTHER_PAIRING)
+    sides = {path: frozenset(map(str.lower, _SIDE.findall(rest))) for rest, path in own.items()}
+    # A name that says both sides is of both lungs.
+    masks = tuple(
+        MaskFile(path, _SIDES.get(said, Structure.LUNGS)) for path, said in sorted(sides.items())
+    )
+    structures = sorted(mask.structure for mask in masks)
+    if structures == [Structure.LUNGS] or structures == sorted(_SIDES.values()):
+        return masks
+    if len(masks) == 1:
+        raise DataError(masks[0].path, "mask of one lung without the other's", "add the other mask")
+    raise DataError(
+        masks[0].path,
+        f"one of {len(masks)} masks of {stem}, which are not left and right",
+        _OTHER_PAIRING,
+    )

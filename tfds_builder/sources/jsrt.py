@@ -17,12 +17,13 @@ import re
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging import files, raw
+from lungseg_jax.imaging import raw
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.clinical import jsrt_finding, parse_jsrt
 from tfds_builder.sources.layout import (
     CLINICAL_READING,
     MASK_SUFFIXES,
+    MAX_READING_BYTES,
     SECOND_COPY,
     Case,
     Clinical,
@@ -35,6 +36,7 @@ from tfds_builder.sources.layout import (
     make_listing,
     nearest_first,
     pick_mask,
+    read_regular,
 )
 
 # By the folder's name without blanks and underscores, which mirrors of the set change.
@@ -138,5 +140,6 @@ def _folder_name(path: epath.Path) -> str:
 def _read_all(readings: list[epath.Path]) -> dict[str, Clinical]:
     clinical: dict[str, Clinical] = {}
     for path in readings:
-        clinical |= parse_jsrt(files.read_bytes(path).decode("utf-8-sig", errors="replace"))
+        text = read_regular(path, MAX_READING_BYTES).decode("utf-8-sig", errors="replace")
+        clinical |= parse_jsrt(text)
     return clinical

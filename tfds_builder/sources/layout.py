@@ -1,8 +1,10 @@
 """What every folder layout yields, and the searches that layouts share."""
 
+import collections
 import dataclasses
 import math
 import os
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,6 +26,10 @@ SECOND_COPY = "second copy"
 # Suffixes that pictures come with; DICOM files have others, or none, as well.
 PICTURE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".gif")
+
+# The publishers' readings have a few lines, or a line a picture.
+MAX_READING_BYTES = 2**16
+_MAX_MASK_BYTES = 2**28
 
 # (height, width) at which a source's documented spacing holds; files of other sizes were resized.
 _ORIGINAL_SIZES = {"montgomery": {(4020, 4892), (4892, 4020)}, "jsrt": {(2048, 2048)}}
@@ -73,6 +79,8 @@ class Case:
       clinical: what is known of the patient.
       spacing_mm: (row, column), from the data set's documentation, at the sizes it was published
         at; `documented_spacing` tells whether it holds.
+      patient_is_secret: `patient_id` is a hospital's own, not a publisher's: only its keyed hash,
+        `dicom.hash_patient`, may get into a record.
     """
 
     example_id: str
@@ -82,6 +90,7 @@ class Case:
     masks: tuple[MaskFile, ...]
     clinical: Clinical
     spacing_mm: tuple[float, float] | None = None
+    patient_is_secret: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,30 +155,34 @@ def make_listing(
     return Listing(root, cases, unlabelled, tuple(other))
 
 
-def files_below(folder: epath.Path, above: tuple[Path, ...] = ()) -> list[epath.Path]:
-    """Returns every file below a folder, hidden ones too, sorted within each folder.
+def files_below(folder: epath.Path) -> list[epath.Path]:
+    """Returns every file below a folder, hidden ones too, sorted.
 
-    Args:
-      folder: where to search; links are followed.
-      above: resolved folders on the way here, so that a link to one of them ends the search.
+    Links to folders are followed. A folder that several ways lead to is listed once, by its own
+    name if it lies below the folder itself. Links that lead nowhere are files.
 
     Raises:
       DataError: a folder cannot be read.
     """
-    # epath's own resolve() leaves links as they are.
-    resolved = Path(os.fspath(folder)).resolve()
-    if resolved in above:
-        return []
-    try:
-        children = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(
-            folder, error.strerror or "not readable", "check path and permissions"
-        ) from error
-    found = []
-    for child in children:
-        found += files_below(child, (*above, resolved)) if child.is_dir() else [child]
-    return found
+    found: list[epath.Path] = []
+    visited: set[tuple[int, int]] = set()
+    # A link waits until no folder is left: names of its own go before names by links.
+    folders, links = [folder], collections.deque[epath.Path]()
+    while folders or links:
+        current = folders.pop() if folders else links.popleft()
+        children = _children(current)
+        status = Path(current).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for child in children:
+            if not _leads_to_folder(child):
+                found.append(child)
+            elif Path(child).is_symlink():
+                links.append(child)
+            else:
+                folders.append(child)
+    return sorted(found)
 
 
 def nearest_first(paths: Iterable[epath.Path]) -> list[epath.Path]:
@@ -194,16 +207,20 @@ def stem_of(path: epath.Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> str
 
 
 def by_stem(
-    paths: Iterable[epath.Path], folder: epath.Path, suffixes: Sequence[str], ending: str = ""
+    paths: Sequence[epath.Path], folder: epath.Path, suffixes: Sequence[str], ending: str = ""
 ) -> dict[str, epath.Path]:
     """Returns the files in a folder by their stem, less `ending`.
 
     Raises:
       DataError: two files share a stem.
     """
+    # The folder may be a link, and its files listed by their own place.
+    place = os.path.realpath(folder)
+    parents = {path.parent for path in paths}
+    parents = {parent for parent in parents if os.path.realpath(parent) == place}
     found = {}
     for path in paths:
-        if path.parent == folder and path.suffix.lower() in suffixes and path.name[0] != ".":
+        if path.parent in parents and path.suffix.lower() in suffixes and path.name[0] != ".":
             other = found.setdefault(path.stem.removesuffix(ending), path)
             if other != path:
                 raise DataError(folder, f"{other.name} and {path.name} both there", "remove one")
@@ -214,14 +231,15 @@ def find_root(directory: epath.Path, subfolders: Sequence[str]) -> epath.Path:
     """Returns the nearest folder at or below `directory` that has all the subfolders.
 
     Raises:
-      DataError: there is none.
+      DataError: there is none, or a folder cannot be read.
     """
     level = [directory]
     for _ in range(4):
         for folder in level:
             if all((folder / name).is_dir() for name in subfolders):
                 return folder
-        level = sorted(child for folder in level for child in folder.iterdir() if child.is_dir())
+        below = [child for folder in level for child in _children(folder) if child.is_dir()]
+        level = sorted(below, key=lambda child: (Path(child).is_symlink(), child))
     wanted = " and ".join(f"{name}/" for name in subfolders)
     raise DataError(
         directory,
@@ -231,16 +249,34 @@ def find_root(directory: epath.Path, subfolders: Sequence[str]) -> epath.Path:
 
 
 def pick_mask(candidates: Sequence[epath.Path]) -> epath.Path:
-    """Returns the first of several copies of one mask.
+    """Returns the first of several copies of one mask; copies of one size are read.
 
     Raises:
       DataError: they differ; which of them counted would be chance.
     """
     first, *others = candidates
+    if not others:
+        return first
+    sizes = [_regular_size(path, _MAX_MASK_BYTES) for path in candidates]
+    for other, size in zip(others, sizes[1:], strict=True):
+        if size != sizes[0]:
+            raise _rival(first, other)
+    content = files.read_bytes(first)
     for other in others:
-        if files.read_bytes(other) != files.read_bytes(first):
-            raise DataError(first, f"{other} is another mask of the same picture", "remove one")
+        if files.read_bytes(other) != content:
+            raise _rival(first, other)
     return first
+
+
+def read_regular(path: epath.Path, max_bytes: int) -> bytes:
+    """Returns the content of a file that is read while a folder is listed.
+
+    Raises:
+      DataError: not a file but a pipe or the like, which could keep its reader waiting for ever;
+        larger than `max_bytes`; or not readable.
+    """
+    _regular_size(path, max_bytes)
+    return files.read_bytes(path)
 
 
 def check_not_empty(root: epath.Path, pictures: Collection, masks: Collection) -> None:
@@ -298,5 +334,42 @@ def _why_unused(path: epath.Path, root: epath.Path, used_names: Collection[str])
 
 
 def _contents(directory: epath.Path) -> str:
-    found = sorted(child.name for child in directory.iterdir())
+    found = [child.name for child in _children(directory)]
     return ", ".join(found[:8]) + (", …" if len(found) > 8 else "") if found else "nothing"
+
+
+def _children(folder: epath.Path) -> list[epath.Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _leads_to_folder(path: epath.Path) -> bool:
+    try:
+        return stat.S_ISDIR(Path(path).stat().st_mode)
+    except PermissionError as error:
+        # A folder that may be listed but not entered tells nothing of what it holds.
+        raise _unreadable(path.parent, error) from error
+    except OSError:
+        return False
+
+
+def _regular_size(path: epath.Path, max_bytes: int) -> int:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(path, "not a regular file", "replace or remove it")
+    if status.st_size > max_bytes:
+        raise DataError(path, f"larger than {max_bytes} bytes", "replace or remove it")
+    return status.st_size
+
+
+def _unreadable(path: epath.Path, error: OSError) -> DataError:
+    return DataError(path, error.strerror or "not readable", "check path and permissions")
+
+
+def _rival(first: epath.Path, other: epath.Path) -> DataError:
+    return DataError(first, f"{other} is another mask of the same picture", "remove one")

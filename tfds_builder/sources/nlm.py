@@ -9,9 +9,15 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from lungseg_jax.imaging import files
 from tfds_builder.sources import clinical
-from tfds_builder.sources.layout import Case, Clinical, Finding, MaskFile
+from tfds_builder.sources.layout import (
+    MAX_READING_BYTES,
+    Case,
+    Clinical,
+    Finding,
+    MaskFile,
+    read_regular,
+)
 
 MONTGOMERY_SPACING_MM = (0.0875, 0.0875)
 
@@ -64,6 +70,6 @@ def make_case(
 def _read(reading: epath.Path | None, source: str, finding: Finding) -> Clinical:
     if reading is None:
         return Clinical(finding=finding)
-    text = files.read_bytes(reading).decode("utf-8-sig", errors="replace")
+    text = read_regular(reading, MAX_READING_BYTES).decode("utf-8-sig", errors="replace")
     parse = clinical.parse_montgomery if source == "montgomery" else clinical.parse_shenzhen
     return parse(text, finding)

@@ -5,13 +5,14 @@
 
 The columns are `image` and `mask`, or `left_mask` and `right_mask` (the patient's sides); `id`,
 `patient`, `source`, `finding`, `sex` and `age` (years) may be there. A row without a mask is an
-unlabelled picture.
+unlabelled picture. Of `patient` records hold a keyed hash, the same as of an equal DICOM PatientID.
 """
 
 import csv
 import dataclasses
 import io
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import NoReturn, cast
@@ -19,7 +20,6 @@ from typing import NoReturn, cast
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging import files
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.clinical import MAX_AGE_YEARS
 from tfds_builder.sources.layout import (
@@ -33,11 +33,14 @@ from tfds_builder.sources.layout import (
     Sex,
     check_not_empty,
     make_listing,
+    read_regular,
     stem_of,
 )
 
 PAIRS = "pairs.csv"
 SOURCE = "folder"
+
+_MAX_BYTES = 2**28
 
 _MASK_COLUMNS = {
     "mask": Structure.LUNGS,
@@ -60,7 +63,9 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
     Raises:
       DataError: the list is faulty, with line and column, or a file it names is absent.
     """
-    known = set(paths)
+    # By their folder's own place, for the list may go by way of a link.
+    places = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
+    known = {(places[path.parent], path.name): path for path in paths}
     cases: dict[str, Case] = {}
     unlabelled: list[epath.Path] = []
     first_use: dict[epath.Path, int] = {}
@@ -84,7 +89,7 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
 def _read_rows(pairs: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the number of each line and its cells, without the blanks around them."""
     # Spreadsheets put a byte-order mark before the first column's name.
-    text = files.read_bytes(pairs).decode("utf-8-sig", errors="replace")
+    text = read_regular(pairs, _MAX_BYTES).decode("utf-8-sig", errors="replace")
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
     remedy = f"name the columns in line 1, with commas between: {', '.join(_COLUMNS)}"
@@ -117,7 +122,7 @@ class _Row:
         raise DataError(self.pairs, f"line {self.line}, column {column}: {fault}", remedy)
 
     def pair(
-        self, root: epath.Path, known: set[epath.Path]
+        self, root: epath.Path, known: Mapping[tuple[str, str], epath.Path]
     ) -> tuple[epath.Path, tuple[MaskFile, ...]]:
         """Returns the picture and its masks."""
         image = self._file("image", root, known)
@@ -149,17 +154,21 @@ class _Row:
             image=image,
             masks=masks,
             clinical=clinical,
+            patient_is_secret=bool(self.cells.get("patient")),
         )
 
-    def _file(self, column: str, root: epath.Path, known: set[epath.Path]) -> epath.Path | None:
+    def _file(
+        self, column: str, root: epath.Path, known: Mapping[tuple[str, str], epath.Path]
+    ) -> epath.Path | None:
         cell = self.cells.get(column)
         if not cell:
             return None
         relative = PurePosixPath(cell)
         if relative.is_absolute() or ".." in relative.parts:
             self.refuse(column, "leads out of the folder", "give paths relative to data.manual_dir")
-        path = root / relative
-        if path not in known:
+        place = os.path.realpath((root / relative).parent)
+        path = known.get((place, relative.name))
+        if path is None:
             self.refuse(column, f"no file {cell} in the folder", "correct the path or add the file")
         if column != "image" and path.suffix.lower() not in MASK_SUFFIXES:
             self.refuse(column, "neither PNG nor GIF", "save masks as 8-bit grey PNG")
