@@ -177,6 +177,10 @@ def _look_up(values: Float64[np.ndarray, " n"], lut: Dataset) -> Float64[np.ndar
     entries = entries % 2**16 or 2**16
     data = lut.LUTData
     content = data if isinstance(data, bytes) else np.asarray(data, "<u2").tobytes()
+    _, little_endian = lut.original_encoding
+    if lut["LUTData"].VR == "OW" and little_endian is False:
+        # Of two packed entries the first is the lower byte of their word, which comes last.
+        content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
     table = np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1", entries)
     return table.astype(np.float64)[
         np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
