@@ -277,6 +277,33 @@ def test_signed_padding():
     assert pixels.pixels[0, 1] == 1
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("first", [-2048, -2000])
+def test_signed_padding_stated_without_sign(first, bits):
+    """Fault: the frame around a signed chest white and in its range, as its header writes US."""
+    attributes = {"BitsStored": bits, "HighBit": bits - 1} | {
+        "PhotometricInterpretation": "MONOCHROME1"
+    }
+    stored = np.maximum(SIGNED, first)
+    expected = read(stored, attributes | {"PixelPaddingValue": first}).pixels
+    assert expected[0, 0] == 0
+    for modulus in (2**16, 2**bits):
+        # The writer takes the type from the sign of the pixels: the word itself is changed.
+        content = dicom_bytes(stored, attributes | {"PixelPaddingValue": first})
+        start = content.index(b"\x28\0\x20\x01SS\2\0")
+        word = (first % modulus).to_bytes(2, "little")
+        content = content[: start + 4] + b"US\2\0" + word + content[start + 10 :]
+        pixels = read_dicom(content, "picture.dcm").pixels
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_padding_out_of_range_marks_no_pixel():
+    """Fault: -32768, a filler, taken for the 0 that its lowest 12 bits spell."""
+    for stored, value in ((SIGNED, -32768), (STORED, 63536)):
+        filler = read(stored, {"PixelPaddingValue": value}).pixels
+        np.testing.assert_array_equal(filler, read(stored).pixels)
+
+
 def test_pictures_for_processing_have_no_window_for_the_eye():
     """Fault: a raw picture windowed by values meant for its processed sibling is all black."""
     attributes = {"PresentationIntentType": "FOR PROCESSING"} | {

@@ -83,8 +83,21 @@ def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.
     if not value:
         return np.zeros(len(levels), np.bool_)
     limit = read_numbers(dataset, "PixelPaddingRangeLimit") or value
-    low, high = sorted((value[0], limit[0]))
+    low, high = sorted(_with_sign(x[0], dataset) for x in (value, limit))
     return (levels >= low) & (levels <= high)
+
+
+def _with_sign(padding: float, dataset: Dataset) -> float:
+    """Returns the stored value that a padding attribute means.
+
+    Files of signed pixels state it as a word without sign, too: -2000 as 63536, or as 2096 where
+    words keep only the 12 bits stored. Anything else out of their range marks no pixel.
+    """
+    if read_numbers(dataset, "PixelRepresentation") == (1,):
+        for values in (2**16, 2 ** int(dataset.BitsStored)):
+            if values / 2 <= padding < values:
+                return padding - values
+    return padding
 
 
 def _to_modality_values(
