@@ -1,6 +1,7 @@
 """Stored values out of every encoding, and files that ask for more than they hold."""
 
 import struct
+import tracemalloc
 from typing import Any
 
 import imagecodecs
@@ -129,6 +130,18 @@ def test_the_largest_picture_is_an_option():
     assert read(dicom_bytes(STORED, RAMP), max_pixels=64).shape == (8, 8)
     with pytest.raises(DataError, match="8 x 8 pixels; shrink it: at most 63 are read"):
         read(dicom_bytes(STORED, RAMP), max_pixels=63)
+
+
+def test_pictures_stay_in_narrow_types():
+    """Fault: copies of eight bytes a pixel, of which a large film has a hundred million."""
+    content = dicom_bytes((np.indices((1024, 1024)).sum(0) * 2 - 2048).astype(np.int16))
+    read(content)
+    tracemalloc.start()
+    pixels = read(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The file's bytes, stored values, positions in the table and intensities are needed.
+    assert peak < 15 * pixels.size
 
 
 def claim(stream: bytes, codec: str, side: int) -> bytes:

@@ -16,6 +16,9 @@ from lungseg_jax.imaging.header import read_numbers, read_word
 # Share of pixels left out at each end where a file states no window.
 SHARES_WITHOUT_WINDOW = (0.005, 0.995)
 
+# NumPy widens what it counts and looks up by to eight bytes a pixel: some rows at a time.
+_STRIP_ROWS = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class GreyScale:
@@ -61,11 +64,16 @@ def to_intensities(
     Raises:
       ValueError: a table is shorter than it says, or values leave all range.
     """
-    first = int(stored.min())
-    position = stored.astype(np.int32) - first
-    levels = np.arange(first, int(stored.max()) + 1)
+    levels = np.arange(int(stored.min()), int(stored.max()) + 1)
+    # Differences wrap around in signed words but not in their bits read without sign.
+    unsigned = np.dtype(f"u{stored.itemsize}")
+    position = stored.view(unsigned) - stored.min().astype(unsigned)
+    strips = [slice(row, row + _STRIP_ROWS) for row in range(0, len(position), _STRIP_ROWS)]
     padding = _is_padding(levels, dataset)
-    counts = np.bincount(position.ravel(), minlength=len(levels)) * ~padding
+    counts = np.zeros(len(levels), np.int64)
+    for strip in strips:
+        counts += np.bincount(position[strip].ravel(), minlength=len(levels))
+    counts *= ~padding
     intensities = _window(
         _to_modality_values(levels, dataset, greyscale), counts, dataset, greyscale
     )
@@ -74,7 +82,11 @@ def to_intensities(
     if greyscale.inverted:
         intensities = 1 - intensities
     intensities[padding] = 0
-    return intensities.astype(np.float32)[position]
+    table = intensities.astype(np.float32)
+    pixels = np.empty(stored.shape, np.float32)
+    for strip in strips:
+        pixels[strip] = table[position[strip]]
+    return pixels
 
 
 def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.ndarray, " n"]:
