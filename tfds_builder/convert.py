@@ -59,11 +59,13 @@ def _take(
     radiograph = files.decode_radiograph(content, case.image.name, settings.reading)
     turn = radiograph.orientation
     shape = turn.to_stored(radiograph.pixels).shape
-    stored_mask, mask_notes = read_structures(case, (shape[0], shape[1]), turn)
+    stored_mask, mask_notes = read_structures(
+        case, (shape[0], shape[1]), turn, settings.reading.max_pixels
+    )
     mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
     fit = fit_to_square(height, width, settings.image_size)
-    patient_id = case.patient_id or dicom_patient(content, case.image.name, settings.id_key)
+    patient_id = case.patient_id or dicom_patient(content, case.image.name, settings)
     spacing_mm, spacing_source = radiograph.spacing_mm, radiograph.spacing_source
     documented = documented_spacing(case, (height, width))
     if spacing_mm is None and documented is not None:
@@ -114,6 +116,8 @@ def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.n
     return square
 
 
-def dicom_patient(content: bytes, name: str, key: bytes) -> str | None:
+def dicom_patient(content: bytes, name: str, settings: ConvertSettings) -> str | None:
     """Returns the keyed hash of the patient that a file names; `None` if it names none."""
-    return dicom.read_patient_id(content, name, key) if files.is_dicom(content) else None
+    if not files.is_dicom(content):
+        return None
+    return dicom.read_patient_id(content, name, settings.id_key, settings.reading)

@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files, png
-from lungseg_jax.imaging.radiograph import Orientation
+from lungseg_jax.imaging.radiograph import Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources import Case, MaskFile
 
@@ -22,7 +22,10 @@ _TOLERATED_OVERLAP = 0.001
 
 
 def read_structures(
-    case: Case, shape: tuple[int, int], orientation: Orientation | None = None
+    case: Case,
+    shape: tuple[int, int],
+    orientation: Orientation | None = None,
+    max_pixels: int = ReadOptions().max_pixels,
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
     """Returns a case's mask, a bit for each `Structure`, and notes on what is doubtful in it.
 
@@ -34,14 +37,15 @@ def read_structures(
       shape: (height, width) of the picture as stored.
       orientation: how the stored picture is turned upright; `None` if it stands so. Sides are
         checked in the upright picture, the mask is returned as stored.
+      max_pixels: the largest mask that is decoded.
 
     Raises:
-      DataError: a mask is missing, broken or of another size than the picture.
+      DataError: a mask is missing, broken, too large or of another size than the picture.
     """
     bits = np.zeros(shape, np.uint8)
     notes = []
     for file in case.masks:
-        mask = _read_at(shape, file, case)
+        mask = _read_at(shape, file, case, max_pixels)
         if not mask.any():
             notes.append(f"{_WORDS[file.structure]} mask is empty")
         bits |= mask * np.uint8(_bits_of(file.structure))
@@ -49,8 +53,10 @@ def read_structures(
     return bits, (*notes, *_doubts_about_sides(upright))
 
 
-def _read_at(shape: tuple[int, int], file: MaskFile, case: Case) -> UInt8[np.ndarray, "h w"]:
-    mask = png.read_mask(files.read_bytes(file.path), file.path.name)
+def _read_at(
+    shape: tuple[int, int], file: MaskFile, case: Case, max_pixels: int
+) -> UInt8[np.ndarray, "h w"]:
+    mask = png.read_mask(files.read_bytes(file.path), file.path.name, max_pixels)
     if mask.shape == shape:
         return mask
     (rows, row_rest), (columns, column_rest) = map(divmod, shape, mask.shape)
