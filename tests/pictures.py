@@ -1,5 +1,6 @@
 """Small picture files for tests."""
 
+import copy
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,11 +114,21 @@ def dicom_bytes(
     for keyword, value in (attributes or {}).items():
         if value is None:
             del dataset[keyword]
+        elif big_endian and keyword.endswith("LUTSequence"):
+            setattr(dataset, keyword, [_with_swapped_words(item) for item in value])
         else:
             setattr(dataset, keyword, value)
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def _with_swapped_words(item: Dataset) -> Dataset:
+    """An item of `lut_item` for a big-endian file, where pydicom writes words as they stand."""
+    item = copy.deepcopy(item)
+    if item["LUTData"].VR == "OW":
+        item.LUTData = np.frombuffer(item.LUTData, "<u2").byteswap().tobytes()
+    return item
 
 
 def compressed_dicom_bytes(

@@ -73,6 +73,20 @@ def test_the_record_holds_what_the_files_say(tmp_path, shape, spacing):
     ]
 
 
+@pytest.mark.parametrize(("max_pixels", "status"), [(1440, "bad"), (5760, "taken")])
+def test_the_largest_picture_is_the_largest_mask_too(tmp_path, max_pixels, status):
+    """Fault: films beyond the default size are read on request, and their masks refused."""
+    picture, mask = chest(80, 72, 0)
+    case = write_case(tmp_path, png_bytes(picture[::2, ::2]), png_bytes(mask))
+    # A mask larger than its picture is refused by either check: the first one tells.
+    settings = ConvertSettings(32, b"key", ReadOptions(max_pixels, frontal_only=False))
+    if status == "taken":
+        case.image.write_bytes(png_bytes(picture))
+    outcome, _ = convert(case, settings)
+    assert outcome.status == status
+    assert ("at most 1440 are read" in outcome.remedy) == (status == "bad")
+
+
 def test_each_lung_keeps_its_bit(tmp_path):
     """Fault: one lung alone, or a sum wrapped around, taken for the lungs; or bits interpolated."""
     picture, mask = chest(40, 60, 0)

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging.dicom import hash_patient, read_dicom, read_patient_id
@@ -141,6 +142,15 @@ def test_patient_ids_are_compared_but_not_kept():
 def test_no_patient_id(identifier):
     """Fault: all patients without identifier taken for one."""
     assert patient_hash(PatientID=identifier) is None
+
+
+def test_patient_id_of_large_deflated_files():
+    """Fault: films beyond the default size are read on request, and their patient refused."""
+    pixels = {"PixelData": bytes(2**27)}
+    content = dicom_bytes(STORED, pixels, DeflatedExplicitVRLittleEndian)
+    with pytest.raises(DataError, match="inflates beyond"):
+        read_patient_id(content, "e.dcm", KEY, ReadOptions(max_pixels=2**23))
+    assert read_patient_id(content, "e.dcm", KEY, ReadOptions(max_pixels=2**25)) == patient_hash()
 
 
 def test_patient_id_of_broken_files():

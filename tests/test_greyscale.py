@@ -6,11 +6,6 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom import read_dicom
@@ -26,7 +21,7 @@ from tests.pictures import (
 STORED = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
 SIGNED = STORED.astype(np.int16) - 2048
 RAMP = {"WindowCenter": 2048, "WindowWidth": 4096}  # LINEAR: 0 to 4095 onto 0 to 1
-NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
+NATIVE = [syntax for syntax in LOSSLESS if not syntax.is_encapsulated]
 
 
 def read(stored: np.ndarray, attributes: dict[str, Any] | None = None, **options: Any):
@@ -150,12 +145,19 @@ def test_voi_table_of_signed_pixels(transfer_syntax):
     np.testing.assert_allclose(pixels, STORED / 4095, atol=1e-5)
 
 
+@pytest.mark.parametrize("transfer_syntax", NATIVE)
 @pytest.mark.parametrize("kept_as", [np.uint8, np.uint16])
-def test_table_of_eight_bits(kept_as):
-    """Entries may be packed or not (PS3.3 C.11.1.1.1); positions beyond 255 must not wrap."""
-    table = (np.arange(4096) // 16).astype(kept_as)
-    pixels = read(STORED, {"VOILUTSequence": [lut_item(0, 8, table)]}).pixels
-    np.testing.assert_allclose(pixels, (STORED // 16) / 255, atol=1e-5)
+def test_table_of_eight_bits(kept_as, transfer_syntax):
+    """Entries may be packed or not (PS3.3 C.11.1.1.1); positions beyond 255 must not wrap.
+
+    Fault: neighbours of a packed table, or bytes of another, change places in big-endian files.
+    """
+    # Neighbours differ, as every second one is looked up.
+    table = (np.arange(4096) * 7 % 251).astype(kept_as)
+    stored = STORED + (np.arange(64, dtype=np.uint16) % 2).reshape(8, 8)
+    attributes = {"VOILUTSequence": [lut_item(0, 8, table)]}
+    pixels = read(stored, attributes, transfer_syntax=transfer_syntax).pixels
+    np.testing.assert_allclose(pixels, table[stored] / 255, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [12, 16])
@@ -273,6 +275,33 @@ def test_signed_padding():
     pixels = read(SIGNED, {"PixelPaddingValue": -2048, "PhotometricInterpretation": "MONOCHROME1"})
     assert pixels.pixels[0, 0] == 0
     assert pixels.pixels[0, 1] == 1
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("first", [-2048, -2000])
+def test_signed_padding_stated_without_sign(first, bits):
+    """Fault: the frame around a signed chest white and in its range, as its header writes US."""
+    attributes = {"BitsStored": bits, "HighBit": bits - 1} | {
+        "PhotometricInterpretation": "MONOCHROME1"
+    }
+    stored = np.maximum(SIGNED, first)
+    expected = read(stored, attributes | {"PixelPaddingValue": first}).pixels
+    assert expected[0, 0] == 0
+    for modulus in (2**16, 2**bits):
+        # The writer takes the type from the sign of the pixels: the word itself is changed.
+        content = dicom_bytes(stored, attributes | {"PixelPaddingValue": first})
+        start = content.index(b"\x28\0\x20\x01SS\2\0")
+        word = (first % modulus).to_bytes(2, "little")
+        content = content[: start + 4] + b"US\2\0" + word + content[start + 10 :]
+        pixels = read_dicom(content, "picture.dcm").pixels
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_padding_out_of_range_marks_no_pixel():
+    """Fault: -32768, a filler, taken for the 0 that its lowest 12 bits spell."""
+    for stored, value in ((SIGNED, -32768), (STORED, 63536)):
+        filler = read(stored, {"PixelPaddingValue": value}).pixels
+        np.testing.assert_array_equal(filler, read(stored).pixels)
 
 
 def test_pictures_for_processing_have_no_window_for_the_eye():

@@ -9,12 +9,21 @@ from etils import epath
 from PIL import Image
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging import files
 from lungseg_jax.imaging.radiograph import Orientation
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.masks import read_structures
 from tfds_builder.sources import Case, Clinical, MaskFile
 
 HEIGHT, WIDTH = 8, 12
+
+
+UPRIGHT = Orientation()
+
+
+def read(case: Case, shape: tuple[int, int], orientation: Orientation = UPRIGHT) -> tuple:
+    contents = {mask.path: files.read_bytes(mask.path) for mask in case.masks}
+    return read_structures(case, contents, shape, orientation, 10**6)
 
 
 def box(columns: slice, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -48,7 +57,7 @@ def test_every_structure_has_its_bit_and_either_lung_is_lung(tmp_path, suffix):
         Structure.HEART: heart,
         Structure.CLAVICLES: clavicles,
     }
-    bits, notes = read_structures(write_case(tmp_path, masks, suffix), (HEIGHT, WIDTH))
+    bits, notes = read(write_case(tmp_path, masks, suffix), (HEIGHT, WIDTH))
     assert bits.dtype == np.uint8
     for structure, pixels in (*masks.items(), (Structure.LUNGS, np.maximum(LEFT, RIGHT))):
         np.testing.assert_array_equal(bits & np.uint8(structure) > 0, pixels > 0)
@@ -58,7 +67,7 @@ def test_every_structure_has_its_bit_and_either_lung_is_lung(tmp_path, suffix):
 def test_lungs_of_unknown_side_are_1(tmp_path):
     """Fault: sides invented for Shenzhen's masks."""
     case = write_case(tmp_path, {Structure.LUNGS: np.maximum(LEFT, RIGHT)})
-    bits, notes = read_structures(case, (HEIGHT, WIDTH))
+    bits, notes = read(case, (HEIGHT, WIDTH))
     assert set(np.unique(bits)) == {0, 1}
     assert notes == ()
 
@@ -66,7 +75,7 @@ def test_lungs_of_unknown_side_are_1(tmp_path):
 def test_masks_of_half_the_picture_are_repeated(tmp_path):
     """Fault: SCR's masks refused, or enlarged with a shift."""
     case = write_case(tmp_path, {Structure.LUNGS: LEFT})
-    bits, notes = read_structures(case, (2 * HEIGHT, 2 * WIDTH))
+    bits, notes = read(case, (2 * HEIGHT, 2 * WIDTH))
     np.testing.assert_array_equal(bits, np.kron(LEFT > 0, np.ones((2, 2), np.uint8)))
     assert notes == ("lung mask enlarged twofold",)
 
@@ -86,7 +95,7 @@ def test_masks_of_other_sizes_are_refused(tmp_path, shape):
     """Fault: a mask of another picture is resized until it fits."""
     case = write_case(tmp_path, {Structure.LUNGS: LEFT})
     with pytest.raises(DataError) as caught:
-        read_structures(case, shape)
+        read(case, shape)
     for part in ("1.png", "mask of 8 x 12 pixels", f"{shape[0]} x {shape[1]}", "image.png"):
         assert part in str(caught.value)
 
@@ -95,10 +104,10 @@ def test_sides_that_changed_places_are_noted(tmp_path):
     """Fault: sides of the viewer taken for the patient's, unseen in any union."""
     case = write_case(tmp_path, {Structure.LEFT_LUNG: RIGHT, Structure.RIGHT_LUNG: LEFT})
     shape = (HEIGHT, WIDTH)
-    bits, notes = read_structures(case, shape)
+    bits, notes = read(case, shape)
     assert notes == ("left lung mask lies on the viewer's left of the right lung's",)
     # Stored mirrored, the same masks are on their proper sides.
-    turned, none = read_structures(case, shape, Orientation(flip_columns=True))
+    turned, none = read(case, shape, Orientation(flip_columns=True))
     np.testing.assert_array_equal(turned, bits)
     assert none == ()
 
@@ -110,18 +119,16 @@ def test_lungs_over_each_other_are_noted_and_shared_borders_are_not(tmp_path):
     left[5:75, 60:115], right[5:75, 5:60] = 255, 255
     right[5:8, 60] = 255
     case = write_case(tmp_path, {Structure.LEFT_LUNG: left, Structure.RIGHT_LUNG: right})
-    assert read_structures(case, (height, width))[1] == ()
+    assert read(case, (height, width))[1] == ()
     right[5:75, 60] = 255
     case = write_case(tmp_path, {Structure.LEFT_LUNG: left, Structure.RIGHT_LUNG: right})
-    assert read_structures(case, (height, width))[1] == (
-        "left and right lung masks share 70 pixels",
-    )
+    assert read(case, (height, width))[1] == ("left and right lung masks share 70 pixels",)
 
 
 def test_an_empty_mask_is_noted(tmp_path):
     """Fault: a lung that was removed stops the build, or a lost outline passes unseen."""
     case = write_case(tmp_path, {Structure.LEFT_LUNG: 0 * LEFT, Structure.RIGHT_LUNG: RIGHT})
-    bits, notes = read_structures(case, (HEIGHT, WIDTH))
+    bits, notes = read(case, (HEIGHT, WIDTH))
     assert notes == ("left lung mask is empty",)
     np.testing.assert_array_equal(bits & 1 > 0, RIGHT > 0)
 
@@ -131,7 +138,7 @@ def test_a_missing_mask_is_named(tmp_path):
     case = write_case(tmp_path, {Structure.LUNGS: LEFT})
     case.masks[0].path.unlink()
     with pytest.raises(DataError, match=r"1\.png: "):
-        read_structures(case, (HEIGHT, WIDTH))
+        read(case, (HEIGHT, WIDTH))
 
 
 def test_a_gif_cut_short_is_refused(tmp_path):
@@ -142,7 +149,7 @@ def test_a_gif_cut_short_is_refused(tmp_path):
     path = case.masks[0].path
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"1\.gif: broken GIF file"):
-        read_structures(case, (64, 64))
+        read(case, (64, 64))
 
 
 def test_other_formats_in_gif_or_png_names_are_refused(tmp_path):
@@ -152,4 +159,4 @@ def test_other_formats_in_gif_or_png_names_are_refused(tmp_path):
     Image.fromarray(LEFT).save(buffer, "TIFF")
     case.masks[0].path.write_bytes(buffer.getvalue())
     with pytest.raises(DataError, match="broken PNG file"):
-        read_structures(case, (HEIGHT, WIDTH))
+        read(case, (HEIGHT, WIDTH))

@@ -1,11 +1,21 @@
 """Stored values out of every encoding, and files that ask for more than they hold."""
 
+import collections
+import io
+import json
+import pickle
 import struct
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
+from pydicom.encaps import get_frame
 from pydicom.uid import (
     JPEG2000,
     JPEG2000Lossless,
@@ -131,6 +141,18 @@ def test_the_largest_picture_is_an_option():
         read(dicom_bytes(STORED, RAMP), max_pixels=63)
 
 
+def test_pictures_stay_in_narrow_types():
+    """Fault: copies of eight bytes a pixel, of which a large film has a hundred million."""
+    content = dicom_bytes((np.indices((1024, 1024)).sum(0) * 2 - 2048).astype(np.int16))
+    read(content)
+    tracemalloc.start()
+    pixels = read(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The file's bytes, stored values, positions in the table and intensities are needed.
+    assert peak < 15 * pixels.size
+
+
 def claim(stream: bytes, codec: str, side: int) -> bytes:
     """The stream with another size in its frame header."""
     if codec == "jpeg2k":
@@ -179,3 +201,68 @@ def test_stumps_of_streams_are_data_errors(stream, transfer_syntax):
     """Fault: an index beyond the end of what is hardly there."""
     with pytest.raises(DataError):
         read(compressed_dicom_bytes(STORED, stream, transfer_syntax))
+
+
+def mutations(stream: bytes, count: int) -> list[bytes]:
+    """Streams cut short, with bytes put in, or with some of their bytes or their header's changed.
+
+    Of less than two bytes no file could be made.
+    """
+    rng = np.random.default_rng(0)
+    mutants = []
+    for number in range(count):
+        mutant = bytearray(stream)
+        place = int(rng.integers(4, len(mutant)))
+        if number % 4 == 0:
+            del mutant[place:]
+        elif number % 4 == 1:
+            mutant[place:place] = rng.bytes(int(rng.integers(1, 5)))
+        else:
+            end = min(len(mutant), 64) if number % 4 == 2 else len(mutant)
+            for position in rng.integers(0, end, rng.integers(1, 4)):
+                mutant[position] = rng.integers(256)
+        mutants.append(bytes(mutant))
+    return mutants
+
+
+def test_damaged_streams_raise_data_errors_only():
+    """Fault: a decoder's own exception, or an allocation without bound, ends a build.
+
+    gdcm lets C++ exceptions end the process on some damaged JPEG and JPEG-LS streams, which no
+    Python code can prevent: files are read in processes of their own, here as in a build.
+    """
+    smooth_8 = (SMOOTH >> 4).astype(np.uint8)
+    streams = [
+        (smooth_8, imagecodecs.jpeg8_encode(smooth_8, 90), JPEGBaseline8Bit, {}),
+        (
+            SMOOTH,
+            imagecodecs.jpeg8_encode(SMOOTH, 90, bitspersample=12),
+            JPEGExtended12Bit,
+            BITS,
+        ),
+    ]
+    for syntax in (RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless):
+        whole = pydicom.dcmread(io.BytesIO(encoded_dicom_bytes(SMOOTH, BITS, syntax)))
+        stream = get_frame(whole.PixelData, 0, number_of_frames=1)
+        streams.append((SMOOTH, stream, syntax, BITS))
+    contents = [
+        compressed_dicom_bytes(stored, mutant, syntax, attributes)
+        for stored, stream, syntax, attributes in streams
+        for mutant in (stream, *mutations(stream, 60))
+    ]
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.forked_reading"],
+        cwd=Path(__file__).parents[1],
+        input=pickle.dumps(contents),
+        # Decoders print what they meet.
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    ends = json.loads(child.stdout)
+    assert ends[::61] == ["read"] * 6
+    counts = collections.Counter(ends)
+    assert len(ends) == len(contents) == 366
+    crashes = {"SIGABRT", "SIGSEGV"}
+    assert counts.keys() <= {"read", "DataError"} | crashes
+    assert sum(counts[crash] for crash in crashes) < 0.05 * len(ends)

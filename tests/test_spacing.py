@@ -32,6 +32,16 @@ def read(attributes: dict):
             "calibrated",
         ),
         (
+            {"ImagerPixelSpacing": ["0.143", "0.143"], "PixelSpacing": ["0.1430001", "0.14299"]},
+            (0.143, 0.143),
+            "detector",
+        ),
+        (
+            {"ImagerPixelSpacing": ["0.15", "0.15"], "PixelSpacing": ["0.15", "0.149"]},
+            (0.15, 0.149),
+            "calibrated",
+        ),
+        (
             {"PixelSpacing": ["0.12", "0.16"], "PixelSpacingCalibrationType": "FIDUCIAL"},
             (0.12, 0.16),
             "calibrated",

@@ -122,9 +122,7 @@ def test_too_few_patients_are_refused():
 def test_headers_that_name_one_patient_for_all_have_a_remedy():
     """Fault: an archive made anonymous with one PatientID cannot be built, nor is a way shown."""
     cases = [
-        dataclasses.replace(
-            make_outcome(f"e{i}", "p", "folder", "unknown"), patient_is_hashed=True
-        )
+        dataclasses.replace(make_outcome(f"e{i}", "p", "folder", "unknown"), patient_is_hashed=True)
         for i in range(30)
     ]
     with pytest.raises(ConfigError, match=r"1 patients leave .*pairs\.csv, column patient$"):

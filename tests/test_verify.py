@@ -166,6 +166,15 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
             "spacing_mm",
             "not within",
         ),
+        (
+            # The finest detector at the greatest magnification, and finer.
+            {
+                "spacing_source": "magnification-corrected",
+                "spacing_mm": np.array([0.02 / 2, 0.0099], np.float32),
+            },
+            "spacing_mm",
+            "not within 0.01",
+        ),
         ({"spacing_source": "guessed"}, "spacing_source", "is none of"),
         ({"example_id": ""}, "example_id", "is empty"),
         ({"patient_id": ""}, "patient_id", "is empty"),
@@ -179,6 +188,13 @@ def test_a_faulty_field_is_named(folder, fields, field, fault):
     faults = found(folder)
     assert fault in faults[subject, field]
     assert {name for name, _ in faults} == {subject}
+
+
+def test_every_spacing_that_is_read_is_accepted(folder):
+    """Fault: a fine detector's spacing, divided by the magnification, called impossible."""
+    fine = np.array([0.03 / 1.9, 0.02 / 2], np.float32)
+    change_first(folder, spacing_source="magnification-corrected", spacing_mm=fine)
+    assert not found(folder)
 
 
 @pytest.mark.parametrize("field", ["image", "mask", "original_mask"])

@@ -79,7 +79,8 @@ def _take(
     radiograph = files.decode_radiograph(content, case.image.name, settings.reading)
     turn = radiograph.orientation
     shape = turn.to_stored(radiograph.pixels).shape
-    stored_mask, mask_notes = read_structures(case, contents, (shape[0], shape[1]), turn)
+    largest = settings.reading.max_pixels
+    stored_mask, mask_notes = read_structures(case, contents, (shape[0], shape[1]), turn, largest)
     mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
     fit = fit_to_square(height, width, settings.image_size)

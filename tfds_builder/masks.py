@@ -1,10 +1,13 @@
 """A case's mask files to one mask with a bit for each structure."""
 
+from collections.abc import Mapping
+
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging import files, png
+from lungseg_jax.imaging import png
 from lungseg_jax.imaging.radiograph import Orientation
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources import Case, MaskFile
@@ -22,7 +25,11 @@ _TOLERATED_OVERLAP = 0.001
 
 
 def read_structures(
-    case: Case, shape: tuple[int, int], orientation: Orientation | None = None
+    case: Case,
+    contents: Mapping[epath.Path, bytes],
+    shape: tuple[int, int],
+    orientation: Orientation,
+    max_pixels: int,
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
     """Returns a case's mask, a bit for each `Structure`, and notes on what is doubtful in it.
 
@@ -31,24 +38,26 @@ def read_structures(
 
     Args:
       case: whose masks to read.
+      contents: of the mask files.
       shape: (height, width) of the picture as stored.
-      orientation: how the stored picture is turned upright; `None` if it stands so. Sides are
-        checked in the upright picture, the mask is returned as stored.
+      orientation: how the stored picture is turned upright. Sides are checked in the upright
+        picture, the mask is returned as stored.
+      max_pixels: the largest mask that is decoded.
 
     Raises:
-      DataError: a mask is missing, broken or of another size than the picture.
+      DataError: a mask is missing, broken, too large or of another size than the picture.
     """
     bits = np.zeros(shape, np.uint8)
     notes = []
     for file in case.masks:
-        mask = png.read_mask(files.read_bytes(file.path), file.path.name)
+        mask = png.read_mask(contents[file.path], file.path.name, max_pixels)
         if mask.shape != shape:
             mask = _enlarge_twofold(mask, shape, file, case)
             notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")
         if not mask.any():
             notes.append(f"{_WORDS[file.structure]} mask is empty")
         bits |= mask * np.uint8(_bits_of(file.structure))
-    upright = (orientation or Orientation()).to_upright(bits)
+    upright = orientation.to_upright(bits)
     return bits, (*notes, *_doubts_about_sides(upright))
 
 

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import SpacingSource
-from lungseg_jax.imaging.spacing import PLAUSIBLE_SPACING_MM
+from lungseg_jax.imaging.spacing import PLAUSIBLE_MAGNIFICATION, PLAUSIBLE_SPACING_MM
 from lungseg_jax.imaging.structures import Structure
 
 PICTURES = ("image", "mask", "original_mask")
@@ -141,6 +141,8 @@ def _check_spacing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "spacing_mm", "is given, but spacing_source is none"
         return
     low, high = PLAUSIBLE_SPACING_MM
+    if source == "magnification-corrected":
+        low /= PLAUSIBLE_MAGNIFICATION[1]
     # The comparison is false for values that are no numbers, too.
     if not np.all((spacing >= low) & (spacing <= high)):
         yield "spacing_mm", f"is not within {low} to {high} mm, but spacing_source is {source}"

@@ -64,9 +64,10 @@ def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
 
 
 def _shrink(pixels: Shaped[np.ndarray, "h w"], side: int) -> Float32[np.ndarray, "s s"]:
-    return cv2.resize(
-        pixels.astype(np.float32, copy=False), (side, side), interpolation=cv2.INTER_AREA
-    )
+    pixels = pixels.astype(np.float32, copy=False)
+    if pixels.shape == (side, side):
+        return pixels
+    return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _without_borders(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 w2"]:

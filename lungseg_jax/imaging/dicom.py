@@ -61,16 +61,18 @@ def read_dicom(
     )
 
 
-def read_patient_id(content: bytes, name: str, key: bytes) -> str | None:
+def read_patient_id(
+    content: bytes, name: str, key: bytes, options: ReadOptions = ReadOptions()
+) -> str | None:
     """Returns a keyed hash of the DICOM PatientID, `None` where the file states none.
 
     Only equality matters, so the identifier itself never leaves the header.
 
     Raises:
-      DataError: not DICOM.
+      DataError: not DICOM, or deflated and larger than the largest picture.
     """
     with guarded(name, "broken DICOM header"):
-        dataset = parse_dicom(content, name, _max_bytes(ReadOptions()), until_pixels=True)
+        dataset = parse_dicom(content, name, _max_bytes(options), until_pixels=True)
         patient_id = dataset.get("PatientID")
     return hash_patient(str(patient_id), key) if patient_id else None
 

@@ -26,13 +26,14 @@ OTHER_MODALITIES = frozenset((
 
 # Words of BodyPartExamined (PS3.16 Annex L, and abbreviations in use) for what is no chest.
 OTHER_BODY_PARTS = frozenset((
-    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CLAVICLE", "COCCYX",
-    "CSPINE", "CTSPINE", "ELBOW", "EXTREMITY", "FACE", "FEMUR", "FIBULA", "FINGER", "FOOT",
-    "FOREARM", "HAND", "HEAD", "HEADNECK", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LOWERLEG",
-    "LOWEREXTREMITY", "LSPINE", "LSSPINE", "MANDIBLE", "MAXILLA", "NASALBONE", "NECK",
-    "ORBIT", "PATELLA", "PELVIS", "RADIUS", "SACRUM", "SCAPULA", "SHOULDER", "SINUS", "SKULL",
-    "SPINE", "SSPINE", "STERNUM", "TEETH", "THIGH", "THUMB", "TIBIA", "TLSPINE", "TOE",
-    "TSPINE", "ULNA", "UPPERARM", "UPPEREXTREMITY", "WHOLEBODY", "WRIST", "ZYGOMA",
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CERVICALSPINE",
+    "CLAVICLE", "COCCYX", "CSPINE", "CTSPINE", "ELBOW", "EXTREMITY", "FACE", "FEMUR", "FIBULA",
+    "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HEADNECK", "HIP", "HUMERUS", "JAW", "KNEE",
+    "LEG", "LOWEREXTREMITY", "LOWERLEG", "LSPINE", "LSSPINE", "LUMBARSPINE", "MANDIBLE",
+    "MAXILLA", "NASALBONE", "NECK", "ORBIT", "PATELLA", "PELVIS", "RADIUS", "SACRUM", "SCAPULA",
+    "SHOULDER", "SINUS", "SKULL", "SPINE", "SSPINE", "STERNUM", "TEETH", "THIGH",
+    "THORACICSPINE", "THUMB", "TIBIA", "TLSPINE", "TOE", "TSPINE", "ULNA", "UPPERARM",
+    "UPPEREXTREMITY", "WHOLEBODY", "WRIST", "ZYGOMA",
 ))  # fmt: skip
 
 # Anatomic regions (PS3.16 CID 4031) that a frontal chest radiograph may be filed under.
@@ -68,7 +69,7 @@ def _contradictions(dataset: Dataset) -> Iterator[str]:
     modality = read_word(dataset, "Modality")
     if modality in OTHER_MODALITIES:
         yield f"of modality {modality}"
-    for word in _words(dataset, "BodyPartExamined"):
+    for word in _body_parts(dataset):
         if word in OTHER_BODY_PARTS:
             yield f"of body part {word}"
     region = _coded(dataset, "AnatomicRegionSequence", codes.cid4031)
@@ -85,9 +86,18 @@ def _contradictions(dataset: Dataset) -> Iterator[str]:
 
 
 def _words(dataset: Dataset, keyword: str) -> list[str]:
-    """Returns the words of an attribute, none if one of them means the chest."""
-    words = re.findall(r"[A-Z]+", read_word(dataset, keyword))
-    return [] if any(re.match("CHEST|THORA|TORA|LUNG", word) for word in words) else words
+    return re.findall(r"[A-Z]+", read_word(dataset, keyword))
+
+
+def _body_parts(dataset: Dataset) -> list[str]:
+    """Returns the words of BodyPartExamined; beside one that means the chest, only the spine's.
+
+    A chest with the abdomen is a chest; the thoracic spine is none.
+    """
+    words = _words(dataset, "BodyPartExamined")
+    if any(re.match("CHEST|THORA|TORA|LUNG", word) for word in words):
+        return [word for word in words if word.endswith("SPINE")]
+    return words
 
 
 def _coded(dataset: Dataset, keyword: str, group: Collection) -> str | None:

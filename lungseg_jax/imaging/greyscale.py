@@ -16,6 +16,9 @@ from lungseg_jax.imaging.header import read_numbers, read_word
 # Share of pixels left out at each end where a file states no window.
 SHARES_WITHOUT_WINDOW = (0.005, 0.995)
 
+# NumPy widens what it counts and looks up by to eight bytes a pixel: some rows at a time.
+_STRIP_ROWS = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class GreyScale:
@@ -61,11 +64,16 @@ def to_intensities(
     Raises:
       ValueError: a table is shorter than it says, or values leave all range.
     """
-    first = int(stored.min())
-    position = stored.astype(np.int32) - first
-    levels = np.arange(first, int(stored.max()) + 1)
+    levels = np.arange(int(stored.min()), int(stored.max()) + 1)
+    # Differences wrap around in signed words but not in their bits read without sign.
+    unsigned = np.dtype(f"u{stored.itemsize}")
+    position = stored.view(unsigned) - stored.min().astype(unsigned)
+    strips = [slice(row, row + _STRIP_ROWS) for row in range(0, len(position), _STRIP_ROWS)]
     padding = _is_padding(levels, dataset)
-    counts = np.bincount(position.ravel(), minlength=len(levels)) * ~padding
+    counts = np.zeros(len(levels), np.int64)
+    for strip in strips:
+        counts += np.bincount(position[strip].ravel(), minlength=len(levels))
+    counts *= ~padding
     intensities = _window(
         _to_modality_values(levels, dataset, greyscale), counts, dataset, greyscale
     )
@@ -74,7 +82,11 @@ def to_intensities(
     if greyscale.inverted:
         intensities = 1 - intensities
     intensities[padding] = 0
-    return intensities.astype(np.float32)[position]
+    table = intensities.astype(np.float32)
+    pixels = np.empty(stored.shape, np.float32)
+    for strip in strips:
+        pixels[strip] = table[position[strip]]
+    return pixels
 
 
 def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.ndarray, " n"]:
@@ -83,8 +95,21 @@ def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.
     if not value:
         return np.zeros(len(levels), np.bool_)
     limit = read_numbers(dataset, "PixelPaddingRangeLimit") or value
-    low, high = sorted((value[0], limit[0]))
+    low, high = sorted(_with_sign(x[0], dataset) for x in (value, limit))
     return (levels >= low) & (levels <= high)
+
+
+def _with_sign(padding: float, dataset: Dataset) -> float:
+    """Returns the stored value that a padding attribute means.
+
+    Files of signed pixels state it as a word without sign, too: -2000 as 63536, or as 2096 where
+    words keep only the 12 bits stored. Anything else out of their range marks no pixel.
+    """
+    if read_numbers(dataset, "PixelRepresentation") == (1,):
+        for values in (2**16, 2 ** int(dataset.BitsStored)):
+            if values / 2 <= padding < values:
+                return padding - values
+    return padding
 
 
 def _to_modality_values(
@@ -177,6 +202,10 @@ def _look_up(values: Float64[np.ndarray, " n"], lut: Dataset) -> Float64[np.ndar
     entries = entries % 2**16 or 2**16
     data = lut.LUTData
     content = data if isinstance(data, bytes) else np.asarray(data, "<u2").tobytes()
+    _, little_endian = lut.original_encoding
+    if lut["LUTData"].VR == "OW" and little_endian is False:
+        # Of two packed entries the first is the lower byte of their word, which comes last.
+        content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
     table = np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1", entries)
     return table.astype(np.float64)[
         np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)

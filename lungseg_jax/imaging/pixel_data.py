@@ -100,7 +100,16 @@ def _to_stored_values(
     shift = int(high_bit[0]) - bits + 1 if high_bit else 0
     if not 0 <= shift <= int(dataset.BitsAllocated) - bits:
         raise ValueError
-    values = (words.astype(np.int64) >> shift) & (2**bits - 1)
-    if read_numbers(dataset, "PixelRepresentation") == (1,):
-        values -= (values >> (bits - 1)) << bits
-    return values.astype(np.int32)
+    signed = read_numbers(dataset, "PixelRepresentation") == (1,)
+    # Decoders give pixels in bytes where no more is used, whatever the header says is stored.
+    size = max(words.itemsize, 1 if bits <= 8 else 2)
+    values = words.astype(f"i{size}" if words.dtype.kind == "i" else f"u{size}", copy=False)
+    values = values.view(f"u{size}")
+    # Up to the top, where what lies above drops out, and down again with the sign or without.
+    unused = 8 * size - bits
+    if unused and (shift or signed or values.max() >> bits):
+        values = values << (unused - shift)
+        values = values.view(f"i{size}" if signed else f"u{size}") >> unused
+    elif signed:
+        values = values.view(f"i{size}")
+    return values if size <= 2 else values.astype(np.int16 if signed else np.uint16)

@@ -33,15 +33,18 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
     return Radiograph(pixels.astype(np.float32) / np.float32(2**bits - 1), None, "none")
 
 
-def read_mask(content: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
+def read_mask(
+    content: bytes, name: str, max_pixels: int = ReadOptions().max_pixels
+) -> UInt8[np.ndarray, "h w"]:
     """Returns a mask of {0, 1} from a PNG or GIF file, thresholded at half its coverage.
 
     Raises:
-      DataError: neither PNG nor GIF, or one that does not decode, or values that are no mask's.
+      DataError: neither PNG nor GIF, one that does not decode or is too large, or values that are
+        no mask's.
     """
     is_gif = content.startswith(_GIF_SIGNATURE)
     opener = GifImageFile if is_gif else PngImageFile
-    pixels = _decode(content, name, opener, ReadOptions().max_pixels)
+    pixels = _decode(content, name, opener, max_pixels)
     if pixels.dtype != np.uint8:
         raise DataError(name, "mask of more than 8 bits", "save masks as 8-bit grey PNG")
     brightest = int(pixels.max())

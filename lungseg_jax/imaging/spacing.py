@@ -1,5 +1,7 @@
 """The distance between pixel centres, and what it was measured on."""
 
+import math
+
 from pydicom.dataset import Dataset
 
 from lungseg_jax.imaging.header import read_numbers
@@ -7,6 +9,9 @@ from lungseg_jax.imaging.radiograph import SpacingSource
 
 # Outside these no detector for chest radiographs exists: PixelSpacing of 0 or 1e-6 is a filler.
 PLAUSIBLE_SPACING_MM = (0.02, 5.0)
+
+# Relative difference of spacings that differ in their last digits only.
+SAME_SPACING = 1e-3
 
 # A chest fills its picture at 1.05 to 1.3; beyond 2 nobody exposes one, below 1 nobody can.
 PLAUSIBLE_MAGNIFICATION = (1.0, 2.0)
@@ -21,8 +26,9 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
     """
     pixel = _plausible_spacing(dataset, "PixelSpacing")
     imager = _plausible_spacing(dataset, "ImagerPixelSpacing")
-    calibrated = dataset.get("PixelSpacingCalibrationType") or (imager and pixel != imager)
-    if pixel and calibrated:
+    if pixel and (
+        dataset.get("PixelSpacingCalibrationType") or (imager and not _repeats(pixel, imager))
+    ):
         return pixel, "calibrated"
     detector = imager or pixel
     if detector is None:
@@ -32,6 +38,14 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
         return detector, "detector"
     row, column = (spacing / magnification for spacing in detector)
     return (row, column), "magnification-corrected"
+
+
+def _repeats(pixel: tuple[float, float], imager: tuple[float, float]) -> bool:
+    """Whether one spacing is the other, up to the digits that each is written with."""
+    return all(
+        math.isclose(one, other, rel_tol=SAME_SPACING)
+        for one, other in zip(pixel, imager, strict=True)
+    )
 
 
 def _magnification(dataset: Dataset) -> float | None:
