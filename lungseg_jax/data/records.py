@@ -19,8 +19,6 @@ from tfds_builder.prepare import prepare
 from tfds_builder.sources import FolderPatterns
 from tfds_builder.splits import SPLITS
 
-# The network learns and is measured by the lungs alone.
-
 
 @dataclasses.dataclass(frozen=True)
 class Example:
