@@ -1,6 +1,6 @@
 """Prints how each DICOM file of a folder is read, and why, as a Markdown table.
 
-  python -m benchmarks.dicom_table FOLDER
+python -m benchmarks.dicom_table FOLDER
 """
 
 import sys
