@@ -16,10 +16,9 @@ from absl import logging
 from lungseg_jax import terminal
 from lungseg_jax.command_line import parse_build
 from lungseg_jax.config import Config
-from lungseg_jax.data.records import lungs_config
+from lungseg_jax.data.records import build_records
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.preemption import Stopped, stop_at_once
-from tfds_builder.prepare import prepare
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,9 +47,7 @@ def _build(config: Config, beam_options: list[str] | None) -> None:
         from apache_beam.options.pipeline_options import PipelineOptions
 
         options = PipelineOptions(beam_options)
-    data = config.data
-    builder = prepare(lungs_config(config), data.data_dir, data.manual_dir, options)
-    terminal.say(f"Records: {builder.data_path}")
+    terminal.say(f"Records: {build_records(config, options).data_path}")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,16 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     return output
 
 
+def ensure_data_report(folder: epath.PathLike) -> None:
+    """Writes the report on a folder of records if it has none.
+
+    Raises:
+      DataError: no such folder, or a damaged record or build report.
+    """
+    if not (epath.Path(folder) / PAGE).exists():
+        write_data_report(folder)
+
+
 def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:
     return Look.at(record), Fingerprint.of(record)
 

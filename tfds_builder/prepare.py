@@ -16,7 +16,6 @@ from lungseg_jax import terminal
 from tfds_builder.build_report import SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.conversion import describe_case
-from tfds_builder.data_report import PAGE, write_data_report
 from tfds_builder.manifest import MANIFEST, write_manifest
 from tfds_builder.sources import Listing, list_source
 from tfds_builder.splits import read_split_file
@@ -61,7 +60,7 @@ def prepare(
     )
     builder.listing, builder.beam_options = listing, beam_options
     downloads = data_dir / "downloads"
-    # Also with nothing to build: another process may be about to write the reports.
+    # Also with nothing to build: another process may be about to write the manifest.
     with _one_at_a_time(downloads):
         if not builder.is_prepared():
             terminal.say(f"Building records in {builder.data_path}")
@@ -70,8 +69,6 @@ def prepare(
         # Here, not in the build: a process killed in between leaves the rest to the next one.
         if not (builder.data_path / MANIFEST).exists():
             write_manifest(builder.data_path, read_digests(builder.data_path))
-        if not (builder.data_path / PAGE).exists():
-            write_data_report(builder.data_path)
         builder.remove_chunks()
     return builder
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,9 +15,13 @@ from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.data_report import ensure_data_report
 from tfds_builder.prepare import prepare
 from tfds_builder.sources import FolderPatterns
 from tfds_builder.splits import SPLITS
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +142,23 @@ def open_records(config: Config) -> dict[str, Records]:
       ConfigError: the split file is not valid, or the masks do not tell the sides that the labels
         ask for.
     """
-    data, lungs = config.data, lungs_config(config)
     if jax.process_count() > 1:
-        _prepare_on_first(lambda: prepare(lungs, data.data_dir, data.manual_dir))
-    builder = prepare(lungs, data.data_dir, data.manual_dir)
-    records = {split: Records(builder, split, data.labels) for split in SPLITS}
-    _check_labels(data, records)
+        _prepare_on_first(lambda: build_records(config))
+    builder = build_records(config)
+    records = {split: Records(builder, split, config.data.labels) for split in SPLITS}
+    _check_labels(config.data, records)
     return records
 
 
-def lungs_config(config: Config) -> LungsConfig:
-    """Returns what of a configuration the records are a function of."""
+def build_records(config: Config, beam_options: "PipelineOptions | None" = None) -> Builder:
+    """Returns the records' builder, with the records and the report on them in place.
+
+    Raises:
+      DataError: the source files are missing or broken.
+      ConfigError: the split file is not valid.
+    """
     data = config.data
-    return LungsConfig(
+    lungs = LungsConfig(
         source=data.source,
         image_size=data.image_size,
         seed=config.seed,
@@ -165,6 +173,9 @@ def lungs_config(config: Config) -> LungsConfig:
         on_error=data.on_error,
         max_bad_share=data.max_bad_share,
     )
+    builder = prepare(lungs, data.data_dir, data.manual_dir, beam_options)
+    ensure_data_report(builder.data_path)
+    return builder
 
 
 def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
