@@ -40,7 +40,7 @@ def _race_without_links(folder: Path, start, keys) -> None:
 @pytest.mark.parametrize("target", [_race, _race_without_links])
 def test_processes_that_race_get_one_key(tmp_path, target):
     """Fault: the last writer's key holds, and the first one's patients match nobody's."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     start, keys = context.Event(), context.SimpleQueue()
     racers = [context.Process(target=target, args=(tmp_path, start, keys)) for _ in range(4)]
     for racer in racers:
