@@ -211,7 +211,7 @@ def _convert_on_all_cores(
     conversion: Conversion, chunks: Sequence[Chunk], after_each: Callable[[], object]
 ) -> None:
     """Converts chunks by a worker process a core, each fed by a thread that waits for it."""
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(chunks)))
+    workers = max(1, min(_usable_cores(), len(chunks)))
     memory = conversion.settings.memory_bytes()
     with contextlib.ExitStack() as stack:
         every = [stack.enter_context(Sandbox(memory_bytes=memory)) for _ in range(workers)]
@@ -234,6 +234,13 @@ def _convert_on_all_cores(
             # After a fault or an interrupt, threads that wait for a worker end with it.
             for sandbox in every:
                 sandbox.stop()
+
+
+def _usable_cores() -> int:
+    """Returns how many cores this process may use; macOS tells only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:

@@ -120,7 +120,9 @@ class Sandbox:
             raise SandboxStoppedError
         if not ready:
             self.close()
-            raise RuntimeError("A worker does not start; `python -m tfds_builder.worker` says why")
+            raise RuntimeError(
+                "A worker does not start; `python -c 'import tfds_builder.worker'` says why"
+            )
 
     def _last_words(self) -> str:
         assert self._process is not None

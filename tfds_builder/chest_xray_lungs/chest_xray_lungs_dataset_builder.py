@@ -145,7 +145,9 @@ class Builder(tfds.core.ShardBasedBuilder):
             listing = list_source(config.source, directory, config.patterns)
         settings = ConvertSettings(config.image_size, read_or_make_key(downloads), config.reading)
         fail_fast = config.on_error == "fail"
-        self._conversion = Conversion(downloads / "converted", settings, fail_fast)
+        # By version: another one writes other records of the same files.
+        folder = downloads / "converted" / str(self.VERSION)
+        self._conversion = Conversion(folder, settings, fail_fast)
         self._chunks = self._conversion.cut(listing.cases)
         converted = convert_chunks(self._conversion, self._chunks, self.beam_options)
         # Where a build that fails below has its report found.
