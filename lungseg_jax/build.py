@@ -11,32 +11,19 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
 from lungseg_jax import terminal
-from lungseg_jax.command_line import parse_build
+from lungseg_jax.command_line import parse_build, run
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import build_records
-from lungseg_jax.errors import ConfigError, UserError
-from lungseg_jax.preemption import Stopped, stop_at_once
+from lungseg_jax.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Builds; returns the exit code. Faults that a user can mend end in one line."""
-    if "--help" in arguments:
-        terminal.say(str(__doc__))
-        return 0
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with stop_at_once():
-            _build(*parse_build(arguments))
-    except (UserError, OSError) as error:
-        terminal.say(f"Error: {error}")
-        return 1
-    except (Stopped, KeyboardInterrupt):
-        terminal.say("Stopped; the same command goes on from here")
-        return 130
-    return 0
+    """Does the build; returns the exit code."""
+    resume = "the same command goes on from here"
+    return run(
+        arguments, str(__doc__), lambda: _build(*parse_build(arguments)), resume, stopped=143
+    )
 
 
 def _build(config: Config, beam_options: list[str] | None) -> None:

@@ -12,16 +12,14 @@ import sys
 from collections.abc import Sequence
 
 import jax
-from absl import logging
 from etils import epath
 
 from lungseg_jax import report, terminal
 from lungseg_jax.benchmark import benchmark
-from lungseg_jax.command_line import parse
+from lungseg_jax.command_line import parse, run
 from lungseg_jax.config import Config
-from lungseg_jax.errors import ConfigError, UserError
+from lungseg_jax.errors import ConfigError
 from lungseg_jax.evaluate import evaluate
-from lungseg_jax.preemption import Stopped, stop_at_once
 from lungseg_jax.train import train_and_evaluate
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
@@ -29,24 +27,9 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Does one job; returns the exit code. Faults that a user can mend end in one line."""
-    if "--help" in arguments:
-        terminal.say(str(__doc__))
-        return 0
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with stop_at_once():
-            _run(*parse(arguments))
-    except (UserError, OSError) as error:
-        terminal.say(f"Error: {error}")
-        return 1
-    except Stopped:
-        terminal.say("Stopped; a run goes on from its last checkpoint with the same --workdir")
-        return 0
-    except KeyboardInterrupt:
-        terminal.say("Interrupted; a run goes on from its last checkpoint with the same --workdir")
-        return 130
-    return 0
+    """Does one job; returns the exit code."""
+    resume = "a run goes on from its last checkpoint with the same --workdir"
+    return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, stopped=0)
 
 
 def _run(mode: str, config: Config, workdir: epath.Path) -> None:
