@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 import hashlib
+import os
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
+from tensorflow_datasets.core.writer import ExampleWriter
 
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
 from tfds_builder.build_report import SUMMARY, file_entries, write_report
@@ -152,25 +155,53 @@ class Builder(tfds.core.ShardBasedBuilder):
         converted = convert_chunks(self._conversion, self._chunks, self.beam_options)
         # Where a build that fails below has its report found.
         draft = downloads / "reports" / config.name
-        write_report(draft, file_entries(listing, converted.outcomes, {}))
-        _check_share_of_bad(converted.outcomes, config.max_bad_share, draft / SUMMARY)
-        taken = [outcome for outcome in converted.outcomes if outcome.status == "taken"]
-        if config.splits:
-            ids = splits.read_splits(config.splits, taken)
-        else:
-            ids = splits.assign_splits(taken, config.seed)
+        try:
+            _check_share_of_bad(converted.outcomes, config.max_bad_share, draft / SUMMARY)
+            ids = _split(converted.outcomes, config)
+        except UserError:
+            write_report(draft, file_entries(listing, converted.outcomes, {}))
+            raise
         # Into the folder that TFDS renames when the records are whole.
         write_report(self.data_path, file_entries(listing, converted.outcomes, ids))
-        draft.rmtree()
+        draft.rmtree(missing_ok=True)
         return {
             name: _cut_into_shards([converted.places[example_id] for example_id in own])
             for name, own in ids.items()
         }
 
+    def _example_writer(self) -> ExampleWriter:
+        if self.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            return PlainArrayRecordWriter(self.info.file_format)
+        return super()._example_writer()
+
     def remove_chunks(self) -> None:
         """Removes what was kept for a build that might be interrupted."""
         if self._conversion is not None:
             self._conversion.remove(self._chunks)
+
+
+class PlainArrayRecordWriter(ExampleWriter):
+    """Writes ArrayRecord shards without compression.
+
+    TFDS's own writer compresses PNG a second time: a third of the time a shard takes, for no byte.
+    """
+
+    def write(
+        self, path: epath.PathLike, examples: Iterable[tuple[int | str | bytes, bytes]]
+    ) -> None:
+        """Writes serialized examples in their order; one a group, so that any is read alone."""
+        writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+        for _, example in examples:
+            writer.write(example)
+        writer.close()
+
+
+def _split(outcomes: Sequence[Outcome], config: LungsConfig) -> dict[str, list[str]]:
+    """Returns the ids of each split's examples."""
+    taken = [outcome for outcome in outcomes if outcome.status == "taken"]
+    if config.splits:
+        return splits.read_splits(config.splits, taken)
+    return splits.assign_splits(taken, config.seed)
 
 
 def _cut_into_shards(
