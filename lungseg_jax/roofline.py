@@ -104,6 +104,28 @@ def _fastest(call: Call) -> float:
     return float(time_calls(call, warmup=2, count=REPETITIONS).min())
 
 
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Work done on all devices, `images` at a time of `flops` each."""
+
+    devices: int
+    images: int
+    flops: int
+    peaks: Peaks
+
+    def figures(self, seconds: float) -> dict[str, Any]:
+        """Returns the rates of work that takes so long."""
+        tflops = self.images * self.flops / seconds / 1e12
+        own = tflops / self.devices
+        return {
+            "images_per_second": self.images / seconds,
+            "images_per_second_per_device": self.images / seconds / self.devices,
+            "tflops_per_second": tflops,
+            "mfu": own / self.peaks.tflops,
+            "mfu_measured": own / self.peaks.matmul_tflops,
+        }
+
+
 def place(flops: float, num_bytes: float, seconds: float, peaks: Peaks) -> dict[str, Any]:
     """Returns where a program stands under the roofline of one device, by its measured peaks.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from lungseg_jax.benchmark import benchmark, compile_step, input_figures
+from lungseg_jax.benchmark import benchmark, input_figures
 from lungseg_jax.benchmark_report import benchmark_report, limit
+from lungseg_jax.benchmark_training import compile_step
 from lungseg_jax.flops import training_flops
 from tests.small import REPOSITORY, small_config_with_data
 
@@ -150,3 +152,44 @@ def test_synthetic_data_on_a_bare_machine_with_a_trace(tmp_path):
     traces += list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
     assert len(traces) == 2
     assert all(trace.stat().st_size > 1000 for trace in traces)
+
+
+# What a host of a pod runs; each with a folder of its own, to see who writes.
+HOST = """
+import sys, jax
+from lungseg_jax.benchmark import benchmark
+from tests.small import small_config
+address, rank, root, kind = sys.argv[1:]
+jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
+config = small_config(
+    parallel=kind, profile=True, benchmark__data="synthetic", benchmark__steps=3,
+    benchmark__warmup_steps=1,
+)
+benchmark(config, f"{root}/{rank}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+def test_two_processes_write_once(tmp_path, kind):
+    """Fault: hosts that overwrite each other's file, or wait for each other for ever."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, address, str(rank), str(tmp_path), kind],
+            cwd=REPOSITORY, env=environment,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        assert [host.wait(timeout=300) for host in hosts] == [0, 0]
+    finally:
+        for host in hosts:
+            host.kill()
+    result = json.loads((tmp_path / "0" / "benchmark.json").read_text())
+    assert (result["num_devices"], result["num_processes"]) == (4, 2)
+    assert list((tmp_path / "0").rglob("*.xplane.pb"))
+    assert not (tmp_path / "1").exists()
