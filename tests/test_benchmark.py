@@ -35,9 +35,10 @@ from lungseg_jax.benchmark import benchmark
 from lungseg_jax.config import default_config, resolve
 
 config = default_config()
+# As in tests/small.py, whose programs are compiled once for all tests.
 config.update_from_flattened_dict({
-    "batch_size": 4, "parallel": "mesh", "profile": True, "data.image_size": 32,
-    "model.width": 4, "model.depth": 2, "model.block_size": 1, "evaluation.batch_size": 4,
+    "batch_size": 8, "num_steps": 20, "parallel": "mesh", "profile": True, "data.image_size": 32,
+    "model.width": 4, "model.depth": 2, "model.block_size": 1, "evaluation.batch_size": 8,
     "benchmark.data": "synthetic", "benchmark.steps": 3, "benchmark.warmup_steps": 1,
 })
 benchmark(resolve(config), sys.argv[1])
@@ -48,7 +49,10 @@ benchmark(resolve(config), sys.argv[1])
 def result(tmp_path_factory) -> dict:
     """The file of a run on eight devices."""
     folder = tmp_path_factory.mktemp("benchmark")
-    config = small_config_with_data(folder, benchmark__steps=4, benchmark__warmup_steps=1)
+    # Batches with their pictures, as those of test_stages.py: their programs are the same.
+    config = small_config_with_data(
+        folder, data__resident="false", benchmark__steps=4, benchmark__warmup_steps=1
+    )
     benchmark(config, folder / "run")
     return json.loads((folder / "run" / "benchmark.json").read_text())
 
@@ -141,13 +145,14 @@ def test_limit_names_the_cause(result):
 
 def test_synthetic_data_on_a_bare_machine_with_a_trace(tmp_path):
     """Fault: an import of Grain, TFDS or a decoder where none is; no trace, or an empty one."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     subprocess.run(
         [sys.executable, "-W", "error", "-c", BARE_MACHINE, str(tmp_path)],
-        cwd=REPOSITORY, env=environment, check=True, timeout=300,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        check=True,
+        timeout=300,
+    )
     result = json.loads((tmp_path / "benchmark.json").read_text())
-    assert (result["data"], result["parallel"], result["num_devices"]) == ("synthetic", "mesh", 2)
+    assert (result["data"], result["parallel"], result["num_devices"]) == ("synthetic", "mesh", 8)
     traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
     traces += list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
     assert len(traces) == 2
