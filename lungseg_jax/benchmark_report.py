@@ -112,7 +112,7 @@ def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
         ["work", f"{result['gflop_per_image']['training']:.2f} GFLOP", "per image, analytic"],
         ["matrix product", f"{peaks['matmul_tflops']:.4g} TFLOP/s", "measured, per device"],
         ["memory bandwidth", f"{peaks['bandwidth']:.4g} GB/s", "measured, per device"],
-        ["step", f"{step['mfu_measured']:.1%}", "of the measured matrix product"],
+        ["MFU, measured", f"{step['mfu_measured']:.1%}", "of the matrix product"],
     ]
     if peaks["vendor_tflops"]:
         rows += [
