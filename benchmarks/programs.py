@@ -252,12 +252,11 @@ def main(description: str) -> None:
     run(1)
     setup_seconds = time.perf_counter() - start
     run(WARMUP_CALLS)
+    package = "torch" if program.library == "pytorch" else "jax"
     ready = {
+        "version": f"{package} {importlib.metadata.version(package)}",
         "setup_seconds": setup_seconds,
         "peak_memory_gib": _peak_memory_gib(program.library),
-        "version": importlib.metadata.version(
-            "jax" if program.library == "lungseg_jax" else "torch"
-        ),
     }
     print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:

@@ -5,6 +5,7 @@ pools nor allocators meet. On a machine that is shared or slows down, turns that
 meet the same weather; their ratio is steadier than either time.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -72,8 +73,10 @@ class Runner:
           ProgramError: it ended, or was not done in time and was ended.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{calls}\n")
-        self._process.stdin.flush()
+        # A process that has ended has no ears; why it ended is in its answer.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{calls}\n")
+            self._process.stdin.flush()
         return self._answer(limit_seconds)["seconds"]
 
     def close(self) -> None:

@@ -219,7 +219,7 @@ def torch_variables(
         if leaf == "kernel":
             value = value.transpose(order)
         key = ".".join(map(str, [*module, name.get(str(leaf), leaf)]))
-        converted[key] = torch.from_numpy(np.ascontiguousarray(value))
+        converted[key] = torch.tensor(value)
     return converted
 
 

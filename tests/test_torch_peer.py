@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 
 def flat(state) -> dict:
-    return {path: np.asarray(leaf) for path, leaf in nnx.to_flat_state(nnx.pure(state))}
+    return {path: np.asarray(leaf) for path, leaf in nnx.to_flat_state(nnx.as_pure(state))}
 
 
 def make_pair(block_size, upsampling):
