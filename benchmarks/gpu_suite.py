@@ -2,9 +2,9 @@
 
   python -m benchmarks.gpu_suite [-- ARGUMENTS OF lungseg_jax.main]
 
-Needs jax, flax, optax, orbax and torch for the GPU, and no records. Arguments after `--` name
-records, as in `--config=configs/kaggle.py --config.data.manual_dir=FOLDER`: then the input stall
-and the rate of evaluation are measured with them. Writes `benchmarks/results/gpu_<device>.json`;
+Needs jax, flax, optax and torch for the GPU, and no records. Arguments after `--` name records, as in
+`--config=configs/kaggle.py --config.data.manual_dir=FOLDER`: the input stall is then measured with
+them. Writes `benchmarks/results/gpu_<device>.json`;
 without a GPU it goes through all parts at tiny sizes and keeps nothing.
 
 Each part is a process with a limit of time: what fails or takes too long is written down as such,
@@ -15,7 +15,6 @@ left are written down as left out.
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.main_job import RESULTS
-from benchmarks.programs import Program
+from benchmarks.programs import WORK, Program
 from benchmarks.race import ROOT, ProgramError, Runner, compare, race, say
 from lungseg_jax.config import ModelConfig
 from lungseg_jax.flops import training_flops
@@ -98,16 +97,24 @@ class Suite:
         self._keep("sizes", sizes)
         peaks = self._part("peaks", 60, sizes)
         self._keep("peaks", peaks)
-        training, best = self._training()
-        _add_utilisation(training, self._sizes, peaks)
-        self._keep("training", training)
+        alone, best = self._best_programs()
+        self._keep("alone", alone)
+        cases = {"train": self._in_turn(list(best.values()), self._sizes.calls)}
+        _add_utilisation(cases["train"]["programs"], peaks)
+        self._keep("cases", cases)
         if "lungseg_jax" in best:
             batch_size = best["lungseg_jax"].batch_size
             self._keep("augmentation", self._part("augmentation", 90, sizes, batch_size))
-        inference = {str(size): self._inference(size) for size in self._sizes.inference_batch_sizes}
-        self._keep("inference", inference)
-        if main_arguments:
-            self._keep("records", self._benchmark_mode(main_arguments))
+        for size in self._sizes.inference_batch_sizes:
+            programs = self._inference_programs(size)
+            cases[f"inference-{size}"] = self._in_turn(programs, 5 * self._sizes.calls)
+            self._keep("cases", cases)
+        if "lungseg_jax" in best:
+            own = self._main_arguments(best["lungseg_jax"])
+            synthetic = ["--config=configs/unet.py", "--config.benchmark.data=synthetic"]
+            self._keep("benchmark_mode", self._benchmark_mode([*synthetic, *own]))
+            if main_arguments:
+                self._keep("records", self._benchmark_mode([*main_arguments, *own]))
         self._keep("seconds", round(BUDGET_SECONDS - self._left()))
         return self._result
 
@@ -117,8 +124,8 @@ class Suite:
         if self._path:
             self._path.write_text(json.dumps(self._result, indent=2) + "\n")
 
-    def _training(self) -> tuple[dict[str, Any], dict[str, Program]]:
-        """Each library's best batch size and variant, alone; then both in turn."""
+    def _best_programs(self) -> tuple[dict[str, Any], dict[str, Program]]:
+        """Tries batch sizes and variants, each alone; returns all figures and each one's best."""
         tried: dict[str, Any] = {}
         best: dict[str, Program] = {}
         for library in ("lungseg_jax", "pytorch"):
@@ -141,28 +148,27 @@ class Suite:
                 program = dataclasses.replace(best["pytorch"], **changes)
                 if (new_rate := self._alone(program, tried)) > rate:
                     best["pytorch"], rate = program, new_rate
-        in_turn = self._in_turn(list(best.values()), self._sizes.calls)
-        return {"alone": tried, **in_turn}, best
+        return tried, best
 
-    def _inference(self, batch_size: int) -> dict[str, Any]:
-        """Both libraries in turn, PyTorch in all its modes."""
-        programs = [
+    def _inference_programs(self, batch_size: int) -> list[Program]:
+        return [
             self._program("lungseg_jax", "inference", batch_size),
             *(
                 self._program("pytorch", "inference", batch_size, mode)
                 for mode in ("eager", "compile", "max-autotune")
             ),
         ]
-        figures = self._in_turn(programs, 5 * self._sizes.calls)
-        for program in figures["programs"].values():
-            if "median" in program:
-                program["median_ms"] = 1e3 * batch_size / program["median"]
-        return figures
 
     def _in_turn(self, programs: Sequence[Program], calls: int) -> dict[str, Any]:
-        """Races programs and compares the fastest of each library."""
+        """Races programs; returns a case in the form of `benchmarks.peers`."""
         result = race(programs, turns=TURNS, calls=calls, limit_seconds=90.0, deadline=self._end)
-        return {"programs": result, "ratio": compare(result, ["bfloat16"], ["bfloat16"])}
+        return {
+            "hardware": self._result["device"]["name"],
+            "work": WORK[programs[0].task] if programs else "",
+            "calls_per_turn": calls,
+            "programs": result,
+            "ratios": {"bfloat16": compare(result, ["bfloat16"], ["bfloat16"])},
+        }
 
     def _alone(self, program: Program, tried: dict[str, Any]) -> float:
         """Measures a program by itself, notes the figures, and returns images a second."""
@@ -211,15 +217,26 @@ class Suite:
         say(f"{name}: {result}")
         return result
 
-    def _benchmark_mode(self, main_arguments: Sequence[str]) -> dict[str, Any]:
-        """Returns what the package's benchmark mode says of training from records."""
-        workdir = tempfile.mkdtemp(prefix="gpu_suite-")
-        command = ["-m", "lungseg_jax.main", "--mode=benchmark", f"--workdir={workdir}"]
-        _, error = self._run([*command, *main_arguments], 180)
-        path = Path(workdir) / "benchmark.json"
-        result = {"error": error} if error else json.loads(path.read_text())
-        shutil.rmtree(workdir)
-        say(f"records: {result}")
+    def _main_arguments(self, program: Program) -> list[str]:
+        keys = {
+            "batch_size": program.batch_size,
+            "data.image_size": program.image_size,
+            "evaluation.batch_size": max(self._sizes.inference_batch_sizes),
+            "model.block_size": program.block_size,
+            "model.depth": program.depth,
+            "model.dtype": program.dtype,
+            "model.width": program.width,
+        }
+        return [f"--config.{key}={value}" for key, value in keys.items()]
+
+    def _benchmark_mode(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Returns what the package's benchmark mode says of the whole step, stage by stage."""
+        with tempfile.TemporaryDirectory() as workdir:
+            command = ["-m", "lungseg_jax.main", "--mode=benchmark", f"--workdir={workdir}"]
+            _, error = self._run([*command, *arguments], 150)
+            path = Path(workdir) / "benchmark.json"
+            result = {"error": error} if error else json.loads(path.read_text())
+        say(f"benchmark mode: {result}")
         return result
 
     def _run(self, command: Sequence[str], limit_seconds: float) -> tuple[str, str]:
@@ -372,13 +389,13 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _add_utilisation(training: dict[str, Any], sizes: Sizes, peaks: dict[str, Any]) -> None:
-    """Adds each program's TFLOP/s and its share of the measured peak."""
-    model = ModelConfig(width=sizes.width, depth=sizes.depth, block_size=1)
-    operations = training_flops(model, sizes.image_size, sizes.image_size) / 1e12
-    for figures in training["programs"].values():
+def _add_utilisation(programs: dict[str, dict[str, Any]], peaks: dict[str, Any]) -> None:
+    """Adds TFLOP/s of training steps and their share of the measured peak."""
+    for figures in programs.values():
         if "median" in figures and "peak_tflops" in peaks:
-            figures["tflops"] = operations * figures["median"]
+            model = ModelConfig(**{key: figures[key] for key in ("width", "depth", "block_size")})
+            size = figures["image_size"]
+            figures["tflops"] = training_flops(model, size, size) / 1e12 * figures["median"]
             figures["mfu_of_measured_peak"] = figures["tflops"] / peaks["peak_tflops"]
 
 

@@ -14,7 +14,7 @@ import sys
 from typing import Any, Literal
 
 from benchmarks.main_job import RESULTS, hardware
-from benchmarks.programs import Program
+from benchmarks.programs import WORK, Program
 from benchmarks.race import compare, race
 
 RESULT = RESULTS / "peers_cpu.json"
@@ -33,13 +33,6 @@ CASES = {
     "inference-16-4": ("inference", 16, 512, 4, 2),
     "inference-32-1": ("inference", 32, 512, 1, 3),
     "inference-32-4": ("inference", 32, 512, 4, 1),
-}
-
-WORK = {
-    "train": "forward pass, loss, backward pass, clipping by the global norm, AdamW, of one batch "
-    "that lies on the device; without augmentation, moving average and metrics",
-    "inference": "forward pass with running statistics and sigmoid, of one batch that lies on the "
-    "device; PyTorch's normalisation is folded into its convolutions",
 }
 
 
@@ -71,28 +64,24 @@ def measure(case: str) -> dict[str, Any]:
         if ratio:
             print(f"  {dtype}: {ratio['ours']} over {ratio['theirs']}: {ratio['median']:.2f}")
     return {
-        "task": task,
-        "work": WORK[task],
-        "width": width,
-        "depth": 4,
-        "block_size": 1,
-        "image_size": image_size,
-        "batch_size": batch_size,
-        "calls_per_turn": calls,
         "hardware": hardware(),
+        "work": WORK[task],
+        "calls_per_turn": calls,
         "programs": result,
         "ratios": ratios,
     }
 
 
-def main(*cases: str) -> None:
+def main(*names: str) -> None:
     """Runs cases and puts them into the result file."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    for case in cases or CASES:
-        entry = measure(case)
-        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        RESULT.write_text(json.dumps(results | {case: entry}, indent=2) + "\n")
+    for name in names or CASES:
+        entry = measure(name)
+        cases = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else {}
+        cases[name] = entry
+        result = {"cases": {name: cases[name] for name in CASES if name in cases}}
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,7 @@
 is a process that compiles its program, warms it up, and then runs it each time it is told to;
 `benchmarks.race` starts such processes and gives them turns.
 
-Both libraries do the same work on one synthetic batch that lies on the device. `train`: forward
-pass in training mode, loss, backward pass, clipping by the global norm, AdamW; without
-augmentation, moving average and metrics, which PyTorch has no part in. `inference`: forward pass
-with running statistics, sigmoid. Ours are made of the package's own functions.
+Both libraries do the same work, which `WORK` states. Ours is made of the package's own functions.
 """
 
 import dataclasses
@@ -23,6 +20,13 @@ from typing import Any, Literal
 import numpy as np
 
 from lungseg_jax.config import Config, DataConfig, ModelConfig
+
+WORK = {
+    "train": "forward pass, loss, backward pass, clipping by the global norm, AdamW on one batch "
+    "that lies on the device; without augmentation, moving average and metrics",
+    "inference": "forward pass with running statistics and sigmoid on one batch that lies on the "
+    "device; PyTorch's normalisation is folded into its convolutions",
+}
 
 # Calls after compilation and before the first turn.
 WARMUP_CALLS = 3

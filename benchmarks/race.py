@@ -27,6 +27,11 @@ ROOT = Path(__file__).parent.parent
 # The library of ours takes memory as needed: other processes share the GPU.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
+# What a result says of a program, besides its name.
+DESCRIPTION = (
+    "library", "task", "width", "depth", "block_size", "image_size", "batch_size", "dtype",
+)  # fmt: skip
+
 
 class ProgramError(Exception):
     """A program that failed or took too long; the message ends with what it said last."""
@@ -94,7 +99,7 @@ class Runner:
         if not ready:
             self._process.kill()
         self._process.wait()
-        said = f"over {limit_seconds:.0f} s" if not ready else self._last_words()
+        said = f"over {limit_seconds:.3g} s" if not ready else self._last_words()
         raise ProgramError(f"{self.program.name}: {said}")
 
     def _last_words(self) -> str:
@@ -154,7 +159,7 @@ def race(
             runner.close()
     for program in programs:
         figures = result[program.name]
-        figures |= {"library": program.library, "dtype": program.dtype}
+        figures |= {name: getattr(program, name) for name in DESCRIPTION}
         if "error" not in figures:
             figures["median"] = statistics.median(figures["images_per_second"])
     return result

@@ -20,6 +20,9 @@ from lungseg_jax.optim import make_optimizer  # noqa: E402
 from lungseg_jax.state import split_model  # noqa: E402
 from tests.small import small_config  # noqa: E402
 
+# Threads of PyTorch and XLA, and of other tests, would wait for each other.
+torch.set_num_threads(1)
+
 WIDTH, DEPTH, SIZE, BATCH = 8, 2, 32, 2
 
 # Of the difference's norm to the norm; sums of float32 in two orders.
