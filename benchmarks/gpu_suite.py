@@ -2,10 +2,10 @@
 
   python -m benchmarks.gpu_suite [-- ARGUMENTS OF lungseg_jax.main]
 
-Needs jax, flax, optax and torch for the GPU, and no records. Arguments after `--` name records, as in
-`--config=configs/kaggle.py --config.data.manual_dir=FOLDER`: the input stall is then measured with
-them. Writes `benchmarks/results/gpu_<device>.json`;
-without a GPU it goes through all parts at tiny sizes and keeps nothing.
+Needs jax, flax, optax and torch for the GPU, and no records. Arguments after `--` name records, as
+in `--config=configs/kaggle.py --config.data.manual_dir=FOLDER`: the input stall is then measured
+with them. Writes `benchmarks/results/gpu_<device>.json`; without a GPU it goes through all parts
+at tiny sizes and keeps nothing.
 
 Each part is a process with a limit of time: what fails or takes too long is written down as such,
 and the next part goes on. Parts come in the order of their weight; those for which no time is
