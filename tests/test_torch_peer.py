@@ -76,7 +76,7 @@ def test_same_outputs_loss_gradients_and_statistics(block_size, upsampling):
     graph, parameters, batch_stats = split_model(ours)
 
     @jax.jit
-    def evaluate(parameters):
+    def evaluate(parameters, image, mask):
         def loss_of(parameters):
             model = nnx.merge(graph, parameters, batch_stats, copy=True)
             logits = model(image, train=True)
@@ -84,7 +84,7 @@ def test_same_outputs_loss_gradients_and_statistics(block_size, upsampling):
 
         return jax.value_and_grad(loss_of, has_aux=True)(parameters)
 
-    (loss, (logits, new_stats)), gradients = evaluate(parameters)
+    (loss, (logits, new_stats)), gradients = evaluate(parameters, image, mask)
     their_logits = theirs(to_torch(image))
     their_loss = torch_unet.segmentation_loss(their_logits, to_torch(mask))
     their_loss.backward()
