@@ -41,8 +41,10 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     `model.remat` included; `mfu` relates them to the device's dense bf16 peak and is null where
     that is not known.
     """
-    parallel = all_devices(config.parallel)
-    check_devices(config, len(parallel.devices))
+    parallel = all_devices(
+        config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
+    )
+    check_devices(config, len(parallel.devices), jax.process_count())
     device = parallel.devices[0]
     result = {
         "device": device.device_kind,

@@ -43,7 +43,9 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
       ConfigError: the run was trained with another configuration.
     """
     workdir = epath.Path(workdir)
-    parallel = all_devices(config.parallel)
+    parallel = all_devices(
+        config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
+    )
     check_same_config(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     template = create_state(config, make_optimizer(config))
@@ -98,7 +100,7 @@ class Evaluator:
     Attributes:
       forward: compiled function from (variables, images of one batch over all devices) to the
         probability of each class.
-      batch_size: pictures in such a batch; divides over the devices.
+      batch_size: pictures in such a batch; divides over `parallel.batch_shards`.
     """
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
@@ -113,8 +115,8 @@ class Evaluator:
             return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
 
         self.forward = parallel.wrap_forward(forward)
-        devices = len(parallel.devices)
-        self.batch_size = math.ceil(self._config.batch_size / devices) * devices
+        shards = parallel.batch_shards
+        self.batch_size = math.ceil(self._config.batch_size / shards) * shards
 
     def predict(
         self, variables: Variables, records: Records, positions: Sequence[int]

@@ -11,10 +11,11 @@ from jaxtyping import Array, Float
 
 from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
+from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.data.pipeline import Store, fetch
 from lungseg_jax.losses import segmentation_loss
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
-from lungseg_jax.parallel import Parallel, Step
+from lungseg_jax.parallel import Parallel, Step, sum_over_devices
 from lungseg_jax.state import (
     Metrics,
     ModelState,
@@ -23,6 +24,7 @@ from lungseg_jax.state import (
     model_graph,
     named_key,
     split_model,
+    state_layout,
     update_ema,
 )
 
@@ -30,17 +32,39 @@ from lungseg_jax.state import (
 def prepare_step(config: Config, parallel: Parallel) -> tuple[TrainState, Callable[..., Any]]:
     """Returns the initial state on every device, and the step over all of them."""
     optimizer = make_optimizer(config)
-    state = parallel.replicate(create_state(config, optimizer))
-    graph = model_graph(config, parallel.axis_name)
-    step = make_train_step(config, graph, optimizer, parallel.axis_name)
-    return state, parallel.wrap_step(step)
+    state = create_state(config, optimizer)
+    layout = state_layout(state, parallel)
+    step = make_train_step(config, optimizer, parallel)
+    return parallel.place(state, layout), parallel.wrap_step(step, layout)
+
+
+def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
+    """Returns the step over all devices, ready to be compiled, without any array.
+
+    The devices may be those of a topology that is not there. Batches carry their pictures.
+    """
+    optimizer = make_optimizer(config)
+    state = jax.eval_shape(lambda: create_state(config, optimizer))
+    step = make_train_step(config, optimizer, parallel)
+    wrapped: Any = parallel.wrap_step(step, state_layout(state, parallel))
+    return wrapped.lower(state, None, parallel.abstract_batch(_abstract_batch(config)))
+
+
+def _abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch of `data.pipeline.training_batches` that is not resident."""
+    number = config.batch_size
+    side = config.data.image_size
+    classes = len(CHANNELS[config.data.labels])
+    return {
+        "position": jax.ShapeDtypeStruct((number,), jnp.int32),
+        "slot": jax.ShapeDtypeStruct((number,), jnp.int32),
+        "image": jax.ShapeDtypeStruct((number, side, side, 1), jnp.uint16),
+        "mask": jax.ShapeDtypeStruct((number, side, side, classes), jnp.uint8),
+    }
 
 
 def make_train_step(
-    config: Config,
-    graph: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    axis_name: str | None,
+    config: Config, optimizer: optax.GradientTransformation, parallel: Parallel
 ) -> Step:
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
@@ -50,10 +74,11 @@ def make_train_step(
 
     Args:
       config: of the run.
-      graph: structure of the model; its batch normalisation must reduce over `axis_name`.
       optimizer: the update rule.
-      axis_name: mapped axis that the batch is spread over; `None` for a global batch.
+      parallel: how the batch is spread.
     """
+    axis_name = parallel.axis_name
+    graph = model_graph(config, axis_name)
 
     def loss_of(
         parameters: ModelState, batch_stats: ModelState, images: Array, masks: Array
@@ -79,13 +104,14 @@ def make_train_step(
             masks.astype(jnp.float32),
             augmentation,
         )
+        images, masks = parallel.spread_rows((images, masks))
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         gradients, batch_stats, loss, sums = accumulate(
             gradient_of, state, images, masks, config.accumulation_steps
         )
         if axis_name is not None:
-            gradients = jax.lax.pmean(gradients, axis_name)
-            sums = jax.lax.psum(sums, axis_name)
+            gradients, sums = sum_over_devices((gradients, sums), axis_name)
+            gradients = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
         ema = update_ema(
