@@ -29,7 +29,7 @@ from lungseg_jax.flops import training_flops
 from lungseg_jax.hardware import accelerator
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.state import create_state, model_graph
+from lungseg_jax.state import create_state, state_layout
 from lungseg_jax.step import make_train_step
 
 DEAREST = 20
@@ -69,8 +69,9 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     Raises:
       ConfigError: no libtpu, an unknown topology, or a batch that does not divide over it.
     """
-    parallel = Parallel(config.parallel, topology_devices(topology))
-    check_devices(config, len(parallel.devices))
+    devices = topology_devices(topology)
+    check_devices(config, len(devices), len({device.process_index for device in devices}))
+    parallel = Parallel(config.parallel, devices, config.space_shards, config.shard_optimizer)
     if config.model.dtype == "auto":
         model = dataclasses.replace(config.model, dtype="bfloat16")
         config = dataclasses.replace(config, model=model)
@@ -134,9 +135,9 @@ def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
     """Returns the training step on batches that carry their pictures, traced and not compiled."""
     optimizer = make_optimizer(config)
     state = jax.eval_shape(lambda: create_state(config, optimizer))
-    graph = model_graph(config, parallel.axis_name)
-    step = make_train_step(config, graph, optimizer, parallel.axis_name)
-    return parallel.wrap_step(step).lower(state, None, _abstract_batch(config, parallel))
+    step = make_train_step(config, optimizer, parallel)
+    wrapped: Any = parallel.wrap_step(step, state_layout(state, parallel))
+    return wrapped.lower(state, None, _abstract_batch(config, parallel))
 
 
 def summary(result: dict[str, Any]) -> str:

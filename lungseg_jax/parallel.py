@@ -107,16 +107,6 @@ class Parallel:
             pictures, NamedSharding(self._mesh, PartitionSpec(DATA, SPACE))
         )
 
-    def abstract_batch(self, batch: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
-        """Returns the shapes of a global batch, as wrapped steps take them."""
-        if self.kind == "mesh":
-            return batch
-        count = len(self.devices)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype),
-            batch,
-        )
-
     @functools.cached_property
     def everywhere(self) -> NamedSharding:
         """The sharding of replicated arrays in a checkpoint: whole on the devices of all hosts."""

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 
 from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.data.pipeline import Store, fetch
 from lungseg_jax.losses import segmentation_loss
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
@@ -36,31 +35,6 @@ def prepare_step(config: Config, parallel: Parallel) -> tuple[TrainState, Callab
     layout = state_layout(state, parallel)
     step = make_train_step(config, optimizer, parallel)
     return parallel.place(state, layout), parallel.wrap_step(step, layout)
-
-
-def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
-    """Returns the step over all devices, ready to be compiled, without any array.
-
-    The devices may be those of a topology that is not there. Batches carry their pictures.
-    """
-    optimizer = make_optimizer(config)
-    state = jax.eval_shape(lambda: create_state(config, optimizer))
-    step = make_train_step(config, optimizer, parallel)
-    wrapped: Any = parallel.wrap_step(step, state_layout(state, parallel))
-    return wrapped.lower(state, None, parallel.abstract_batch(_abstract_batch(config)))
-
-
-def _abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch of `data.pipeline.training_batches` that is not resident."""
-    number = config.batch_size
-    side = config.data.image_size
-    classes = len(CHANNELS[config.data.labels])
-    return {
-        "position": jax.ShapeDtypeStruct((number,), jnp.int32),
-        "slot": jax.ShapeDtypeStruct((number,), jnp.int32),
-        "image": jax.ShapeDtypeStruct((number, side, side, 1), jnp.uint16),
-        "mask": jax.ShapeDtypeStruct((number, side, side, classes), jnp.uint8),
-    }
 
 
 def make_train_step(
