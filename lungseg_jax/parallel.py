@@ -71,6 +71,16 @@ class Parallel:
         longest = max(even, key=lambda i: array.shape[i])
         return NamedSharding(self._mesh, PartitionSpec(*[None] * longest, DATA))
 
+    def keep_whole(self, tree: PyTree) -> PyTree:
+        """Returns traced values that stay whole on every device though the optimizer is spread.
+
+        Without it the partitioner carries the optimizer's sharding back into the network and pays
+        a message for every vector there.
+        """
+        if not self.shard_optimizer:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self.replicated)
+
     def replicate(self, tree: PyTree) -> PyTree:
         """Returns the tree with a copy on every device."""
         return self.place(tree, jax.tree.map(lambda _: self.replicated, tree))

@@ -86,6 +86,7 @@ def make_train_step(
         if axis_name is not None:
             gradients, sums = sum_over_devices((gradients, sums), axis_name)
             gradients = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), gradients)
+        gradients, batch_stats = parallel.keep_whole((gradients, batch_stats))
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
         ema = update_ema(
