@@ -19,6 +19,7 @@ from lungseg_jax.state import count_parameters, create_state, make_model, split_
 from tests.small import small_config
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution\(.*?: \((.*)\) -> tensor<(.*)>")
+ALL_REDUCED = re.compile(r"\}\) : \(tensor<(.*?)>\)")
 LHS_DILATION = re.compile(r"lhs_dilate = \[([\d, ]+)\]")
 
 
@@ -61,9 +62,7 @@ def test_gradients_are_one_all_reduce(lowered):
     one backward, and the same for the sums of the loss.
     """
     _, *messages = lowered.split('"stablehlo.all_reduce"')
-    sizes = [
-        elements(re.findall(r"\}\) : \(tensor<(.*?)>\)", own, re.MULTILINE)[0]) for own in messages
-    ]
+    sizes = [elements(ALL_REDUCED.findall(text)[0]) for text in messages]
     _, parameters, _ = split_model(make_model(small_config(model__block_size=2)))
     # The sums of Dice, two a class, travel with the gradients.
     assert [size for size in sizes if size > 200] == [count_parameters(parameters) + 2]
