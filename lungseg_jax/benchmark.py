@@ -43,8 +43,10 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
       DataError: the pictures cannot be used.
     """
     workdir = epath.Path(workdir)
-    parallel = all_devices(config.parallel)
-    check_devices(config, len(parallel.devices))
+    parallel = all_devices(
+        config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
+    )
+    check_devices(config, len(parallel.devices), jax.process_count())
     terminal.say("Compiling, then timing the step, its input, its stages, and inference")
     times = time_training(config, parallel, workdir / "profile" if config.profile else None)
     forward = time_forward(config, parallel)
@@ -57,7 +59,7 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         "peaks": dataclasses.asdict(peaks),
         **training_figures(config, times, peaks, len(parallel.devices)),
         **input_figures(config.batch_size, times.pipelined, times.fed, times.input_alone),
-        **forward_figures(config, forward, peaks, len(parallel.devices)),
+        **forward_figures(config, forward, peaks, parallel),
     }
     terminal.say(benchmark_report(result))
     if jax.process_index() == 0:

@@ -37,7 +37,7 @@ def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:
             lambda: apply(placed, on_device),
         )
 
-    batch_size = batch_size_over(len(parallel.devices), config.evaluation.batch_size)
+    batch_size = batch_size_over(parallel.batch_shards, config.evaluation.batch_size)
     evaluation, inference = prepare(parallel, batch_size // jax.process_count())
     single, _ = prepare(Parallel("mesh", (jax.local_devices()[0],)), 1)
     calls = {"evaluation": evaluation, "inference": inference, "single": single}
@@ -46,12 +46,13 @@ def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:
 
 
 def forward_figures(
-    config: Config, seconds: dict[str, Seconds], peaks: Peaks, devices: int
+    config: Config, seconds: dict[str, Seconds], peaks: Peaks, parallel: Parallel
 ) -> dict[str, Any]:
     """Returns the figures of what `time_forward` timed."""
     size = config.data.image_size
     flops = forward_flops(config.model, size, size, len(CHANNELS[config.data.labels]))
-    batch_size = batch_size_over(devices, config.evaluation.batch_size)
+    devices = len(parallel.devices)
+    batch_size = batch_size_over(parallel.batch_shards, config.evaluation.batch_size)
 
     def figures(name: str, rate: Rate) -> dict[str, Any]:
         own = seconds[name]

@@ -12,7 +12,7 @@ from orbax.checkpoint import checkpoint_managers
 from lungseg_jax import terminal
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.state import TrainState
+from lungseg_jax.state import TrainState, state_layout
 
 
 class Checkpoints:
@@ -150,9 +150,11 @@ class Checkpoints:
             terminal.say(f"It is set aside as {target}")
 
     def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        everywhere = self._parallel.everywhere
+        layout = jax.tree.map(self._parallel.in_checkpoint, state_layout(template, self._parallel))
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            template,
+            layout,
         )
         restored = self._manager.restore(
             step,

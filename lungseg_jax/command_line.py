@@ -13,6 +13,8 @@ from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
 
+MODES = ["train", "eval", "benchmark", "compile"]
+
 
 def run(
     arguments: Sequence[str], usage: str, job: Callable[[], None], resume: str, stopped: int
@@ -45,24 +47,26 @@ def run(
     return 0
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path]:
-    """Returns (mode, configuration, folder of the run).
+def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path, str | None]:
+    """Returns (mode, configuration, folder of the run, topology to compile for or `None`).
 
     Raises:
       ConfigError: an unknown flag or key, an impossible value, or no configuration.
     """
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    mode = flags.DEFINE_enum(
-        "mode", "train", ["train", "eval", "benchmark"], "What to do.", flag_values=values
-    )
+    mode = flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+    topology = flags.DEFINE_string("topology", None, "TPUs to compile for.", flag_values=values)
     file, resolved = _read_config(arguments, values)
     if resolved.distributed and not workdir.value:
         raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
     if mode.value == "eval" and not workdir.value:
         raise ConfigError("--workdir", "is missing", "give the folder of a finished run")
+    if (mode.value == "compile") != bool(topology.value):
+        fault = "is missing" if mode.value == "compile" else "is for --mode=compile only"
+        raise ConfigError("--topology", fault, "such as --mode=compile --topology=v5e:2x2")
     path = workdir.value or default_workdir(file)
-    return mode.value, resolved, epath.Path(path)
+    return mode.value, resolved, epath.Path(path), topology.value
 
 
 def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:

@@ -179,6 +179,10 @@ class Config:
       num_steps: steps of the whole run.
       seed: of initial parameters, order, augmentation, split and phantoms.
       parallel: how a step spreads over devices: `pmap` or `mesh`; both compute the same.
+      space_shards: devices that share the rows of each picture, for pictures whose activations one
+        device cannot hold; with `parallel=mesh` only. They must belong to one host.
+      shard_optimizer: spread optimizer and moving average over the devices instead of holding them
+        on each; with `parallel=mesh` only.
       profile: with `--mode=benchmark`, leave a trace of some steps for XProf and Perfetto in
         `profile/` of the run's folder. Training writes none: what a step costs does not change
         from one to the next, and a trace of many steps is too large to look at.
@@ -197,6 +201,8 @@ class Config:
     num_steps: int = 200
     seed: int = 0
     parallel: Literal["pmap", "mesh"] = "pmap"
+    space_shards: int = 1
+    shard_optimizer: bool = False
     profile: bool = False
     distributed: bool = False
     keep_checkpoints: int = 2
@@ -230,19 +236,31 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def check_devices(config: Config, num_devices: int) -> None:
-    """Checks that batches divide evenly over devices.
+def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
+    """Checks that batches, and the rows of pictures, divide evenly over devices.
 
     Raises:
       ConfigError: they do not; the message shows the arithmetic.
     """
-    parts = num_devices * config.accumulation_steps
+    per_host = num_devices // num_hosts
+    if per_host % config.space_shards:
+        good = [n for n in range(1, per_host + 1) if per_host % n == 0]
+        raise ConfigError(
+            "space_shards",
+            f"{per_host} devices of a host do not divide into groups of {config.space_shards} "
+            f"(remainder {per_host % config.space_shards})",
+            f"one of {', '.join(map(str, good))} would do",
+        )
+    groups = f"{num_devices} devices"
+    if config.space_shards > 1:
+        groups = f"{num_devices // config.space_shards} groups of {config.space_shards} devices"
+    parts = num_devices // config.space_shards * config.accumulation_steps
     if config.batch_size % parts:
         below = config.batch_size // parts * parts
         good = f"{below} or {below + parts}" if below else f"{parts}"
         raise ConfigError(
             "batch_size",
-            f"{config.batch_size} pictures do not divide over {num_devices} devices x "
+            f"{config.batch_size} pictures do not divide over {groups} x "
             f"{config.accumulation_steps} accumulation steps = {parts} "
             f"(remainder {config.batch_size % parts})",
             f"{good} would do",
@@ -288,6 +306,7 @@ def _check_ranges(config: Config) -> None:
 
     for key in (
         "batch_size", "accumulation_steps", "num_steps", "keep_checkpoints", "data.image_size",
+        "space_shards",
         "model.width", "model.depth", "model.block_size", "evaluation.every",
         "evaluation.batch_size", "benchmark.steps", "benchmark.warmup_steps",
     ):  # fmt: skip
@@ -320,15 +339,19 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(
             "model.width", f"is {config.model.width}", "group norm takes multiples of 8 channels"
         )
-    multiple = config.model.block_size * 2**config.model.depth
+    if config.parallel == "pmap":
+        for key in ("space_shards", "shard_optimizer"):
+            if _get(config, key) != _get(Config, key):
+                raise ConfigError(key, f"is {_get(config, key)}", "needs parallel=mesh")
+    multiple = config.model.block_size * 2**config.model.depth * config.space_shards
     size = config.data.image_size
     if size % multiple or size > MAX_IMAGE_SIZE:
         near = max(multiple, round(size / multiple) * multiple)
         raise ConfigError(
             "data.image_size",
             f"is {size}",
-            f"give a multiple of model.block_size * 2**model.depth = {multiple} up to "
-            f"{MAX_IMAGE_SIZE}, such as {min(near, MAX_IMAGE_SIZE // multiple * multiple)}",
+            f"give a multiple of model.block_size * 2**model.depth * space_shards = {multiple} "
+            f"up to {MAX_IMAGE_SIZE}, such as {min(near, MAX_IMAGE_SIZE // multiple * multiple)}",
         )
 
 

@@ -40,7 +40,9 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
       ConfigError: the run was trained with another configuration.
     """
     workdir = epath.Path(workdir)
-    parallel = all_devices(config.parallel)
+    parallel = all_devices(
+        config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
+    )
     check_same_config(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     template = create_state(config, make_optimizer(config))
@@ -95,14 +97,14 @@ class Evaluator:
     Attributes:
       forward: compiled function from (variables, images of one batch over all devices) to the
         probability of each class.
-      batch_size: pictures in such a batch; divides over the devices.
+      batch_size: pictures in such a batch; divides over `parallel.batch_shards`.
     """
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
         self._config = config.evaluation
         self._parallel = parallel
         self.forward = parallel.wrap_forward(make_forward(config))
-        self.batch_size = batch_size_over(len(parallel.devices), self._config.batch_size)
+        self.batch_size = batch_size_over(parallel.batch_shards, self._config.batch_size)
 
     def predict(
         self, variables: Variables, records: Records, positions: Sequence[int]

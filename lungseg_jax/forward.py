@@ -28,6 +28,6 @@ def make_forward(
     return forward
 
 
-def batch_size_over(devices: int, batch_size: int) -> int:
-    """Returns the smallest batch size from `batch_size` on that divides over the devices."""
-    return math.ceil(batch_size / devices) * devices
+def batch_size_over(shards: int, batch_size: int) -> int:
+    """Returns the smallest batch size from `batch_size` on that divides into so many shards."""
+    return math.ceil(batch_size / shards) * shards

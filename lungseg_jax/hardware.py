@@ -5,31 +5,41 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """Figures of one JAX device: a chip, except that a TPU v4 or v5p of two cores is one device.
+    """Figures of one chip. A TPU v4 or v5p of two cores is one JAX device; a TPU7x is two.
 
     Attributes:
       name: as people say it.
       tflops: dense bfloat16 peak in TFLOP/s.
       bandwidth: of its memory in GB/s.
       memory_gib: of its memory.
+      link_bandwidth: of all its links to other chips together, one way, in GB/s; of a GPU's NVLink.
+      clock_ghz: of a TPU's cores, to turn its compiler's cycles into time. TPU v4's is published
+        (Jouppi et al. 2023, https://arxiv.org/abs/2304.01433, table 4: 1050 MHz). The others are
+        derived from the peak: TFLOP/s over two operations for each of a chip's multipliers a cycle
+        (v5e 4 units of 128², v5p 8 of 128², v6e 4 of 256², 7x 8 of 256²). By that rule v4's 8 units
+        of 128² give 1.05 too.
     """
 
     name: str
     tflops: float
     bandwidth: float
     memory_gib: float
+    link_bandwidth: float
+    clock_ghz: float | None = None
 
 
-# By the beginning of JAX's `device_kind`. Sources: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e);
-# NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM.
+# By the beginning of JAX's `device_kind`. Sources: docs.cloud.google.com/tpu/docs (v5e, v5p, v6e,
+# tpu7x; "bidirectional" link figures halved) and for v4 Jouppi et al. (6 links of 50 GB/s);
+# NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM (NVLink's halved too).
 ACCELERATORS = {
-    "TPU v4": Accelerator("TPU v4", 275.0, 1228.0, 32.0),
-    "TPU v5 lite": Accelerator("TPU v5e", 197.0, 819.0, 16.0),
-    "TPU v5": Accelerator("TPU v5p", 459.0, 2765.0, 95.0),
-    "TPU v6": Accelerator("TPU v6e", 918.0, 1640.0, 32.0),
-    "NVIDIA A100": Accelerator("A100", 312.0, 2039.0, 80.0),
-    "NVIDIA H100": Accelerator("H100", 989.0, 3350.0, 80.0),
-    "NVIDIA H200": Accelerator("H200", 989.0, 4800.0, 141.0),
+    "TPU v4": Accelerator("TPU v4", 275.0, 1228.0, 32.0, 300.0, 1.05),
+    "TPU v5 lite": Accelerator("TPU v5e", 197.0, 819.0, 16.0, 200.0, 1.5),
+    "TPU v5": Accelerator("TPU v5p", 459.0, 2765.0, 95.0, 600.0, 1.75),
+    "TPU v6": Accelerator("TPU v6e", 918.0, 1640.0, 32.0, 448.0, 1.75),
+    "TPU7x": Accelerator("TPU7x", 2307.0, 7380.0, 192.0, 600.0, 2.2),
+    "NVIDIA A100": Accelerator("A100", 312.0, 2039.0, 80.0, 300.0),
+    "NVIDIA H100": Accelerator("H100", 989.0, 3350.0, 80.0, 450.0),
+    "NVIDIA H200": Accelerator("H200", 989.0, 4800.0, 141.0, 450.0),
 }
 
 

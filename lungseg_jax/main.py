@@ -5,7 +5,8 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 --config=FILE       experiment, a file with get_config(); every key is in lungseg_jax/config.py
 --config.KEY=VALUE  changes one key
 --workdir=DIR       folder of the run (default: runs/<experiment>-<time>); again to resume
---mode=MODE         train (default), eval or benchmark
+--mode=MODE         train (default), eval, benchmark or compile
+--topology=NAME     TPUs that --mode=compile compiles for, such as v5e:2x2; none is needed
 """
 
 import sys
@@ -18,6 +19,7 @@ from lungseg_jax import report, terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command_line import parse, run
 from lungseg_jax.compilation_cache import use_compilation_cache
+from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.evaluate import evaluate
@@ -33,7 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, stopped=0)
 
 
-def _run(mode: str, config: Config, workdir: epath.Path) -> None:
+def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -> None:
+    if topology is not None:
+        jax.config.update("jax_platforms", "cpu")
+        compile_ahead(config, workdir, topology)
+        return
     use_compilation_cache()
     if config.distributed:
         _join_hosts()

@@ -20,7 +20,7 @@ from lungseg_jax.data.pictures import Store
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, Step
-from lungseg_jax.state import TrainState, model_graph
+from lungseg_jax.state import TrainState, state_layout
 from lungseg_jax.step import load_batch, make_train_step, prepare_step
 from lungseg_jax.timing import Call, Seconds, spread, time_in_turn
 
@@ -54,7 +54,7 @@ def time_stages(
 
     `backward` includes the gradients' all-reduce. `all_reduce` is what a step takes longer than
     that of one device on its share of the batch, waiting for the slowest device included; `None`
-    where there is one device, and on CPU, whose devices share cores.
+    where there is one device, where devices share pictures, and on CPU, where they share cores.
 
     Args:
       config: of the run.
@@ -64,11 +64,13 @@ def time_stages(
       batch: on the devices.
       rounds: how often each is timed.
     """
+    layout = state_layout(dispatch.state, parallel)
     steps = {
-        name: parallel.wrap_step(cut) for name, cut in cut_steps(config, parallel.axis_name).items()
+        name: parallel.wrap_step(cut, layout) for name, cut in cut_steps(config, parallel).items()
     } | {"whole": step}
     calls: dict[str, Call] = {name: partial(dispatch, own, batch) for name, own in steps.items()}
-    if len(parallel.devices) > 1 and parallel.devices[0].platform != "cpu":
+    share_nothing = parallel.space_shards == 1 and jax.default_backend() != "cpu"
+    if len(parallel.devices) > 1 and share_nothing:
         calls["one_device"] = step_of_one_device(config, len(parallel.devices))
     seconds = time_in_turn(calls, config.benchmark.warmup_steps, rounds)
     return stage_figures(seconds)
@@ -87,14 +89,14 @@ def stage_figures(seconds: dict[str, Seconds]) -> dict[str, dict[str, float] | N
     }
 
 
-def cut_steps(config: Config, axis_name: str | None) -> dict[str, Step]:
+def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
     """Returns steps that end after `augment`, `loss` and `gradients` and keep the state.
 
     The last two ask the real step for a part of its results: the compiler drops what only the
     others need.
     """
-    graph = model_graph(config, axis_name)
-    step = make_train_step(config, graph, make_optimizer(config), axis_name)
+    axis_name = parallel.axis_name
+    step = make_train_step(config, make_optimizer(config), parallel)
 
     def augment(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
         pictures = load_batch(config, state.step, store, batch)

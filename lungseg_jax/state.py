@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.models.unet import UNet
+from lungseg_jax.parallel import Parallel
 
 ModelState = nnx.State
 
@@ -84,6 +85,17 @@ def create_state(config: Config, optimizer: optax.GradientTransformation) -> Tra
         )
 
     return jax.jit(create)()
+
+
+def state_layout(state: TrainState, parallel: Parallel) -> PyTree:
+    """Returns the sharding of each array of a state; `state` may be abstract.
+
+    The forward pass reads parameters and statistics, so every device holds them whole. Optimizer
+    and average are the update's alone; see `Parallel.shard_optimizer`.
+    """
+    layout = jax.tree.map(lambda _: parallel.replicated, state)
+    optimizer, ema = jax.tree.map(parallel.optimizer_sharding, (state.optimizer, state.ema))
+    return layout._replace(optimizer=optimizer, ema=ema)
 
 
 def update_ema(average: PyTree, new: PyTree, step: Int32[Array, ""], decay: float) -> PyTree:

@@ -14,7 +14,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Store, fetch
 from lungseg_jax.losses import segmentation_loss
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
-from lungseg_jax.parallel import Parallel, Step
+from lungseg_jax.parallel import Parallel, Step, sum_over_devices
 from lungseg_jax.state import (
     Metrics,
     ModelState,
@@ -23,6 +23,7 @@ from lungseg_jax.state import (
     model_graph,
     named_key,
     split_model,
+    state_layout,
     update_ema,
 )
 
@@ -30,17 +31,14 @@ from lungseg_jax.state import (
 def prepare_step(config: Config, parallel: Parallel) -> tuple[TrainState, Callable[..., Any]]:
     """Returns the initial state on every device, and the step over all of them."""
     optimizer = make_optimizer(config)
-    state = parallel.replicate(create_state(config, optimizer))
-    graph = model_graph(config, parallel.axis_name)
-    step = make_train_step(config, graph, optimizer, parallel.axis_name)
-    return state, parallel.wrap_step(step)
+    state = create_state(config, optimizer)
+    layout = state_layout(state, parallel)
+    step = make_train_step(config, optimizer, parallel)
+    return parallel.place(state, layout), parallel.wrap_step(step, layout)
 
 
 def make_train_step(
-    config: Config,
-    graph: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    axis_name: str | None,
+    config: Config, optimizer: optax.GradientTransformation, parallel: Parallel
 ) -> Step:
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
@@ -50,10 +48,11 @@ def make_train_step(
 
     Args:
       config: of the run.
-      graph: structure of the model; its batch normalisation must reduce over `axis_name`.
       optimizer: the update rule.
-      axis_name: mapped axis that the batch is spread over; `None` for a global batch.
+      parallel: how the batch is spread.
     """
+    axis_name = parallel.axis_name
+    graph = model_graph(config, axis_name)
 
     def loss_of(
         parameters: ModelState, batch_stats: ModelState, images: Array, masks: Array
@@ -70,13 +69,15 @@ def make_train_step(
         state: TrainState, store: Store, batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
         images, masks = load_batch(config, state.step, store, batch)
+        images, masks = parallel.spread_rows((images, masks))
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         gradients, batch_stats, loss, sums = accumulate(
             gradient_of, state, images, masks, config.accumulation_steps
         )
         if axis_name is not None:
-            gradients = jax.lax.pmean(gradients, axis_name)
-            sums = jax.lax.psum(sums, axis_name)
+            gradients, sums = sum_over_devices((gradients, sums), axis_name)
+            gradients = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), gradients)
+        gradients, batch_stats = parallel.keep_whole((gradients, batch_stats))
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
         ema = update_ema(

@@ -74,8 +74,10 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> report.Summar
       DivergedError: a loss or gradient was not finite.
     """
     workdir = epath.Path(workdir)
-    parallel = all_devices(config.parallel)
-    check_devices(config, len(parallel.devices))
+    parallel = all_devices(
+        config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
+    )
+    check_devices(config, len(parallel.devices), jax.process_count())
     run = start(config, parallel, workdir)
     with Log(workdir) as log, stop_after_step() as stop:
         finished = loop(run, log, stop)

@@ -8,7 +8,7 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.state import create_state
+from lungseg_jax.state import create_state, state_layout
 from tests.small import assert_trees_equal, small_config
 
 
@@ -62,6 +62,25 @@ def test_restores_onto_other_devices(tmp_path, states, eight_devices, count):
     assert_trees_equal(restored[0], states[6])
     leaf = jax.tree.leaves(restored[0].parameters)[0]
     assert leaf.sharding.device_set == set(eight_devices[:count])
+
+
+def test_spread_optimizer_restores_onto_other_devices(tmp_path, states, eight_devices):
+    """Fault: a checkpoint of a spread optimizer that only the same devices can read, or a part."""
+    eight = all_devices("mesh", shard_optimizer=True)
+    spread = eight.place(jax.device_get(states[6]), state_layout(states[6], eight))
+    saved = Checkpoints(tmp_path, 2, eight)
+    saved.save(spread, {"next_index": 6})
+    saved.close()
+    for parallel in (
+        Parallel("pmap", eight_devices[:2]),
+        Parallel("mesh", eight_devices[:4], 2, shard_optimizer=True),
+    ):
+        restored = Checkpoints(tmp_path, 2, parallel).restore_latest(states[1])
+        assert restored is not None
+        assert_trees_equal(restored[0], states[6])
+        layout = state_layout(states[6], parallel)
+        for x, sharding in zip(jax.tree.leaves(restored[0]), jax.tree.leaves(layout), strict=True):
+            assert x.sharding.is_equivalent_to(sharding, x.ndim)
 
 
 def cut(path) -> None:

@@ -81,3 +81,22 @@ def test_batch_that_does_not_divide_shows_the_arithmetic():
     with pytest.raises(ConfigError, match=r"4 devices x 2 .* = 8 \(remainder 4\); 8 or 16"):
         check_devices(config, 4)
     check_devices(config, 3)
+
+
+def test_rows_that_do_not_divide_show_the_arithmetic():
+    """Fault: a sharding error from inside XLA, or a picture spread over two hosts' devices."""
+    with pytest.raises(ConfigError, match=r"space_shards = 48 up to .* such as 48"):
+        small_config(parallel="mesh", space_shards=12)
+    config = small_config(parallel="mesh", space_shards=4, batch_size=6)
+    with pytest.raises(ConfigError, match=r"6 pictures .* 4 groups of 4 devices .* 4 or 8"):
+        check_devices(config, 16, num_hosts=2)
+    with pytest.raises(ConfigError, match=r"2 devices of a host .* groups of 4 .* 1, 2 would do"):
+        check_devices(config, 16, num_hosts=8)
+    check_devices(config, 8, num_hosts=2)
+
+
+@pytest.mark.parametrize("change", [{"space_shards": 2}, {"shard_optimizer": True}])
+def test_what_only_a_mesh_can_do_is_refused_elsewhere(change):
+    """Fault: a key without effect."""
+    with pytest.raises(ConfigError, match="needs parallel=mesh"):
+        small_config(parallel="pmap", **change)

@@ -17,25 +17,29 @@ HOST = """
 import sys, jax
 from lungseg_jax.train import train_and_evaluate
 from tests.small import small_config
-address, rank, root, kind, resident = sys.argv[1:]
+address, rank, root, kind, resident, space_shards = sys.argv[1:]
 jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
 assert len(jax.local_devices()) == 4 and len(jax.devices()) == 8
 config = small_config(
     num_steps=10, parallel=kind, data__source="kaggle", data__manual_dir=root + "/pictures",
-    data__data_dir=root + "/records", data__resident=resident,
+    data__data_dir=root + "/records", data__resident=resident, space_shards=int(space_shards),
+    shard_optimizer=kind == "mesh",
 )
 train_and_evaluate(config, root + "/" + kind)
 """
 
 
-def run_hosts(root: Path, kind: str, resident: str) -> None:
+def run_hosts(root: Path, kind: str, resident: str, space_shards: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     hosts = [
         subprocess.Popen(
-            [sys.executable, "-c", HOST, address, str(rank), str(root), kind, resident],
+            [
+                sys.executable, "-c", HOST,
+                address, str(rank), str(root), kind, resident, str(space_shards),
+            ],
             cwd=REPOSITORY, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
@@ -51,12 +55,17 @@ def run_hosts(root: Path, kind: str, resident: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "resident"), [("pmap", "false"), pytest.param("mesh", "true", marks=pytest.mark.slow)]
+    ("kind", "resident", "space_shards"),
+    [("pmap", "false", 1), pytest.param("mesh", "true", 2, marks=pytest.mark.slow)],
 )
-def test_two_processes_train_as_one(tmp_path, kind, resident):
-    """Fault: a host that trains on another's examples, reports only its own, or waits for ever."""
+def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
+    """Fault: a host that trains on another's examples, reports only its own, or waits for ever.
+
+    The mesh spreads rows over pairs of devices and its optimizer over both hosts; the run that it
+    is compared with does neither.
+    """
     write_small_data(tmp_path / "pictures")
-    run_hosts(tmp_path, kind, resident)
+    run_hosts(tmp_path, kind, resident, space_shards)
     together = json.loads((tmp_path / kind / "metrics.json").read_text())
     config = small_config_with_data(tmp_path / "one", num_steps=10, parallel=kind)
     alone = train_and_evaluate(config, tmp_path / "alone")

@@ -7,12 +7,14 @@ import pytest
 from lungseg_jax.parallel import Parallel
 
 
-@pytest.mark.parametrize("kind", ["pmap", "mesh"])
-@pytest.mark.parametrize("count", [1, 4, 8])
-def test_collected_results_keep_the_order_of_the_batch(eight_devices, kind, count):
-    """Fault: shards concatenated in another order than they were cut."""
-    parallel = Parallel(kind, eight_devices[:count])
-    batch = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
+@pytest.mark.parametrize(
+    ("kind", "count", "space_shards"),
+    [("pmap", 1, 1), ("pmap", 8, 1), ("mesh", 4, 1), ("mesh", 8, 1), ("mesh", 8, 4)],
+)
+def test_collected_results_keep_the_order_of_the_batch(eight_devices, kind, count, space_shards):
+    """Fault: shards concatenated in another order than they were cut, or copies counted twice."""
+    parallel = Parallel(kind, eight_devices[:count], space_shards)
+    batch = np.arange(16 * 8, dtype=np.float32).reshape(16, 8)
     forward = parallel.wrap_forward(lambda scale, x: scale * x)
     results = parallel.collect(forward(parallel.replicate(np.float32(2)), parallel.shard(batch)))
     np.testing.assert_array_equal(results, 2 * batch)
@@ -39,6 +41,20 @@ def test_state_and_store_stay_where_they_are(eight_devices, kind):
     assert state["x"].sharding.is_equivalent_to(parallel.replicated, 1)
     np.testing.assert_array_equal(state["x"], np.full(8, 33.0))
     assert float(metrics["total"]) == 16
+
+
+def test_optimizer_takes_an_eighth_of_the_memory_on_each_device(eight_devices):
+    """Fault: an array that was to be spread held whole, or one that does not divide cut."""
+    parallel = Parallel("mesh", eight_devices, shard_optimizer=True)
+    tree = {
+        "kernel": np.arange(3 * 3 * 16 * 8).reshape(3, 3, 16, 8),
+        "bias": np.arange(16),
+        "odd": np.arange(3 * 3 * 4 * 4).reshape(3, 3, 4, 4),
+    }
+    placed = parallel.place(tree, jax.tree.map(parallel.optimizer_sharding, tree))
+    held = jax.tree.map(lambda x: x.addressable_shards[0].data.shape, placed)
+    assert held == {"kernel": (3, 3, 2, 8), "bias": (2,), "odd": (3, 3, 4, 4)}
+    jax.tree.map(np.testing.assert_array_equal, placed, tree)
 
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])

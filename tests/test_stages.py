@@ -37,7 +37,7 @@ def test_cut_steps_end_with_the_figures_of_the_whole(eight_devices, kind):
     state, step = prepare_step(config, parallel)
     batch = parallel.shard(synthetic_batch(config, config.batch_size))
     dispatch = Dispatcher(state, None)
-    cut = cut_steps(config, parallel.axis_name)
+    cut = cut_steps(config, parallel)
     loss, norm = dispatch(parallel.wrap_step(cut["gradients"]), batch)
     metrics = dispatch(step, batch)
     np.testing.assert_allclose(loss, metrics["loss"], rtol=1e-5)

@@ -36,20 +36,26 @@ def on_one_device():
 
 
 @pytest.mark.parametrize(
-    ("kind", "resident"),
+    ("kind", "space_shards", "shard_optimizer", "resident"),
     [
-        ("pmap", True),
-        ("mesh", False),
-        pytest.param("pmap", False, marks=pytest.mark.slow),
-        pytest.param("mesh", True, marks=pytest.mark.slow),
+        ("pmap", 1, False, True),
+        ("mesh", 1, False, False),
+        ("mesh", 4, True, False),
+        pytest.param("pmap", 1, False, False, marks=pytest.mark.slow),
+        pytest.param("mesh", 1, True, True, marks=pytest.mark.slow),
+        pytest.param("mesh", 8, False, False, marks=pytest.mark.slow),
     ],
 )
-def test_eight_devices_equal_one(kind, resident, on_one_device, eight_devices):
+def test_eight_devices_equal_one(
+    kind, space_shards, shard_optimizer, resident, on_one_device, eight_devices
+):
     """Fault: per-device Dice, unsynchronised batch statistics, gradients summed not averaged.
 
-    Augmentation is on and the foreground share differs between the devices.
+    With rows spread: borders between devices that see zeros, or the wrong neighbour. Augmentation
+    is on and the foreground share differs between the devices.
     """
-    state, history = run_steps(small_config(), Parallel(kind, eight_devices), 2, resident=resident)
+    parallel = Parallel(kind, eight_devices, space_shards, shard_optimizer)
+    state, history = run_steps(small_config(), parallel, 2, resident=resident)
     assert_trees_close(history, on_one_device[1], **ROUNDING)
     assert_trees_close(state, on_one_device[0], **ROUNDING)
 

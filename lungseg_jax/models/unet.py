@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -131,13 +132,16 @@ class UNet(nnx.Module):
         check_divisible(image.shape[1], image.shape[2], self.block_size * 2**self.depth)
         x = space_to_depth(image, self.block_size).astype(self.dtype)
         skips = []
+        # The scopes name the level of each op in profiles and in compiled modules.
         for level, block in enumerate(self.encoder):
-            x = self._run(block, max_pool(x) if level else x, train)
+            with jax.named_scope(f"encoder{level}"):
+                x = self._run(block, max_pool(x) if level else x, train)
             skips.append(x)
         skips.pop()
         for level in reversed(range(self.depth)):
-            x = jnp.concatenate([skips[level], self.upsamples[level](x)], axis=-1)
-            x = self._run(self.decoder[level], x, train)
+            with jax.named_scope(f"decoder{level}"):
+                x = jnp.concatenate([skips[level], self.upsamples[level](x)], axis=-1)
+                x = self._run(self.decoder[level], x, train)
         return depth_to_space(self.head(x.astype(jnp.float32)), self.block_size)
 
     def _run(

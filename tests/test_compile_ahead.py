@@ -1,0 +1,111 @@
+"""The step compiled for TPUs that are not there."""
+
+import importlib.util
+import json
+
+import pytest
+
+from lungseg_jax import compile_ahead
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.flops import training_flops
+from lungseg_jax.main import main
+from tests.small import small_config
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs the TPU compiler: pip install -e '.[tpu]'",
+)
+
+
+@needs_libtpu
+def test_file_agrees_with_itself_and_with_the_model(tmp_path):
+    """Fault: rates of another batch, float32 on a TPU, memory or collectives not the program's."""
+    config = small_config(model__width=8, batch_size=16, parallel="pmap")
+    returned = compile_ahead.compile_ahead(config, tmp_path, "v5e:2x2")
+    result = json.loads((tmp_path / "compile.json").read_text())
+    assert result == json.loads(json.dumps(returned))
+    assert "no TPU was run" in result["note"]
+    assert (result["device"], result["num_devices"]) == ("TPU v5 lite", 4)
+    assert result["model"]["dtype"] == "bfloat16"
+    step = result["train_step"]
+    seconds = step["milliseconds"] / 1e3
+    assert seconds == pytest.approx(step["cycles"] / 1.5e9)
+    assert step["images_per_second"] == pytest.approx(16 / seconds)
+    assert step["images_per_second_per_device"] == pytest.approx(4 / seconds)
+    work = 4 * training_flops(result_model(config), 32, 32)
+    assert step["mfu"] == pytest.approx(work / seconds / 197e12)
+    assert sum(op["share"] for op in result["dearest"]) <= 1 + 1e-9
+    assert any("encoder0" in op["op_name"] for op in result["dearest"])
+    # Two statistics of each of the ten batch normalisations, back and forth, one for each layer.
+    assert result["collectives"]["all-reduce"]["count"] >= 20
+    parameters = 4 * 30_000
+    assert result["collectives"]["all-reduce"]["largest"] > parameters / 2
+    assert result["fits"]
+    memory = result["memory"]
+    assert memory["available_gib"] == 16
+    assert 0 < memory["used_gib"] < 1
+
+
+def result_model(config):
+    """The network that was compiled, whose work does not depend on its type."""
+    return config.model
+
+
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:3x3"])
+def test_unknown_topology_is_one_line(capfd, tmp_path, topology):
+    """Fault: libtpu's traceback for a slip in a name."""
+    arguments = ["x", "--config=configs/unet.py", "--mode=compile", f"--topology={topology}"]
+    assert main([*arguments, f"--workdir={tmp_path}"]) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if "Error" in line]
+    assert len(lines) == 1
+    assert f"--topology: is '{topology}'" in lines[0]
+    assert "v5e:2x2" in lines[0]
+
+
+@needs_libtpu
+def test_batch_that_does_not_divide_over_the_topology(tmp_path):
+    """Fault: a shape error from deep inside the lowering."""
+    with pytest.raises(ConfigError, match="64 devices"):
+        compile_ahead.compile_ahead(small_config(batch_size=16), tmp_path, "v5e:8x8")
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("topology", "devices", "per_chip"), [("v4:2x2x1", 4, 1), ("tpu7x:2x2x1", 8, 2)]
+)
+def test_devices_of_chips_with_two_cores(topology, devices, per_chip):
+    """Fault: a core's rate judged by the peak of the chip, or the other way round."""
+    found = compile_ahead.topology_devices(topology)
+    assert (len(found), compile_ahead.devices_per_chip(found)) == (devices, per_chip)
+
+
+def test_without_libtpu_the_remedy_is_named(monkeypatch):
+    """Fault: a ModuleNotFoundError where an extra is not installed."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"libtpu; pip install -e '\.\[tpu\]'"):
+        compile_ahead.topology_devices("v5e:2x2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--mode=compile"], "--topology: is missing"),
+        (["--topology=v5e:2x2"], "--topology: is for --mode=compile only"),
+    ],
+)
+def test_topology_and_mode_belong_together(capfd, arguments, words):
+    """Fault: a training run started by one who asked for a prediction."""
+    assert main(["x", "--config=configs/unet.py", *arguments]) == 1
+    assert words in capfd.readouterr().err
+
+
+def test_memory_that_the_compiler_could_not_find():
+    """Fault: a network that does not fit ends in a traceback instead of the answer."""
+    message = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 31.50G of 15.75G hbm. Exceeded hbm capacity by 15.75G."
+    )
+    used = compile_ahead._memory_asked(message)
+    assert used == {"used_gib": 31.5, "available_gib": 15.75}
+    assert compile_ahead._memory_asked("INTERNAL: something else") is None
