@@ -17,6 +17,7 @@ from etils import epath
 from lungseg_jax import report, terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command_line import parse, run
+from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.evaluate import evaluate
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(mode: str, config: Config, workdir: epath.Path) -> None:
+    use_compilation_cache()
     if config.distributed:
         _join_hosts()
     if config.data.source == "phantom":
