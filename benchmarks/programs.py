@@ -158,20 +158,16 @@ def _our_training(program: Program) -> Run:
 
 def _our_inference(program: Program) -> Run:
     import jax
-    from flax import nnx
 
+    from lungseg_jax.forward import make_forward
     from lungseg_jax.optim import make_optimizer
-    from lungseg_jax.state import create_state, model_graph
+    from lungseg_jax.state import create_state
 
     config = program.config
     variables = create_state(config, make_optimizer(config)).ema
-    graph = model_graph(config)
-
-    @jax.jit
-    def probabilities(variables: Any, image: jax.Array) -> jax.Array:  # noqa: ANN401
-        return jax.nn.sigmoid(nnx.merge(graph, *variables)(image, train=False))
-
-    image, _ = jax.device_put(synthetic_batch(program.batch_size, program.image_size))
+    probabilities = jax.jit(make_forward(config))
+    image, _ = synthetic_batch(program.batch_size, program.image_size)
+    image = jax.device_put((65535 * image).astype(np.uint16))
 
     def run(calls: int) -> None:
         for _ in range(calls):
