@@ -45,7 +45,7 @@ class Sizes:
       image_size: side of the pictures.
       batch_sizes: tried for the training step, smallest first.
       inference_batch_sizes: pictures a forward pass.
-      calls: steps or forward passes a turn.
+      calls: steps a turn where augmentation is measured.
       matrix_size: side of the matrices whose product gives the peak.
       copy_bytes: copied on the device to measure the bandwidth of its memory.
     """
@@ -343,22 +343,29 @@ def measure_augmentation(sizes: dict[str, Any], batch_size: int) -> dict[str, An
     )  # fmt: skip
     config = program.config
     state, step = our_training_step(config)
-    image, mask = jax.device_put(synthetic_batch(batch_size, sizes["image_size"]))
+    batch = jax.device_put(synthetic_batch(batch_size, sizes["image_size"]))
     slots = jnp.arange(batch_size, dtype=jnp.int32)
 
-    def augmented(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Pictures are arguments: what a program closes over are constants that XLA may compute with.
+    def changed(key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
         return augment(key, slots, image, mask, config.augment)
 
-    plain = jax.jit(lambda state, key: (*step(state, image, mask), key), donate_argnums=0)
-    whole = jax.jit(lambda state, key: (*step(state, *augmented(key)), key), donate_argnums=0)
-    alone = jax.jit(augmented)
-    copies = {"plain": state, "whole": jax.tree.map(jnp.copy, state)}
+    def with_changes(state: Any, key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
+        return step(state, *changed(key, image, mask))
+
+    plain = jax.jit(step, donate_argnums=0)
+    whole = jax.jit(with_changes, donate_argnums=0)
+    alone = jax.jit(changed)
+    states = {"plain": state, "whole": jax.tree.map(jnp.copy, state)}
 
     def run(name: str, key: jax.Array) -> Any:  # noqa: ANN401
         if name == "alone":
-            return alone(key)
-        copies[name], *rest = {"plain": plain, "whole": whole}[name](copies[name], key)
-        return rest
+            return alone(key, *batch)
+        if name == "plain":
+            states[name], loss = plain(states[name], *batch)
+        else:
+            states[name], loss = whole(states[name], key, *batch)
+        return loss
 
     seconds: dict[str, list[float]] = {"plain": [], "whole": [], "alone": []}
     for turn in range(-1, TURNS):

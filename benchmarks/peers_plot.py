@@ -22,7 +22,7 @@ SERIES = {"float32": (PALETTE[0], "float32"), "bfloat16": (PALETTE[1], "bfloat16
 # Grey of about the same contrast to white and to a dark page.
 INK, LINE = "#7a838e", "#7a838e"
 
-WIDTH, LABELS, VALUES = 760, 270, 60
+WIDTH, LABELS, VALUES = 760, 285, 60
 TOP, HEADING, ROW, CASE_GAP, AXIS = 30, 30, 16, 5, 40
 
 
@@ -93,14 +93,14 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
 def _label(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     task = {"train": "training step", "inference": "inference"}[ours["task"]]
     same_batch = ours["batch_size"] == theirs["batch_size"]
-    batch = f"batch {ours['batch_size']}" if same_batch else "best batch of each"
+    batch = f"batch {ours['batch_size']}" if same_batch else "best batches"
     return f"{task}, {ours['image_size']}², width {ours['width']}, {batch}"
 
 
 def read_results() -> dict[str, Any]:
     """Returns the cases of all committed comparisons, by file and name."""
     cases = {}
-    for path in [RESULTS / "peers_cpu.json", *sorted(RESULTS.glob("gpu_*.json"))]:
+    for path in [*RESULTS.glob("peers_cpu.json"), *sorted(RESULTS.glob("gpu_*.json"))]:
         content = json.loads(path.read_text())
         cases |= {f"{path.stem} {name}": case for name, case in content.get("cases", {}).items()}
     return cases
@@ -124,7 +124,7 @@ def _axis(low: float, high: float, across: Any, height: int) -> list[str]:  # no
 
 def _key(dtypes: set[str]) -> list[str]:
     parts = [_text(8, 18, "Images a second of lungseg_jax over those of PyTorch in", weight="600")]
-    x = 378.0
+    x = 425.0
     for dtype, (colour, name) in SERIES.items():
         if dtype in dtypes:
             parts.append(f'<circle cx="{x:.1f}" cy="14" r="5" fill="{colour}"/>')

@@ -77,4 +77,7 @@ def test_places_on_the_axis():
 
 def test_picture_is_that_of_the_result_files():
     """Fault: a picture in the README that no committed measurement has."""
+    if not read_results():
+        assert not PICTURE.exists()
+        pytest.skip("no comparison is committed")
     assert PICTURE.read_text() == chart(sections_of(read_results()))
