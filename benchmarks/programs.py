@@ -253,6 +253,11 @@ def main(description: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     program = Program(**json.loads(description))
+    if program.library == "lungseg_jax":
+        # As `lungseg_jax.main` does, and PyTorch by itself.
+        from lungseg_jax.compilation_cache import use_compilation_cache
+
+        use_compilation_cache()
     start = time.perf_counter()
     run = prepare(program)
     run(1)
