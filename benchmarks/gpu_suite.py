@@ -45,7 +45,7 @@ class Sizes:
       image_size: side of the pictures.
       batch_sizes: tried for the training step, smallest first.
       inference_batch_sizes: pictures a forward pass.
-      calls: steps or forward passes a turn.
+      calls: steps a turn where augmentation is measured.
       matrix_size: side of the matrices whose product gives the peak.
       copy_bytes: copied on the device to measure the bandwidth of its memory.
     """
@@ -61,7 +61,7 @@ class Sizes:
 
 
 GPU_SIZES = Sizes(64, 4, 512, (16, 32, 64), (1, 32), 10, 8192, 2**32)
-TINY_SIZES = Sizes(4, 2, 32, (1, 2), (1, 2), 2, 256, 2**20)
+TINY_SIZES = Sizes(4, 1, 16, (1, 2), (1,), 2, 256, 2**20)
 
 
 def main(*arguments: str) -> None:
@@ -99,7 +99,7 @@ class Suite:
         self._keep("peaks", peaks)
         alone, best = self._best_programs()
         self._keep("alone", alone)
-        cases = {"train": self._in_turn(list(best.values()), self._sizes.calls)}
+        cases = {"train": self._in_turn(list(best.values()))}
         _add_utilisation(cases["train"]["programs"], peaks)
         self._keep("cases", cases)
         if "lungseg_jax" in best:
@@ -107,7 +107,7 @@ class Suite:
             self._keep("augmentation", self._part("augmentation", 90, sizes, batch_size))
         for size in self._sizes.inference_batch_sizes:
             programs = self._inference_programs(size)
-            cases[f"inference-{size}"] = self._in_turn(programs, 5 * self._sizes.calls)
+            cases[f"inference-{size}"] = self._in_turn(programs)
             self._keep("cases", cases)
         if "lungseg_jax" in best:
             own = self._main_arguments(best["lungseg_jax"])
@@ -159,13 +159,12 @@ class Suite:
             ),
         ]
 
-    def _in_turn(self, programs: Sequence[Program], calls: int) -> dict[str, Any]:
+    def _in_turn(self, programs: Sequence[Program]) -> dict[str, Any]:
         """Races programs; returns a case in the form of `benchmarks.peers`."""
-        result = race(programs, turns=TURNS, calls=calls, limit_seconds=90.0, deadline=self._end)
+        result = race(programs, turns=TURNS, limit_seconds=90.0, deadline=self._end)
         return {
             "hardware": self._result["device"]["name"],
             "work": WORK[programs[0].task] if programs else "",
-            "calls_per_turn": calls,
             "programs": result,
             "ratios": {"bfloat16": compare(result, ["bfloat16"], ["bfloat16"])},
         }
@@ -179,14 +178,13 @@ class Suite:
         runner = Runner(program)
         try:
             ready = runner.wait_until_ready(self._limit(150))
-            seconds = runner.run(self._sizes.calls, self._limit(60))
+            rate = runner.turn(self._limit(60))
         except ProgramError as error:
             say(f"  {label}: {error}")
             tried[label] = {"error": str(error)}
             return 0.0
         finally:
             runner.close()
-        rate = self._sizes.calls * program.batch_size / seconds
         tried[label] = ready | {"images_per_second": rate}
         say(f"  {label}: {rate:.1f} images/s after {ready['setup_seconds']:.0f} s")
         return rate
@@ -345,22 +343,29 @@ def measure_augmentation(sizes: dict[str, Any], batch_size: int) -> dict[str, An
     )  # fmt: skip
     config = program.config
     state, step = our_training_step(config)
-    image, mask = jax.device_put(synthetic_batch(batch_size, sizes["image_size"]))
+    batch = jax.device_put(synthetic_batch(batch_size, sizes["image_size"]))
     slots = jnp.arange(batch_size, dtype=jnp.int32)
 
-    def augmented(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Pictures are arguments: what a program closes over are constants that XLA may compute with.
+    def changed(key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
         return augment(key, slots, image, mask, config.augment)
 
-    plain = jax.jit(lambda state, key: (*step(state, image, mask), key), donate_argnums=0)
-    whole = jax.jit(lambda state, key: (*step(state, *augmented(key)), key), donate_argnums=0)
-    alone = jax.jit(augmented)
-    copies = {"plain": state, "whole": jax.tree.map(jnp.copy, state)}
+    def with_changes(state: Any, key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
+        return step(state, *changed(key, image, mask))
+
+    plain = jax.jit(step, donate_argnums=0)
+    whole = jax.jit(with_changes, donate_argnums=0)
+    alone = jax.jit(changed)
+    states = {"plain": state, "whole": jax.tree.map(jnp.copy, state)}
 
     def run(name: str, key: jax.Array) -> Any:  # noqa: ANN401
         if name == "alone":
-            return alone(key)
-        copies[name], *rest = {"plain": plain, "whole": whole}[name](copies[name], key)
-        return rest
+            return alone(key, *batch)
+        if name == "plain":
+            states[name], loss = plain(states[name], *batch)
+        else:
+            states[name], loss = whole(states[name], key, *batch)
+        return loss
 
     seconds: dict[str, list[float]] = {"plain": [], "whole": [], "alone": []}
     for turn in range(-1, TURNS):

@@ -22,7 +22,7 @@ SERIES = {"float32": (PALETTE[0], "float32"), "bfloat16": (PALETTE[1], "bfloat16
 # Grey of about the same contrast to white and to a dark page.
 INK, LINE = "#7a838e", "#7a838e"
 
-WIDTH, LABELS, VALUES = 760, 270, 60
+WIDTH, LABELS, VALUES = 760, 285, 60
 TOP, HEADING, ROW, CASE_GAP, AXIS = 30, 30, 16, 5, 40
 
 
@@ -36,19 +36,19 @@ class Row(NamedTuple):
       median: of the ratios.
     """
 
-    label: str
     dtype: str
     ratios: list[float]
     median: float
 
 
-def chart(sections: Mapping[str, list[Row]]) -> str:
-    """Returns an SVG document of one line a row, on a logarithmic axis of ratios.
+# By what hardware and what work it is of.
+Sections = dict[str, dict[str, list[Row]]]
 
-    Args:
-      sections: rows by the hardware that they were measured on.
-    """
-    rows = [row for section in sections.values() for row in section]
+
+def chart(sections: Sections) -> str:
+    """Returns an SVG document of one line a row, on a logarithmic axis of ratios."""
+    cases = [rows for section in sections.values() for rows in section.values()]
+    rows = [row for rows in cases for row in rows]
     ratios = [ratio for row in rows for ratio in row.ratios]
     low = min(0.5, 2.0 ** math.floor(math.log2(min(ratios))))
     high = max(2.0, 2.0 ** math.ceil(math.log2(max(ratios))))
@@ -57,17 +57,18 @@ def chart(sections: Mapping[str, list[Row]]) -> str:
         share = math.log2(ratio / low) / math.log2(high / low)
         return LABELS + share * (WIDTH - VALUES - LABELS)
 
-    cases = sum(bool(row.label) for row in rows)
-    height = TOP + HEADING * len(sections) + CASE_GAP * cases + ROW * len(rows) + AXIS
+    height = TOP + HEADING * len(sections) + CASE_GAP * len(cases) + ROW * len(rows) + AXIS
     parts = _axis(low, high, across, height) + _key({row.dtype for row in rows})
     y = float(TOP)
     for hardware, section in sections.items():
         y += HEADING
         parts.append(_text(8, y - 8, hardware, weight="600"))
-        for row in section:
-            y += CASE_GAP if row.label else 0
-            parts += _lollipop(row, across, y + ROW / 2)
-            y += ROW
+        for label, case in section.items():
+            y += CASE_GAP
+            parts.append(_text(LABELS - 12, y + ROW / 2 + 4, label, anchor="end"))
+            for row in case:
+                parts += _lollipop(row, across, y + ROW / 2)
+                y += ROW
     drawing = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
@@ -76,33 +77,30 @@ def chart(sections: Mapping[str, list[Row]]) -> str:
     )
 
 
-def sections_of(results: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """Returns the rows of result files' cases by hardware."""
-    sections: dict[str, list[Row]] = {}
+def sections_of(results: Mapping[str, Any]) -> Sections:
+    """Returns the comparisons of result files' cases."""
+    sections: Sections = {}
     for case in results.values():
-        section = sections.setdefault(case["hardware"], [])
-        label = None
+        section = sections.setdefault(case["hardware"], {})
         for dtype, ratio in case["ratios"].items():
             if ratio is not None:
-                sides = [case["programs"][ratio[side]] for side in ("ours", "theirs")]
-                # The comparisons of a case are one below the other, under one label.
-                own_label = "" if label else _label(*sides)
-                label = label or own_label
-                section.append(Row(own_label, dtype, ratio["by_turn"], ratio["median"]))
+                label = _label(*(case["programs"][ratio[side]] for side in ("ours", "theirs")))
+                rows = section.setdefault(label, [])
+                rows.append(Row(dtype, ratio["by_turn"], ratio["median"]))
     return sections
 
 
 def _label(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     task = {"train": "training step", "inference": "inference"}[ours["task"]]
     same_batch = ours["batch_size"] == theirs["batch_size"]
-    batch = f"batch {ours['batch_size']}" if same_batch else "best batch of each"
+    batch = f"batch {ours['batch_size']}" if same_batch else "best batches"
     return f"{task}, {ours['image_size']}², width {ours['width']}, {batch}"
 
 
 def read_results() -> dict[str, Any]:
     """Returns the cases of all committed comparisons, by file and name."""
     cases = {}
-    for path in [RESULTS / "peers_cpu.json", *sorted(RESULTS.glob("gpu_*.json"))]:
+    for path in [*RESULTS.glob("peers_cpu.json"), *sorted(RESULTS.glob("gpu_*.json"))]:
         content = json.loads(path.read_text())
         cases |= {f"{path.stem} {name}": case for name, case in content.get("cases", {}).items()}
     return cases
@@ -126,7 +124,7 @@ def _axis(low: float, high: float, across: Any, height: int) -> list[str]:  # no
 
 def _key(dtypes: set[str]) -> list[str]:
     parts = [_text(8, 18, "Images a second of lungseg_jax over those of PyTorch in", weight="600")]
-    x = 378.0
+    x = 425.0
     for dtype, (colour, name) in SERIES.items():
         if dtype in dtypes:
             parts.append(f'<circle cx="{x:.1f}" cy="14" r="5" fill="{colour}"/>')
@@ -138,10 +136,7 @@ def _key(dtypes: set[str]) -> list[str]:
 def _lollipop(row: Row, across: Any, y: float) -> list[str]:  # noqa: ANN401
     colour, _ = SERIES[row.dtype]
     x = across(row.median)
-    parts = [_text(LABELS - 12, y + 4, row.label, anchor="end")] if row.label else []
-    parts.append(
-        f'<path d="M{across(1.0):.1f},{y:.1f}H{x:.1f}" stroke="{colour}" stroke-width="3"/>'
-    )
+    parts = [f'<path d="M{across(1.0):.1f},{y:.1f}H{x:.1f}" stroke="{colour}" stroke-width="3"/>']
     parts += [
         f'<circle cx="{across(ratio):.1f}" cy="{y:.1f}" r="2.5" fill="none" stroke="{colour}"/>'
         for ratio in row.ratios

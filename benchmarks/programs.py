@@ -2,7 +2,7 @@
 
   python -m benchmarks.programs '{"library": "pytorch", "task": "train", …}'
 
-is a process that compiles its program, warms it up, and then runs it each time it is told to;
+is a process that compiles its program, warms it up, and then has a turn for each line it reads;
 `benchmarks.race` starts such processes and gives them turns.
 
 Both libraries do the same work, which `WORK` states. Ours is made of the package's own functions.
@@ -28,8 +28,11 @@ WORK = {
     "device; PyTorch's normalisation is folded into its convolutions",
 }
 
-# Calls after compilation and before the first turn.
+# Calls after the first, which compiles, and before the first turn.
 WARMUP_CALLS = 3
+
+# A turn is as many calls as take about so long, at least one; their number is fixed at the start.
+TURN_SECONDS = 1.0
 
 GIB = 2**30
 
@@ -155,17 +158,16 @@ def _our_training(program: Program) -> Run:
 
 def _our_inference(program: Program) -> Run:
     import jax
-    from flax import nnx
 
-    from lungseg_jax.state import make_model, split_model
+    from lungseg_jax.forward import make_forward
+    from lungseg_jax.optim import make_optimizer
+    from lungseg_jax.state import create_state
 
-    graph, *variables = split_model(make_model(program.config))
-
-    @jax.jit
-    def probabilities(variables: Any, image: jax.Array) -> jax.Array:  # noqa: ANN401
-        return jax.nn.sigmoid(nnx.merge(graph, *variables)(image, train=False))
-
-    image, _ = jax.device_put(synthetic_batch(program.batch_size, program.image_size))
+    config = program.config
+    variables = create_state(config, make_optimizer(config)).ema
+    probabilities = jax.jit(make_forward(config))
+    image, _ = synthetic_batch(program.batch_size, program.image_size)
+    image = jax.device_put((65535 * image).astype(np.uint16))
 
     def run(calls: int) -> None:
         for _ in range(calls):
@@ -246,27 +248,47 @@ def _peak_memory_gib(library: str) -> float | None:
 
 
 def main(description: str) -> None:
-    """Answers with a line of JSON: once when warm, then for each line that says how many calls."""
+    """Answers with a line of JSON: once when warm, then after a turn for each line it reads."""
     # What libraries print must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     program = Program(**json.loads(description))
+    if program.library == "lungseg_jax":
+        # As `lungseg_jax.main` does, and PyTorch by itself.
+        from lungseg_jax.compilation_cache import use_compilation_cache
+
+        use_compilation_cache()
     start = time.perf_counter()
     run = prepare(program)
     run(1)
     setup_seconds = time.perf_counter() - start
-    run(WARMUP_CALLS)
+    seconds = _warm_up(run)
+    calls = max(1, round(TURN_SECONDS / seconds))
     package = "torch" if program.library == "pytorch" else "jax"
     ready = {
         "version": f"{package} {importlib.metadata.version(package)}",
         "setup_seconds": setup_seconds,
+        "calls_per_turn": calls,
         "peak_memory_gib": _peak_memory_gib(program.library),
     }
     print(json.dumps(ready), file=answers, flush=True)
-    for line in sys.stdin:
+    for _ in sys.stdin:
         start = time.perf_counter()
-        run(int(line))
-        print(json.dumps({"seconds": time.perf_counter() - start}), file=answers, flush=True)
+        run(calls)
+        rate = calls * program.batch_size / (time.perf_counter() - start)
+        print(json.dumps({"images_per_second": rate}), file=answers, flush=True)
+
+
+def _warm_up(run: Run) -> float:
+    """Returns the seconds of the last call; a program of slow calls has only one."""
+    seconds = 0.0
+    for _ in range(WARMUP_CALLS):
+        start = time.perf_counter()
+        run(1)
+        seconds = time.perf_counter() - start
+        if seconds > TURN_SECONDS:
+            break
+    return seconds
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ class Runner:
         """
         return self._answer(limit_seconds)
 
-    def run(self, calls: int, limit_seconds: float) -> float:
-        """Returns the seconds of so many calls.
+    def turn(self, limit_seconds: float) -> float:
+        """Returns the images a second of a turn.
 
         Raises:
           ProgramError: it ended, or was not done in time and was ended.
@@ -80,9 +80,9 @@ class Runner:
         assert self._process.stdin is not None
         # A process that has ended has no ears; why it ended is in its answer.
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{calls}\n")
+            self._process.stdin.write("\n")
             self._process.stdin.flush()
-        return self._answer(limit_seconds)["seconds"]
+        return self._answer(limit_seconds)["images_per_second"]
 
     def close(self) -> None:
         """Ends the process."""
@@ -112,7 +112,6 @@ def race(
     programs: Sequence[Program],
     *,
     turns: int,
-    calls: int,
     limit_seconds: float,
     deadline: float = math.inf,
 ) -> dict[str, dict[str, Any]]:
@@ -121,7 +120,6 @@ def race(
     Args:
       programs: of different names.
       turns: how often each program has its turn.
-      calls: steps or forward passes a turn.
       limit_seconds: for a program to get ready, and for each turn.
       deadline: of the whole, in `time.monotonic()`; programs not done by then have failed.
     """
@@ -148,11 +146,11 @@ def race(
                 if "error" in figures:
                     continue
                 try:
-                    seconds = runners[program.name].run(calls, limit())
+                    rate = runners[program.name].turn(limit())
                 except ProgramError as error:
                     figures["error"] = str(error)
                     continue
-                figures["images_per_second"].append(calls * program.batch_size / seconds)
+                figures["images_per_second"].append(rate)
             say(f"  turn {turn + 1} of {turns}: {_latest(result)}")
     finally:
         for runner in runners.values():
