@@ -13,13 +13,13 @@ from lungseg_jax.step import prepare_step
 from tests.small import small_config
 
 
-def test_compiler_drops_what_a_cut_step_does_not_need():
+def test_compiler_drops_what_a_cut_step_does_not_need(eight_devices):
     """Fault: the backward pass timed as forward, the stages after it as nothing."""
     config = small_config(batch_size=2, model__width=8)
     state = create_state(config, make_optimizer(config))
     batch = synthetic_batch(config, 2)
     flops = {}
-    for name, step in cut_steps(config, None).items():
+    for name, step in cut_steps(config, Parallel("mesh", eight_devices[:1])).items():
         analysis = jax.jit(step).lower(state, None, batch).compile().cost_analysis()
         flops[name] = analysis["flops"]
     forward = flops["loss"] - flops["augment"]
