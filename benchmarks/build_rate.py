@@ -4,7 +4,7 @@
 
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". Each picture is built twice, as the PNG it is
 and as a DICOM copy of it. The loop does what a script would: read, window, shrink, encode, write;
-it checks nothing. All runs are made in turn on one machine, three times; the whole of `prepare`
+it checks nothing. All runs are made in turn on one machine, five times; the whole of `prepare`
 counts, from listing the folder to the manifest. `--memory` measures peak memory from
 500 to 5,000 pairs instead. Writes `benchmarks/results/build_rate.json` or `build_memory.json`.
 """
@@ -30,7 +30,7 @@ from benchmarks.main_job import RESULTS, hardware
 from tfds_builder.sources import list_source
 
 IMAGE_SIZE = 256
-REPEATS = 3
+REPEATS = 5
 
 BUILD = """
 import json, resource, sys, time

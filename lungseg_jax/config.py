@@ -157,10 +157,13 @@ class BenchmarkConfig:
     """What `--mode=benchmark` times.
 
     Attributes:
+      data: `records` as in training, or `synthetic`: noise, which needs no records and none of the
+        libraries that read them.
       warmup_steps: steps before timing starts.
       steps: steps timed.
     """
 
+    data: Literal["records", "synthetic"] = "records"
     warmup_steps: int = 3
     steps: int = 30
 
@@ -180,6 +183,9 @@ class Config:
         device cannot hold; with `parallel=mesh` only. They must belong to one host.
       shard_optimizer: spread optimizer and moving average over the devices instead of holding them
         on each; with `parallel=mesh` only.
+      profile: with `--mode=benchmark`, leave a trace of some steps for XProf and Perfetto in
+        `profile/` of the run's folder. Training writes none: what a step costs does not change
+        from one to the next, and a trace of many steps is too large to look at.
       distributed: join the other hosts of a pod or cluster before anything else.
       keep_checkpoints: how many of the newest checkpoints stay, besides the best.
       data: what to train on.
@@ -197,6 +203,7 @@ class Config:
     parallel: Literal["pmap", "mesh"] = "pmap"
     space_shards: int = 1
     shard_optimizer: bool = False
+    profile: bool = False
     distributed: bool = False
     keep_checkpoints: int = 2
     data: DataConfig = DataConfig()

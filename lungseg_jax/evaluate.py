@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,29 +9,27 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Bool, Float, UInt16
+from jaxtyping import Bool, Float
 
 from lungseg_jax import report, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig
 from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.errors import CheckpointError
+from lungseg_jax.forward import Variables, batch_size_over, make_forward
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.state import ModelState, create_state, model_graph
+from lungseg_jax.state import create_state
 from lungseg_jax.workdir import check_same_config
 
 THRESHOLD = 0.5
 
 # The splits a run is judged by.
 EVALUATED_SPLITS = ("val", "test")
-
-Variables = tuple[ModelState, ModelState]
 
 
 def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
@@ -106,17 +103,8 @@ class Evaluator:
     def __init__(self, config: Config, parallel: Parallel) -> None:
         self._config = config.evaluation
         self._parallel = parallel
-        graph = model_graph(config)
-
-        def forward(
-            variables: Variables, images: UInt16[Array, "b s s 1"]
-        ) -> Float[Array, "b s s c"]:
-            model = nnx.merge(graph, *variables)
-            return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
-
-        self.forward = parallel.wrap_forward(forward)
-        shards = parallel.batch_shards
-        self.batch_size = math.ceil(self._config.batch_size / shards) * shards
+        self.forward = parallel.wrap_forward(make_forward(config))
+        self.batch_size = batch_size_over(parallel.batch_shards, self._config.batch_size)
 
     def predict(
         self, variables: Variables, records: Records, positions: Sequence[int]

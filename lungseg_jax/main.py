@@ -18,6 +18,7 @@ from etils import epath
 from lungseg_jax import report, terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command_line import parse, run
+from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -> None:
+    use_compilation_cache()
     if topology is not None:
         jax.config.update("jax_platforms", "cpu")
         compile_ahead(config, workdir, topology)

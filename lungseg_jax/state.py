@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int32, PyTree
@@ -38,9 +39,6 @@ class TrainState(NamedTuple):
 def make_model(config: Config, axis_name: str | None = None) -> UNet:
     """Returns the configured U-Net with its initial parameters, a function of the seed."""
     model = config.model
-    dtype = model.dtype
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return UNet(
         width=model.width,
         depth=model.depth,
@@ -48,11 +46,19 @@ def make_model(config: Config, axis_name: str | None = None) -> UNet:
         num_classes=len(CHANNELS[config.data.labels]),
         norm=model.norm,
         activation=model.activation,
-        dtype=jnp.dtype(dtype),
+        dtype=compute_dtype(config),
         remat=model.remat,
         axis_name=axis_name,
         rngs=nnx.Rngs(named_key(config.seed, "parameters")),
     )
+
+
+def compute_dtype(config: Config) -> np.dtype:
+    """Returns the type that the network computes in, `auto` resolved."""
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(dtype)
 
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:

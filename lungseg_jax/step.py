@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
-from lungseg_jax.data.pipeline import Store, fetch
+from lungseg_jax.data.pictures import Store, fetch
 from lungseg_jax.losses import segmentation_loss
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
 from lungseg_jax.parallel import Parallel, Step, sum_over_devices
@@ -64,21 +64,12 @@ def make_train_step(
         return loss, (batch_stats, dice_sums(logits, masks))
 
     schedule = learning_rate_schedule(config)
-    augmentation = augmentation_for(config)
 
     def step(
         state: TrainState, store: Store, batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
-        images, masks = fetch(batch, store)
-        key = jax.random.fold_in(named_key(config.seed, "augment"), state.step)
-        images, masks = augment(
-            key,
-            batch["slot"],
-            images.astype(jnp.float32) / 65535,
-            masks.astype(jnp.float32),
-            augmentation,
-        )
-        images, masks = parallel.spread_rows((images, masks))
+        pictures = load_batch(config, state.step, store, batch)
+        images, masks = parallel.spread_rows(pictures)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         gradients, batch_stats, loss, sums = accumulate(
             gradient_of, state, images, masks, config.accumulation_steps
@@ -102,6 +93,20 @@ def make_train_step(
         return TrainState(state.step + 1, parameters, batch_stats, optimizer_state, ema), metrics
 
     return step
+
+
+def load_batch(
+    config: Config, step: Int32[Array, ""], store: Store, batch: dict[str, Array]
+) -> tuple[Float[Array, "b s s 1"], Float[Array, "b s s c"]]:
+    """Returns a batch's augmented pictures in [0, 1] and masks, {0, 1}."""
+    images, masks = fetch(batch, store)
+    return augment(
+        jax.random.fold_in(named_key(config.seed, "augment"), step),
+        batch["slot"],
+        images.astype(jnp.float32) / 65535,
+        masks.astype(jnp.float32),
+        augmentation_for(config),
+    )
 
 
 def accumulate(

@@ -19,13 +19,8 @@ from lungseg_jax import report, terminal
 from lungseg_jax import workdir as workdir_lib
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, check_devices
-from lungseg_jax.data.pipeline import (
-    Batch,
-    Store,
-    read_store,
-    training_batches,
-    use_resident,
-)
+from lungseg_jax.data.pictures import Batch, Store
+from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits

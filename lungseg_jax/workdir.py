@@ -22,6 +22,8 @@ _FREE_KEYS = frozenset(
         "data.manual_dir",
         "data.resident",
         "evaluation.batch_size",
+        "profile",
+        "benchmark.data",
         "benchmark.steps",
         "benchmark.warmup_steps",
     }

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lungseg_jax.config import Config, default_config, resolve
-from lungseg_jax.data.records import Pictures
+from lungseg_jax.data.pictures import Pictures
 from tests.pictures import chest, png_bytes
 
 REPOSITORY = Path(__file__).parent.parent

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lungseg_jax.data import pipeline
-from lungseg_jax.data.pipeline import fetch, read_store, training_batches
+from lungseg_jax.data.pictures import fetch
+from lungseg_jax.data.pipeline import read_store, training_batches
 from lungseg_jax.data.records import Records, open_records
 from tests.small import small_config, small_config_with_data
 

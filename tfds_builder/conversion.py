@@ -32,7 +32,7 @@ from tfds_builder.sources import Case
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-CASES_PER_CHUNK = 32
+CASES_PER_CHUNK = 16
 
 _INDEX_LENGTH = struct.Struct("<Q")
 

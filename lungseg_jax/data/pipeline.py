@@ -8,21 +8,18 @@ live on the device, so one checkpointed iterator resumes all of them.
 import grain
 import jax
 import numpy as np
-from jaxtyping import Array, Int, UInt8, UInt16
+from jaxtyping import Int
 
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.data.records import Pictures, Records
+from lungseg_jax.data.pictures import Batch, Pictures
+from lungseg_jax.data.records import Records
 
 # What device-resident pictures may take of a device's memory: activations need the rest.
 RESIDENT_SHARE_OF_MEMORY = 0.2
 
 # Host memory has no such report; this keeps a laptop usable.
 RESIDENT_BYTES_ON_CPU = 2**31
-
-Batch = dict[str, np.ndarray]
-# The whole split on the device, or None where batches carry their own pictures.
-Store = Pictures | None
 
 
 def training_batches(
@@ -79,18 +76,6 @@ def read_store(records: Records) -> Pictures:
         np.concatenate([part.image for part in parts]),
         np.concatenate([part.mask for part in parts]),
     )
-
-
-def fetch(
-    batch: dict[str, Array], store: Store
-) -> tuple[UInt16[Array, "b s s 1"], UInt8[Array, "b s s c"]]:
-    """Returns the pictures and masks of a batch: its own, or those it points at in the store.
-
-    Runs inside the jitted step; which of the two is fixed when it is traced.
-    """
-    if store is not None:
-        return store.image[batch["position"]], store.mask[batch["position"]]
-    return batch["image"], batch["mask"]
 
 
 def _process_part(batch_size: int) -> slice:

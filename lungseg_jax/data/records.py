@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import Config, DataConfig, Labels
 from lungseg_jax.data.labels import channels, has_sides
+from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
@@ -41,18 +42,6 @@ class Example:
     image: UInt16[np.ndarray, "s s 1"]
     original_mask: UInt8[np.ndarray, "h w c"]
     spacing_mm: tuple[float, float] | None
-
-
-class Pictures(NamedTuple):
-    """Pictures and masks in the model's square.
-
-    Attributes:
-      image: intensity × 65535, bone bright.
-      mask: {0, 1}, a channel for each of the labels.
-    """
-
-    image: UInt16[np.ndarray, "b s s 1"]
-    mask: UInt8[np.ndarray, "b s s c"]
 
 
 class Records:

@@ -1,0 +1,407 @@
+"""All that is to be measured on a GPU, in one command of less than eight minutes.
+
+  python -m benchmarks.gpu_suite [-- ARGUMENTS OF lungseg_jax.main]
+
+Needs jax, flax, optax and torch for the GPU, and no records. Arguments after `--` name records, as
+in `--config=configs/kaggle.py --config.data.manual_dir=FOLDER`: the input stall is then measured
+with them. Writes `benchmarks/results/gpu_<device>.json`; without a GPU it goes through all parts
+at tiny sizes and keeps nothing.
+
+Each part is a process with a limit of time: what fails or takes too long is written down as such,
+and the next part goes on. Parts come in the order of their weight; those for which no time is
+left are written down as left out.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.main_job import RESULTS
+from benchmarks.programs import WORK, Program
+from benchmarks.race import ROOT, ProgramError, Runner, compare, race, say
+from lungseg_jax.config import ModelConfig
+from lungseg_jax.flops import training_flops
+
+# Of the whole command; a part that starts late gets what is left.
+BUDGET_SECONDS = 460.0
+
+TURNS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+      width: channels of the first level.
+      depth: number of halvings.
+      image_size: side of the pictures.
+      batch_sizes: tried for the training step, smallest first.
+      inference_batch_sizes: pictures a forward pass.
+      calls: steps or forward passes a turn.
+      matrix_size: side of the matrices whose product gives the peak.
+      copy_bytes: copied on the device to measure the bandwidth of its memory.
+    """
+
+    width: int
+    depth: int
+    image_size: int
+    batch_sizes: tuple[int, ...]
+    inference_batch_sizes: tuple[int, ...]
+    calls: int
+    matrix_size: int
+    copy_bytes: int
+
+
+GPU_SIZES = Sizes(64, 4, 512, (16, 32, 64), (1, 32), 10, 8192, 2**32)
+TINY_SIZES = Sizes(4, 2, 32, (1, 2), (1, 2), 2, 256, 2**20)
+
+
+def main(*arguments: str) -> None:
+    """Measures everything and writes the result file."""
+    if arguments[:1] == ("--part",):
+        print(json.dumps(PARTS[arguments[1]](*map(json.loads, arguments[2:]))))
+        return
+    assert not arguments or arguments[0] == "--", __doc__
+    with tempfile.TemporaryDirectory() as caches:
+        # Compilation is timed from nothing; what is compiled again later comes from here.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{caches}/jax"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{caches}/torch"
+        print(json.dumps(Suite().measure(arguments[1:]), indent=2))
+
+
+class Suite:
+    """The parts in their order, within the budget of time."""
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + BUDGET_SECONDS
+        self._sizes = TINY_SIZES
+        self._result: dict[str, Any] = {}
+        self._path: Path | None = None
+
+    def measure(self, main_arguments: Sequence[str]) -> dict[str, Any]:
+        """Returns the content of the result file; `main_arguments` name records, if there are."""
+        device = self._part("device", 60)
+        if device.get("platform") == "gpu":
+            self._sizes = GPU_SIZES
+            self._path = RESULTS / f"gpu_{device['name'].lower().replace(' ', '_')}.json"
+        sizes = dataclasses.asdict(self._sizes)
+        self._keep("device", device)
+        self._keep("sizes", sizes)
+        peaks = self._part("peaks", 60, sizes)
+        self._keep("peaks", peaks)
+        alone, best = self._best_programs()
+        self._keep("alone", alone)
+        cases = {"train": self._in_turn(list(best.values()), self._sizes.calls)}
+        _add_utilisation(cases["train"]["programs"], peaks)
+        self._keep("cases", cases)
+        if "lungseg_jax" in best:
+            batch_size = best["lungseg_jax"].batch_size
+            self._keep("augmentation", self._part("augmentation", 90, sizes, batch_size))
+        for size in self._sizes.inference_batch_sizes:
+            programs = self._inference_programs(size)
+            cases[f"inference-{size}"] = self._in_turn(programs, 5 * self._sizes.calls)
+            self._keep("cases", cases)
+        if "lungseg_jax" in best:
+            own = self._main_arguments(best["lungseg_jax"])
+            synthetic = ["--config=configs/unet.py", "--config.benchmark.data=synthetic"]
+            self._keep("benchmark_mode", self._benchmark_mode([*synthetic, *own]))
+            if main_arguments:
+                self._keep("records", self._benchmark_mode([*main_arguments, *own]))
+        self._keep("seconds", round(BUDGET_SECONDS - self._left()))
+        return self._result
+
+    def _keep(self, name: str, figures: Any) -> None:  # noqa: ANN401
+        """Adds to the result and writes it, so that nothing is lost if the command is ended."""
+        self._result[name] = figures
+        if self._path:
+            self._path.write_text(json.dumps(self._result, indent=2) + "\n")
+
+    def _best_programs(self) -> tuple[dict[str, Any], dict[str, Program]]:
+        """Tries batch sizes and variants, each alone; returns all figures and each one's best."""
+        tried: dict[str, Any] = {}
+        best: dict[str, Program] = {}
+        for library in ("lungseg_jax", "pytorch"):
+            rate = 0.0
+            for batch_size in self._sizes.batch_sizes:
+                mode = "eager" if library == "lungseg_jax" else "compile"
+                program = self._program(library, "train", batch_size, mode)
+                new_rate = self._alone(program, tried)
+                if new_rate > rate:
+                    best[library] = program
+                # Larger batches seldom gain where this one did not.
+                if new_rate < 1.03 * rate:
+                    break
+                rate = max(rate, new_rate)
+        if "pytorch" in best:
+            rate = tried[_label(best["pytorch"])]["images_per_second"]
+            for changes in (
+                {"upsampling": "transposed"}, {"mode": "max-autotune"}, {"mode": "eager"},
+            ):  # fmt: skip
+                program = dataclasses.replace(best["pytorch"], **changes)
+                if (new_rate := self._alone(program, tried)) > rate:
+                    best["pytorch"], rate = program, new_rate
+        return tried, best
+
+    def _inference_programs(self, batch_size: int) -> list[Program]:
+        return [
+            self._program("lungseg_jax", "inference", batch_size),
+            *(
+                self._program("pytorch", "inference", batch_size, mode)
+                for mode in ("eager", "compile", "max-autotune")
+            ),
+        ]
+
+    def _in_turn(self, programs: Sequence[Program], calls: int) -> dict[str, Any]:
+        """Races programs; returns a case in the form of `benchmarks.peers`."""
+        result = race(programs, turns=TURNS, calls=calls, limit_seconds=90.0, deadline=self._end)
+        return {
+            "hardware": self._result["device"]["name"],
+            "work": WORK[programs[0].task] if programs else "",
+            "calls_per_turn": calls,
+            "programs": result,
+            "ratios": {"bfloat16": compare(result, ["bfloat16"], ["bfloat16"])},
+        }
+
+    def _alone(self, program: Program, tried: dict[str, Any]) -> float:
+        """Measures a program by itself, notes the figures, and returns images a second."""
+        label = _label(program)
+        if self._left() < 20:
+            tried[label] = {"error": "no time left"}
+            return 0.0
+        runner = Runner(program)
+        try:
+            ready = runner.wait_until_ready(self._limit(150))
+            seconds = runner.run(self._sizes.calls, self._limit(60))
+        except ProgramError as error:
+            say(f"  {label}: {error}")
+            tried[label] = {"error": str(error)}
+            return 0.0
+        finally:
+            runner.close()
+        rate = self._sizes.calls * program.batch_size / seconds
+        tried[label] = ready | {"images_per_second": rate}
+        say(f"  {label}: {rate:.1f} images/s after {ready['setup_seconds']:.0f} s")
+        return rate
+
+    def _program(
+        self,
+        library: Literal["lungseg_jax", "pytorch"],
+        task: Literal["train", "inference"],
+        batch_size: int,
+        mode: Literal["eager", "compile", "max-autotune"] = "eager",
+    ) -> Program:
+        return Program(
+            library=library,
+            task=task,
+            width=self._sizes.width,
+            depth=self._sizes.depth,
+            image_size=self._sizes.image_size,
+            batch_size=batch_size,
+            dtype="bfloat16",
+            mode=mode,
+        )
+
+    def _part(self, name: str, limit_seconds: float, *arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Runs a part of `PARTS` in a process and returns its result, or the error."""
+        command = ["-m", "benchmarks.gpu_suite", "--part", name, *map(json.dumps, arguments)]
+        output, error = self._run(command, limit_seconds)
+        result = {"error": error} if error else json.loads(output.splitlines()[-1])
+        say(f"{name}: {result}")
+        return result
+
+    def _main_arguments(self, program: Program) -> list[str]:
+        keys = {
+            "batch_size": program.batch_size,
+            "data.image_size": program.image_size,
+            "evaluation.batch_size": max(self._sizes.inference_batch_sizes),
+            "model.block_size": program.block_size,
+            "model.depth": program.depth,
+            "model.dtype": program.dtype,
+            "model.width": program.width,
+        }
+        return [f"--config.{key}={value}" for key, value in keys.items()]
+
+    def _benchmark_mode(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Returns what the package's benchmark mode says of the whole step, stage by stage."""
+        with tempfile.TemporaryDirectory() as workdir:
+            command = ["-m", "lungseg_jax.main", "--mode=benchmark", f"--workdir={workdir}"]
+            _, error = self._run([*command, *arguments], 150)
+            path = Path(workdir) / "benchmark.json"
+            result = {"error": error} if error else json.loads(path.read_text())
+        say(f"benchmark mode: {result}")
+        return result
+
+    def _run(self, command: Sequence[str], limit_seconds: float) -> tuple[str, str]:
+        """Returns what a Python process wrote, and what was wrong with it, if anything was."""
+        if self._left() < 10:
+            return "", "no time left"
+        limit = self._limit(limit_seconds)
+        try:
+            done = subprocess.run(  # noqa: S603
+                [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            return "", f"over {limit:.0f} s"
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            return "", said[-1][-300:] if said else f"exit code {done.returncode}"
+        return done.stdout, ""
+
+    def _left(self) -> float:
+        return self._end - time.monotonic()
+
+    def _limit(self, seconds: float) -> float:
+        return max(1.0, min(seconds, self._left()))
+
+
+def measure_device() -> dict[str, Any]:
+    """Names the device and the versions of what runs on it."""
+    import importlib.metadata
+    from importlib.util import find_spec
+
+    import jax
+
+    from lungseg_jax.hardware import accelerator
+
+    device = jax.devices()[0]
+    known = accelerator(device.device_kind)
+    packages = ("jax", "jaxlib", "flax", "optax", "torch", "triton")
+    return {
+        "name": device.device_kind,
+        "platform": device.platform,
+        "count": jax.device_count(),
+        "stated": dataclasses.asdict(known) if known else None,
+        "versions": {
+            name: importlib.metadata.version(name) for name in packages if find_spec(name)
+        },
+    }
+
+
+def measure_peaks(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the best rate of a bfloat16 matrix product in either library, and of a copy."""
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    n, repeats = sizes["matrix_size"], 10
+    keys = jax.random.split(jax.random.key(0))
+    left, right = (jax.random.normal(key, (n, n), jnp.bfloat16) for key in keys)
+    copied = jnp.zeros(sizes["copy_bytes"] // 4, jnp.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch_left, torch_right = (torch.randn(n, n, dtype=torch.bfloat16, device=device) for _ in "ab")
+
+    def wait(x: Any) -> None:  # noqa: ANN401
+        if isinstance(x, jax.Array):
+            x.block_until_ready()
+        elif x.is_cuda:
+            torch.cuda.synchronize()
+
+    def seconds_of(call: Callable[[], Any]) -> float:
+        best = float("inf")
+        for _ in range(5):
+            wait(call())
+            start = time.perf_counter()
+            for _ in range(repeats):
+                result = call()
+            wait(result)
+            best = min(best, (time.perf_counter() - start) / repeats)
+        return best
+
+    product, add = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    operations = 2 * n**3 / 1e12
+    tflops = {
+        "jax": operations / seconds_of(lambda: product(left, right)),
+        "torch": operations / seconds_of(lambda: torch_left @ torch_right),
+    }
+    return {
+        "matmul_tflops": tflops,
+        "peak_tflops": max(tflops.values()),
+        # Read and written.
+        "bandwidth": 2 * copied.nbytes / 1e9 / seconds_of(lambda: add(copied)),
+    }
+
+
+def measure_augmentation(sizes: dict[str, Any], batch_size: int) -> dict[str, Any]:
+    """Returns the time of a step with and without augmentation, in turn, and the share between."""
+    import statistics
+
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.programs import our_training_step, synthetic_batch
+    from lungseg_jax.augment import augment
+
+    program = Program(
+        library="lungseg_jax", task="train", width=sizes["width"], depth=sizes["depth"],
+        image_size=sizes["image_size"], batch_size=batch_size, dtype="bfloat16",
+    )  # fmt: skip
+    config = program.config
+    state, step = our_training_step(config)
+    image, mask = jax.device_put(synthetic_batch(batch_size, sizes["image_size"]))
+    slots = jnp.arange(batch_size, dtype=jnp.int32)
+
+    def augmented(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return augment(key, slots, image, mask, config.augment)
+
+    plain = jax.jit(lambda state, key: (*step(state, image, mask), key), donate_argnums=0)
+    whole = jax.jit(lambda state, key: (*step(state, *augmented(key)), key), donate_argnums=0)
+    alone = jax.jit(augmented)
+    copies = {"plain": state, "whole": jax.tree.map(jnp.copy, state)}
+
+    def run(name: str, key: jax.Array) -> Any:  # noqa: ANN401
+        if name == "alone":
+            return alone(key)
+        copies[name], *rest = {"plain": plain, "whole": whole}[name](copies[name], key)
+        return rest
+
+    seconds: dict[str, list[float]] = {"plain": [], "whole": [], "alone": []}
+    for turn in range(-1, TURNS):
+        for name, taken in seconds.items():
+            jax.block_until_ready(run(name, jax.random.key(turn + 1)))
+            start = time.perf_counter()
+            for i in range(sizes["calls"]):
+                result = run(name, jax.random.key(i))
+            jax.block_until_ready(result)
+            if turn >= 0:
+                taken.append((time.perf_counter() - start) / sizes["calls"])
+    shares = [1 - a / b for a, b in zip(seconds["plain"], seconds["whole"], strict=True)]
+    return {
+        "batch_size": batch_size,
+        "seconds": seconds,
+        "share_of_step": {"by_turn": shares, "median": statistics.median(shares)},
+        "alone_over_step": statistics.median(seconds["alone"])
+        / statistics.median(seconds["whole"]),
+    }
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "device": measure_device,
+    "peaks": measure_peaks,
+    "augmentation": measure_augmentation,
+}
+
+
+def _add_utilisation(programs: dict[str, dict[str, Any]], peaks: dict[str, Any]) -> None:
+    """Adds TFLOP/s of training steps and their share of the measured peak."""
+    for figures in programs.values():
+        if "median" in figures and "peak_tflops" in peaks:
+            model = ModelConfig(**{key: figures[key] for key in ("width", "depth", "block_size")})
+            size = figures["image_size"]
+            figures["tflops"] = training_flops(model, size, size) / 1e12 * figures["median"]
+            figures["mfu_of_measured_peak"] = figures["tflops"] / peaks["peak_tflops"]
+
+
+def _label(program: Program) -> str:
+    return f"{program.name} batch {program.batch_size}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,162 @@
+"""Draws the README's comparison with PyTorch from the committed result files.
+
+  python -m benchmarks.peers_plot
+
+Writes `docs/peers.svg`; its colours can be told from white and from dark pages alike.
+"""
+
+import html
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from benchmarks.main_job import RESULTS
+from tfds_builder.svg_charts import PALETTE
+
+PICTURE = RESULTS.parent.parent / "docs" / "peers.svg"
+
+# By what PyTorch computes in: colour and name.
+SERIES = {"float32": (PALETTE[0], "float32"), "bfloat16": (PALETTE[1], "bfloat16 autocast")}
+
+# Grey of about the same contrast to white and to a dark page.
+INK, LINE = "#7a838e", "#7a838e"
+
+WIDTH, LABELS, VALUES = 760, 270, 60
+TOP, HEADING, ROW, CASE_GAP, AXIS = 30, 30, 16, 5, 40
+
+
+class Row(NamedTuple):
+    """A comparison: our rate over PyTorch's, turn by turn.
+
+    Attributes:
+      label: of the case, empty where it is that of the row above.
+      dtype: that PyTorch computes in.
+      ratios: of the turns.
+      median: of the ratios.
+    """
+
+    label: str
+    dtype: str
+    ratios: list[float]
+    median: float
+
+
+def chart(sections: Mapping[str, list[Row]]) -> str:
+    """Returns an SVG document of one line a row, on a logarithmic axis of ratios.
+
+    Args:
+      sections: rows by the hardware that they were measured on.
+    """
+    rows = [row for section in sections.values() for row in section]
+    ratios = [ratio for row in rows for ratio in row.ratios]
+    low = min(0.5, 2.0 ** math.floor(math.log2(min(ratios))))
+    high = max(2.0, 2.0 ** math.ceil(math.log2(max(ratios))))
+
+    def across(ratio: float) -> float:
+        share = math.log2(ratio / low) / math.log2(high / low)
+        return LABELS + share * (WIDTH - VALUES - LABELS)
+
+    cases = sum(bool(row.label) for row in rows)
+    height = TOP + HEADING * len(sections) + CASE_GAP * cases + ROW * len(rows) + AXIS
+    parts = _axis(low, high, across, height) + _key({row.dtype for row in rows})
+    y = float(TOP)
+    for hardware, section in sections.items():
+        y += HEADING
+        parts.append(_text(8, y - 8, hardware, weight="600"))
+        for row in section:
+            y += CASE_GAP if row.label else 0
+            parts += _lollipop(row, across, y + ROW / 2)
+            y += ROW
+    drawing = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        'aria-label="Rate of lungseg_jax over that of PyTorch" '
+        f'font-family="system-ui, sans-serif" font-size="12">\n{drawing}\n</svg>\n'
+    )
+
+
+def sections_of(results: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Returns the rows of result files' cases by hardware."""
+    sections: dict[str, list[Row]] = {}
+    for case in results.values():
+        section = sections.setdefault(case["hardware"], [])
+        label = None
+        for dtype, ratio in case["ratios"].items():
+            if ratio is not None:
+                sides = [case["programs"][ratio[side]] for side in ("ours", "theirs")]
+                # The comparisons of a case are one below the other, under one label.
+                own_label = "" if label else _label(*sides)
+                label = label or own_label
+                section.append(Row(own_label, dtype, ratio["by_turn"], ratio["median"]))
+    return sections
+
+
+def _label(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    task = {"train": "training step", "inference": "inference"}[ours["task"]]
+    same_batch = ours["batch_size"] == theirs["batch_size"]
+    batch = f"batch {ours['batch_size']}" if same_batch else "best batch of each"
+    return f"{task}, {ours['image_size']}², width {ours['width']}, {batch}"
+
+
+def read_results() -> dict[str, Any]:
+    """Returns the cases of all committed comparisons, by file and name."""
+    cases = {}
+    for path in [RESULTS / "peers_cpu.json", *sorted(RESULTS.glob("gpu_*.json"))]:
+        content = json.loads(path.read_text())
+        cases |= {f"{path.stem} {name}": case for name, case in content.get("cases", {}).items()}
+    return cases
+
+
+def _axis(low: float, high: float, across: Any, height: int) -> list[str]:  # noqa: ANN401
+    bottom = height - AXIS + 4
+    parts = []
+    exponents = range(round(math.log2(low)), round(math.log2(high)) + 1)
+    # Labels of a wide axis would run into each other.
+    step = 1 if len(exponents) <= 8 else 2
+    for exponent in exponents:
+        x, one = across(2.0**exponent), exponent == 0
+        stroke = f'stroke="{LINE}" stroke-opacity="{0.9 if one else 0.25}"'
+        parts.append(f'<path d="M{x:.1f},{TOP}V{bottom}" {stroke}/>')
+        if exponent % step == 0:
+            parts.append(_text(x, bottom + 14, f"{2.0**exponent:g}", anchor="middle"))
+    parts.append(_text(across(1.0), height - 6, "1: as fast as PyTorch", anchor="middle"))
+    return parts
+
+
+def _key(dtypes: set[str]) -> list[str]:
+    parts = [_text(8, 18, "Images a second of lungseg_jax over those of PyTorch in", weight="600")]
+    x = 378.0
+    for dtype, (colour, name) in SERIES.items():
+        if dtype in dtypes:
+            parts.append(f'<circle cx="{x:.1f}" cy="14" r="5" fill="{colour}"/>')
+            parts.append(_text(x + 10, 18, name))
+            x += 80
+    return parts
+
+
+def _lollipop(row: Row, across: Any, y: float) -> list[str]:  # noqa: ANN401
+    colour, _ = SERIES[row.dtype]
+    x = across(row.median)
+    parts = [_text(LABELS - 12, y + 4, row.label, anchor="end")] if row.label else []
+    parts.append(
+        f'<path d="M{across(1.0):.1f},{y:.1f}H{x:.1f}" stroke="{colour}" stroke-width="3"/>'
+    )
+    parts += [
+        f'<circle cx="{across(ratio):.1f}" cy="{y:.1f}" r="2.5" fill="none" stroke="{colour}"/>'
+        for ratio in row.ratios
+    ]
+    parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
+    parts.append(_text(WIDTH - 8, y + 4, f"{row.median:.2f}", anchor="end"))
+    return parts
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "400") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" '
+        f'fill="{INK}">{html.escape(text)}</text>'
+    )
+
+
+if __name__ == "__main__":
+    PICTURE.write_text(chart(sections_of(read_results())))

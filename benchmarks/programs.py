@@ -1,0 +1,273 @@
+"""The programs that races are made of: one library's training step or inference, ready to run.
+
+  python -m benchmarks.programs '{"library": "pytorch", "task": "train", …}'
+
+is a process that compiles its program, warms it up, and then runs it each time it is told to;
+`benchmarks.race` starts such processes and gives them turns.
+
+Both libraries do the same work, which `WORK` states. Ours is made of the package's own functions.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from lungseg_jax.config import Config, DataConfig, ModelConfig
+
+WORK = {
+    "train": "forward pass, loss, backward pass, clipping by the global norm, AdamW on one batch "
+    "that lies on the device; without augmentation, moving average and metrics",
+    "inference": "forward pass with running statistics and sigmoid on one batch that lies on the "
+    "device; PyTorch's normalisation is folded into its convolutions",
+}
+
+# Calls after compilation and before the first turn.
+WARMUP_CALLS = 3
+
+GIB = 2**30
+
+# Runs a program so many times in a row; returns when all of it is done.
+Run = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What a process runs.
+
+    Attributes:
+      library: whose implementation.
+      task: `train` or `inference`.
+      width: channels of the first level.
+      depth: number of times the resolution is halved.
+      block_size: side of the pixel blocks folded into channels.
+      image_size: side of the square pictures.
+      batch_size: pictures a call.
+      dtype: compute type; under PyTorch bfloat16 is autocast.
+      mode: of PyTorch; see `benchmarks.torch_unet.Mode`.
+      upsampling: of PyTorch; see `benchmarks.torch_unet.Upsampling`.
+    """
+
+    library: Literal["lungseg_jax", "pytorch"]
+    task: Literal["train", "inference"]
+    width: int
+    depth: int = 4
+    block_size: int = 1
+    image_size: int
+    batch_size: int
+    dtype: Literal["float32", "bfloat16"]
+    mode: Literal["eager", "compile", "max-autotune"] = "eager"
+    upsampling: Literal["shuffle", "transposed"] = "shuffle"
+
+    @property
+    def name(self) -> str:
+        """Names the program among those of the same task and sizes."""
+        if self.library == "lungseg_jax":
+            return f"lungseg_jax {self.dtype}"
+        upsampling = "" if self.upsampling == "shuffle" else f" {self.upsampling}"
+        return f"pytorch {self.mode}{upsampling} {self.dtype}"
+
+    @property
+    def config(self) -> Config:
+        """The run of ours that the program is taken from."""
+        return Config(
+            batch_size=self.batch_size,
+            data=DataConfig(image_size=self.image_size),
+            model=ModelConfig(
+                width=self.width,
+                depth=self.depth,
+                block_size=self.block_size,
+                dtype=self.dtype,
+            ),
+        )
+
+
+def prepare(program: Program) -> Run:
+    """Returns the program on its device; compilation is left to the first call."""
+    makers = {
+        ("lungseg_jax", "train"): _our_training,
+        ("lungseg_jax", "inference"): _our_inference,
+        ("pytorch", "train"): _their_training,
+        ("pytorch", "inference"): _their_inference,
+    }
+    return makers[program.library, program.task](program)
+
+
+def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
+    """Returns the initial state and the function (state, image, mask) → (state, loss).
+
+    The state is (parameters, batch statistics, optimizer's state). The function is not compiled.
+    """
+    import jax
+    import optax
+    from flax import nnx
+
+    from lungseg_jax.losses import segmentation_loss
+    from lungseg_jax.optim import make_optimizer
+    from lungseg_jax.state import create_state, model_graph, split_model
+
+    optimizer = make_optimizer(config)
+    graph = model_graph(config)
+
+    def step(state: Any, image: jax.Array, mask: jax.Array) -> tuple[Any, jax.Array]:  # noqa: ANN401
+        parameters, batch_stats, optimizer_state = state
+
+        def loss_of(parameters: Any) -> Any:  # noqa: ANN401
+            model = nnx.merge(graph, parameters, batch_stats, copy=True)
+            loss = segmentation_loss(model(image, train=True), mask)
+            return loss, split_model(model)[2]
+
+        (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
+        return (optax.apply_updates(parameters, updates), batch_stats, optimizer_state), loss
+
+    state = create_state(config, optimizer)
+    return (state.parameters, state.batch_stats, state.optimizer), step
+
+
+def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pictures in [0, 1] and masks {0, 1}, float32, (b, h, w, 1), by a fixed seed."""
+    image = np.random.default_rng(0).random((batch_size, image_size, image_size, 1), np.float32)
+    return image, (image > 0.7).astype(np.float32)
+
+
+def _our_training(program: Program) -> Run:
+    import jax
+
+    state, step = our_training_step(program.config)
+    step = jax.jit(step, donate_argnums=0)
+    batch = jax.device_put(synthetic_batch(program.batch_size, program.image_size))
+
+    def run(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, loss = step(state, *batch)
+        jax.block_until_ready((state, loss))
+
+    return run
+
+
+def _our_inference(program: Program) -> Run:
+    import jax
+    from flax import nnx
+
+    from lungseg_jax.state import make_model, split_model
+
+    graph, *variables = split_model(make_model(program.config))
+
+    @jax.jit
+    def probabilities(variables: Any, image: jax.Array) -> jax.Array:  # noqa: ANN401
+        return jax.nn.sigmoid(nnx.merge(graph, *variables)(image, train=False))
+
+    image, _ = jax.device_put(synthetic_batch(program.batch_size, program.image_size))
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            result = probabilities(variables, image)
+        jax.block_until_ready(result)
+
+    return run
+
+
+def _their_training(program: Program) -> Run:
+    from benchmarks import torch_unet
+
+    model, dtype, image, mask = _torch_setting(program)
+    config = program.config.optimizer
+    optimizer = torch_unet.make_optimizer(model, config.learning_rate, config.weight_decay)
+    step = torch_unet.make_training_step(model, optimizer, config.clip_norm, dtype, program.mode)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step(image, mask)
+        _wait_for(image)
+
+    return run
+
+
+def _their_inference(program: Program) -> Run:
+    from benchmarks import torch_unet
+
+    model, dtype, image, _ = _torch_setting(program)
+    probabilities = torch_unet.make_inference(model, dtype, program.mode)
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            probabilities(image)
+        _wait_for(image)
+
+    return run
+
+
+def _torch_setting(program: Program) -> Any:  # noqa: ANN401
+    """Model, type, pictures and masks on the device, with PyTorch's switches set for speed."""
+    import torch
+
+    from benchmarks import torch_unet
+
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    # XLA flushes denormal numbers to zero on a CPU; they cost either library much time.
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = torch_unet.UNet(program.width, program.depth, program.block_size, program.upsampling)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batch = synthetic_batch(program.batch_size, program.image_size)
+    # Arrays in NHWC order, seen as (b, c, h, w), are channels_last as they are.
+    image, mask = (torch.from_numpy(array).permute(0, 3, 1, 2).to(device) for array in batch)
+    return model, getattr(torch, program.dtype), image, mask
+
+
+def _wait_for(tensor: Any) -> None:  # noqa: ANN401
+    if tensor.is_cuda:
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _peak_memory_gib(library: str) -> float | None:
+    """Most device memory taken so far; `None` where the backend does not count it."""
+    if library == "pytorch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else None
+    import jax
+
+    statistics = jax.devices()[0].memory_stats() or {}
+    peak = statistics.get("peak_bytes_in_use")
+    return None if peak is None else peak / GIB
+
+
+def main(description: str) -> None:
+    """Answers with a line of JSON: once when warm, then for each line that says how many calls."""
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    program = Program(**json.loads(description))
+    start = time.perf_counter()
+    run = prepare(program)
+    run(1)
+    setup_seconds = time.perf_counter() - start
+    run(WARMUP_CALLS)
+    package = "torch" if program.library == "pytorch" else "jax"
+    ready = {
+        "version": f"{package} {importlib.metadata.version(package)}",
+        "setup_seconds": setup_seconds,
+        "peak_memory_gib": _peak_memory_gib(program.library),
+    }
+    print(json.dumps(ready), file=answers, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        run(int(line))
+        print(json.dumps({"seconds": time.perf_counter() - start}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,231 @@
+"""The U-Net of `lungseg_jax.models.unet`, its loss and its update in PyTorch, as fast as it goes.
+
+The same function: `torch_variables` converts the parameters of ours, and tests/test_torch_peer.py
+compares outputs, loss, gradients and running statistics. Tensors are (b, c, h, w) in
+channels_last memory format.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from lungseg_jax.losses import DICE_SMOOTHING
+
+# How a program is run. `eager`: the library's kernels as they come. `compile`: torch.compile.
+# `max-autotune`: torch.compile with kernels chosen by timing and, on a GPU, CUDA graphs.
+Mode = Literal["eager", "compile", "max-autotune"]
+
+# Two ways to double the resolution; which is faster depends on the backend. `shuffle`: 1 x 1
+# convolution and depth to space, as in ours. `transposed`: 2 x 2 transposed convolution, the same
+# function except that the four sub-pixels share a bias.
+Upsampling = Literal["shuffle", "transposed"]
+
+
+class ConvNormActivation(nn.Module):
+    """3×3 convolution without bias, batch normalisation, ReLU."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_features, out_features, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_features)
+        nn.init.kaiming_normal_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns activations."""
+        return F.relu(self.norm(self.conv(x)), inplace=True)
+
+
+class Block(nn.Module):
+    """Two convolutions at one resolution."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.first = ConvNormActivation(in_features, out_features)
+        self.second = ConvNormActivation(out_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns activations."""
+        return self.second(self.first(x))
+
+
+class Upsample(nn.Module):
+    """Doubles the resolution: 1×1 convolution, then depth to space."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_features, 4 * out_features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns activations at twice the height and width."""
+        return depth_to_space(self.conv(x), 2)
+
+
+class UNet(nn.Module):
+    """One channel in, one logit a pixel out.
+
+    Args:
+      width: channels of the first level.
+      depth: number of times the resolution is halved.
+      block_size: side of the pixel blocks folded into channels; 1 for the plain form.
+      upsampling: how the decoder doubles the resolution.
+    """
+
+    def __init__(
+        self, width: int, depth: int, block_size: int = 1, upsampling: Upsampling = "shuffle"
+    ) -> None:
+        super().__init__()
+        features = [width * 2**level for level in range(depth + 1)]
+        pairs = zip([block_size**2, *features[:-1]], features, strict=True)
+        self.encoder = nn.ModuleList([Block(c_in, c_out) for c_in, c_out in pairs])
+        self.upsamples = nn.ModuleList(
+            [
+                Upsample(2 * c, c)
+                if upsampling == "shuffle"
+                else nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2)
+                for c in features[:-1]
+            ]
+        )
+        self.decoder = nn.ModuleList([Block(2 * c, c) for c in features[:-1]])
+        self.head = nn.Conv2d(width, block_size**2, 1)
+        self.depth, self.block_size = depth, block_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns float32 logits of pictures in [0, 1]."""
+        x = F.pixel_unshuffle(image, self.block_size) if self.block_size > 1 else image
+        skips = []
+        for level, block in enumerate(self.encoder):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        skips.pop()
+        for level in reversed(range(self.depth)):
+            x = torch.cat([skips[level], self.upsamples[level](x)], dim=1)
+            x = self.decoder[level](x)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.head(x.float())
+        return depth_to_space(logits, self.block_size) if self.block_size > 1 else logits
+
+
+def depth_to_space(x: Tensor, factor: int) -> Tensor:
+    """Spreads channels over pixels in the order of ours.
+
+    `F.pixel_shuffle` takes channels in another order, which tears the channels of a pixel apart in
+    channels_last memory.
+    """
+    b, c, h, w = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(b, h, w, factor, factor, c // factor**2)
+    x = x.permute(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
+    return x.permute(0, 3, 1, 2)
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Returns binary cross-entropy plus soft Dice loss; see `lungseg_jax.losses`."""
+    probabilities = torch.sigmoid(logits)
+    common, total = (probabilities * mask).sum(), (probabilities + mask).sum()
+    dice = (2 * common + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
+    return F.binary_cross_entropy_with_logits(logits, mask) + 1 - dice
+
+
+def make_optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Returns AdamW, one kernel for all parameters; decay pulls convolution kernels only."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": kernels, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def make_training_step(
+    model: UNet, optimizer: torch.optim.Optimizer, clip_norm: float, dtype: torch.dtype, mode: Mode
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns the function (image, mask) → loss of one update: gradients, clipping, AdamW."""
+
+    def loss_of(image: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(image)
+        return segmentation_loss(logits, mask)
+
+    loss_of = _compiled(loss_of, mode)
+    parameters = list(model.parameters())
+
+    def step(image: Tensor, mask: Tensor) -> Tensor:
+        loss = loss_of(image, mask)
+        loss.backward()
+        update(optimizer, parameters, clip_norm)
+        return loss.detach()
+
+    return step
+
+
+def update(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_norm: float
+) -> None:
+    """Updates parameters by their gradients, scaled to a global norm of at most `clip_norm`."""
+    nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def make_inference(model: UNet, dtype: torch.dtype, mode: Mode) -> Callable[[Tensor], Tensor]:
+    """Returns the function from pictures to probabilities, normalisation folded into kernels."""
+    fold_batch_norm(model.eval())
+
+    def probabilities(image: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+            return torch.sigmoid(model(image))
+
+    return torch.inference_mode()(_compiled(probabilities, mode))
+
+
+def fold_batch_norm(model: UNet) -> None:
+    """Makes one convolution with a bias of each convolution and its normalisation, in place."""
+    for module in model.modules():
+        if isinstance(module, ConvNormActivation):
+            module.conv = nn.utils.fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()  # type: ignore[assignment]
+
+
+def torch_variables(
+    variables: Mapping[tuple[str | int, ...], np.ndarray], upsampling: Upsampling = "shuffle"
+) -> dict[str, Tensor]:
+    """Returns our variables by the names and in the layouts of PyTorch's.
+
+    Args:
+      variables: flat state of `lungseg_jax.models.unet.UNet`, or gradients in its place.
+      upsampling: of the model that they are for. Biases of sub-pixels that are to share one are
+        summed, as befits gradients.
+    """
+    converted = {}
+    for path, value in variables.items():
+        *module, leaf = path
+        name = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+        if module[0] == "upsamples" and upsampling == "transposed":
+            module.remove("conv")
+            value = (
+                value.reshape(-1, 2, 2, value.shape[-1] // 4).transpose(1, 2, 0, 3)
+                if leaf == "kernel"
+                else value.reshape(4, -1).sum(0)
+            )
+            order = (2, 3, 0, 1)
+        else:
+            order = (3, 2, 0, 1)
+        if leaf == "kernel":
+            value = value.transpose(order)
+        key = ".".join(map(str, [*module, name.get(str(leaf), leaf)]))
+        converted[key] = torch.tensor(value)
+    return converted
+
+
+def _compiled(function: Callable[..., Tensor], mode: Mode) -> Callable[..., Tensor]:
+    if mode == "eager":
+        return function
+    return torch.compile(
+        function, mode=None if mode == "compile" else mode, fullgraph=True, dynamic=False
+    )

@@ -1,0 +1,64 @@
+"""Rates of evaluation and inference."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from lungseg_jax.config import Config
+from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.synthetic import synthetic_batch
+from lungseg_jax.flops import forward_flops
+from lungseg_jax.forward import batch_size_over, make_forward
+from lungseg_jax.optim import make_optimizer
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.roofline import Peaks, Rate
+from lungseg_jax.state import create_state
+from lungseg_jax.timing import Call, Seconds, spread, time_calls
+
+
+def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:
+    """Returns the seconds of the forward pass on random pictures.
+
+    `evaluation` takes a batch from the host's memory and brings the probabilities back, as
+    `Evaluator` does; `inference` leaves out the transfers; `single` is one picture on one device,
+    from and to the host's memory.
+    """
+    forward = make_forward(config)
+    variables = jax.device_get(create_state(config, make_optimizer(config)).ema)
+
+    def prepare(parallel: Parallel, count: int) -> tuple[Call, Call]:
+        apply = parallel.wrap_forward(forward)
+        placed = parallel.replicate(variables)
+        images = synthetic_batch(config, count)["image"]
+        on_device = parallel.shard(images)
+        return (
+            lambda: parallel.collect(apply(placed, parallel.shard(images))),
+            lambda: apply(placed, on_device),
+        )
+
+    batch_size = batch_size_over(len(parallel.devices), config.evaluation.batch_size)
+    evaluation, inference = prepare(parallel, batch_size // jax.process_count())
+    single, _ = prepare(Parallel("mesh", (jax.local_devices()[0],)), 1)
+    calls = {"evaluation": evaluation, "inference": inference, "single": single}
+    warmup, steps = config.benchmark.warmup_steps, config.benchmark.steps
+    return {name: time_calls(call, warmup, steps) for name, call in calls.items()}
+
+
+def forward_figures(
+    config: Config, seconds: dict[str, Seconds], peaks: Peaks, devices: int
+) -> dict[str, Any]:
+    """Returns the figures of what `time_forward` timed."""
+    size = config.data.image_size
+    flops = forward_flops(config.model, size, size, len(CHANNELS[config.data.labels]))
+    batch_size = batch_size_over(devices, config.evaluation.batch_size)
+
+    def figures(name: str, rate: Rate) -> dict[str, Any]:
+        own = seconds[name]
+        return {"batch_size": rate.images} | spread(own) | rate.figures(float(np.median(own)))
+
+    return {
+        "evaluation": figures("evaluation", Rate(devices, batch_size, flops, peaks)),
+        "inference": figures("inference", Rate(devices, batch_size, flops, peaks))
+        | {"single": {"batch_size": 1} | spread(seconds["single"])},
+    }

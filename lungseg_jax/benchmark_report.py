@@ -1,0 +1,167 @@
+"""What a person reads of a benchmark: two tables, and one line that says what limits the run."""
+
+from typing import Any
+
+from lungseg_jax import terminal
+
+# Shares of the step or of the end-to-end time from which a cause is named as the limit.
+INPUT_STALL = 0.02
+COMMUNICATION = 0.1
+
+STAGE_NAMES = {
+    "augment": "augment",
+    "forward_and_loss": "forward and loss",
+    "backward": "backward",
+    "update": "update",
+    "all_reduce": "all-reduce",
+}
+
+
+def benchmark_report(result: dict[str, Any]) -> str:
+    """Returns the text of what `lungseg_jax.benchmark.benchmark` found."""
+    return "\n".join(
+        [
+            "",
+            terminal.table(_headline(result), _time_rows(result)),
+            "",
+            terminal.table(["the step and its machine", "", ""], _machine_rows(result)),
+            "",
+            f"Limit: {limit(result)}",
+        ]
+    )
+
+
+def limit(result: dict[str, Any]) -> str:
+    """Returns what limits the run: input, communication, memory bandwidth or computation."""
+    stall = result["end_to_end"]["input_stall"]
+    stages, roofline = result["stages"], result["roofline"]
+    whole = stages["whole"]["median_ms"]
+    shares = {name: stages[name]["median_ms"] / whole for name in STAGE_NAMES if stages[name]}
+    communication = shares.pop("all_reduce", 0.0)
+    dearest = max(shares, key=lambda name: shares[name])
+    if stall > INPUT_STALL:
+        return f"input; steps wait for it {stall:.1%} of the time"
+    if communication > COMMUNICATION:
+        return f"communication; {communication:.0%} of the step is not there on one device"
+    where = f"; dearest stage: {STAGE_NAMES[dearest]}, {shares[dearest]:.0%} of the step"
+    if roofline is None:
+        return "not placed under the roofline, because of accumulation" + where
+    name = "memory bandwidth" if roofline["bound"] == "memory" else "computation"
+    return (
+        f"{name}, {roofline['flop_per_byte']:.3g} FLOP a byte where the ridge is at "
+        f"{roofline['ridge_flop_per_byte']:.3g}; the step takes "
+        f"{1 / roofline['share_of_attainable']:.2g} times its floor{where}"
+    )
+
+
+def _headline(result: dict[str, Any]) -> list[str]:
+    devices = f"{result['num_devices']} x {result['device']} ({result['parallel']})"
+    data = f"batch {result['batch_size']}, {result['image_size']} x {result['image_size']}"
+    return [
+        f"{devices}, {data}, {result['dtype']}",
+        "median ms",
+        "p5",
+        "p95",
+        "images/s",
+        "TFLOP/s",
+        "MFU",
+    ]
+
+
+def _time_rows(result: dict[str, Any]) -> list[list[str]]:
+    step, inference = result["train_step"], result["inference"]
+    pipelined, end_to_end = step["pipelined"], result["end_to_end"]
+    stages = [
+        [f"  {name}", *_spread(result["stages"][key]), "", "", ""]
+        for key, name in STAGE_NAMES.items()
+        if result["stages"][key]
+    ]
+    return [
+        ["step, each waited for", *_spread(step), *_rate(step)],
+        ["steps in a row (mean)", _number(pipelined["mean_ms"]), "", "", *_rate(pipelined)],
+        *stages,
+        [f"input alone ({_kind(result)})", "", "", "", *_rate(result["input"])],
+        ["end to end", "", "", "", *_rate(end_to_end)],
+        [
+            f"evaluation, batch {result['evaluation']['batch_size']}",
+            *_spread(result["evaluation"]),
+            *_rate(result["evaluation"]),
+        ],
+        [
+            f"inference, batch {inference['batch_size']}",
+            *_spread(inference),
+            *_rate(inference),
+        ],
+        ["inference, one picture", *_spread(inference["single"]), "", "", ""],
+    ]
+
+
+def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
+    peaks, compilation, roofline = result["peaks"], result["compile"], result["roofline"]
+    step, memory = result["train_step"], result["memory"]
+    cache = "loaded from the persistent cache" if compilation["persistent_cache"] == "hit" else ""
+    rows = [
+        ["tracing and lowering", f"{compilation['lowering_seconds']:.1f} s", ""],
+        ["compiling", f"{compilation['xla_seconds']:.1f} s", cache],
+        ["input stall", f"{result['end_to_end']['input_stall']:.1%}", "of the end-to-end time"],
+        [
+            "images/s per device",
+            _number(step["images_per_second_per_device"]),
+            "each step waited for",
+        ],
+        ["work", f"{result['gflop_per_image']['training']:.2f} GFLOP", "per image, analytic"],
+        ["matrix product", f"{peaks['matmul_tflops']:.4g} TFLOP/s", "measured, per device"],
+        ["memory bandwidth", f"{peaks['bandwidth']:.4g} GB/s", "measured, per device"],
+        ["MFU, measured", f"{step['mfu_measured']:.1%}", "of the matrix product"],
+    ]
+    if peaks["vendor_tflops"]:
+        rows += [
+            ["vendor's peak", f"{peaks['vendor_tflops']:.4g} TFLOP/s", "bfloat16, per device"],
+            ["vendor's bandwidth", f"{peaks['vendor_bandwidth']:.4g} GB/s", "per device"],
+        ]
+    if roofline:
+        rows += [
+            ["bytes of a step", _bytes(roofline["bytes_per_device"]), "XLA's count, per device"],
+            ["intensity", f"{roofline['flop_per_byte']:.3g} FLOP/byte", "bytes as above"],
+            ["ridge", f"{roofline['ridge_flop_per_byte']:.3g} FLOP/byte", "measured"],
+            [
+                "attainable",
+                f"{roofline['attainable_tflops_per_second']:.3g} TFLOP/s",
+                f"{roofline['share_of_attainable']:.0%} of it reached",
+            ],
+            [
+                "floor of a step",
+                f"{_number(roofline['floor_ms'])} ms",
+                f"{roofline['bound']}-bound",
+            ],
+        ]
+    rows.append(["memory of a step", _bytes(memory["planned_bytes"]), "XLA's plan, per device"])
+    if memory["peak_bytes"]:
+        rows.append(["peak memory", _bytes(memory["peak_bytes"]), "measured, per device"])
+    return rows
+
+
+def _kind(result: dict[str, Any]) -> str:
+    return "pictures on the device" if result["resident"] else result["data"]
+
+
+def _spread(figures: dict[str, float]) -> list[str]:
+    return [_number(figures[name]) for name in ("median_ms", "p5_ms", "p95_ms")]
+
+
+def _rate(figures: dict[str, float]) -> list[str]:
+    tflops, mfu = figures.get("tflops_per_second"), figures.get("mfu")
+    return [
+        _number(figures["images_per_second"]),
+        "" if tflops is None else f"{tflops:.4g}",
+        "" if mfu is None else f"{mfu:.1%}",
+    ]
+
+
+def _number(value: float) -> str:
+    """Three digits, and no more decimals than they need."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,181 @@
+"""Times of the training step and of its input."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import PyTree
+
+from lungseg_jax.config import Config
+from lungseg_jax.data.pictures import Batch, Store
+from lungseg_jax.data.synthetic import synthetic_batch
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.roofline import bytes_accessed
+from lungseg_jax.stages import Dispatcher, time_stages
+from lungseg_jax.step import prepare_step
+from lungseg_jax.timing import Call, Seconds, time_calls, time_pipelined
+
+# Rounds of the programs whose differences are the stages.
+STAGE_ROUNDS = 10
+
+# Steps in a row with and without the input take turns, so that both meet the same disturbances.
+PARTS = 3
+
+PROFILED_STEPS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingTimes:
+    """What was timed, in seconds, and what the compiler says of the step.
+
+    Attributes:
+      resident: whether the pictures live on the devices.
+      compilation: see `compile_step`.
+      step: of steps on one batch that is on the devices, each waited for.
+      pipelined: of such a step, many in a row waited for once.
+      fed: of a step whose batch comes from the input, likewise.
+      input_alone: of a batch from the input to the devices.
+      stages: see `time_stages`.
+      memory: see `memory_figures`.
+      bytes_accessed: of a step on one device.
+    """
+
+    resident: bool
+    compilation: dict[str, Any]
+    step: Seconds
+    pipelined: float
+    fed: float
+    input_alone: float
+    stages: dict[str, dict[str, float] | None]
+    memory: dict[str, Any]
+    bytes_accessed: float
+
+
+def time_training(
+    config: Config, parallel: Parallel, trace_folder: epath.Path | None
+) -> TrainingTimes:
+    """Returns the times of the configured step; leaves a trace in the folder if there is one."""
+    store, open_batches = open_input(config, parallel)
+    batches = open_batches()
+    batch = parallel.shard(next(batches))
+    state, jitted = prepare_step(config, parallel)
+    step, compilation = compile_step(jitted, state, store, batch)
+    dispatch = Dispatcher(state, store)
+
+    def on_device() -> PyTree:
+        return dispatch(step, batch)
+
+    def from_input() -> PyTree:
+        return dispatch(step, parallel.shard(next(batches)))
+
+    warmup, steps = config.benchmark.warmup_steps, config.benchmark.steps
+    alone = time_calls(on_device, warmup, steps)
+    part = math.ceil(steps / PARTS)
+    pipelined, fed = np.mean(
+        [
+            (time_pipelined(on_device, warmup, part), time_pipelined(from_input, warmup, part))
+            for _ in range(PARTS)
+        ],
+        axis=0,
+    )
+    memory = memory_figures(step)
+    if trace_folder:
+        profile(from_input, trace_folder)
+    # Nothing is prefetched here; as many batches again before the clock starts fill the buffer.
+    fresh = open_batches()
+    input_alone = time_pipelined(lambda: parallel.shard(next(fresh)), steps, steps)
+    return TrainingTimes(
+        resident=store is not None,
+        compilation=compilation,
+        step=alone,
+        pipelined=float(pipelined),
+        fed=float(fed),
+        input_alone=input_alone,
+        stages=time_stages(config, parallel, step, dispatch, batch, STAGE_ROUNDS),
+        memory=memory,
+        bytes_accessed=bytes_accessed(step),
+    )
+
+
+def open_input(config: Config, parallel: Parallel) -> tuple[Store, Callable[[], Iterator[Batch]]]:
+    """Returns the pictures on the devices, if any, and what opens an endless iterator of batches.
+
+    Synthetic batches are one and the same, and carry their pictures.
+    """
+    if config.benchmark.data == "synthetic":
+        batch = synthetic_batch(config, config.batch_size // jax.process_count())
+        return None, lambda: itertools.repeat(batch)
+    # Here, because a machine without TFDS, Grain and image decoders has no records to read.
+    from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
+    from lungseg_jax.data.records import open_records
+
+    records = open_records(config)["train"]
+    resident = use_resident(records, config)
+    store = parallel.replicate(read_store(records)) if resident else None
+    return store, lambda: training_batches(records, config, resident=resident)
+
+
+def compile_step(
+    step: Callable[..., Any], *arguments: PyTree
+) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+    """Returns the compiled step and the seconds of tracing it to HLO and of XLA.
+
+    `persistent_cache` is `hit` where XLA only loaded what an earlier process had compiled, `miss`
+    where it compiled, `off` without a cache.
+    """
+    events = set()
+
+    def listen(event: str, **_: object) -> None:
+        events.add(event.rpartition("/")[2])
+
+    jax.monitoring.register_event_listener(listen)
+    start = time.perf_counter()
+    lowered = step.lower(*arguments)
+    middle = time.perf_counter()
+    compiled = lowered.compile()
+    end = time.perf_counter()
+    jax.monitoring.unregister_event_listener(listen)
+    asked = "miss" if "compile_requests_use_cache" in events else "off"
+    return compiled, {
+        "compile_seconds": end - start,
+        "compile": {
+            "lowering_seconds": middle - start,
+            "xla_seconds": end - middle,
+            "persistent_cache": "hit" if "cache_hits" in events else asked,
+        },
+    }
+
+
+def memory_figures(step: jax.stages.Compiled) -> dict[str, Any]:
+    """Returns bytes of one device: what the step needs, by XLA's plan, and the peak so far.
+
+    The peak includes a store of pictures; CPUs keep none.
+    """
+    plan: Any = step.memory_analysis()
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "planned_bytes": plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+        - plan.alias_size_in_bytes,
+        "peak_bytes": stats.get("peak_bytes_in_use"),
+        "limit_bytes": stats.get("bytes_limit"),
+    }
+
+
+def profile(step: Call, folder: epath.Path) -> None:
+    """Writes a trace of some steps, fed by the input, for XProf and Perfetto."""
+    first = jax.process_index() == 0
+    trace = jax.profiler.trace(folder, create_perfetto_trace=True)
+    with trace if first else contextlib.nullcontext():
+        for number in range(PROFILED_STEPS):
+            with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                result = step()
+        jax.block_until_ready(result)

@@ -1,0 +1,19 @@
+"""Compiled programs kept on disk, so that a second run starts without compiling."""
+
+import os
+from pathlib import Path
+
+import jax
+
+FOLDER = "~/.cache/lungseg_jax/xla"
+
+
+def use_compilation_cache() -> None:
+    """Keeps programs in `FOLDER`, unless `JAX_COMPILATION_CACHE_DIR` or JAX's configuration decide.
+
+    JAX finds a program by its code, compiler options, versions and devices, and drops none: the
+    folder may be removed at any time. `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
+    """
+    chosen = jax.config.jax_compilation_cache_dir is not None  # type: ignore[attr-defined]
+    if not chosen and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path(FOLDER).expanduser()))

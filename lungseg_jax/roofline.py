@@ -1,0 +1,196 @@
+"""What a device can do, measured on the spot, and what a program asks of it.
+
+The roofline (Williams et al. 2009, https://doi.org/10.1145/1498765.1498785): a program of
+intensity I FLOP/byte reaches at most min(peak, I * bandwidth).
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lungseg_jax.hardware import accelerator
+from lungseg_jax.timing import Call, time_calls
+
+Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
+
+REPETITIONS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Peaks:
+    """What one device can do.
+
+    Attributes:
+      vendor_tflops: dense bfloat16, as the vendor states it; `None` where not known.
+      matmul_tflops: measured, in the compute type.
+      vendor_bandwidth: of memory in GB/s, as the vendor states it; `None` where not known.
+      bandwidth: measured.
+    """
+
+    vendor_tflops: float | None
+    matmul_tflops: float
+    vendor_bandwidth: float | None
+    bandwidth: float
+
+    @property
+    def tflops(self) -> float:
+        """The vendor's peak, or where that is not known the measured one."""
+        return self.vendor_tflops or self.matmul_tflops
+
+
+def measure_peaks(devices: Devices, dtype: DTypeLike) -> Peaks:
+    """Returns the peaks of each of this process's devices, all of them at work at once.
+
+    Virtual devices of one CPU share its cores, and so its peaks.
+
+    Args:
+      devices: of this process.
+      dtype: of the matrix product.
+    """
+    known = accelerator(devices[0].device_kind)
+    return Peaks(
+        vendor_tflops=known.tflops if known else None,
+        matmul_tflops=measure_matmul(devices, dtype),
+        vendor_bandwidth=known.bandwidth if known else None,
+        bandwidth=measure_bandwidth(devices),
+    )
+
+
+def measure_matmul(devices: Devices, dtype: DTypeLike) -> float:
+    """Returns the TFLOP/s of each device in a large product of square matrices.
+
+    Args:
+      devices: of this process.
+      dtype: of the operands, which are random: power, and so the clock, depends on them.
+    """
+    product = jax.jit(jnp.dot)
+
+    def measure(side: int) -> float:
+        matrix = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
+        copies = [jax.device_put(matrix, device) for device in devices]
+        return 2 * side**3 / _fastest(lambda: [product(x, x) for x in copies]) / 1e12
+
+    # On CPUs the smaller product can be the faster one, because it stays in the caches.
+    return max(map(measure, (1024, 2048) if devices[0].platform == "cpu" else (8192,)))
+
+
+def measure_bandwidth(devices: Devices) -> float:
+    """Returns the GB/s of each device's memory in a = a / 2 + b.
+
+    Two reads and one write of each element, in place: memory that is fresh from the operating
+    system is slower at its first touch.
+
+    Args:
+      devices: of this process.
+    """
+    # Beyond any cache; what devices share is shared out.
+    size = 2**28 // len(devices) if devices[0].platform == "cpu" else 2**30
+    count = size // 4
+    zeros = [jax.device_put(jnp.zeros(count), device) for device in devices]
+    ones = [jax.device_put(jnp.ones(count), device) for device in devices]
+    update = jax.jit(lambda a, b: 0.5 * a + b, donate_argnums=0)
+
+    def update_all() -> list[jax.Array]:
+        zeros[:] = [update(a, b) for a, b in zip(zeros, ones, strict=True)]
+        return zeros
+
+    return 3 * size / _fastest(update_all) / 1e9
+
+
+def _fastest(call: Call) -> float:
+    """A peak is what a device can do: of several calls, the one that nothing disturbed."""
+    return float(time_calls(call, warmup=2, count=REPETITIONS).min())
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Work done on all devices, `images` at a time of `flops` each."""
+
+    devices: int
+    images: int
+    flops: int
+    peaks: Peaks
+
+    def figures(self, seconds: float) -> dict[str, Any]:
+        """Returns the rates of work that takes so long."""
+        tflops = self.images * self.flops / seconds / 1e12
+        own = tflops / self.devices
+        return {
+            "images_per_second": self.images / seconds,
+            "images_per_second_per_device": self.images / seconds / self.devices,
+            "tflops_per_second": tflops,
+            "mfu": own / self.peaks.tflops,
+            "mfu_measured": own / self.peaks.matmul_tflops,
+        }
+
+
+def place(flops: float, num_bytes: float, seconds: float, peaks: Peaks) -> dict[str, Any]:
+    """Returns where a program stands under the roofline of one device, by its measured peaks.
+
+    `floor_ms` is the least time that work and bytes allow. `share_of_attainable` beyond 1 says
+    that some of the bytes never left a cache.
+
+    Args:
+      flops: of the program.
+      num_bytes: that it moves.
+      seconds: that it takes.
+      peaks: of the device.
+    """
+    compute = flops / (peaks.matmul_tflops * 1e12)
+    memory = num_bytes / (peaks.bandwidth * 1e9)
+    floor = max(compute, memory)
+    return {
+        "bytes_per_device": num_bytes,
+        "flop_per_byte": flops / num_bytes,
+        "ridge_flop_per_byte": 1e3 * peaks.matmul_tflops / peaks.bandwidth,
+        "bound": "memory" if memory > compute else "compute",
+        "attainable_tflops_per_second": flops / floor / 1e12,
+        "floor_ms": 1e3 * floor,
+        "share_of_attainable": floor / seconds,
+    }
+
+
+def bytes_accessed(compiled: Any) -> float:  # noqa: ANN401
+    """Returns the bytes of operands and results of one device's part of a compiled program.
+
+    XLA's count after fusion, in which the body of a loop counts once. It knows nothing of custom
+    calls, which on GPUs the convolutions are: theirs are added.
+    """
+    analysis = compiled.cost_analysis()
+    properties = analysis[0] if isinstance(analysis, list) else analysis
+    return float(properties["bytes accessed"]) + custom_call_bytes(compiled.as_text())
+
+
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\((.*?)\)", re.MULTILINE)
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\w*\[([\d,]*)\]")
+
+
+def custom_call_bytes(hlo: str) -> float:
+    """Returns the bytes of operands and results of the custom calls in a module's text."""
+    instructions = _INSTRUCTION.findall(hlo)
+    sizes = {name: _bytes_of(kind) for name, kind, _, _ in instructions}
+    total = 0.0
+    for _, kind, operation, operands in instructions:
+        if operation == "custom-call":
+            total += _bytes_of(kind) - _scratch_bytes(kind)
+            total += sum(sizes.get(name, 0) for name in re.findall(r"%([\w.\-]+)", operands))
+    return total
+
+
+def _bytes_of(kind: str) -> float:
+    """Returns the bytes of an array's type, or of a tuple of them, such as `(bf16[8,4]{1,0})`."""
+    return sum(
+        int("".join(filter(str.isdigit, name)) or 8) / 8 * math.prod(map(int, filter(None, sides)))
+        for name, sides in ((name, text.split(",")) for name, text in _ARRAY.findall(kind))
+    )
+
+
+def _scratch_bytes(kind: str) -> float:
+    """Returns the bytes of the workspace that cuDNN's calls have as the last of their results."""
+    return sum(map(_bytes_of, re.findall(r"u8\[\d+\]", kind)))

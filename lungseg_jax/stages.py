@@ -1,0 +1,125 @@
+"""The stages of a step: augmentation, forward, backward, update, communication.
+
+A stage is not a program of its own: it is timed as the difference between the step that ends after
+it and the step that ends before. Both are the real step with what comes later cut off. Differences
+leave out that a compiler and a device overlap stages: they add up to the step's time, but a stage
+that was removed would not always save its difference.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from lungseg_jax.config import Config
+from lungseg_jax.data.pictures import Store
+from lungseg_jax.data.synthetic import synthetic_batch
+from lungseg_jax.optim import make_optimizer
+from lungseg_jax.parallel import Parallel, Step
+from lungseg_jax.state import TrainState, state_layout
+from lungseg_jax.step import load_batch, make_train_step, prepare_step
+from lungseg_jax.timing import Call, Seconds, spread, time_in_turn
+
+
+class Dispatcher:
+    """Sends steps to the device, each with the state that the one before returned.
+
+    Args:
+      state: on the devices; its memory is taken over.
+      store: on the devices.
+    """
+
+    def __init__(self, state: TrainState, store: Store) -> None:
+        self.state, self._store = state, store
+
+    def __call__(self, step: Callable[..., Any], batch: PyTree) -> PyTree:
+        """Returns the step's second result, without waiting for it."""
+        self.state, result = step(self.state, self._store, batch)
+        return result
+
+
+def time_stages(
+    config: Config,
+    parallel: Parallel,
+    step: Callable[..., Any],
+    dispatch: Dispatcher,
+    batch: PyTree,
+    rounds: int,
+) -> dict[str, dict[str, float] | None]:
+    """Returns the spread of each stage's milliseconds over rounds, and `whole`, the step's own.
+
+    `backward` includes the gradients' all-reduce. `all_reduce` is what a step takes longer than
+    that of one device on its share of the batch, waiting for the slowest device included; `None`
+    where there is one device, where rows are spread, and on CPU, whose devices share cores.
+
+    Args:
+      config: of the run.
+      parallel: the devices.
+      step: the whole step, compiled.
+      dispatch: holds the state.
+      batch: on the devices.
+      rounds: how often each is timed.
+    """
+    layout = state_layout(dispatch.state, parallel)
+    steps = {
+        name: parallel.wrap_step(cut, layout) for name, cut in cut_steps(config, parallel).items()
+    } | {"whole": step}
+    calls: dict[str, Call] = {name: partial(dispatch, own, batch) for name, own in steps.items()}
+    # Of pictures whose rows are spread, one device may not be able to hold one.
+    if parallel.batch_shards > 1 == parallel.space_shards and parallel.devices[0].platform != "cpu":
+        calls["one_device"] = step_of_one_device(config, parallel.batch_shards)
+    seconds = time_in_turn(calls, config.benchmark.warmup_steps, rounds)
+    return stage_figures(seconds)
+
+
+def stage_figures(seconds: dict[str, Seconds]) -> dict[str, dict[str, float] | None]:
+    """Returns the figures of `time_stages` from the seconds of the cut steps, round by round."""
+    alone = seconds.get("one_device")
+    return {
+        "augment": spread(seconds["augment"]),
+        "forward_and_loss": spread(seconds["loss"] - seconds["augment"]),
+        "backward": spread(seconds["gradients"] - seconds["loss"]),
+        "update": spread(seconds["whole"] - seconds["gradients"]),
+        "all_reduce": None if alone is None else spread(seconds["whole"] - alone),
+        "whole": spread(seconds["whole"]),
+    }
+
+
+def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
+    """Returns steps that end after `augment`, `loss` and `gradients` and keep the state.
+
+    The last two ask the real step for a part of its results: the compiler drops what only the
+    others need.
+    """
+    step = make_train_step(config, make_optimizer(config), parallel)
+    axis_name = parallel.axis_name
+
+    def augment(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
+        pictures = load_batch(config, state.step, store, batch)
+        # Sums alone would let the compiler skip writing the pictures.
+        pictures = jax.lax.optimization_barrier(pictures)
+        total = jnp.stack([array.sum() for array in pictures])
+        return state, total if axis_name is None else jax.lax.psum(total, axis_name)
+
+    def loss(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
+        return state, step(state, store, batch)[1]["loss"]
+
+    def gradients(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
+        metrics = step(state, store, batch)[1]
+        return state, (metrics["loss"], metrics["gradient_norm"])
+
+    return {"augment": augment, "loss": loss, "gradients": gradients}
+
+
+def step_of_one_device(config: Config, num_devices: int) -> Call:
+    """Returns the step of this process's first device alone on its share of the batch."""
+    alone = Parallel(config.parallel, (jax.local_devices()[0],))
+    share = dataclasses.replace(config, batch_size=config.batch_size // num_devices)
+    state, step = prepare_step(share, alone)
+    dispatch = Dispatcher(state, None)
+    batch = alone.shard(synthetic_batch(share, share.batch_size))
+    return partial(dispatch, step, batch)

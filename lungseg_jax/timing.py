@@ -1,0 +1,53 @@
+"""Seconds that calls take, of functions that return before the device is done."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float64
+
+Call = Callable[[], Any]
+Seconds = Float64[np.ndarray, " n"]
+
+
+def time_calls(call: Call, warmup: int, count: int) -> Seconds:
+    """Returns the seconds of each call, every one waited for: from dispatch to result."""
+    return time_in_turn({"only": call}, warmup, count)["only"]
+
+
+def time_in_turn(calls: Mapping[str, Call], warmup: int, count: int) -> dict[str, Seconds]:
+    """Returns what `time_calls` does of several functions, one call of each a round.
+
+    What else the machine does then meets all of them alike, and differences can be taken within
+    a round.
+    """
+    seconds = {name: np.empty(count) for name in calls}
+    for i in range(-warmup, count):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if i >= 0:
+                seconds[name][i] = time.perf_counter() - start
+    return seconds
+
+
+def time_pipelined(call: Call, warmup: int, count: int) -> float:
+    """Returns the mean seconds of calls that are waited for once, at the end.
+
+    This is how a training loop runs: the host prepares a step while the device computes another.
+    """
+    for _ in range(warmup):
+        jax.block_until_ready(call())
+    start = time.perf_counter()
+    for _ in range(count):
+        result = call()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) / count
+
+
+def spread(seconds: Seconds) -> dict[str, float]:
+    """Returns median, 5th and 95th percentile in milliseconds."""
+    p5, median, p95 = 1e3 * np.percentile(seconds, [5, 50, 95])
+    return {"median_ms": float(median), "p5_ms": float(p5), "p95_ms": float(p95)}

@@ -1,0 +1,37 @@
+"""Which folder compiled programs are kept in."""
+
+import jax
+import pytest
+
+from lungseg_jax.compilation_cache import use_compilation_cache
+
+KEY = "jax_compilation_cache_dir"
+
+
+@pytest.fixture
+def not_chosen(monkeypatch):
+    before = getattr(jax.config, KEY)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    jax.config.update(KEY, None)
+    yield
+    jax.config.update(KEY, before)
+
+
+@pytest.mark.usefixtures("not_chosen")
+def test_default_folder_is_in_the_users_cache(monkeypatch, tmp_path):
+    """Fault: every start compiles anew, or a folder named `~` in the working directory."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    use_compilation_cache()
+    assert getattr(jax.config, KEY) == str(tmp_path / ".cache" / "lungseg_jax" / "xla")
+
+
+@pytest.mark.usefixtures("not_chosen")
+def test_users_choice_stands(monkeypatch):
+    """Fault: a folder, or none, that the user chose, overruled."""
+    jax.config.update(KEY, "chosen")
+    use_compilation_cache()
+    assert getattr(jax.config, KEY) == "chosen"
+    jax.config.update(KEY, None)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    use_compilation_cache()
+    assert getattr(jax.config, KEY) is None

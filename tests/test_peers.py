@@ -1,0 +1,80 @@
+"""Races between programs, and the picture of their results."""
+
+import re
+
+import pytest
+
+from benchmarks.peers_plot import PICTURE, Row, chart, read_results, sections_of
+from benchmarks.programs import Program
+from benchmarks.race import compare, race
+
+
+def figures(library, dtype, rates):
+    return {
+        "library": library,
+        "dtype": dtype,
+        "images_per_second": rates,
+        "median": sorted(rates)[len(rates) // 2],
+    }
+
+
+def test_ratios_are_of_the_same_turn_and_the_fastest_variant():
+    """Fault: a slow variant taken for the peer, or ratios of medians on a machine that slows."""
+    result = {
+        "ours": figures("lungseg_jax", "float32", [12.0, 6.0, 3.0]),
+        "slow": figures("pytorch", "float32", [1.0, 1.0, 1.0]),
+        "fast": figures("pytorch", "float32", [8.0, 4.0, 2.0]),
+        "other type": figures("pytorch", "bfloat16", [99.0, 99.0, 99.0]),
+        "failed": {"library": "pytorch", "dtype": "float32", "error": "out of memory"},
+    }
+    ratio = compare(result, ["float32"], ["float32"])
+    assert ratio is not None
+    assert ratio["theirs"] == "fast"
+    assert ratio["by_turn"] == [1.5, 1.5, 1.5]
+    assert ratio["median"] == 1.5
+
+
+def test_no_ratio_without_a_peer_that_finished():
+    """Fault: a comparison with nothing."""
+    result = {
+        "ours": figures("lungseg_jax", "float32", [1.0]),
+        "failed": {"library": "pytorch", "dtype": "float32", "error": "out of memory"},
+    }
+    assert compare(result, ["float32"], ["float32"]) is None
+
+
+def test_program_that_fails_does_not_end_the_race():
+    """Fault: one program out of memory takes the figures of the others with it."""
+    size = {"width": 2, "depth": 1, "dtype": "float32", "library": "lungseg_jax"}
+    programs = [
+        # A side of 15 pixels does not halve.
+        Program(task="train", image_size=15, batch_size=1, **size),
+        Program(task="inference", image_size=16, batch_size=1, **size | {"dtype": "bfloat16"}),
+    ]
+    failed, finished = race(programs, turns=2, calls=1, limit_seconds=120.0).values()
+    assert "image_size" in failed["error"]
+    assert len(finished["images_per_second"]) == 2
+
+
+def test_program_that_takes_too_long_is_ended():
+    """Fault: a program that hangs holds up all that come after it."""
+    program = Program(
+        library="lungseg_jax", task="train", width=2, depth=1, image_size=16, batch_size=1,
+        dtype="float32",
+    )  # fmt: skip
+    (figures,) = race([program], turns=1, calls=1, limit_seconds=0.1).values()
+    assert "over 0.1 s" in figures["error"]
+
+
+def test_places_on_the_axis():
+    """Fault: dots that the axis belies. Twice and half as fast lie equally far from as fast."""
+    rows = [Row(str(ratio), "float32", [ratio], ratio) for ratio in (0.5, 1.0, 2.0)]
+    dots = re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="2.5"', chart({"": rows}))
+    places = [float(x) for x in dots]
+    assert places[0] < places[1] < places[2]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
+
+
+def test_picture_is_that_of_the_result_files():
+    """Fault: a picture in the README that no committed measurement has."""
+    assert PICTURE.read_text() == chart(sections_of(read_results()))

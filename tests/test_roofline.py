@@ -1,0 +1,56 @@
+"""A program's place under a device's roofline."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lungseg_jax.roofline import Peaks, bytes_accessed, custom_call_bytes, place
+
+# 100 TFLOP/s and 1 TB/s: the ridge is at 100 FLOP a byte.
+PEAKS = Peaks(vendor_tflops=200.0, matmul_tflops=100.0, vendor_bandwidth=None, bandwidth=1000.0)
+
+
+def test_program_below_the_ridge():
+    """Fault: the peak of the matrix unit held against a program that waits for memory."""
+    found = place(flops=1e12, num_bytes=40e9, seconds=0.1, peaks=PEAKS)
+    assert found["bound"] == "memory"
+    assert found["ridge_flop_per_byte"] == pytest.approx(100)
+    assert found["flop_per_byte"] == pytest.approx(25)
+    assert found["attainable_tflops_per_second"] == pytest.approx(25)
+    assert found["floor_ms"] == pytest.approx(40)
+    assert found["share_of_attainable"] == pytest.approx(0.4)
+
+
+def test_program_above_the_ridge():
+    """Fault: more promised than the matrix unit can do."""
+    found = place(flops=1e12, num_bytes=1e9, seconds=0.02, peaks=PEAKS)
+    assert found["bound"] == "compute"
+    assert found["attainable_tflops_per_second"] == pytest.approx(100)
+    assert found["share_of_attainable"] == pytest.approx(0.5)
+
+
+def test_convolution_that_is_a_custom_call_is_counted():
+    """Fault: no bytes at all for the convolutions of a GPU, which XLA's analysis cannot see."""
+    hlo = """
+ENTRY %main (x: bf16[2,8,8,16], k: bf16[32,3,3,16]) -> bf16[2,8,8,32] {
+  %x = bf16[2,8,8,16]{3,2,1,0} parameter(0)
+  %k = bf16[32,3,3,16]{3,2,1,0} parameter(1)
+  %cudnn-conv.3 = (bf16[2,8,8,32]{3,2,1,0}, u8[4096]{0}) custom-call(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  ROOT %get-tuple-element.4 = bf16[2,8,8,32]{3,2,1,0} get-tuple-element(%cudnn-conv.3), index=0
+}
+"""  # noqa: E501
+    pictures, kernel, results = 2 * 8 * 8 * 16, 32 * 3 * 3 * 16, 2 * 8 * 8 * 32
+    assert custom_call_bytes(hlo) == 2 * (pictures + kernel + results)
+
+
+def test_bytes_of_a_program_without_custom_calls():
+    """Fault: bytes of another unit, or counted twice."""
+    x = jnp.ones((256, 256))
+    compiled = jax.jit(lambda x: jnp.sin(x) + 1).lower(x).compile()
+    assert bytes_accessed(compiled) == pytest.approx(2 * 4 * 256**2, rel=0.01)
+
+
+def test_utilisation_relates_to_the_vendor_where_known():
+    """Fault: a device flattered by a product that falls short of what it is sold for."""
+    assert PEAKS.tflops == 200
+    assert Peaks(None, 100.0, None, 1000.0).tflops == 100
