@@ -36,11 +36,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -> None:
+    use_compilation_cache()
     if topology is not None:
         jax.config.update("jax_platforms", "cpu")
         compile_ahead(config, workdir, topology)
         return
-    use_compilation_cache()
     if config.distributed:
         _join_hosts()
     if config.data.source == "phantom":

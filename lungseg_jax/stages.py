@@ -54,7 +54,7 @@ def time_stages(
 
     `backward` includes the gradients' all-reduce. `all_reduce` is what a step takes longer than
     that of one device on its share of the batch, waiting for the slowest device included; `None`
-    where there is one device, where devices share pictures, and on CPU, where they share cores.
+    where there is one device, where rows are spread, and on CPU, whose devices share cores.
 
     Args:
       config: of the run.
@@ -69,9 +69,9 @@ def time_stages(
         name: parallel.wrap_step(cut, layout) for name, cut in cut_steps(config, parallel).items()
     } | {"whole": step}
     calls: dict[str, Call] = {name: partial(dispatch, own, batch) for name, own in steps.items()}
-    share_nothing = parallel.space_shards == 1 and jax.default_backend() != "cpu"
-    if len(parallel.devices) > 1 and share_nothing:
-        calls["one_device"] = step_of_one_device(config, len(parallel.devices))
+    # Of pictures whose rows are spread, one device may not be able to hold one.
+    if parallel.batch_shards > 1 == parallel.space_shards and parallel.devices[0].platform != "cpu":
+        calls["one_device"] = step_of_one_device(config, parallel.batch_shards)
     seconds = time_in_turn(calls, config.benchmark.warmup_steps, rounds)
     return stage_figures(seconds)
 
@@ -95,8 +95,8 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
     The last two ask the real step for a part of its results: the compiler drops what only the
     others need.
     """
-    axis_name = parallel.axis_name
     step = make_train_step(config, make_optimizer(config), parallel)
+    axis_name = parallel.axis_name
 
     def augment(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
         pictures = load_batch(config, state.step, store, batch)

@@ -1,6 +1,6 @@
 """What a training run carries from step to step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.models.unet import UNet
 from lungseg_jax.parallel import Parallel
 
-ModelState = nnx.State
+# Nested dictionaries of arrays, by the names of modules and the numbers of lists.
+ModelState = dict[Any, Any]
 
 
 class TrainState(NamedTuple):
@@ -61,9 +62,14 @@ def compute_dtype(config: Config) -> np.dtype:
 
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:
-    """Returns the model's structure, its parameters and its batch statistics."""
+    """Returns the model's structure, its parameters and its batch statistics.
+
+    `nnx.merge` takes them as they are. They are dictionaries because a call of a compiled step
+    takes its arguments apart and puts its results together on the host, each time, and with
+    `nnx.State` that takes longer than all else that the host has to do for a step.
+    """
     graph, parameters, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graph, parameters, batch_stats
+    return graph, nnx.to_pure_dict(parameters), nnx.to_pure_dict(batch_stats)
 
 
 def model_graph(config: Config, axis_name: str | None = None) -> nnx.GraphDef:

@@ -68,8 +68,8 @@ def make_train_step(
     def step(
         state: TrainState, store: Store, batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
-        images, masks = load_batch(config, state.step, store, batch)
-        images, masks = parallel.spread_rows((images, masks))
+        pictures = load_batch(config, state.step, store, batch)
+        images, masks = parallel.spread_rows(pictures)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         gradients, batch_stats, loss, sums = accumulate(
             gradient_of, state, images, masks, config.accumulation_steps

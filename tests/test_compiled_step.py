@@ -69,35 +69,24 @@ def test_gradients_are_one_all_reduce(lowered):
     assert len(sizes) == 2 * 10 + 2 + 1
 
 
-@pytest.fixture(scope="module")
-def spread_in_space(eight_devices):
-    """The compiled step of pictures whose rows are spread over four devices."""
-    config = small_config(
-        data__image_size=64, batch_size=2, parallel="mesh", space_shards=4, shard_optimizer=True
-    )
-    compiled = lower_step(config, Parallel("mesh", eight_devices, 4, True)).compile()
-    return config, compiled
-
-
-def test_rows_meet_at_their_borders_only(spread_in_space):
+def test_rows_meet_at_their_borders_only(eight_devices):
     """Fault: activations gathered whole on every device, which is what `space` is there to avoid.
 
     A convolution of three rows asks each neighbour for one.
     """
-    config, compiled = spread_in_space
+    config = small_config(data__image_size=64, batch_size=2, parallel="mesh", space_shards=4)
+    compiled = lower_step(config, Parallel("mesh", eight_devices, config.space_shards)).compile()
     found = hlo.collectives(hlo.parse(compiled.as_text()))
     halos = [own for own in found if own.kind == "collective-permute"]
     convolutions = 2 * (2 * config.model.depth + 1)
     # Forward, and backward but for the picture, which has no gradient; from above and from below.
     assert len(halos) >= 2 * (2 * convolutions - 1)
-    side, width = config.data.image_size, config.model.width
-    row_of_activations = 4 * side * 2 * width
-    assert max(own.size for own in halos) <= 6 * row_of_activations
-    # Parameters are gathered after an update that was spread; activations never.
-    for own in found:
-        if own.kind == "all-gather":
-            assert own.size <= 4 * 9 * (width * 4) * (width * 4), own
-            assert "jvp" not in own.op_name, own
+    row_of_activations = 4 * config.data.image_size * 2 * config.model.width
+    assert max(own.size for own in halos) <= 2 * row_of_activations
+    # The blur of the augmentation exchanges parts of pictures; the network sums, and that is all.
+    others = {own.kind for own in found if "jvp" in own.op_name} - {"collective-permute"}
+    assert others == {"all-reduce"}
+    assert "all-gather" not in {own.kind for own in found}
 
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])

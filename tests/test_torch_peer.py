@@ -30,7 +30,8 @@ TOLERANCE = 1e-4
 
 
 def flat(state) -> dict:
-    return {path: np.asarray(leaf) for path, leaf in nnx.to_flat_state(nnx.as_pure(state))}
+    pure = state if isinstance(state, dict) else nnx.to_pure_dict(state)
+    return {path: np.asarray(leaf) for path, leaf in nnx.to_flat_state(nnx.State(pure))}
 
 
 def make_pair(block_size, upsampling):
