@@ -48,7 +48,7 @@ def test_file_agrees_with_itself_and_with_the_model(tmp_path):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:3x3"])
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:3x3", "v3:2x2"])
 def test_unknown_topology_is_one_line(capfd, tmp_path, topology):
     """Fault: libtpu's traceback for a slip in a name."""
     arguments = ["x", "--config=configs/unet.py", "--mode=compile", f"--topology={topology}"]
