@@ -1,4 +1,4 @@
-"""Writes the README's table of results from the committed result files.
+"""Writes the README's tables of figures from the committed result files.
 
 python benchmarks/readme_tables.py
 """
@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-START, END = "<!-- results: benchmarks/readme_tables.py -->", "<!-- end of results -->"
 EXPERIMENTS = {"unet": "phantoms", "kaggle": "Montgomery + Shenzhen"}
 
 
@@ -28,11 +27,42 @@ def results_table() -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str) -> str:
-    """Returns the README with the table between its marks replaced."""
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{results_table()}\n{END}{after}"
+def scaling_table() -> str:
+    """Returns the table of predicted efficiencies."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())
+    lines = [
+        "| topology | devices | step ms | gradients MiB | gradients ms | other all-reduces ms "
+        "| efficiency | 8x H200 nodes | images/s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for topology, found in result["compiled"].items():
+        predicted, reduced = result["predicted"][topology], found["collectives"]["all-reduce"]
+        cells = [
+            f"`{topology}`",
+            str(found["num_devices"]),
+            f"{predicted['step_ms']:.2f}",
+            f"{reduced['largest'] / 2**20:.1f}",
+            f"{predicted['gradient_all_reduce_ms']:.2f}",
+            f"{predicted['small_all_reduces_ms']:.2f} ({reduced['count'] - 1})",
+            f"{predicted['efficiency']:.1%}",
+            f"{predicted['h200_efficiency']:.1%}",
+            f"{predicted['images_per_second']:,.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {"results": results_table, "scaling": scaling_table}
+
+
+def with_tables(readme: str) -> str:
+    """Returns the README with the tables between their marks replaced."""
+    for name, table in TABLES.items():
+        start, end = f"<!-- {name}: benchmarks/readme_tables.py -->", f"<!-- end of {name} -->"
+        before, _, rest = readme.partition(start)
+        _, _, after = rest.partition(end)
+        readme = f"{before}{start}\n{table()}\n{end}{after}"
+    return readme
 
 
 def _row(config: str, data: str, figures: dict, time: str, hardware: str) -> str:
@@ -49,4 +79,4 @@ def _row(config: str, data: str, figures: dict, time: str, hardware: str) -> str
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text()))
+    path.write_text(with_tables(path.read_text()))

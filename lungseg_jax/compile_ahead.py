@@ -33,6 +33,7 @@ from lungseg_jax.state import create_state, state_layout
 from lungseg_jax.step import make_train_step
 
 DEAREST = 20
+TOPOLOGY_EXAMPLES = "such as v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1"
 
 # No metadata server is asked, no TPU is locked, and libtpu does not complain of the lack of one.
 _WITHOUT_TPU = {
@@ -120,15 +121,14 @@ def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[re
     # A TPU v4 of two cores is one device on Cloud TPU, but not by default here.
     options = {"chip_config_name": "megacore"} if name.startswith("v4") else {}
     try:
-        topology = topologies.get_topology_desc(name, "tpu", **options)
+        devices = topologies.get_topology_desc(name, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).partition("\n")[0].rpartition(": ")[2]
-        raise ConfigError(
-            "--topology",
-            f"is {name!r}: {reason}",
-            "such as v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1",
-        ) from error
-    return tuple(topology.devices)
+        reason = str(error).partition("\n")[0].partition(": ")[2]
+        raise ConfigError("--topology", f"is {name!r}: {reason}", TOPOLOGY_EXAMPLES) from error
+    if accelerator(devices[0].device_kind) is None:
+        reason = f"no figures of {devices[0].device_kind} in lungseg_jax/hardware.py"
+        raise ConfigError("--topology", f"is {name!r}: {reason}", TOPOLOGY_EXAMPLES)
+    return tuple(devices)
 
 
 def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
@@ -215,7 +215,7 @@ def _memory(compiled: jax.stages.Compiled, parallel: Parallel) -> dict[str, floa
     }
     figures = {f"{name}_gib": size / _GIB for name, size in parts.items()}
     chip = accelerator(parallel.devices[0].device_kind)
-    assert chip is not None, "every kind of TPU that libtpu compiles for is in the table"
+    assert chip is not None, "checked where the topology was looked up"
     available = chip.memory_gib / devices_per_chip(parallel.devices)
     return {"used_gib": sum(figures.values()), "available_gib": available, **figures}
 

@@ -1,8 +1,8 @@
 """What a compiled module says of itself: its collectives, and the TPU compiler's cost of each op.
 
-Reads the text of a scheduled HLO module (`compiled.as_text()`), whose grammar XLA documents at
-https://openxla.org/xla/hlo_to_stablehlo and keeps stable enough to parse: one instruction a line,
-`%name = shape opcode(operands), attributes`. There is no public API for it in JAX.
+Reads the text of a scheduled HLO module (`compiled.as_text()`): computations of one instruction a
+line, `%name = shape opcode(operands), attributes`, with opcodes as in
+https://openxla.org/xla/operation_semantics. JAX has no public API for it.
 """
 
 import dataclasses

@@ -17,6 +17,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_file_agrees_with_itself_and_with_the_model(tmp_path):
     """Fault: rates of another batch, float32 on a TPU, memory or collectives not the program's."""
@@ -32,27 +33,22 @@ def test_file_agrees_with_itself_and_with_the_model(tmp_path):
     assert seconds == pytest.approx(step["cycles"] / 1.5e9)
     assert step["images_per_second"] == pytest.approx(16 / seconds)
     assert step["images_per_second_per_device"] == pytest.approx(4 / seconds)
-    work = 4 * training_flops(result_model(config), 32, 32)
+    work = 4 * training_flops(config.model, 32, 32)
     assert step["mfu"] == pytest.approx(work / seconds / 197e12)
     assert sum(op["share"] for op in result["dearest"]) <= 1 + 1e-9
     assert any("encoder0" in op["op_name"] for op in result["dearest"])
-    # Two statistics of each of the ten batch normalisations, back and forth, one for each layer.
+    # Ten batch normalisations, each once forward and once back.
     assert result["collectives"]["all-reduce"]["count"] >= 20
-    parameters = 4 * 30_000
-    assert result["collectives"]["all-reduce"]["largest"] > parameters / 2
+    # All gradients in one: the network's 29,553 parameters, in two bytes each at the least.
+    assert 2 * 29_553 <= result["collectives"]["all-reduce"]["largest"] <= 4 * 29_553 + 100
     assert result["fits"]
     memory = result["memory"]
     assert memory["available_gib"] == 16
     assert 0 < memory["used_gib"] < 1
 
 
-def result_model(config):
-    """The network that was compiled, whose work does not depend on its type."""
-    return config.model
-
-
 @needs_libtpu
-@pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:3x3"])
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:3x3", "v3:2x2"])
 def test_unknown_topology_is_one_line(capfd, tmp_path, topology):
     """Fault: libtpu's traceback for a slip in a name."""
     arguments = ["x", "--config=configs/unet.py", "--mode=compile", f"--topology={topology}"]

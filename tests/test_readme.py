@@ -4,16 +4,16 @@ import re
 
 import pytest
 
-from benchmarks.readme_tables import with_table
+from benchmarks.readme_tables import with_tables
 from lungseg_jax.config import default_config
 from tests.small import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 
 
-def test_table_is_that_of_the_result_files():
+def test_tables_are_those_of_the_result_files():
     """Fault: figures in the README that no committed measurement has."""
-    assert with_table(README) == README
+    assert with_tables(README) == README
 
 
 def test_every_key_exists():
