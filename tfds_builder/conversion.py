@@ -23,6 +23,7 @@ import msgpack
 from etils import epath
 
 from lungseg_jax import terminal
+from lungseg_jax.cores import usable_cores
 from tfds_builder.convert import ConvertSettings
 from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
@@ -211,7 +212,7 @@ def _convert_on_all_cores(
     conversion: Conversion, chunks: Sequence[Chunk], after_each: Callable[[], object]
 ) -> None:
     """Converts chunks by a worker process a core, each fed by a thread that waits for it."""
-    workers = max(1, min(_usable_cores(), len(chunks)))
+    workers = max(1, min(usable_cores(), len(chunks)))
     memory = conversion.settings.memory_bytes()
     with contextlib.ExitStack() as stack:
         every = [stack.enter_context(Sandbox(memory_bytes=memory)) for _ in range(workers)]
@@ -234,13 +235,6 @@ def _convert_on_all_cores(
             # After a fault or an interrupt, threads that wait for a worker end with it.
             for sandbox in every:
                 sandbox.stop()
-
-
-def _usable_cores() -> int:
-    """Returns how many cores this process may use; macOS tells only how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:

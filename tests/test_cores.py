@@ -1,0 +1,44 @@
+"""Devices on the cores of a CPU."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lungseg_jax.cores import devices_for
+from tests.small import small_config
+
+SHOW = """
+import jax, sys
+from lungseg_jax.config import Config
+from lungseg_jax.cores import use_all_cores, usable_cores
+use_all_cores(Config(batch_size=usable_cores()))
+print(jax.device_count(), min(8, usable_cores()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch_size", "accumulation_steps", "devices"),
+    [(1, 8, 1, 1), (2, 8, 1, 2), (6, 16, 1, 4), (12, 16, 1, 8), (4, 8, 4, 2), (4, 7, 1, 1)],
+)
+def test_a_batch_divides_over_the_devices(cores, batch_size, accumulation_steps, devices):
+    """Fault: a laptop of six cores that cannot train the default batch."""
+    config = small_config(batch_size=batch_size, accumulation_steps=accumulation_steps)
+    assert devices_for(config, cores) == devices
+
+
+def test_rows_that_are_spread_find_their_devices():
+    """Fault: rows spread over three devices, of which there are four."""
+    config = small_config(parallel="mesh", space_shards=3, data__image_size=48, batch_size=1)
+    assert devices_for(config, 4) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"), [("", None), ("--xla_force_host_platform_device_count=3", 3)]
+)
+def test_every_core_is_a_device_unless_the_user_says_otherwise(monkeypatch, flags, chosen):
+    """Fault: a core that idles, or a number of devices that the user chose overruled."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    found = subprocess.run([sys.executable, "-c", SHOW], check=True, capture_output=True, text=True)
+    devices, cores = map(int, found.stdout.split())
+    assert devices == (chosen or cores)
