@@ -21,7 +21,7 @@ from lungseg_jax.command_line import parse, run
 from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
-from lungseg_jax.cores import use_all_cores
+from lungseg_jax.cpu_devices import use_all_cores
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.evaluate import evaluate
 from lungseg_jax.train import train_and_evaluate

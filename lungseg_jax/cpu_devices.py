@@ -1,0 +1,41 @@
+"""JAX's devices on the cores of a CPU."""
+
+import os
+
+import jax
+
+from lungseg_jax.config import Config
+from lungseg_jax.cores import usable_cores
+
+# More were not tried.
+MOST_DEVICES = 8
+
+
+def use_all_cores(config: Config) -> None:
+    """Makes each core a device where a CPU trains; call it before JAX looks for devices.
+
+    XLA runs most of a step's operations on one core of a device: two devices of one core train 1.3
+    times as fast as one of two. As many are made as a batch divides over. A number given in
+    `XLA_FLAGS` or in JAX's configuration stands.
+
+    Args:
+      config: gives the batch.
+    """
+    chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
+    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    jax.config.update("jax_num_cpu_devices", devices_for(config, usable_cores()))
+
+
+def devices_for(config: Config, cores: int) -> int:
+    """Returns the largest number of devices on so many cores that batch and rows divide over."""
+    return max(
+        devices
+        for devices in range(1, min(cores, MOST_DEVICES) + 1)
+        if devices == 1 or _divides(config, devices)
+    )
+
+
+def _divides(config: Config, devices: int) -> bool:
+    groups, rest = divmod(devices, config.space_shards)
+    return not rest and config.batch_size % (groups * config.accumulation_steps) == 0
