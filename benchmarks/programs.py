@@ -143,9 +143,14 @@ def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.nd
 def _our_training(program: Program) -> Run:
     import jax
 
+    from lungseg_jax.cpu_devices import use_all_cores
+    from lungseg_jax.parallel import all_devices
+
+    use_all_cores(program.config)
+    parallel = all_devices("mesh")
     state, step = our_training_step(program.config)
-    step = jax.jit(step, donate_argnums=0)
-    batch = jax.device_put(synthetic_batch(program.batch_size, program.image_size))
+    state, step = parallel.replicate(state), jax.jit(step, donate_argnums=0)
+    batch = parallel.shard(synthetic_batch(program.batch_size, program.image_size))
 
     def run(steps: int) -> None:
         nonlocal state
@@ -159,15 +164,19 @@ def _our_training(program: Program) -> Run:
 def _our_inference(program: Program) -> Run:
     import jax
 
+    from lungseg_jax.cpu_devices import use_all_cores
     from lungseg_jax.forward import make_forward
     from lungseg_jax.optim import make_optimizer
+    from lungseg_jax.parallel import all_devices
     from lungseg_jax.state import create_state
 
     config = program.config
-    variables = create_state(config, make_optimizer(config)).ema
-    probabilities = jax.jit(make_forward(config))
+    use_all_cores(config)
+    parallel = all_devices("mesh")
+    variables = parallel.replicate(create_state(config, make_optimizer(config)).ema)
+    probabilities = parallel.wrap_forward(make_forward(config))
     image, _ = synthetic_batch(program.batch_size, program.image_size)
-    image = jax.device_put((65535 * image).astype(np.uint16))
+    image = parallel.shard((65535 * image).astype(np.uint16))
 
     def run(calls: int) -> None:
         for _ in range(calls):
