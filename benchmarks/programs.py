@@ -143,11 +143,7 @@ def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.nd
 def _our_training(program: Program) -> Run:
     import jax
 
-    from lungseg_jax.cpu_devices import use_all_cores
-    from lungseg_jax.parallel import all_devices
-
-    use_all_cores(program.config)
-    parallel = all_devices("mesh")
+    parallel = _devices(program.config)
     state, step = our_training_step(program.config)
     state, step = parallel.replicate(state), jax.jit(step, donate_argnums=0)
     batch = parallel.shard(synthetic_batch(program.batch_size, program.image_size))
@@ -164,15 +160,12 @@ def _our_training(program: Program) -> Run:
 def _our_inference(program: Program) -> Run:
     import jax
 
-    from lungseg_jax.cpu_devices import use_all_cores
     from lungseg_jax.forward import make_forward
     from lungseg_jax.optim import make_optimizer
-    from lungseg_jax.parallel import all_devices
     from lungseg_jax.state import create_state
 
     config = program.config
-    use_all_cores(config)
-    parallel = all_devices("mesh")
+    parallel = _devices(config)
     variables = parallel.replicate(create_state(config, make_optimizer(config)).ema)
     probabilities = parallel.wrap_forward(make_forward(config))
     image, _ = synthetic_batch(program.batch_size, program.image_size)
@@ -184,6 +177,18 @@ def _our_inference(program: Program) -> Run:
         jax.block_until_ready(result)
 
     return run
+
+
+def _devices(config: Config) -> Any:  # noqa: ANN401
+    """As many devices as the batch divides over, each core of a CPU being one."""
+    import jax
+
+    from lungseg_jax.cpu_devices import devices_for, use_all_cores
+    from lungseg_jax.parallel import Parallel
+
+    use_all_cores(config)
+    devices = jax.devices()
+    return Parallel("mesh", tuple(devices[: devices_for(config, len(devices))]))
 
 
 def _their_training(program: Program) -> Run:

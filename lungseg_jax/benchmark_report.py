@@ -135,9 +135,11 @@ def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
                 f"{roofline['bound']}-bound",
             ],
         ]
-    rows.append(["memory of a step", _bytes(memory["planned_bytes"]), "XLA's plan, per device"])
+    rows.append(
+        ["memory of a step", _bytes(float(memory["planned_bytes"])), "XLA's plan, per device"]
+    )
     if memory["peak_bytes"]:
-        rows.append(["peak memory", _bytes(memory["peak_bytes"]), "measured, per device"])
+        rows.append(["peak memory", _bytes(float(memory["peak_bytes"])), "measured, per device"])
     return rows
 
 
@@ -145,11 +147,11 @@ def _kind(result: dict[str, Any]) -> str:
     return "pictures on the device" if result["resident"] else result["data"]
 
 
-def _spread(figures: dict[str, float]) -> list[str]:
+def _spread(figures: dict[str, Any]) -> list[str]:
     return [_number(figures[name]) for name in ("median_ms", "p5_ms", "p95_ms")]
 
 
-def _rate(figures: dict[str, float]) -> list[str]:
+def _rate(figures: dict[str, Any]) -> list[str]:
     tflops, mfu = figures.get("tflops_per_second"), figures.get("mfu")
     return [
         _number(figures["images_per_second"]),

@@ -229,7 +229,7 @@ def _memory_asked(message: str) -> dict[str, float] | None:
     return {"used_gib": used, "available_gib": available}
 
 
-def _step_figures(cycles: int, config: Config, parallel: Parallel) -> dict[str, float]:
+def _step_figures(cycles: int, config: Config, parallel: Parallel) -> dict[str, Any]:
     chip = accelerator(parallel.devices[0].device_kind)
     assert chip is not None
     assert chip.clock_ghz is not None
