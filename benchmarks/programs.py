@@ -28,8 +28,8 @@ WORK = {
     "device; PyTorch's normalisation is folded into its convolutions",
 }
 
-# Calls after the first, which compiles, and before the first turn.
-WARMUP_CALLS = 3
+# Before the first turn: the first calls of a process take memory that it then keeps.
+WARMUP_SECONDS = 5.0
 
 # A turn is as many calls as take about so long, at least one; their number is fixed at the start.
 TURN_SECONDS = 1.0
@@ -55,6 +55,7 @@ class Program:
       dtype: compute type; under PyTorch bfloat16 is autocast.
       mode: of PyTorch; see `benchmarks.torch_unet.Mode`.
       upsampling: of PyTorch; see `benchmarks.torch_unet.Upsampling`.
+      huge_pages: memory in pages of 2 MiB, as `lungseg_jax.main` has it on a CPU.
     """
 
     library: Literal["lungseg_jax", "pytorch"]
@@ -67,6 +68,7 @@ class Program:
     dtype: Literal["float32", "bfloat16"]
     mode: Literal["eager", "compile", "max-autotune"] = "eager"
     upsampling: Literal["shuffle", "transposed"] = "shuffle"
+    huge_pages: bool = False
 
     @property
     def name(self) -> str:
@@ -74,7 +76,8 @@ class Program:
         if self.library == "lungseg_jax":
             return f"lungseg_jax {self.dtype}"
         upsampling = "" if self.upsampling == "shuffle" else f" {self.upsampling}"
-        return f"pytorch {self.mode}{upsampling} {self.dtype}"
+        pages = " with huge pages" if self.huge_pages else ""
+        return f"pytorch {self.mode}{upsampling} {self.dtype}{pages}"
 
     @property
     def config(self) -> Config:
@@ -294,15 +297,13 @@ def main(description: str) -> None:
 
 
 def _warm_up(run: Run) -> float:
-    """Returns the seconds of the last call; a program of slow calls has only one."""
-    seconds = 0.0
-    for _ in range(WARMUP_CALLS):
+    """Returns the seconds of the last call."""
+    end = time.perf_counter() + WARMUP_SECONDS
+    while True:
         start = time.perf_counter()
         run(1)
-        seconds = time.perf_counter() - start
-        if seconds > TURN_SECONDS:
-            break
-    return seconds
+        if time.perf_counter() > end:
+            return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.programs import Program
+from lungseg_jax.huge_pages import environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +31,7 @@ ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # What a result says of a program, besides its name.
 DESCRIPTION = (
     "library", "task", "width", "depth", "block_size", "image_size", "batch_size", "dtype",
+    "huge_pages",
 )  # fmt: skip
 
 
@@ -60,7 +62,7 @@ class Runner:
             stderr=self._errors,
             text=True,
             cwd=ROOT,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | ENVIRONMENT | (environment() if program.huge_pages else {}),
         )  # fmt: skip
 
     def wait_until_ready(self, limit_seconds: float) -> dict[str, Any]:
@@ -164,7 +166,11 @@ def race(
 
 
 def compare(
-    result: dict[str, dict[str, Any]], our_dtypes: Sequence[str], their_dtypes: Sequence[str]
+    result: dict[str, dict[str, Any]],
+    our_dtypes: Sequence[str],
+    their_dtypes: Sequence[str],
+    *,
+    their_huge_pages: bool = False,
 ) -> dict[str, Any] | None:
     """Returns the rate of our fastest program over that of PyTorch's fastest, turn by turn.
 
@@ -172,12 +178,18 @@ def compare(
       result: of `race`.
       our_dtypes: compute types of ours that take part.
       their_dtypes: as `our_dtypes`, of PyTorch.
+      their_huge_pages: whether PyTorch's programs with huge pages take part, too.
 
     Returns:
       The two names, the ratios and their median; `None` if a side has no program that finished.
     """
     ours = _fastest(result, "lungseg_jax", our_dtypes)
-    theirs = _fastest(result, "pytorch", their_dtypes)
+    others = {
+        name: figures
+        for name, figures in result.items()
+        if their_huge_pages or not figures["huge_pages"]
+    }
+    theirs = _fastest(others, "pytorch", their_dtypes)
     if ours is None or theirs is None:
         return None
     rates = zip(*(result[name]["images_per_second"] for name in (ours, theirs)), strict=True)

@@ -57,7 +57,7 @@ class Upsample(nn.Module):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_features, 4 * out_features, 1)
+        self.conv = nn.Conv2d(in_features, 4 * out_features, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns activations at twice the height and width."""
@@ -85,7 +85,7 @@ class UNet(nn.Module):
             [
                 Upsample(2 * c, c)
                 if upsampling == "shuffle"
-                else nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2)
+                else nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2, bias=False)
                 for c in features[:-1]
             ]
         )
@@ -199,8 +199,7 @@ def torch_variables(
 
     Args:
       variables: flat state of `lungseg_jax.models.unet.UNet`, or gradients in its place.
-      upsampling: of the model that they are for. Biases of sub-pixels that are to share one are
-        summed, as befits gradients.
+      upsampling: of the model that they are for.
     """
     converted = {}
     for path, value in variables.items():
@@ -208,11 +207,7 @@ def torch_variables(
         name = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
         if module[0] == "upsamples" and upsampling == "transposed":
             module.remove("conv")
-            value = (
-                value.reshape(-1, 2, 2, value.shape[-1] // 4).transpose(1, 2, 0, 3)
-                if leaf == "kernel"
-                else value.reshape(4, -1).sum(0)
-            )
+            value = value.reshape(-1, 2, 2, value.shape[-1] // 4).transpose(1, 2, 0, 3)
             order = (2, 3, 0, 1)
         else:
             order = (3, 2, 0, 1)

@@ -10,6 +10,13 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 """
 
 import sys
+
+from lungseg_jax.huge_pages import restart_with_huge_pages
+
+if __name__ == "__main__":
+    # Here, because the imports below take seconds.
+    restart_with_huge_pages()
+
 from collections.abc import Sequence
 
 import jax

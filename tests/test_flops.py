@@ -1,6 +1,7 @@
 """The count of a network's work."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +12,29 @@ from lungseg_jax.config import ModelConfig
 from lungseg_jax.flops import forward_flops, training_flops
 from lungseg_jax.models.unet import UNet
 
+CONVOLUTION = re.compile(r"stablehlo\.convolution.*tensor<(.*?)>\) -> tensor<(.*)>")
+
 
 def traced_flops(model: ModelConfig, size: int) -> int:
-    """Twice the taps of every convolution in the traced network."""
+    """Twice the taps of every convolution in the network as it is written for any accelerator."""
     network = nnx.eval_shape(
         lambda: UNet(
-            width=model.width, depth=model.depth, block_size=model.block_size, rngs=nnx.Rngs(0)
+            width=model.width, depth=model.depth, block_size=model.block_size,
+            dtype=jnp.bfloat16, rngs=nnx.Rngs(0),
         )
-    )
+    )  # fmt: skip
     graph, state = nnx.split(network)
     picture = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-    traced = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, picture)
+    text = jax.jit(lambda state, x: nnx.merge(graph, state)(x)).lower(state, picture).as_text()
     total = 0
-    for equation in traced.jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel[:-1])
+    for kernel, result in CONVOLUTION.findall(text):
+        total += 2 * math.prod(sides(result)) * math.prod(sides(kernel)[:-1])
     return total
+
+
+def sides(shape: str) -> list[int]:
+    """Sides of an array as StableHLO writes its type, `3x3x4x8xf32`."""
+    return [int(side) for side in shape.split("x")[:-1]]
 
 
 @pytest.mark.parametrize(("width", "depth", "block_size"), [(8, 2, 1), (4, 3, 2)])

@@ -39,9 +39,8 @@ def make_pair(block_size, upsampling):
     ours = UNet(width=WIDTH, depth=DEPTH, block_size=block_size, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(1)
     state = nnx.state(ours)
-    for path, variable in nnx.to_flat_state(state):
-        # Sub-pixels of a transposed convolution share a bias: leave those at zero.
-        if variable.ndim == 1 and not (upsampling == "transposed" and path[0] == "upsamples"):
+    for _, variable in nnx.to_flat_state(state):
+        if variable.ndim == 1:
             variable[...] += rng.uniform(0, 0.3, variable.shape)
     nnx.update(ours, state)
     theirs = torch_unet.UNet(WIDTH, DEPTH, block_size, upsampling)

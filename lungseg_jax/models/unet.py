@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from lungseg_jax.models.layers import (
     Activation,
     ConvNormActivation,
+    Convolution,
     Norm,
     depth_to_space,
     max_pool,
@@ -39,10 +40,12 @@ class Upsample(nnx.Module):
     def __init__(
         self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
-        self.conv = nnx.Conv(
+        # No bias: behind the next convolution the normalisation removes it.
+        self.conv = Convolution(
+            1,
             in_features,
             4 * out_features,
-            kernel_size=(1, 1),
+            initial=nnx.initializers.lecun_normal(),
             dtype=dtype,
             rngs=rngs,
         )

@@ -1,0 +1,38 @@
+"""A process that starts anew with huge pages."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lungseg_jax import huge_pages
+
+RESTART = """
+import os, sys
+from lungseg_jax import huge_pages
+huge_pages._is_worth_it = lambda: True
+print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES", ""), flush=True)
+huge_pages.restart_with_huge_pages()
+"""
+
+
+@pytest.mark.parametrize("before", ["", "glibc.malloc.check=0"])
+def test_the_same_process_goes_on_once_with_its_arguments(before: str):
+    """Fault: an endless chain of restarts, lost arguments, or a user's settings overruled."""
+    environment = dict(os.environ, GLIBC_TUNABLES=before)
+    run = subprocess.run(
+        [sys.executable, "-c", RESTART, "a b", "--c=1"],
+        check=True, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    first, second = run.stdout.splitlines()
+    start = first.removesuffix(before).rstrip()
+    assert second == f"{start} {before}{':' if before else ''}glibc.malloc.hugetlb=1"
+
+
+def test_a_user_who_has_decided_is_left_alone(monkeypatch):
+    """Fault: huge pages for one who turned them off."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    monkeypatch.setattr(huge_pages, "_is_worth_it", lambda: True)
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("restarted"))
+    huge_pages.restart_with_huge_pages()
