@@ -8,7 +8,6 @@ from benchmarks.peers_plot import PICTURE, Row, chart, read_results, sections_of
 from benchmarks.programs import Program
 from benchmarks.race import compare, race
 
-
 FAILED = {
     "library": "pytorch", "dtype": "float32", "huge_pages": False, "error": "out of memory",
 }  # fmt: skip
