@@ -8,7 +8,6 @@ Writes `benchmarks/results/<experiment>.json`: hardware, versions, seconds from 
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -47,6 +46,8 @@ def hardware() -> str:
     """Names the accelerator, or the processor and the cores this process may use."""
     import jax
 
+    from lungseg_jax.cores import usable_cores
+
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
@@ -55,7 +56,7 @@ def hardware() -> str:
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    return f"{len(os.sched_getaffinity(0))} cores of {model}"
+    return f"{usable_cores()} cores of {model}"
 
 
 if __name__ == "__main__":

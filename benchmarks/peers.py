@@ -4,9 +4,9 @@
 
 Without a case those of `CASES` are run, in about ten minutes on two cores. Each case replaces its
 own entry of `benchmarks/results/peers_cpu.json`, with hardware, versions and every turn. A ratio is
-the rate of ours over that of PyTorch's fastest variant in the same turn; a second one lets PyTorch
-have huge pages as well, which ours asks for by itself. Cases that end in `bfloat16` compare
-PyTorch's autocast with the fastest of ours, of either type.
+the rate of ours over that of PyTorch's fastest variant in the same turn: eager or compiled, with or
+without the huge pages that ours asks for by itself. Cases that end in `bfloat16` compare PyTorch's
+autocast with the fastest of ours, of either type.
 """
 
 import json
@@ -56,10 +56,11 @@ def programs(case: str) -> list[Program]:
         if own in ("float32", dtype)
     ]
     size |= {"dtype": dtype}
+    modes: tuple[Any, ...] = ("eager", "compile")
     theirs = [
-        Program(library="pytorch", mode="eager", **size),
-        Program(library="pytorch", mode="compile", **size),
-        Program(library="pytorch", mode="compile", huge_pages=True, **size),
+        Program(library="pytorch", mode=mode, huge_pages=huge_pages, **size)
+        for mode in modes
+        for huge_pages in (False, True)
     ]
     return ours + theirs
 
@@ -67,21 +68,17 @@ def programs(case: str) -> list[Program]:
 def measure(case: str) -> dict[str, Any]:
     """Runs a case; returns its entry of the result file."""
     say(case)
-    own = programs(case)
+    machine, own = hardware(), programs(case)
     result = race(own, turns=TURNS, limit_seconds=LIMIT_SECONDS)
     dtype = own[-1].dtype
-    ratios = {
-        dtype: compare(result, DTYPES, [dtype]),
-        f"{dtype} with huge pages": compare(result, DTYPES, [dtype], their_huge_pages=True),
-    }
-    for ratio in ratios.values():
-        if ratio:
-            say(f"  {ratio['ours']} over {ratio['theirs']}: {ratio['median']:.2f}")
+    ratio = compare(result, DTYPES, [dtype])
+    if ratio:
+        say(f"  {ratio['ours']} over {ratio['theirs']}: {ratio['median']:.2f}")
     return {
-        "hardware": hardware(),
+        "hardware": machine,
         "work": WORK[own[0].task],
         "programs": result,
-        "ratios": ratios,
+        "ratios": {dtype: ratio},
     }
 
 

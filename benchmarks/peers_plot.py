@@ -19,8 +19,6 @@ PICTURE = RESULTS.parent.parent / "docs" / "peers.svg"
 # By what PyTorch computes in: colour and name.
 SERIES = {"float32": (PALETTE[0], "float32"), "bfloat16": (PALETTE[1], "bfloat16 autocast")}
 
-# Other settings of PyTorch's are in the result files alone.
-
 # Grey of about the same contrast to white and to a dark page.
 INK, LINE = "#7a838e", "#7a838e"
 
@@ -32,7 +30,6 @@ class Row(NamedTuple):
     """A comparison: our rate over PyTorch's, turn by turn.
 
     Attributes:
-      label: of the case, empty where it is that of the row above.
       dtype: that PyTorch computes in.
       ratios: of the turns.
       median: of the ratios.
@@ -85,7 +82,7 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
     for case in results.values():
         section = sections.setdefault(case["hardware"], {})
         for dtype, ratio in case["ratios"].items():
-            if ratio is not None and dtype in SERIES:
+            if ratio is not None:
                 label = _label(*(case["programs"][ratio[side]] for side in ("ours", "theirs")))
                 rows = section.setdefault(label, [])
                 rows.append(Row(dtype, ratio["by_turn"], ratio["median"]))

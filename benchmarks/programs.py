@@ -184,7 +184,7 @@ def _our_inference(program: Program) -> Run:
 
 
 def _devices(config: Config) -> Any:  # noqa: ANN401
-    """As many devices as the batch divides over, each core of a CPU being one."""
+    """One device, as PyTorch's; of a CPU, whose cores are devices, as many as the batch fills."""
     import jax
 
     from lungseg_jax.cpu_devices import devices_for, use_all_cores
@@ -192,7 +192,8 @@ def _devices(config: Config) -> Any:  # noqa: ANN401
 
     use_all_cores(config)
     devices = jax.devices()
-    return Parallel("mesh", tuple(devices[: devices_for(config, len(devices))]))
+    count = devices_for(config, len(devices)) if devices[0].platform == "cpu" else 1
+    return Parallel("mesh", tuple(devices[:count]))
 
 
 def _their_training(program: Program) -> Run:

@@ -166,11 +166,7 @@ def race(
 
 
 def compare(
-    result: dict[str, dict[str, Any]],
-    our_dtypes: Sequence[str],
-    their_dtypes: Sequence[str],
-    *,
-    their_huge_pages: bool = False,
+    result: dict[str, dict[str, Any]], our_dtypes: Sequence[str], their_dtypes: Sequence[str]
 ) -> dict[str, Any] | None:
     """Returns the rate of our fastest program over that of PyTorch's fastest, turn by turn.
 
@@ -178,18 +174,12 @@ def compare(
       result: of `race`.
       our_dtypes: compute types of ours that take part.
       their_dtypes: as `our_dtypes`, of PyTorch.
-      their_huge_pages: whether PyTorch's programs with huge pages take part, too.
 
     Returns:
       The two names, the ratios and their median; `None` if a side has no program that finished.
     """
     ours = _fastest(result, "lungseg_jax", our_dtypes)
-    others = {
-        name: figures
-        for name, figures in result.items()
-        if their_huge_pages or not figures["huge_pages"]
-    }
-    theirs = _fastest(others, "pytorch", their_dtypes)
+    theirs = _fastest(result, "pytorch", their_dtypes)
     if ours is None or theirs is None:
         return None
     rates = zip(*(result[name]["images_per_second"] for name in (ours, theirs)), strict=True)

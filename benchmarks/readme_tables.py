@@ -32,8 +32,8 @@ def scaling_table() -> str:
     result = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())
     lines = [
         "| topology | devices | step ms | gradients MiB | gradients ms | other all-reduces ms "
-        "| efficiency | 8x H200 nodes | images/s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| efficiency | images/s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for topology, found in result["compiled"].items():
         predicted, reduced = result["predicted"][topology], found["collectives"]["all-reduce"]
@@ -45,7 +45,6 @@ def scaling_table() -> str:
             f"{predicted['gradient_all_reduce_ms']:.2f}",
             f"{predicted['small_all_reduces_ms']:.2f} ({reduced['count'] - 1})",
             f"{predicted['efficiency']:.1%}",
-            f"{predicted['h200_efficiency']:.1%}",
             f"{predicted['images_per_second']:,.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -21,7 +21,7 @@ Mode = Literal["eager", "compile", "max-autotune"]
 
 # Two ways to double the resolution; which is faster depends on the backend. `shuffle`: 1 x 1
 # convolution and depth to space, as in ours. `transposed`: 2 x 2 transposed convolution, the same
-# function except that the four sub-pixels share a bias.
+# function.
 Upsampling = Literal["shuffle", "transposed"]
 
 

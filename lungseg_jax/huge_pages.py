@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# The first glibc that has the setting.
+_SINCE = (2, 35)
 _VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 
@@ -17,10 +19,13 @@ def restart_with_huge_pages() -> None:
     XLA takes the memory of each step anew. In pages of 4 KiB the kernel maps a hundred thousand of
     them a step, and addresses are looked up slowly: a quarter of the time of a step. The C library
     reads its setting when a process starts, so the process is replaced by one of the same number
-    and arguments. Does nothing where the setting is there already, where JAX has an accelerator, or
-    where the kernel does not leave the choice to programs.
+    and arguments. Does nothing where the setting is there already, where JAX may find
+    an accelerator, or where the kernel does not leave the choice to programs.
     """
     tunables = os.environ.get(_VARIABLE, "")
+    # A notebook's %run has the notebook's process, which must go on.
+    if "lungseg_jax.main" not in sys.orig_argv:
+        return
     if "glibc.malloc.hugetlb" in tunables or not _is_worth_it():
         return
     os.environ[_VARIABLE] = f"{tunables}:{_SETTING}".lstrip(":")
@@ -33,9 +38,12 @@ def environment() -> dict[str, str]:
 
 
 def _is_worth_it() -> bool:
-    has_accelerator = bool(
+    has_accelerator = os.environ.get("JAX_PLATFORMS") != "cpu" and bool(
         importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
     )
     # Of "always [madvise] never" the one in brackets holds.
     left_to_programs = _KERNEL.exists() and "[madvise]" in _KERNEL.read_text()
-    return not has_accelerator and left_to_programs and platform.libc_ver()[0] == "glibc"
+    library, version = platform.libc_ver()
+    if has_accelerator or not left_to_programs or library != "glibc":
+        return False
+    return tuple(map(int, version.split(".")[:2])) >= _SINCE

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from lungseg_jax import report, terminal
+from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command_line import parse, run
 from lungseg_jax.compilation_cache import use_compilation_cache
@@ -30,8 +30,6 @@ from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
 from lungseg_jax.cpu_devices import use_all_cores
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.evaluate import evaluate
-from lungseg_jax.train import train_and_evaluate
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 --config.data.source=kaggle --config.data.manual_dir=FOLDER"""
@@ -57,6 +55,11 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
     if mode == "benchmark":
         benchmark(config, workdir)
         return
+    # Here, so that a machine without TFDS, Grain and OpenCV can be benchmarked.
+    from lungseg_jax import report
+    from lungseg_jax.evaluate import evaluate
+    from lungseg_jax.train import train_and_evaluate
+
     job = evaluate if mode == "eval" else train_and_evaluate
     summary = job(config, workdir)
     if summary is None:

@@ -57,3 +57,12 @@ def test_other_types_than_float32_are_not_touched():
     x, kernel = random(0, 2, 8, 8, 4).astype("bfloat16"), random(1, 3, 3, 4, 4).astype("bfloat16")
     text = jax.jit(jax.grad(lambda k: convolve(x, k).sum())).lower(kernel).as_text()
     assert "stablehlo.while" not in text
+
+
+def test_a_cpu_gets_forms_of_its_own():
+    """Fault: a condition that never holds, and the plain forms at a third of the rate."""
+    x, kernel = random(0, 2, 8, 8, 4), random(1, 3, 3, 4, 4)
+    gradient = jax.grad(lambda x, kernel: (convolve(x, kernel) ** 2).sum(), argnums=(0, 1))
+    text = jax.jit(gradient).lower(x, kernel).as_text()
+    assert "stablehlo.while" in text
+    assert set(re.findall(r"stride = \[(.*?)\]", text)) == {"1, 2"}

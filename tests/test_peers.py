@@ -8,16 +8,13 @@ from benchmarks.peers_plot import PICTURE, Row, chart, read_results, sections_of
 from benchmarks.programs import Program
 from benchmarks.race import compare, race
 
-FAILED = {
-    "library": "pytorch", "dtype": "float32", "huge_pages": False, "error": "out of memory",
-}  # fmt: skip
+FAILED = {"library": "pytorch", "dtype": "float32", "error": "out of memory"}
 
 
-def figures(library, dtype, rates, *, huge_pages=False):
+def figures(library, dtype, rates):
     return {
         "library": library,
         "dtype": dtype,
-        "huge_pages": huge_pages,
         "images_per_second": rates,
         "median": sorted(rates)[len(rates) // 2],
     }
@@ -30,7 +27,6 @@ def test_ratios_are_of_the_same_turn_and_the_fastest_variant():
         "slow": figures("pytorch", "float32", [1.0, 1.0, 1.0]),
         "fast": figures("pytorch", "float32", [8.0, 4.0, 2.0]),
         "other type": figures("pytorch", "bfloat16", [99.0, 99.0, 99.0]),
-        "helped": figures("pytorch", "float32", [16.0, 8.0, 4.0], huge_pages=True),
         "failed": FAILED,
     }
     ratio = compare(result, ["float32"], ["float32"])
@@ -38,9 +34,6 @@ def test_ratios_are_of_the_same_turn_and_the_fastest_variant():
     assert ratio["theirs"] == "fast"
     assert ratio["by_turn"] == [1.5, 1.5, 1.5]
     assert ratio["median"] == 1.5
-    ratio = compare(result, ["float32"], ["float32"], their_huge_pages=True)
-    assert ratio is not None
-    assert ratio["theirs"] == "helped"
 
 
 def test_no_ratio_without_a_peer_that_finished():

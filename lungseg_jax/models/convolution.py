@@ -15,8 +15,8 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 # Up to so many channels, in and out, two columns are computed at once.
 _FEW_CHANNELS = 16
 
-# Up to so many channels out, a kernel's gradient is summed over strips. Beyond, pictures are so
-# small that XLA's own gradient is as fast.
+# Up to so many channels out, a kernel's gradient is summed over strips. Beyond, XLA's
+# own is as fast.
 _STRIP_CHANNELS = 64
 
 # Neighbourhoods of a strip are to stay in a core's second-level cache.
@@ -91,8 +91,8 @@ def _gradients_on_cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, 
 def _kernel_gradient_by_strips(x: Array, gradient: Array, size: int) -> Array:
     """The product of all neighbourhoods with the gradient, a strip of columns at a time.
 
-    Columns, because pictures and rows may be spread over devices; sums stay apart by picture until
-    the end for the same reason.
+    Pictures may be spread over devices, so strips are of columns, and sums stay apart by picture
+    until the end. Where rows are spread, each strip meets its neighbours by itself.
     """
     b, h, w, c = x.shape
     d = gradient.shape[-1]

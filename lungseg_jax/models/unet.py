@@ -40,7 +40,7 @@ class Upsample(nnx.Module):
     def __init__(
         self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
-        # No bias: behind the next convolution the normalisation removes it.
+        # A bias would add a pattern of four pixels at the price of a pass over all activations.
         self.conv = Convolution(
             1,
             in_features,
