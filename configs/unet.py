@@ -2,8 +2,8 @@
 
     python -m lungseg_jax.main --config=configs/unet.py
 
-Two cores of an Intel Xeon, float32, jax 0.10.2: 5 minutes beside other work, half of one for
-the phantoms and their records. Test Dice .9635, HD95 15.8 px, on 39 unseen phantoms.
+Two cores of an AMD EPYC, float32, jax 0.10.2: 2.6 minutes beside other work. Test Dice .9642, HD95
+13.8 px, on 39 unseen phantoms.
 """
 
 from ml_collections import ConfigDict
