@@ -15,7 +15,7 @@ import sys
 from typing import Any, Literal
 
 from benchmarks.main_job import RESULTS, hardware
-from benchmarks.programs import WORK, Program
+from benchmarks.programs import TURN_SECONDS, WORK, Program
 from benchmarks.race import compare, race, say
 
 RESULT = RESULTS / "peers_cpu.json"
@@ -76,6 +76,7 @@ def measure(case: str) -> dict[str, Any]:
         say(f"  {ratio['ours']} over {ratio['theirs']}: {ratio['median']:.2f}")
     return {
         "hardware": machine,
+        "turn_seconds": TURN_SECONDS,
         "work": WORK[own[0].task],
         "programs": result,
         "ratios": {dtype: ratio},
