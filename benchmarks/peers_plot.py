@@ -48,7 +48,7 @@ def chart(sections: Sections) -> str:
     """Returns an SVG document of one line a row, on a logarithmic axis of ratios."""
     cases = [rows for section in sections.values() for rows in section.values()]
     rows = [row for rows in cases for row in rows]
-    ratios = [ratio for row in rows for ratio in row.ratios]
+    ratios = [1.0, *(ratio for row in rows for ratio in row.ratios)]
     low = min(0.5, 2.0 ** math.floor(math.log2(min(ratios))))
     high = max(2.0, 2.0 ** math.ceil(math.log2(max(ratios))))
 

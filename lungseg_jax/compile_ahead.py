@@ -26,7 +26,7 @@ from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.flops import training_flops
-from lungseg_jax.hardware import accelerator
+from lungseg_jax.hardware import accelerator, devices_per_chip
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state, state_layout
@@ -247,11 +247,6 @@ def _step_figures(cycles: int, config: Config, parallel: Parallel) -> dict[str, 
         "tflops_per_second_per_device": tflops,
         "mfu": tflops / (chip.tflops / devices_per_chip(parallel.devices)),
     }
-
-
-def devices_per_chip(devices: tuple[jax.Device, ...]) -> int:  # pyright: ignore[reportInvalidTypeForm]
-    """Returns into how many devices a chip is divided; its figures are to be divided likewise."""
-    return len(devices) // len({tuple(device.coords) for device in devices})
 
 
 def _without_estimate(costs: list[hlo.Cost]) -> dict[str, int]:

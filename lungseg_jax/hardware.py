@@ -1,6 +1,9 @@
 """What the vendors state of the devices that runs are measured against."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Accelerator:
     clock_ghz: float | None = None
 
 
-# By the beginning of JAX's `device_kind`. Sources: docs.cloud.google.com/tpu/docs (v5e, v5p, v6e,
+# By JAX's `device_kind`: a GPU's whole, since other forms of one name have other figures, and the
+# beginning of a TPU's. Sources: docs.cloud.google.com/tpu/docs (v5e, v5p, v6e,
 # tpu7x; "bidirectional" link figures halved) and for v4 Jouppi et al. (6 links of 50 GB/s);
 # NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM (NVLink's halved too).
 ACCELERATORS = {
@@ -37,8 +41,8 @@ ACCELERATORS = {
     "TPU v5": Accelerator("TPU v5p", 459.0, 2765.0, 95.0, 600.0, 1.75),
     "TPU v6": Accelerator("TPU v6e", 918.0, 1640.0, 32.0, 448.0, 1.75),
     "TPU7x": Accelerator("TPU7x", 2307.0, 7380.0, 192.0, 600.0, 2.2),
-    "NVIDIA A100": Accelerator("A100", 312.0, 2039.0, 80.0, 300.0),
-    "NVIDIA H100": Accelerator("H100", 989.0, 3350.0, 80.0, 450.0),
+    "NVIDIA A100-SXM4-80GB": Accelerator("A100", 312.0, 2039.0, 80.0, 300.0),
+    "NVIDIA H100 80GB HBM3": Accelerator("H100", 989.0, 3350.0, 80.0, 450.0),
     "NVIDIA H200": Accelerator("H200", 989.0, 4800.0, 141.0, 450.0),
 }
 
@@ -46,5 +50,16 @@ ACCELERATORS = {
 def accelerator(device_kind: str) -> Accelerator | None:
     """Returns the figures of a device, `None` where they are not known."""
     # The longest name that fits: "TPU v5 lite" is not a "TPU v5".
-    fitting = [name for name in ACCELERATORS if device_kind.startswith(name)]
+    fitting = [
+        name
+        for name in ACCELERATORS
+        if device_kind == name or (name.startswith("TPU") and device_kind.startswith(name))
+    ]
     return ACCELERATORS[max(fitting, key=len)] if fitting else None
+
+
+def devices_per_chip(devices: Sequence[jax.Device]) -> int:  # pyright: ignore[reportInvalidTypeForm]
+    """Returns into how many devices a chip is divided; its figures are to be divided likewise."""
+    if devices[0].platform != "tpu":
+        return 1
+    return len(devices) // len({tuple(device.coords) for device in devices})

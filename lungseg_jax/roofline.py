@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lungseg_jax.hardware import accelerator
+from lungseg_jax.hardware import accelerator, devices_per_chip
 from lungseg_jax.timing import Call, time_calls
 
 Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
@@ -53,11 +53,11 @@ def measure_peaks(devices: Devices, dtype: DTypeLike) -> Peaks:
       devices: of this process.
       dtype: of the matrix product.
     """
-    known = accelerator(devices[0].device_kind)
+    known, parts = accelerator(devices[0].device_kind), devices_per_chip(devices)
     return Peaks(
-        vendor_tflops=known.tflops if known else None,
+        vendor_tflops=known.tflops / parts if known else None,
         matmul_tflops=measure_matmul(devices, dtype),
-        vendor_bandwidth=known.bandwidth if known else None,
+        vendor_bandwidth=known.bandwidth / parts if known else None,
         bandwidth=measure_bandwidth(devices),
     )
 

@@ -8,6 +8,7 @@ import pytest
 from lungseg_jax import compile_ahead
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.flops import training_flops
+from lungseg_jax.hardware import devices_per_chip
 from lungseg_jax.main import main
 from tests.small import small_config
 
@@ -73,7 +74,7 @@ def test_batch_that_does_not_divide_over_the_topology(tmp_path):
 def test_devices_of_chips_with_two_cores(topology, devices, per_chip):
     """Fault: a core's rate judged by the peak of the chip, or the other way round."""
     found = compile_ahead.topology_devices(topology)
-    assert (len(found), compile_ahead.devices_per_chip(found)) == (devices, per_chip)
+    assert (len(found), devices_per_chip(found)) == (devices, per_chip)
 
 
 def test_without_libtpu_the_remedy_is_named(monkeypatch):
