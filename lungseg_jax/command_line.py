@@ -105,7 +105,11 @@ def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[st
 
 def _reason(error: Exception) -> str:
     """Returns what an error says on one line, without the quotes that `str` puts around keys."""
-    first = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    said = error.args[0] if error.args else error
+    # ml_collections hands a KeyError on whole.
+    if isinstance(said, KeyError) and said.args:
+        said = said.args[0]
+    first = said if isinstance(said, str) else str(error)
     lines = first.splitlines() or [""]
     # Where ml_collections fails to load a file, the reason is the last of several lines.
     text = lines[-1].strip() if isinstance(error, OSError) else " ".join(lines)

@@ -106,7 +106,7 @@ def test_a_mask_without_its_picture_is_refused(tmp_path):
 
 def test_nothing_that_fits(tmp_path):
     """Fault: an empty data set where the patterns have a typing error."""
-    with pytest.raises(DataError, match="0 pictures and 0 masks"):
+    with pytest.raises(DataError, match=r"fits 0 pictures, data\.masks=.* masks of 0"):
         list_source(
             "folder", write_tree(tmp_path, FOLDER), FolderPatterns("pictures/*", "m/{stem}")
         )

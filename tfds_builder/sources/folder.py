@@ -15,7 +15,6 @@ from tfds_builder.sources.layout import (
     Clinical,
     Listing,
     MaskFile,
-    check_not_empty,
     files_below,
     is_hidden,
     make_listing,
@@ -105,7 +104,13 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     masks = _masks_by_stem(candidates, pictures, patterns.masks)
     taken = {path for own in masks.values() for path in own.values()}
     pictures = {stem: path for stem, path in pictures.items() if path not in taken}
-    check_not_empty(root, pictures, masks)
+    if not pictures or not masks:
+        raise DataError(
+            root,
+            f"data.images={patterns.images} fits {len(pictures)} pictures, "
+            f"data.masks={patterns.masks} masks of {len(masks)}",
+            "change the folder or the patterns, such as data.masks='masks/*/{stem}*'",
+        )
     for stem, own in masks.items():
         if stem not in pictures:
             raise DataError(
