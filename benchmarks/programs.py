@@ -24,8 +24,8 @@ from lungseg_jax.config import Config, DataConfig, ModelConfig
 WORK = {
     "train": "forward pass, loss, backward pass, clipping by the global norm, AdamW on one batch "
     "that lies on the device; without augmentation, moving average and metrics",
-    "inference": "forward pass with running statistics and sigmoid on one batch that lies on the "
-    "device; PyTorch's normalisation is folded into its convolutions",
+    "inference": "forward pass with running statistics, which the convolutions take over, and "
+    "sigmoid on one batch that lies on the device",
 }
 
 # Before the first turn: the first calls of a process take memory that it then keeps.
