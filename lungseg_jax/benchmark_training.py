@@ -66,7 +66,9 @@ def time_training(
     batches = open_batches()
     batch = parallel.shard(next(batches))
     state, jitted = prepare_step(config, parallel)
-    step, compilation = compile_step(jitted, state, store, batch)
+    compiled, compilation = compile_step(jitted, state, store, batch)
+    # Compiled ahead, `pmap` wants the batches of all hosts, of which each has only its own.
+    step = jitted if parallel.kind == "pmap" and jax.process_count() > 1 else compiled
     dispatch = Dispatcher(state, store)
 
     def on_device() -> PyTree:
@@ -85,7 +87,7 @@ def time_training(
         ],
         axis=0,
     )
-    memory = memory_figures(step)
+    memory = memory_figures(compiled)
     if trace_folder:
         profile(from_input, trace_folder)
     # Nothing is prefetched here; as many batches again before the clock starts fill the buffer.
@@ -100,7 +102,7 @@ def time_training(
         input_alone=input_alone,
         stages=time_stages(config, parallel, step, dispatch, batch, STAGE_ROUNDS),
         memory=memory,
-        bytes_accessed=bytes_accessed(step),
+        bytes_accessed=bytes_accessed(compiled),
     )
 
 
