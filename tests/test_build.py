@@ -241,7 +241,7 @@ def test_a_fault_that_has_passed_is_not_remembered(tmp_path):
     content, times = target.read_bytes(), target.stat()
     target.write_bytes(bytes(len(content)))
     os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(DataError, match=r"case0002\.png"):
+    with pytest.raises(DataError, match=r"case0002\.png.*data\.on_error=skip"):
         prepare(CONFIG, tmp_path / "data", manual_dir)
     target.write_bytes(content)
     # Neither size nor time tells that it is another file now.
@@ -257,10 +257,14 @@ def test_a_dangling_link_is_one_bad_file(tmp_path):
     target.unlink()
     target.symlink_to(manual_dir / "nowhere.png")
     config = dataclasses.replace(CONFIG, on_error="skip")
-    report = report_of(prepare(config, tmp_path / "data", manual_dir))
-    assert [e["file"] for e in report["files"] if e["status"] == "bad"] == [
+    builder = prepare(config, tmp_path / "data", manual_dir)
+    assert [e["file"] for e in report_of(builder)["files"] if e["status"] == "bad"] == [
         *("images/case0002.png", "masks/case0002_mask.png")
     ]
+    # The readable report names the one that is at fault.
+    _, _, bad = (Path(builder.data_path) / SUMMARY).read_text().partition("bad file")
+    assert "case0002.png" in bad
+    assert "case0002_mask.png" not in bad
 
 
 def test_two_builds_at_once_do_not_harm_each_other(built, tmp_path):

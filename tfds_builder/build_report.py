@@ -106,7 +106,7 @@ def read_digests(folder: epath.Path) -> dict[str, FileDigest]:
 
 
 def summary(entries: Sequence[FileEntry]) -> str:
-    """Returns the counts by status, and by reason and note, as text."""
+    """Returns the counts by status, and by reason and note, and the bad files, as text."""
     by_status = collections.Counter(entry.status for entry in entries)
     reasons = collections.Counter(
         f"{entry.status}: {_kind(entry.reason)}" for entry in entries if entry.reason
@@ -125,6 +125,13 @@ def summary(entries: Sequence[FileEntry]) -> str:
             if len(counts) > MAX_KINDS:
                 rows.append((f"{len(counts) - MAX_KINDS} kinds more, in {REPORT}", ""))
             parts.append(table((title, "files"), rows))
+    # The other files of a case whose one file is bad may well be in order.
+    bad = sorted({entry.reason for entry in entries if entry.status == "bad"})
+    if bad:
+        rows = [(file, fault) for file, _, fault in (line.partition(": ") for line in bad)]
+        if len(bad) > MAX_KINDS:
+            rows = [*rows[:MAX_KINDS], (f"{len(bad) - MAX_KINDS} more", f"in {REPORT}")]
+        parts.append(table(("bad file", "fault"), rows))
     return "\n\n".join(parts)
 
 

@@ -24,6 +24,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.cores import usable_cores
+from lungseg_jax.errors import DataError
 from tfds_builder.convert import ConvertSettings
 from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
@@ -136,7 +137,7 @@ class Conversion:
                 for case in chunk.cases:
                     outcome, record = sandbox.convert(case, self.settings)
                     if outcome.status == "bad" and self.fail_fast:
-                        raise outcome.error()
+                        raise _first_bad(outcome)
                     packed = bytes(msgpack.packb(record) or b"") if record else b""
                     place = {"start": file.tell(), "length": len(packed)}
                     entries.append(outcome.to_json() | place)
@@ -204,7 +205,7 @@ def convert_chunks(
     if conversion.fail_fast:
         for outcome in converted.outcomes:
             if outcome.status == "bad":
-                raise outcome.error()
+                raise _first_bad(outcome)
     return converted
 
 
@@ -235,6 +236,11 @@ def _convert_on_all_cores(
             # After a fault or an interrupt, threads that wait for a worker end with it.
             for sandbox in every:
                 sandbox.stop()
+
+
+def _first_bad(outcome: Outcome) -> DataError:
+    remedy = f"{outcome.remedy}, or set data.on_error=skip to leave bad files out"
+    return DataError(outcome.subject, outcome.fault, remedy)
 
 
 def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:

@@ -3,12 +3,14 @@
 It lies in the folder of the records, so that both can be told from changed or damaged ones later.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 from collections.abc import Mapping
 
 from etils import epath
 
+from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
 from tfds_builder.digest import FileDigest, digest_file
 from tfds_builder.records_folder import RECORD_FILES, open_folder, shards
@@ -43,10 +45,12 @@ def write_manifest(folder: epath.PathLike, files: Mapping[str, FileDigest]) -> M
     """
     folder = epath.Path(folder)
     builder = open_folder(folder)
-    names = [*RECORD_FILES, *(shard.path.name for shard in shards(builder))]
+    names = sorted([*RECORD_FILES, *(shard.path.name for shard in shards(builder))])
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
+        digests = pool.map(digest_file, (folder / name for name in names))
     manifest = Manifest(
         files=dict(sorted(files.items())),
-        records={name: digest_file(folder / name) for name in sorted(names)},
+        records=dict(zip(names, digests, strict=True)),
         counts={name: split.num_examples for name, split in builder.info.splits.items()},
     )
     # Renamed into place: a kill must not leave half a manifest.

@@ -67,10 +67,6 @@ class Outcome:
             digests=digests or {},
         )
 
-    def error(self) -> DataError:
-        """Returns the error that `not_taken` was made of."""
-        return DataError(self.subject, self.fault, self.remedy)
-
     def to_json(self) -> dict[str, Any]:
         """Returns a form that JSON can hold."""
         return dataclasses.asdict(self)
