@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key
 
+from lungseg_jax.appearance import change_appearance
 from lungseg_jax.config import AugmentConfig, Config
 
 Picture = Float[Array, "h w"]
+
+# Of the stream of random numbers; the others are named by `split`.
+_APPEARANCE = 4
 
 # Standard deviations of the blur's kernel on each side.
 BLUR_REACH = 3
@@ -59,6 +63,9 @@ def _augment_one(
         jax.tree.map(lambda picture: affine(picture, matrix), (image, masks))
     )
     masks = [(mask > 0.5).astype(mask.dtype) for mask in masks]
+    lungs = jnp.any(jnp.stack(masks) > 0, axis=0)
+    look_key = jax.random.fold_in(key, _APPEARANCE)
+    image = jax.lax.optimization_barrier(change_appearance(look_key, image, lungs, config))
     if config.blur:
         radius = math.ceil(BLUR_REACH * config.blur)
         image = blur(image, jax.random.uniform(blur_key, maxval=config.blur), radius)
@@ -76,10 +83,12 @@ def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2
     Coordinates are in units of the picture's side.
     """
     rotation, scale, shear, shift, flip = jax.random.split(key, 5)
+    aspect = jax.random.fold_in(scale, 1)
     angle = jnp.deg2rad(_symmetric(rotation, config.rotation_degrees))
     zoom = 1 + _symmetric(scale, config.scale, (2,)) * jnp.array([1.0, 0.5])
     # One factor for the size and a weaker one for the aspect: bodies differ in both.
-    stretch = jnp.diag(jnp.stack([zoom[0] * zoom[1], zoom[0] / zoom[1]]))
+    side = zoom[1] * 2 ** (_symmetric(aspect, math.log2(1 + config.aspect)) / 2)
+    stretch = jnp.diag(jnp.stack([zoom[0] * side, zoom[0] / side]))
     rotate = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
     skew = jnp.array([[1.0, 0.0], [_symmetric(shear, config.shear), 1.0]])
     linear = rotate @ skew @ stretch

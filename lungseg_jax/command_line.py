@@ -85,11 +85,7 @@ def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[st
     """Parses all flags; returns the config file's name and the configuration."""
     given = list(arguments)
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
-    try:
-        rest = values(given)[1:]
-    # A config file is the user's own program: it may raise anything.
-    except Exception as error:
-        raise ConfigError("command line", _reason(error), "see --help and README.md") from error
+    rest = parse_flags(values, given)
     if rest:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if config.value is None:
@@ -101,6 +97,19 @@ def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[st
             raise ConfigError(file, "no such file", "see configs/ for those there are")
         raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
     return file, resolve(config.value)
+
+
+def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Parses all flags; returns the arguments that are none.
+
+    Raises:
+      ConfigError: an unknown flag or key, or a value that is none of its.
+    """
+    try:
+        return values(arguments)[1:]
+    # A config file is the user's own program: it may raise anything.
+    except Exception as error:
+        raise ConfigError("command line", _reason(error), "see --help and README.md") from error
 
 
 def _reason(error: Exception) -> str:

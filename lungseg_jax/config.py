@@ -94,7 +94,8 @@ class AugmentConfig:
       flip: mirror left and right in half of the pictures; with `data.labels=lungs` only, because a
         mirrored chest is none whose lungs have changed names: its heart is on the wrong side.
       rotation_degrees: largest rotation.
-      scale: largest change of size, as a share.
+      scale: largest change of size, as a share; height against width changes by half of it.
+      aspect: largest change of height against width beyond that, as a share.
       shear: largest shear, as a share.
       shift: largest shift, as a share of the side.
       gamma: largest change of gamma, as a power of two.
@@ -102,11 +103,17 @@ class AugmentConfig:
       brightness: largest change of brightness, in intensity.
       noise: largest standard deviation of noise, in intensity.
       blur: largest standard deviation of blur, in pixels.
+      tone: largest bend of the curve of intensities, in intensity; see `appearance.bend`.
+      local_contrast: largest change of contrast within a neighbourhood, as a power of two.
+      shading: standard deviation of what is added smoothly over the picture, in intensity.
+      opacity: largest brightness of blots over lungs and all else, in intensity.
+      bars: largest breadth of black bars beside the lungs, as a share of the side.
     """
 
     flip: bool = True
     rotation_degrees: float = 10.0
     scale: float = 0.15
+    aspect: float = 0.0
     shear: float = 0.05
     shift: float = 0.06
     gamma: float = 0.5
@@ -114,6 +121,11 @@ class AugmentConfig:
     brightness: float = 0.1
     noise: float = 0.03
     blur: float = 1.0
+    tone: float = 0.0
+    local_contrast: float = 0.0
+    shading: float = 0.0
+    opacity: float = 0.0
+    bars: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,6 +246,16 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
 def to_json(config: Config) -> str:
     """Returns the configuration as JSON, every key spelt out."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Undoes `to_json`; keys that are not there have their defaults.
+
+    Raises:
+      ConfigError: an unknown key, a value of the wrong type or out of range.
+      ValueError: no JSON object.
+    """
+    return _build(Config, dict(json.loads(text)), prefix="")
 
 
 def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:

@@ -161,7 +161,7 @@ class Evaluator:
         for position, square in self.predict(variables, records, positions):
             example = records.example(position)
             pictures[position] = draw_overlay(
-                _to_original(example.image / np.float32(65535), example)[..., 0],
+                to_original(example.image / np.float32(65535), example)[..., 0],
                 predicted_mask(square, example),
                 example.original_mask > 0,
             )
@@ -176,12 +176,11 @@ def predicted_mask(
     Probabilities are resized, then thresholded: the outline is placed to a fraction of a pixel of
     the square.
     """
-    return _to_original(square, example) > THRESHOLD
+    return to_original(square, example) > THRESHOLD
 
 
-def _to_original(
-    square: Float[np.ndarray, "s s c"], example: Example
-) -> Float[np.ndarray, "h w c"]:
+def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[np.ndarray, "h w c"]:
+    """Returns values of the model's square in the frame of an example's file."""
     height, width, _ = example.original_mask.shape
     fit = fit_to_square(height, width, square.shape[0])
     return np.stack([from_square(own, fit) for own in np.moveaxis(square, -1, 0)], axis=-1)

@@ -51,6 +51,23 @@ def claim(workdir: epath.Path, config: Config) -> None:
         written.replace(workdir / "config.json")
 
 
+def read_config(workdir: epath.Path) -> Config:
+    """Returns the configuration of the run in a folder.
+
+    Raises:
+      ConfigError: the folder holds no run, or one of another version.
+    """
+    path = workdir / "config.json"
+    try:
+        return config_lib.from_json(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(workdir, "holds no run", "give the --workdir of a trained run") from error
+    except ConfigError as error:
+        raise ConfigError(path, str(error), "use the version that trained it") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(path, "is not readable as JSON", "use another folder") from error
+
+
 def check_same_config(workdir: epath.Path, config: Config) -> None:
     """Checks that the run in a folder was configured as `config` wherever it matters.
 

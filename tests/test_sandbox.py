@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, png_bytes
@@ -45,6 +46,10 @@ def children() -> set[int]:
     return {int(child) for task in tasks for child in task.read_text().split()}
 
 
+def convert_in(sandbox: Sandbox, case: Case):
+    return sandbox.call(case.image, convert, case, SETTINGS)
+
+
 def kill_readers(pipe: Path, count: int) -> None:
     """Kills the workers, `count` times, as soon as one reads from a pipe."""
     while count:
@@ -71,7 +76,7 @@ def test_one_death_is_forgiven(tmp_path, good):
 
         killer = threading.Thread(target=kill_once_and_write)
         killer.start()
-        assert sandbox.convert(case, SETTINGS)[0].status == "taken"
+        assert convert_in(sandbox, case)[0].status == "taken"
         killer.join()
 
 
@@ -79,48 +84,45 @@ def test_the_answer_is_that_of_the_plain_call(good):
     """Fault: a record that depends on where it is made."""
     with Sandbox(MEMORY_BYTES) as sandbox:
         # As text, for an unknown age is NaN.
-        assert repr(sandbox.convert(good, SETTINGS)) == repr(convert(good, SETTINGS))
+        assert repr(convert_in(sandbox, good)) == repr(convert(good, SETTINGS))
 
 
 def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: one file holds up an archive's build for good."""
     with Sandbox(MEMORY_BYTES, seconds=3.0) as sandbox:
-        outcome, record = sandbox.convert(make_case(tmp_path, "endless", None), SETTINGS)
-        assert (outcome.status, record) == ("bad", None)
-        assert outcome.subject == "endless.png"
-        assert "3 s" in outcome.fault
-        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+        with pytest.raises(DataError, match=r"endless\.png: takes more than 3 s"):
+            convert_in(sandbox, make_case(tmp_path, "endless", None))
+        assert convert_in(sandbox, good)[0].status == "taken"
 
 
 def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: a crash of a decoder ends the build."""
     case = make_case(tmp_path, "deadly", None)
     with Sandbox(MEMORY_BYTES) as sandbox:
-        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+        assert convert_in(sandbox, good)[0].status == "taken"
         killer = threading.Thread(target=kill_readers, args=(Path(case.image), 2))
         killer.start()
-        outcome, _ = sandbox.convert(case, SETTINGS)
+        with pytest.raises(DataError, match=r"deadly\.png: .*SIGSEGV"):
+            convert_in(sandbox, case)
         killer.join()
-        assert outcome.status == "bad"
-        assert "SIGSEGV" in outcome.fault
-        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+        assert convert_in(sandbox, good)[0].status == "taken"
 
 
 def test_a_file_beyond_the_memory_is_bad(tmp_path, good):
     """Fault: a picture of a few bytes that takes the machine's memory."""
     large = make_case(tmp_path, "large", png_bytes(np.zeros((9000, 9000), np.uint8)))
     with Sandbox(300 * 2**20) as sandbox:
-        outcome, _ = sandbox.convert(large, SETTINGS)
+        outcome, _ = convert_in(sandbox, large)
         assert outcome.status == "bad"
         assert "MemoryError" in outcome.fault or "memory" in outcome.fault
-        assert sandbox.convert(good, SETTINGS)[0].status == "taken"
+        assert convert_in(sandbox, good)[0].status == "taken"
 
 
 def test_no_process_is_left(good):
     """Fault: workers that outlive the build and keep its memory."""
     before = children()
     with Sandbox(MEMORY_BYTES) as sandbox:
-        sandbox.convert(good, SETTINGS)
+        convert_in(sandbox, good)
         assert len(children() - before) == 1
     assert children() == before
 
@@ -132,7 +134,17 @@ def test_stop_interrupts_a_read(tmp_path):
         threading.Timer(1.5, sandbox.stop).start()
         start = time.monotonic()
         with pytest.raises(SandboxStoppedError):
-            sandbox.convert(case, SETTINGS)
+            convert_in(sandbox, case)
         assert time.monotonic() - start < 30
         with pytest.raises(SandboxStoppedError):
-            sandbox.convert(case, SETTINGS)
+            convert_in(sandbox, case)
+
+
+def test_an_error_that_nobody_expected_tells_the_line_and_not_the_message(tmp_path):
+    """Fault: a header quoted in a message, or a traceback that ends a build."""
+    path = tmp_path / "secret.png"
+    with Sandbox(MEMORY_BYTES) as sandbox:
+        with pytest.raises(DataError, match=r"secret\.png: ValueError in .*line \d+") as caught:
+            sandbox.call(path, np.loadtxt, ["DOE^JANE"])
+        assert "DOE" not in str(caught.value)
+        assert sandbox.call(path, len, "abc") == 3

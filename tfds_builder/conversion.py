@@ -8,12 +8,10 @@ time.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import queue
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -25,10 +23,10 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
-from tfds_builder.convert import ConvertSettings
+from tfds_builder.convert import ConvertSettings, convert
 from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
-from tfds_builder.sandbox import Sandbox
+from tfds_builder.sandbox import Sandbox, Sandboxes
 from tfds_builder.sources import Case
 
 if TYPE_CHECKING:
@@ -123,7 +121,10 @@ class Conversion:
             self._path(chunk).unlink(missing_ok=True)
 
     def convert_chunk(
-        self, chunk: Chunk, sandbox: Sandbox, after_each: Callable[[], object] = lambda: None
+        self,
+        chunk: Chunk,
+        sandbox: Sandbox | Sandboxes,
+        after_each: Callable[[], object] = lambda: None,
     ) -> None:
         """Converts a chunk's cases and writes them; one case is in memory at a time.
 
@@ -135,7 +136,10 @@ class Conversion:
         try:
             with partial.open("wb") as file:
                 for case in chunk.cases:
-                    outcome, record = sandbox.convert(case, self.settings)
+                    try:
+                        outcome, record = sandbox.call(case.image, convert, case, self.settings)
+                    except DataError as error:
+                        outcome, record = Outcome.not_taken(case, "bad", error), None
                     if outcome.status == "bad" and self.fail_fast:
                         raise _first_bad(outcome)
                     packed = bytes(msgpack.packb(record) or b"") if record else b""
@@ -214,28 +218,18 @@ def _convert_on_all_cores(
 ) -> None:
     """Converts chunks by a worker process a core, each fed by a thread that waits for it."""
     workers = max(1, min(usable_cores(), len(chunks)))
-    memory = conversion.settings.memory_bytes()
-    with contextlib.ExitStack() as stack:
-        every = [stack.enter_context(Sandbox(memory_bytes=memory)) for _ in range(workers)]
-        idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
-        for sandbox in every:
-            idle.put(sandbox)
-
-        def job(chunk: Chunk) -> None:
-            sandbox = idle.get()
-            try:
-                conversion.convert_chunk(chunk, sandbox, after_each)
-            finally:
-                idle.put(sandbox)
-
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
+    with (
+        Sandboxes(workers, conversion.settings.memory_bytes()) as sandboxes,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+    ):
         try:
-            for _ in pool.map(job, chunks):
+            for _ in pool.map(
+                lambda own: conversion.convert_chunk(own, sandboxes, after_each), chunks
+            ):
                 pass
         finally:
             # After a fault or an interrupt, threads that wait for a worker end with it.
-            for sandbox in every:
-                sandbox.stop()
+            sandboxes.stop()
 
 
 def _first_bad(outcome: Outcome) -> DataError:

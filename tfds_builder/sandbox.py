@@ -1,4 +1,4 @@
-"""Conversion in a process of its own, so that no file can stop or crash a build.
+"""Reading in a process of its own, so that no file can stop or crash what reads many.
 
 The decoders are C libraries: a damaged file may send them into an endless loop, an allocation
 without bound or a crash, none of which a thread of the same process survives. A pool of
@@ -7,24 +7,28 @@ of them dies.
 """
 
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+from etils import epath
 
 from lungseg_jax.errors import DataError
-from tfds_builder.convert import ConvertSettings
-from tfds_builder.outcome import Outcome
-from tfds_builder.sources import Case
 
 # The largest films accepted take seconds.
 SECONDS = 60.0
 
 # Many workers may start at once, from a file system across a network.
 START_SECONDS = 300.0
+
+
+Result = TypeVar("Result")
 
 
 class SandboxStoppedError(Exception):
@@ -51,12 +55,18 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def convert(
-        self, case: Case, settings: ConvertSettings
-    ) -> tuple[Outcome, dict[str, Any] | None]:
-        """Returns what `convert.convert` does, or a bad outcome if the worker did not survive.
+    def call(
+        self, file: epath.PathLike, function: Callable[..., Result], *arguments: object
+    ) -> Result:
+        """Returns what a function returns that reads a file.
+
+        Args:
+          file: names the file in errors.
+          function: of a module that the worker can import.
+          *arguments: of the function; they and the result are pickled.
 
         Raises:
+          DataError: the function raised one, or any other error, or the worker did not survive.
           SandboxStoppedError: `stop` was called.
           RuntimeError: no worker can be started.
         """
@@ -67,25 +77,25 @@ class Sandbox:
                 self._start()
             assert self._connection is not None
             try:
-                self._connection.send((case, settings))
+                self._connection.send((function, arguments))
                 if self._connection.poll(self._seconds):
-                    return self._connection.recv()
+                    return _unwrap(file, *self._connection.recv())
                 fault = f"takes more than {self._seconds:g} s to read"
             except (EOFError, OSError):
                 fault = f"reading it ends the process ({self._last_words()})"
             self.close()
             if self._stopped:
                 raise SandboxStoppedError
-        return Outcome.not_taken(case, "bad", DataError(case.image, fault, "leave it out")), None
+        raise DataError(file, fault, "leave it out")
 
     def stop(self) -> None:
-        """Makes the running `convert`, in another thread, and all later ones fail."""
+        """Makes the running `call`, in another thread, and all later ones fail."""
         self._stopped = True
         if (process := self._process) is not None:
             process.kill()
 
     def close(self) -> None:
-        """Ends the worker; the next `convert` starts another."""
+        """Ends the worker; the next `call` starts another."""
         if self._process is not None and self._connection is not None:
             self._process.kill()
             self._process.wait()
@@ -131,3 +141,48 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             return "it answers no more"
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+class Sandboxes:
+    """Several sandboxes, for as many threads at a time; others wait for one of them."""
+
+    def __init__(self, count: int, memory_bytes: int) -> None:
+        self._every = [Sandbox(memory_bytes) for _ in range(count)]
+        self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        for sandbox in self._every:
+            self._idle.put(sandbox)
+
+    def __enter__(self) -> "Sandboxes":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for sandbox in self._every:
+            sandbox.close()
+
+    def call(
+        self, file: epath.PathLike, function: Callable[..., Result], *arguments: object
+    ) -> Result:
+        """Returns what `Sandbox.call` does, in whichever is idle."""
+        sandbox = self._idle.get()
+        try:
+            return sandbox.call(file, function, *arguments)
+        finally:
+            self._idle.put(sandbox)
+
+    def stop(self) -> None:
+        """Stops all of them."""
+        for sandbox in self._every:
+            sandbox.stop()
+
+
+def _unwrap(file: epath.PathLike, result: Any, error: DataError | None, place: str) -> Any:  # noqa: ANN401
+    if error is not None:
+        raise error
+    if place:
+        raise DataError(file, place, "report it with a file that shows it")
+    return result

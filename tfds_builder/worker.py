@@ -1,4 +1,4 @@
-"""The process that converts files for a `Sandbox`; its imports are light.
+"""The process that reads files for a `Sandbox`; its imports are light.
 
 python -m tfds_builder.worker DESCRIPTOR MEMORY_BYTES
 """
@@ -8,20 +8,23 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import cv2
 
+# What is called is imported by its name; here, so that the first file does not wait for it.
+import tfds_builder.convert  # noqa: F401
 from lungseg_jax.errors import DataError
-from tfds_builder.convert import ConvertSettings, convert
-from tfds_builder.outcome import Outcome
-from tfds_builder.sources import Case
 
 
 def main(descriptor: int, memory_bytes: int) -> None:
-    """Says that it is ready, then answers each (case, settings) with (outcome, record).
+    """Says that it is ready, then answers each (function, arguments).
+
+    The answer is (result, `None`, no text), or the error that the function raised, or, for one that
+    it should not raise, in which line.
 
     Args:
       descriptor: of the connection; its end is the worker's.
@@ -35,20 +38,27 @@ def main(descriptor: int, memory_bytes: int) -> None:
     connection.send(True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            case, settings = connection.recv()
-            connection.send(_answer(case, settings))
+            connection.send(_answer(*connection.recv()))
 
 
-def _answer(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:
+def _answer(
+    function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[Any, DataError | None, str]:
     try:
-        return convert(case, settings)
+        return function(*arguments), None, ""
+    except DataError as error:
+        return None, error, ""
+    except MemoryError:
+        return None, None, "needs more memory than there is"
     # One file never stops the rest, even where the fault is ours. The message stays behind, for it
     # may quote a header.
     except Exception as error:  # noqa: BLE001
         place = traceback.extract_tb(error.__traceback__)[-1]
-        fault = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
-        ours = DataError(case.image, fault, "report it with a file that shows it")
-        return Outcome.not_taken(case, "bad", ours), None
+        return (
+            None,
+            None,
+            f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}",
+        )
 
 
 def _bound_memory(memory_bytes: int) -> None:

@@ -14,7 +14,7 @@ from lungseg_jax.config import Config, DataConfig, Labels
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
-from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.radiograph import read_options
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.data_report import ensure_data_report
 from tfds_builder.prepare import prepare
@@ -154,11 +154,7 @@ def build_records(config: Config, beam_options: "PipelineOptions | None" = None)
         splits=data.splits,
         num_phantoms=data.num_phantoms,
         patterns=FolderPatterns(data.images, data.masks),
-        reading=ReadOptions(
-            max_pixels=round(data.max_megapixels * 1e6),
-            frontal_only=data.frontal_only,
-            correct_polarity=data.correct_polarity,
-        ),
+        reading=read_options(data),
         on_error=data.on_error,
         max_bad_share=data.max_bad_share,
     )

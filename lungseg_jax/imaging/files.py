@@ -1,11 +1,14 @@
 """One way from a file to a radiograph; the content decides the format, never the name."""
 
 import dataclasses
+from collections.abc import Callable
 
+import numpy as np
 from etils import epath
+from jaxtyping import Num
 
 from lungseg_jax.errors import DataError, NotFrontalError
-from lungseg_jax.imaging import chest_template, dicom, png, raw
+from lungseg_jax.imaging import chest_template, dicom, jpeg, png, raw
 from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
@@ -13,7 +16,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_radiograph(path: epath.PathLike, options: ReadOptions = ReadOptions()) -> Radiograph:
-    """Returns the radiograph in a DICOM or PNG file.
+    """Returns the radiograph in a DICOM, PNG or JPEG file.
 
     Raises:
       NotFrontalError: a picture of something else than a frontal chest.
@@ -26,7 +29,7 @@ def read_radiograph(path: epath.PathLike, options: ReadOptions = ReadOptions()) 
 def decode_radiograph(
     content: bytes, name: str, options: ReadOptions = ReadOptions()
 ) -> Radiograph:
-    """Returns the radiograph in the bytes of a DICOM or PNG file.
+    """Returns the radiograph in the bytes of a DICOM, PNG or JPEG file.
 
     Args:
       content: the file's bytes.
@@ -39,26 +42,51 @@ def decode_radiograph(
     """
     if content.startswith(_PNG_SIGNATURE):
         radiograph = png.read_png(content, name, options)
+    elif content.startswith(jpeg.SIGNATURE):
+        radiograph = jpeg.read_jpeg(content, name, options)
     elif is_dicom(content):
         radiograph = dicom.read_dicom(content, name, options)
     elif name.lower().endswith(".img"):
         # Bare pixels have nothing to be known by but their name.
         radiograph = raw.read_jsrt(content, name)
     else:
-        raise DataError(name, f"is {describe(content)}, neither DICOM nor PNG", "leave it out")
-    shown = chest_template.judge(radiograph.pixels)
-    if shown == "other" and options.frontal_only:
-        raise NotFrontalError(name, "does not look like a frontal chest", "leave it out")
-    if shown != "inverted":
-        return radiograph
-    if not options.correct_polarity:
-        return _noted(radiograph, "lungs brighter than the mediastinum")
+        raise DataError(
+            name, f"is {describe(content)}, neither DICOM, PNG nor JPEG", "leave it out"
+        )
     if is_dicom(content):
         # Read again, for padding stays black.
-        inverted = dicom.read_dicom(content, name, options, against_tag=True)
-    else:
-        inverted = dataclasses.replace(radiograph, pixels=1 - radiograph.pixels)
-    return _noted(inverted, "lungs brighter than the mediastinum: inverted")
+        return _judge(
+            radiograph,
+            name,
+            options,
+            lambda: dicom.read_dicom(content, name, options, against_tag=True),
+        )
+    return _judge(radiograph, name, options, lambda: _negative(radiograph))
+
+
+def radiograph_of(
+    pixels: Num[np.ndarray, "h w"], options: ReadOptions = ReadOptions()
+) -> Radiograph:
+    """Returns the radiograph in an array.
+
+    Args:
+      pixels: upright, bone bright: in [0, 1], or whole numbers that their type's largest scales.
+      options: what is checked.
+
+    Raises:
+      NotFrontalError: a picture of something else than a frontal chest.
+      DataError: values out of range, or too many pixels.
+    """
+    name = "array"
+    if not 0 < pixels.size <= options.max_pixels:
+        raise DataError(name, f"has {pixels.size} pixels", f"give 1 to {options.max_pixels}")
+    scale = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
+    scaled = pixels.astype(np.float32) / np.float32(scale)
+    # Written so that NaN fails too.
+    if not (scaled.min() >= 0 and scaled.max() <= 1):
+        raise DataError(name, "values out of [0, 1]", "scale them, bone bright")
+    radiograph = Radiograph(scaled, None, "none")
+    return _judge(radiograph, name, options, lambda: _negative(radiograph))
 
 
 def read_bytes(path: epath.Path) -> bytes:
@@ -80,10 +108,26 @@ def describe(content: bytes) -> str:
         return "an empty file"
     if any(tag in head for tag in (b"<!doctype", b"<html", b"<?xml")):
         return "a web page"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "a JPEG picture"
     return "of unknown format"
 
 
 def _noted(radiograph: Radiograph, note: str) -> Radiograph:
     return dataclasses.replace(radiograph, notes=(*radiograph.notes, note))
+
+
+def _judge(
+    radiograph: Radiograph, name: str, options: ReadOptions, inverted: Callable[[], Radiograph]
+) -> Radiograph:
+    """Returns the radiograph, or `inverted()` if its lungs are brighter than the mediastinum."""
+    shown = chest_template.judge(radiograph.pixels)
+    if shown == "other" and options.frontal_only:
+        raise NotFrontalError(name, "does not look like a frontal chest", "leave it out")
+    if shown != "inverted":
+        return radiograph
+    if not options.correct_polarity:
+        return _noted(radiograph, "lungs brighter than the mediastinum")
+    return _noted(inverted(), "lungs brighter than the mediastinum: inverted")
+
+
+def _negative(radiograph: Radiograph) -> Radiograph:
+    return dataclasses.replace(radiograph, pixels=1 - radiograph.pixels)

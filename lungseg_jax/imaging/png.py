@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.errors import DataError
@@ -28,7 +29,7 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
     Raises:
       DataError: not a PNG, one that does not decode, or too large.
     """
-    pixels = _decode(content, name, PngImageFile, options.max_pixels)
+    pixels = decode_grey(content, name, PngImageFile, options.max_pixels)
     bits = 8 if pixels.dtype == np.uint8 else max(8, int(pixels.max()).bit_length())
     return Radiograph(pixels.astype(np.float32) / np.float32(2**bits - 1), None, "none")
 
@@ -44,7 +45,7 @@ def read_mask(
     """
     is_gif = content.startswith(_GIF_SIGNATURE)
     opener = GifImageFile if is_gif else PngImageFile
-    pixels = _decode(content, name, opener, max_pixels)
+    pixels = decode_grey(content, name, opener, max_pixels)
     if pixels.dtype != np.uint8:
         raise DataError(name, "mask of more than 8 bits", "save masks as 8-bit grey PNG")
     brightest = int(pixels.max())
@@ -67,9 +68,20 @@ def encode_png(pixels: Shaped[np.ndarray, "h w"]) -> bytes:
     return content.tobytes()
 
 
-def _decode(
-    content: bytes, name: str, opener: type[PngImageFile | GifImageFile], max_pixels: int
+def decode_grey(
+    content: bytes, name: str, opener: type[ImageFile], max_pixels: int
 ) -> Shaped[np.ndarray, "h w"]:
+    """Returns the grey values of a file.
+
+    Args:
+      content: the file's bytes.
+      name: how errors call the file.
+      opener: of the format, which nothing else is taken for.
+      max_pixels: the largest picture that is decoded.
+
+    Raises:
+      DataError: not of the format, one that does not decode, or too large.
+    """
     # The format's own class, for Image.open has a lower limit on pixels and warns below it.
     try:
         image = opener(io.BytesIO(content))

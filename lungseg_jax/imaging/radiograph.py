@@ -1,10 +1,13 @@
 """A radiograph in memory, whatever file it came from."""
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float32, Shaped
+
+if TYPE_CHECKING:
+    from lungseg_jax.config import DataConfig
 
 SpacingSource = Literal["calibrated", "magnification-corrected", "detector", "none"]
 
@@ -49,6 +52,15 @@ class ReadOptions:
     max_pixels: int = 128_000_000
     frontal_only: bool = True
     correct_polarity: bool = True
+
+
+def read_options(data: "DataConfig") -> ReadOptions:
+    """Returns how a configuration has files read."""
+    return ReadOptions(
+        max_pixels=round(data.max_megapixels * 1e6),
+        frontal_only=data.frontal_only,
+        correct_polarity=data.correct_polarity,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

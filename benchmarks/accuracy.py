@@ -1,0 +1,162 @@
+"""What a run's predictions are worth, with and without post-processing and averaging.
+
+  python -m benchmarks.accuracy NAME WORKDIR [FOLDER SPLITS]
+
+Measures the test split of the run, or, of a run on phantoms, that of SPLITS on Kaggle's "Chest Xray
+Masks and Labels" in FOLDER, in the original frame: mean, spread and 5th percentile, 95 % bootstrap
+intervals, by source; how the estimate of Dice ranks pictures, and which share of bad masks it finds
+at 5 % false alarms. Threshold and calibration come from the validation split alone. Writes
+`benchmarks/results/accuracy_NAME.json`.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks.main_job import RESULTS
+from lungseg_jax import quality
+from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.evaluate import Evaluator, to_original
+from lungseg_jax.export import calibrate, weights_of_run
+from lungseg_jax.metrics import ImageMetrics, image_metrics
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.weights import Weights
+
+FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
+BAD = 0.9
+FALSE_ALARMS = 0.05
+RESAMPLES = 2000
+
+Rows = dict[str, list[ImageMetrics]]
+
+
+def main(name: str, workdir: str, folder: str = "", splits: str = "") -> None:
+    """Measures and writes."""
+    weights = weights_of_run(workdir)
+    records = open_records(weights.config)
+    weights = dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
+    if folder:
+        data = dataclasses.replace(
+            weights.config.data, source="kaggle", manual_dir=folder, splits=splits
+        )
+        records = open_records(dataclasses.replace(weights.config, data=data))
+    rows, expected = measure(weights, records["test"])
+    kept = rows["two lungs kept"]
+    worse = [
+        {"id": after.id, "before": before.hd95_px, "after": after.hd95_px}
+        for before, after in zip(rows["threshold only"], kept, strict=True)
+        if after.hd95_px > before.hd95_px
+    ]
+    result = {
+        "calibration": dataclasses.asdict(weights.calibration),
+        "test": {way: by_source(own) for way, own in rows.items()},
+        "hd95_worse_by_post_processing": worse,
+        "quality": judge_quality(weights, expected, np.array([row.dice for row in kept])),
+        "worst": [
+            {"id": row.id, "dice": round(row.dice, 4), "hd95_px": round(row.hd95_px, 1)}
+            for row in sorted(kept, key=lambda row: row.dice)[:10]
+        ],
+    }
+    (RESULTS / f"accuracy_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
+    """Returns the figures of each example for each way to a mask, and its expected Dice."""
+    parallel = all_devices("mesh")
+    evaluator = Evaluator(weights.config, parallel)
+    variables = parallel.replicate(weights.variables)
+    mirrored = _mirrored(evaluator, parallel, variables, records)
+    rows: Rows = {"threshold only": [], "two lungs kept": [], "and both ways": []}
+    expected = []
+    threshold = weights.calibration.threshold
+    for position, square in evaluator.predict(variables, records, range(len(records))):
+        example = records.example(position)
+        probabilities = to_original(square, example)[..., 0]
+        both = to_original((square + mirrored[position]) / 2, example)[..., 0]
+        lungs = keep_lungs(probabilities, threshold)
+        expected.append(quality.expected_dice(probabilities, lungs))
+        masks = (probabilities > threshold, lungs, keep_lungs(both, threshold))
+        for own, mask in zip(rows.values(), masks, strict=True):
+            own.append(
+                image_metrics(
+                    mask[..., None],
+                    np.any(example.original_mask > 0, axis=-1, keepdims=True),
+                    example_id=example.example_id,
+                    source=example.source,
+                    spacing_mm=None,
+                    tolerance_px=weights.config.evaluation.tolerance_px,
+                    tolerance_mm=weights.config.evaluation.tolerance_mm,
+                )
+            )
+    return rows, np.array(expected)
+
+
+def _mirrored(evaluator: Evaluator, parallel, variables, records: Records) -> dict[int, np.ndarray]:  # noqa: ANN001
+    """Returns the probabilities of each example's mirror image, mirrored back."""
+    found = {}
+    for start in range(0, len(records), evaluator.batch_size):
+        positions = list(range(start, min(start + evaluator.batch_size, len(records))))
+        filled = positions + [0] * (evaluator.batch_size - len(positions))
+        images = records.pictures(filled).image[:, :, ::-1]
+        squares = parallel.collect(evaluator.forward(variables, parallel.shard(images)))
+        found |= dict(zip(positions, squares[:, :, ::-1], strict=False))
+    return found
+
+
+def by_source(rows: Sequence[ImageMetrics]) -> dict[str, dict]:
+    """Returns the figures of all rows, and of each source."""
+    sources = sorted({row.source for row in rows})
+    groups = {"all": list(rows)} | {
+        source: [row for row in rows if row.source == source] for source in sources
+    }
+    return {name: spread(own) for name, own in groups.items()}
+
+
+def spread(rows: Sequence[ImageMetrics]) -> dict:
+    """Returns mean, standard deviation, worst twentieth and interval of each figure."""
+    result: dict = {"pictures": len(rows)}
+    for figure in FIGURES:
+        values = np.array([getattr(row, figure) for row in rows])
+        values = values[~np.isnan(values)]
+        is_distance = figure.endswith("_px")
+        result[figure] = {
+            "mean": round(float(values.mean()), 4),
+            "standard_deviation": round(float(values.std(ddof=1)), 4),
+            "worst_twentieth": round(float(np.percentile(values, 95 if is_distance else 5)), 4),
+            "worst": round(float(values.max() if is_distance else values.min()), 4),
+            "mean_between": [round(x, 4) for x in bootstrap(values, np.mean)],
+        }
+    return result
+
+
+def bootstrap(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple[float, float]:
+    """Returns the 95 % percentile interval of a statistic over resampled pictures."""
+    chosen = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(statistic(values[chosen], axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def judge_quality(weights: Weights, expected: np.ndarray, dice: np.ndarray) -> dict:
+    """Returns how the estimate of Dice agrees with Dice."""
+    estimates = np.array([quality.estimate_dice(x, weights.calibration) for x in expected])
+    bad = dice < BAD
+    result: dict = {
+        "rank_correlation": round(float(spearmanr(estimates, dice)[0]), 3),
+        "mean_absolute_error": round(float(np.abs(estimates - dice).mean()), 4),
+        "bad_masks": int(bad.sum()),
+        "points": [[round(float(a), 4), round(float(b), 4)] for a, b in zip(estimates, dice)],  # noqa: B905
+    }
+    if bad.any():
+        bound = np.quantile(estimates[~bad], FALSE_ALARMS)
+        result["bad_masks_found_at_5_percent_false_alarms"] = int((estimates[bad] < bound).sum())
+    return result
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

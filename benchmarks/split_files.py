@@ -1,0 +1,88 @@
+"""Writes the split files of the protocols, `configs/splits/`.
+
+  python -m benchmarks.split_files FOLDER
+
+FOLDER holds Kaggle's "Chest Xray Masks and Labels". Patients are kept together. `pooled.json` is
+what the builder does by itself with seed 0; `montgomery_to_shenzhen.json` and
+`shenzhen_to_montgomery.json` train on one hospital and test on the other; `all.json` trains on all
+but the patient of one picture each for validation and test, which it must not be judged by.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfds_builder.outcome import Outcome
+from tfds_builder.sources import list_source
+from tfds_builder.splits import assign_splits
+
+FOLDER = Path(__file__).parent.parent / "configs" / "splits"
+
+Splits = dict[str, list[str]]
+
+
+def main(folder: str) -> None:
+    """Writes all files."""
+    taken = [_as_taken(case) for case in list_source("kaggle", folder).cases]
+    own = {
+        source: [outcome for outcome in taken if outcome.source == source]
+        for source in ("montgomery", "shenzhen")
+    }
+    assert sum(map(len, own.values())) == len(taken), "a picture of another source"
+    write("pooled", assign_splits(taken, 0))
+    for first, second in (("montgomery", "shenzhen"), ("shenzhen", "montgomery")):
+        write(f"{first}_to_{second}", across(own[first], own[second]))
+    write("all", nearly_all(assign_splits(taken, 0), taken))
+
+
+def across(trained_on: Sequence[Outcome], tested_on: Sequence[Outcome]) -> Splits:
+    """Returns splits that test on pictures of another hospital."""
+    splits = assign_splits(trained_on, 0)
+    return {
+        "train": sorted(splits["train"] + splits["test"]),
+        "val": splits["val"],
+        "test": sorted(outcome.example_id for outcome in tested_on),
+    }
+
+
+def nearly_all(splits: Splits, taken: Sequence[Outcome]) -> Splits:
+    """Returns splits that hold out the patient of one picture for each of two."""
+    patient_of = {outcome.example_id: outcome.patient_id for outcome in taken}
+    held_out = {
+        name: [
+            example_id
+            for example_id, patient_id in patient_of.items()
+            if patient_id == patient_of[splits[name][0]]
+        ]
+        for name in ("val", "test")
+    }
+    rest = set(patient_of).difference(*held_out.values())
+    return {"train": sorted(rest), **held_out}
+
+
+def write(name: str, splits: Splits) -> None:
+    """Writes a split file."""
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(splits, indent=0) + "\n")
+    print(name, {split: len(ids) for split, ids in splits.items()})
+
+
+def _as_taken(case) -> Outcome:  # noqa: ANN001
+    return Outcome(
+        example_id=case.example_id,
+        status="taken",
+        subject="",
+        fault="",
+        remedy="",
+        notes=(),
+        patient_id=case.patient_id or case.example_id,
+        patient_is_hashed=False,
+        source=case.source,
+        finding=case.clinical.finding,
+        digests={},
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,140 @@
+"""Random changes of what differs between hospitals: tone, shading, local contrast, what lies over.
+
+None of them moves the lungs, so masks stay as they are. All are sums and products of small
+matrices with the picture: nothing is gathered, which accelerators do slowly.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from lungseg_jax.config import AugmentConfig
+
+Picture = Float[Array, "h w"]
+
+# In each direction.
+_SHADING_PARTS = 4
+
+# In each direction, that local contrast is measured against.
+_NEIGHBOURHOODS = 16
+
+_OPACITIES = 4
+_OPACITY_RADIUS = (0.02, 0.15)
+
+_BAR_PROBABILITY = 0.25
+
+
+def change_appearance(
+    key: Key[Array, ""], image: Picture, lungs: Bool[Array, "h w"], config: AugmentConfig
+) -> Picture:
+    """Returns the picture as another hospital might have it; values may leave [0, 1].
+
+    Args:
+      key: of the picture.
+      image: in [0, 1].
+      lungs: where no bar may lie.
+      config: strength of each change; 0 switches it off.
+    """
+    tone_key, contrast_key, shading_key, opacity_key, bar_key = jax.random.split(key, 5)
+    if config.tone:
+        image = bend(image, jax.random.uniform(tone_key, (2,), minval=-1) * config.tone)
+    if config.local_contrast:
+        gain = 2 ** (jax.random.uniform(contrast_key, minval=-1) * config.local_contrast)
+        image = change_local_contrast(image, gain)
+    if config.shading:
+        values = jax.random.normal(shading_key, (_SHADING_PARTS, _SHADING_PARTS))
+        image = image + config.shading * enlarge(values, image.shape)
+    if config.opacity:
+        image = image + config.opacity * opacities(opacity_key, image.shape)
+    if config.bars:
+        image = jnp.where(bars(bar_key, lungs, config.bars), 0, image)
+    return image
+
+
+def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
+    """Returns the picture under a smooth curve that leaves 0 and 1 where they are.
+
+    Args:
+      image: in [0, 1].
+      amounts: of half a wave, which lifts or lowers the middle, and of a whole one, which does one
+        to the dark and the other to the bright. The curve rises everywhere as long as
+        π |a| + 2 π |b| < 1.
+    """
+    x = jnp.clip(image, 0, 1)
+    return x + amounts[0] * jnp.sin(math.pi * x) + amounts[1] * jnp.sin(2 * math.pi * x) / 2
+
+
+def change_local_contrast(image: Picture, gain: Float[Array, ""]) -> Picture:
+    """Returns the picture with differences from the neighbourhood's mean times `gain`.
+
+    More than 1 looks like the adaptive equalisation of detectors' software, less than 1 like film.
+    """
+    rows, columns = (_means(side, min(side, _NEIGHBOURHOODS)) for side in image.shape)
+    mean = enlarge(rows @ image @ columns.T, image.shape)
+    return mean + gain * (image - mean)
+
+
+def opacities(key: Key[Array, ""], shape: tuple[int, ...]) -> Picture:
+    """Returns soft blots, bright or dark, the largest of up to 1: consolidation, or a lucency."""
+    size_key, place_key, strength_key = jax.random.split(key, 3)
+    low, high = _OPACITY_RADIUS
+    radius = jax.random.uniform(size_key, (2, _OPACITIES), minval=low, maxval=high)
+    centre = jax.random.uniform(place_key, (2, _OPACITIES))
+    # Bright ones are likelier: disease adds to what X-rays have to pass.
+    strength = jax.random.uniform(strength_key, (_OPACITIES,), minval=-0.5)
+    row, column = (
+        jnp.exp(-(((_centres(side)[:, None] - centre[i]) / radius[i]) ** 2))
+        for i, side in enumerate(shape)
+    )
+    return (row * strength) @ column.T
+
+
+def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool[Array, "h w"]:
+    """Returns where black bars lie along the sides, as collimators and scanners leave them.
+
+    Args:
+      key: of the picture.
+      lungs: what no bar covers.
+      largest: breadth of a bar as a share of the side.
+    """
+    present_key, breadth_key = jax.random.split(key)
+    present = jax.random.bernoulli(present_key, _BAR_PROBABILITY, (2, 2))
+    breadth = jnp.where(present, jax.random.uniform(breadth_key, (2, 2), maxval=largest), 0)
+    covered = jnp.zeros(lungs.shape, bool)
+    for axis in (0, 1):
+        place = _centres(lungs.shape[axis])
+        inside = lungs.any(axis=1 - axis)
+        first = jnp.min(jnp.where(inside, place, 1))
+        last = jnp.max(jnp.where(inside, place, 0))
+        low = jnp.minimum(breadth[axis, 0], first)
+        high = jnp.maximum(1 - breadth[axis, 1], last)
+        own = (place < low) | (place > high)
+        covered |= own[:, None] if axis == 0 else own[None, :]
+    return covered
+
+
+def enlarge(values: Float[Array, "a b"], shape: tuple[int, ...]) -> Picture:
+    """Returns values between those of equal parts of the picture, bilinearly from their centres."""
+    rows, columns = (
+        _interpolation(side, count) for side, count in zip(shape, values.shape, strict=True)
+    )
+    return rows @ values @ columns.T
+
+
+def _interpolation(side: int, count: int) -> Float[Array, "s n"]:
+    """Returns the weight of each of `count` parts in each of `side` pixels."""
+    place = _centres(side)[:, None] * count - 0.5
+    return jnp.maximum(1 - jnp.abs(jnp.clip(place, 0, count - 1) - jnp.arange(count)), 0)
+
+
+def _means(side: int, count: int) -> Float[Array, "n s"]:
+    """Returns the matrix that takes means of `count` equal parts of a side."""
+    part = jnp.floor(_centres(side) * count)
+    member = (part == jnp.arange(count)[:, None]).astype(jnp.float32)
+    return member / member.sum(axis=1, keepdims=True)
+
+
+def _centres(side: int) -> Float[Array, " s"]:
+    return (jnp.arange(side) + 0.5) / side

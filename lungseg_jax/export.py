@@ -1,0 +1,110 @@
+"""Makes a file of weights from a run, calibrated on its validation split.
+
+Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
+
+--workdir=DIR       folder of a trained run
+--output=FILE       written, and FILE.sha256 beside it
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from jaxtyping import Bool, Float32
+
+from lungseg_jax import quality, terminal
+from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.command_line import parse_flags, run
+from lungseg_jax.compilation_cache import use_compilation_cache
+from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.evaluate import Evaluator, to_original
+from lungseg_jax.optim import make_optimizer
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.state import create_state
+from lungseg_jax.weights import Calibration, Weights, save_weights
+from lungseg_jax.workdir import read_config
+
+THRESHOLDS = np.arange(0.3, 0.71, 0.05)
+
+
+def weights_of_run(workdir: epath.PathLike) -> Weights:
+    """Returns the weights of a run's best checkpoint, not calibrated.
+
+    Raises:
+      ConfigError: the folder holds no run.
+      CheckpointError: it holds no checkpoint that can be read.
+    """
+    workdir = epath.Path(workdir)
+    config = read_config(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, all_devices("mesh"))
+    state, _ = checkpoints.restore_best(create_state(config, make_optimizer(config)))
+    checkpoints.close()
+    return Weights(config, jax.device_get(state.ema), Calibration())
+
+
+def calibrate(weights: Weights, records: Records) -> Calibration:
+    """Returns the threshold of the best mean Dice, and the line from `expected_dice` to Dice.
+
+    Args:
+      weights: of the network.
+      records: of a split that it was not trained on, nor will be judged by.
+    """
+    pictures = list(predictions(weights, records))
+    pictures = [(own, reference) for own, reference in pictures if reference.any()]
+    dice = {
+        threshold: np.array([dice_of(keep_lungs(p, threshold), true) for p, true in pictures])
+        for threshold in map(float, THRESHOLDS)
+    }
+    best = max(dice, key=lambda threshold: dice[threshold].mean())
+    expected = np.array([quality.expected_dice(p, keep_lungs(p, best)) for p, _ in pictures])
+    slope, intercept = quality.fit_line(expected, dice[best])
+    return Calibration(round(best, 2), slope, intercept)
+
+
+def predictions(
+    weights: Weights, records: Records
+) -> Iterator[tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]]:
+    """Yields the probability of lung and the reference of each example, in its own frame."""
+    parallel = all_devices("mesh")
+    evaluator = Evaluator(weights.config, parallel)
+    variables = parallel.replicate(weights.variables)
+    for position, square in evaluator.predict(variables, records, range(len(records))):
+        example = records.example(position)
+        reference = np.any(example.original_mask > 0, axis=-1)
+        yield to_original(square, example).max(axis=-1), reference
+
+
+def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:
+    """Returns the Dice of two masks, not both empty."""
+    total = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * np.count_nonzero(first & second) / total
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Makes the file; returns the exit code."""
+    again = "the same command starts again"
+    return run(arguments, str(__doc__), lambda: _run(arguments), again, stopped=143)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    workdir = flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=values)
+    output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
+    if rest := parse_flags(values, list(arguments)):
+        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    if not workdir.value or not output.value:
+        raise ConfigError("command line", "--workdir or --output is missing", "see --help")
+    use_compilation_cache()
+    weights = weights_of_run(workdir.value)
+    calibration = calibrate(weights, open_records(weights.config)["val"])
+    save_weights(output.value, Weights(weights.config, weights.variables, calibration))
+    terminal.say(f"{output.value}: {calibration}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,19 @@
+"""JPEG files to intensities."""
+
+import numpy as np
+from PIL.JpegImagePlugin import JpegImageFile
+
+from lungseg_jax.imaging.png import decode_grey
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+
+SIGNATURE = b"\xff\xd8\xff"
+
+
+def read_jpeg(content: bytes, name: str, options: ReadOptions = ReadOptions()) -> Radiograph:
+    """Returns the radiograph in a JPEG file; colour is reduced to luminance.
+
+    Raises:
+      DataError: not a JPEG, one that does not decode, or too large.
+    """
+    pixels = decode_grey(content, name, JpegImageFile, options.max_pixels)
+    return Radiograph(pixels.astype(np.float32) / np.float32(255), None, "none")

@@ -1,0 +1,42 @@
+"""From a file to what the network takes, by light imports: worker processes do it."""
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt16
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.files import read_radiograph
+from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+
+# Of a smaller picture nothing of a lung can be made out.
+MIN_SIDE = 96
+
+
+def network_input(radiograph: Radiograph, size: int) -> UInt16[np.ndarray, "s s 1"]:
+    """Returns intensity × 65535 in the model's square."""
+    height, width = radiograph.pixels.shape
+    square = to_square(radiograph.pixels, fit_to_square(height, width, size))
+    return np.rint(square * 65535).astype(np.uint16)[..., None]
+
+
+def read_network_input(
+    path: epath.PathLike, options: ReadOptions, size: int
+) -> tuple[Radiograph, UInt16[np.ndarray, "s s 1"]]:
+    """Returns the radiograph in a file, and what the network takes.
+
+    Args:
+      path: DICOM, PNG or JPEG file.
+      options: how it is read.
+      size: side of the model's square.
+
+    Raises:
+      NotFrontalError: a picture of something else than a frontal chest.
+      DataError: it cannot be read or is too small.
+    """
+    radiograph = read_radiograph(path, options)
+    side = min(radiograph.pixels.shape)
+    if side < MIN_SIDE:
+        fault = f"too small: {side} pixels"
+        raise DataError(epath.Path(path).name, fault, f"give at least {MIN_SIDE}")
+    return radiograph, network_input(radiograph, size)

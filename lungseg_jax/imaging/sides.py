@@ -1,0 +1,106 @@
+"""Which lung is the patient's right one, and whether a picture is mirrored.
+
+The patient's right lung lies at the viewer's left, unless the picture is mirrored. That shows in
+the heart, the aortic arch and the diaphragm: the difference between a picture and its mirror image,
+within the lungs' bounding box, is compared with the mean one of upright pictures. The comparison is
+a linear regression without intercept, fitted by `benchmarks/side_template.py`; an organism whose
+heart lies on the right looks mirrored.
+"""
+
+import functools
+from importlib import resources
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+# Side of the square that the lungs' box is shrunk to.
+_SIDE = 32
+
+# Below the lungs, as a share of their height: dome of the liver and gas in the stomach.
+_BELOW = 0.25
+
+# Weight of the masks' outlines against the intensities.
+_WEIGHT_OF_MASK = 3.0
+
+# Scores are near 1 for pictures the right way round and near -1 for mirrored ones.
+MIRRORED_BELOW = -0.2
+
+_TEMPLATE = "side_template.npy"
+
+
+def split_lungs(
+    lungs: Bool[np.ndarray, "h w"],
+) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    """Returns the lung at the viewer's left and the one at the viewer's right.
+
+    A part that lies on both sides of the narrowest column in the middle is cut there. Where all of
+    it lies on one side of the picture, that lung is the only one.
+
+    Args:
+      lungs: both lungs, in any number of parts.
+    """
+    if not lungs.any():
+        return lungs, lungs
+    middle = _middle_column(lungs)
+    count, found = cv2.connectedComponents(lungs.astype(np.uint8), connectivity=8)
+    labels = np.asarray(found, np.intp)
+    left_of_middle = np.bincount(labels[:, :middle].ravel(), minlength=count)
+    share = left_of_middle / np.bincount(labels.ravel(), minlength=count)
+    columns = np.arange(lungs.shape[1])
+    # Of a part, 0.9 and more decide for all of it: a lung may reach over the middle.
+    left = (share[labels] >= 0.9) | ((share[labels] > 0.1) & (columns < middle))
+    return lungs & left, lungs & ~left
+
+
+def orientation_score(pixels: Float[np.ndarray, "h w"], lungs: Bool[np.ndarray, "h w"]) -> float:
+    """Returns how much a picture looks the right way round: near 1, or near -1 if it is mirrored.
+
+    Args:
+      pixels: in [0, 1], bone bright, upright.
+      lungs: both lungs, not empty.
+    """
+    return float(asymmetry(pixels, lungs) @ _template())
+
+
+def asymmetry(
+    pixels: Float[np.ndarray, "h w"], lungs: Bool[np.ndarray, "h w"]
+) -> Float32[np.ndarray, " n"]:
+    """Returns the difference between a picture and its mirror image; mirrored, it changes sign.
+
+    Args:
+      pixels: in [0, 1], bone bright, upright.
+      lungs: both lungs, not empty.
+    """
+    rows, columns = (np.flatnonzero(lungs.any(axis)) for axis in (1, 0))
+    bottom = rows[-1] + 1 + round(_BELOW * (rows[-1] + 1 - rows[0]))
+    box = np.s_[rows[0] : bottom, columns[0] : columns[-1] + 1]
+    grey, mask = (
+        cv2.resize(own[box].astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        for own in (pixels, lungs)
+    )
+    grey = (grey - grey.mean()) / (grey.std() + 1e-3)
+    halves = [(own - own[:, ::-1])[:, : _SIDE // 2] for own in (grey, _WEIGHT_OF_MASK * mask)]
+    return np.concatenate([half.ravel() for half in halves])
+
+
+def _middle_column(lungs: Bool[np.ndarray, "h w"]) -> int:
+    """Returns the column between the lungs; where they lie on one side, the picture's middle."""
+    width = lungs.shape[1]
+    columns = np.flatnonzero(lungs.any(0))
+    if columns[-1] < width / 2 or columns[0] >= width / 2:
+        return width // 2
+    by_column = lungs.sum(axis=0)
+    reach = max(1, width // 100)
+    smooth = np.convolve(by_column, np.ones(2 * reach + 1), "same")
+    below = np.cumsum(by_column) / by_column.sum()
+    low, high = np.searchsorted(below, [0.3, 0.7])
+    # Between separate lungs several columns are empty: their middle one.
+    narrowest = low + np.flatnonzero(smooth[low : high + 1] == smooth[low : high + 1].min())
+    return int(narrowest[len(narrowest) // 2])
+
+
+@functools.cache
+def _template() -> Float32[np.ndarray, " n"]:
+    with (resources.files("lungseg_jax.imaging") / _TEMPLATE).open("rb") as file:
+        return np.load(file, allow_pickle=False)

@@ -1,0 +1,59 @@
+"""What speaks against taking a predicted mask for a pair of lungs.
+
+The bounds hold for every reference mask of Montgomery and Shenzhen, with room to spare.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool
+
+# Lungs as a share of the picture.
+AREA = (0.04, 0.75)
+
+# The smaller lung as a share of the larger one.
+SYMMETRY = 0.2
+
+# Share of the lungs' box that is their height, and their width, along a border of the picture.
+CUT_OFF = 0.5
+
+MIN_DICE = 0.8
+
+
+def doubts(
+    right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"], dice: float
+) -> Iterator[str]:
+    """Yields each reason to reject a prediction.
+
+    Args:
+      right: the patient's right lung.
+      left: the left one.
+      dice: its estimate.
+    """
+    lungs = right | left
+    share = np.count_nonzero(lungs) / lungs.size
+    if not AREA[0] <= share <= AREA[1]:
+        yield f"lungs cover {share:.0%} of the picture"
+    smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
+    if larger and smaller < SYMMETRY * larger:
+        yield (
+            "one lung"
+            if not smaller
+            else f"one lung has {smaller / larger:.0%} of the other's area"
+        )
+    yield from _cut_off(lungs)
+    if dice < MIN_DICE:
+        yield f"uncertain: estimated Dice {dice:.2f}"
+
+
+def _cut_off(lungs: Bool[np.ndarray, "h w"]) -> Iterator[str]:
+    """Yields the sides of the picture at which lungs go on beyond it."""
+    height, width = (np.count_nonzero(lungs.any(axis)) for axis in (1, 0))
+    for name, line, length in (
+        ("top", lungs[0], width),
+        ("bottom", lungs[-1], width),
+        ("left side", lungs[:, 0], height),
+        ("right side", lungs[:, -1], height),
+    ):
+        if np.count_nonzero(line) > CUT_OFF * max(length, 1):
+            yield f"lungs out of view at the {name}"

@@ -1,0 +1,363 @@
+"""Segments lungs on radiographs: DICOM, PNG and JPEG files in, masks out.
+
+Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoint=WORKDIR]
+
+--output=DIR        where <name>_mask.png, <name>_overlay.png and predictions.csv go
+--checkpoint=DIR    folder of a run to use instead of the weights in the package
+--both_ways         average with the prediction of the mirrored picture, at twice the work
+--config.KEY=VALUE  changes one key of how files are read, such as --config.data.frontal_only=false
+"""
+
+import collections
+import concurrent.futures
+import csv
+import dataclasses
+import functools
+import io
+import itertools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from absl import flags
+from etils import epath
+from jaxtyping import Num
+from ml_collections import config_flags
+
+from lungseg_jax import terminal
+from lungseg_jax.command_line import parse_flags, run
+from lungseg_jax.compilation_cache import use_compilation_cache
+from lungseg_jax.config import default_config, resolve
+from lungseg_jax.cores import usable_cores
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging import png
+from lungseg_jax.imaging.network_input import read_network_input
+from lungseg_jax.imaging.overlay import draw_overlay
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
+from lungseg_jax.segmentation import Segmentation
+from lungseg_jax.segmenter import BATCH_SIZE, Segmenter
+from lungseg_jax.weights import load_weights, packaged_weights
+from tfds_builder.sandbox import Sandboxes
+from tfds_builder.sources.layout import files_below, is_hidden, stem_of
+
+TABLE = "predictions.csv"
+
+# Of a picture: its content, intensities, probabilities and masks.
+BYTES_PER_PIXEL = 28
+
+# Rejected files that are named at the end; the table names all.
+MOST_SHOWN = 20
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of `predictions.csv`.
+
+    Attributes:
+      file: as it was given, or below the folder that was.
+      status: `accepted`, or `rejected` with the reason.
+      reason: what is wrong with the file, or speaks against the mask.
+      estimated_dice: of the mask, if there is one.
+      right_px: pixels of the patient's right lung.
+      left_px: of the left one.
+      right_cm2: its area where the spacing is known.
+      left_cm2: of the left one.
+      spacing_source: what the spacing was measured on.
+      height: of the picture in pixels.
+      width: of it.
+      notes: what was corrected or is odd.
+      mask: name of the mask's file.
+    """
+
+    file: str
+    status: str
+    reason: str = ""
+    estimated_dice: float = math.nan
+    right_px: int | None = None
+    left_px: int | None = None
+    right_cm2: float = math.nan
+    left_cm2: float = math.nan
+    spacing_source: str = ""
+    height: int | None = None
+    width: int | None = None
+    notes: str = ""
+    mask: str = ""
+
+
+@functools.cache
+def packaged_segmenter() -> Segmenter:
+    """Returns the network in the package, loaded once.
+
+    Raises:
+      CheckpointError: its file is damaged.
+    """
+    return Segmenter(load_weights(packaged_weights()))
+
+
+def segment(
+    picture: epath.PathLike | Num[np.ndarray, "h w"], options: ReadOptions = ReadOptions()
+) -> Segmentation:
+    """Returns the lungs on a picture, by the network in the package.
+
+    Args:
+      picture: DICOM, PNG or JPEG file, or an array, upright and bone bright: in [0, 1], or whole
+        numbers that their type's largest scales.
+      options: how files are read and what is checked.
+
+    Raises:
+      NotFrontalError: a picture of something else than a frontal chest.
+      DataError: the file cannot be read, or the array is no picture.
+    """
+    return packaged_segmenter().segment(picture, options)
+
+
+def predict(
+    segmenter: Segmenter,
+    paths: Sequence[epath.PathLike],
+    output: epath.PathLike,
+    options: ReadOptions,
+) -> list[Row]:
+    """Segments files, writes masks, overlays and the table, and returns the table's rows.
+
+    A file that cannot be read is a rejected row and never stops the others: each is read in a
+    process of its own.
+
+    Args:
+      segmenter: the network.
+      paths: files, and folders of which every file is taken.
+      output: folder to write to.
+      options: how files are read.
+
+    Raises:
+      DataError: a path is absent, or there is no file.
+    """
+    output = epath.Path(output)
+    inputs = name_files(paths, output)
+    output.mkdir(parents=True, exist_ok=True)
+    cores = usable_cores()
+    memory = 2**29 + BYTES_PER_PIXEL * options.max_pixels
+    with (
+        terminal.progress("segment", len(inputs), "file") as bar,
+        Sandboxes(cores, memory) as sandboxes,
+        # As many threads read as wait for a sandbox, and as many write.
+        concurrent.futures.ThreadPoolExecutor(2 * cores) as pool,
+    ):
+        try:
+            opened = _map_ahead(
+                pool,
+                lambda own: _open(sandboxes, own, options, segmenter.image_size),
+                inputs,
+                2 * BATCH_SIZE,
+            )
+            rows = []
+            for row in _segment_all(pool, segmenter, opened, output):
+                rows.append(row)
+                bar.update()
+        finally:
+            sandboxes.stop()
+    _write_table(output / TABLE, rows)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A file to segment.
+
+    Attributes:
+      path: of the file.
+      label: how the table calls it.
+      name: what its results' names start with.
+    """
+
+    path: epath.Path
+    label: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A file that was read, or what is wrong with it."""
+
+    file: Input
+    radiograph: Radiograph | None = None
+    square: np.ndarray | None = None
+    fault: str = ""
+
+
+def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Input]:
+    """Returns the files at the paths, each with a name of its own.
+
+    The name is the file's without its ending; of files that would share it, the path below the
+    folder that was given, with its ending.
+
+    Args:
+      paths: files, and folders of which every file counts but hidden ones.
+      output: what lies below it was written by an earlier call.
+
+    Raises:
+      DataError: a path is absent, or there is no file.
+    """
+    found: dict[epath.Path, str] = {}
+    for given in map(epath.Path, paths):
+        if given.is_dir():
+            below = [path for path in files_below(given) if not is_hidden(path, given)]
+            # Without links in them, for the output may be given by another way.
+            own = os.path.realpath(output) + os.sep
+            below = [path for path in below if not os.path.realpath(path).startswith(own)]
+            found |= {path: path.relative_to(given).as_posix() for path in below}
+        elif given.exists():
+            found[given] = given.name
+        else:
+            raise DataError(given, "no such file or folder", "check the path")
+    if not found:
+        raise DataError(paths[0], "holds no file", "give a folder of DICOM, PNG or JPEG files")
+    stems = collections.Counter(stem_of(path) for path in found)
+    taken: collections.Counter[str] = collections.Counter()
+    inputs = []
+    for path, label in found.items():
+        name = stem_of(path) if stems[stem_of(path)] == 1 else label.replace("/", "_")
+        taken[name] += 1
+        unique = name if taken[name] == 1 else f"{name}-{taken[name]}"
+        inputs.append(Input(path, label, unique))
+    return inputs
+
+
+def _open(sandboxes: Sandboxes, file: Input, options: ReadOptions, size: int) -> Opened:
+    try:
+        return Opened(
+            file, *sandboxes.call(file.path, read_network_input, file.path, options, size)
+        )
+    except DataError as error:
+        return Opened(file, fault=error.fault)
+
+
+def _segment_all(
+    pool: concurrent.futures.Executor,
+    segmenter: Segmenter,
+    opened: Iterator[Opened],
+    output: epath.Path,
+) -> Iterator[Row]:
+    """Yields a row for each file in order; writes results while the next ones are predicted."""
+    writing: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
+    while group := list(itertools.islice(opened, BATCH_SIZE)):
+        readable = [own.square for own in group if own.square is not None]
+        squares = iter(segmenter.predict(readable) if readable else ())
+        before = len(writing)
+        for own in group:
+            square = None if own.square is None else next(squares)
+            writing.append(pool.submit(_write, segmenter, own, square, output))
+        for _ in range(before):
+            yield writing.popleft().result()
+    while writing:
+        yield writing.popleft().result()
+
+
+def _write(
+    segmenter: Segmenter, opened: Opened, square: np.ndarray | None, output: epath.Path
+) -> Row:
+    """Writes mask and overlay of a picture that could be read; returns its row."""
+    file, radiograph = opened.file, opened.radiograph
+    if radiograph is None or square is None:
+        return Row(file.label, "rejected", opened.fault)
+    result = segmenter.finish(radiograph, square)
+    mask = f"{file.name}_mask.png"
+    (output / mask).write_bytes(png.encode_png(result.mask.astype(np.uint8) * 255))
+    upright = radiograph.orientation.to_upright
+    sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
+    picture = draw_overlay(radiograph.pixels, sides)
+    (output / f"{file.name}_overlay.png").write_bytes(png.encode_png(picture[..., ::-1]))
+    height, width = result.mask.shape
+    right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)
+    return Row(
+        file.label,
+        "accepted" if result.accepted else "rejected",
+        "; ".join(result.doubts),
+        round(result.estimated_dice, 4),
+        *result.area_px,
+        round(right_cm2, 2),
+        round(left_cm2, 2),
+        result.spacing_source,
+        height,
+        width,
+        "; ".join(result.notes),
+        mask,
+    )
+
+
+def _write_table(path: epath.Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in dataclasses.fields(Row))
+    for row in rows:
+        cells = dataclasses.astuple(row)
+        # NaN is what is not known.
+        writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
+    path.write_text(text.getvalue())
+
+
+def _map_ahead(
+    pool: concurrent.futures.Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int,
+) -> Iterator[Result]:
+    """Yields results in order, at most so many computed ahead: an executor's own map does all."""
+    running: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    for item in items:
+        running.append(pool.submit(function, item))
+        if len(running) > ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Segments what the command line names; returns the exit code."""
+    again = "the same command starts again"
+    return run(arguments, str(__doc__), lambda: _run(arguments), again, stopped=143)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    output = flags.DEFINE_string("output", None, "Where results go.", flag_values=values)
+    checkpoint = flags.DEFINE_string("checkpoint", None, "Folder of a run.", flag_values=values)
+    both_ways = flags.DEFINE_boolean("both_ways", False, "Average.", flag_values=values)
+    given = list(arguments)
+    config = config_flags.DEFINE_config_dict(
+        "config", default_config(), flag_values=values, sys_argv=given
+    )
+    paths = parse_flags(values, given)
+    if not paths:
+        raise ConfigError("command line", "no file is given", "name files or folders")
+    if not output.value:
+        raise ConfigError("--output", "is missing", "give the folder that results go to")
+    options = read_options(resolve(config.value).data)
+    use_compilation_cache()
+    if checkpoint.value:
+        # Here, for Orbax takes a second to import.
+        from lungseg_jax.export import weights_of_run
+
+        segmenter = Segmenter(weights_of_run(checkpoint.value), both_ways=both_ways.value)
+    else:
+        segmenter = Segmenter(load_weights(packaged_weights()), both_ways=both_ways.value)
+    rows = predict(segmenter, paths, output.value, options)
+    terminal.say(_closing_words(rows, epath.Path(output.value)))
+
+
+def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:
+    rejected = [row for row in rows if row.status == "rejected"]
+    lines = [f"{row.file}: rejected, {row.reason}" for row in rejected[:MOST_SHOWN]]
+    if len(rejected) > MOST_SHOWN:
+        lines.append(f"and {len(rejected) - MOST_SHOWN} more")
+    count = len(rows) - len(rejected)
+    return "\n".join([*lines, f"{count} of {len(rows)} files accepted; {output / TABLE}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

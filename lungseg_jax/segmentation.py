@@ -1,0 +1,107 @@
+"""One radiograph to its lungs: network, outline, sides, areas, estimate of Dice, doubts."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from lungseg_jax import plausibility, quality
+from lungseg_jax.imaging.geometry import fit_to_square, from_square
+from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
+from lungseg_jax.imaging.sides import MIRRORED_BELOW, orientation_score, split_lungs
+from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.weights import Calibration
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The lungs on one radiograph, in the frame of its file or array.
+
+    Attributes:
+      right: mask of the patient's right lung.
+      left: of the left lung.
+      probabilities: of lung, in [0, 1], before anything was made of them.
+      estimated_dice: what the mask's Dice would be against a radiologist's.
+      doubts: reasons not to take the mask for a pair of lungs; none if it is accepted.
+      notes: what was corrected or is odd in the picture.
+      spacing_mm: (row, column) distance between pixel centres; `None` where it is not known.
+      spacing_source: what the spacing was measured on.
+    """
+
+    right: Bool[np.ndarray, "h w"]
+    left: Bool[np.ndarray, "h w"]
+    probabilities: Float32[np.ndarray, "h w"]
+    estimated_dice: float
+    doubts: tuple[str, ...]
+    notes: tuple[str, ...]
+    spacing_mm: tuple[float, float] | None
+    spacing_source: SpacingSource
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """Both lungs."""
+        return self.right | self.left
+
+    @property
+    def accepted(self) -> bool:
+        """Whether nothing speaks against the mask."""
+        return not self.doubts
+
+    @functools.cached_property
+    def area_px(self) -> tuple[int, int]:
+        """Pixels of the right and of the left lung."""
+        return int(np.count_nonzero(self.right)), int(np.count_nonzero(self.left))
+
+    @property
+    def area_cm2(self) -> tuple[float, float] | None:
+        """Area of the right and of the left lung in cm²; `None` where the spacing is not known.
+
+        Of the shadow on what the spacing was measured on; see `Radiograph.spacing_source`.
+        """
+        if self.spacing_mm is None:
+            return None
+        pixel = self.spacing_mm[0] * self.spacing_mm[1] / 100
+        return self.area_px[0] * pixel, self.area_px[1] * pixel
+
+
+def make_segmentation(
+    radiograph: Radiograph, square: Float32[np.ndarray, "s s c"], calibration: Calibration
+) -> Segmentation:
+    """Returns what is made of the network's probabilities.
+
+    Args:
+      radiograph: upright.
+      square: probability of the lungs, or of the right and the left one, in the model's square.
+      calibration: of the network.
+    """
+    height, width = radiograph.pixels.shape
+    fit = fit_to_square(height, width, square.shape[0])
+    channels = [from_square(own, fit) for own in np.moveaxis(square, -1, 0)]
+    probabilities = functools.reduce(np.maximum, channels)
+    lungs = keep_lungs(probabilities, calibration.threshold)
+    dice = quality.estimate_dice(quality.expected_dice(probabilities, lungs), calibration)
+    notes = radiograph.notes
+    if len(channels) > 1:
+        is_right = channels[0] >= channels[1]
+        right, left = lungs & is_right, lungs & ~is_right
+    else:
+        # The viewer's left is the patient's right.
+        right, left = split_lungs(lungs)
+        if lungs.any() and orientation_score(radiograph.pixels, lungs) < MIRRORED_BELOW:
+            right, left = left, right
+            notes = (*notes, "seems to be mirrored: sides named by the heart")
+    turn, spacing_mm = radiograph.orientation, radiograph.spacing_mm
+    if spacing_mm and turn.transpose:
+        row, column = spacing_mm
+        spacing_mm = column, row
+    return Segmentation(
+        right=turn.to_stored(right),
+        left=turn.to_stored(left),
+        probabilities=turn.to_stored(probabilities),
+        estimated_dice=dice,
+        doubts=tuple(plausibility.doubts(right, left, dice)),
+        notes=notes,
+        spacing_mm=spacing_mm,
+        spacing_source=radiograph.spacing_source,
+    )

@@ -1,0 +1,77 @@
+"""A trained network with its program compiled: pictures in, segmentations out."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, Num, UInt16
+
+from lungseg_jax.forward import make_forward
+from lungseg_jax.imaging.files import radiograph_of, read_radiograph
+from lungseg_jax.imaging.network_input import network_input
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.segmentation import Segmentation, make_segmentation
+from lungseg_jax.weights import Weights
+
+# Pictures at a time; of a larger batch a CPU makes no use.
+BATCH_SIZE = 4
+
+
+class Segmenter:
+    """Segments radiographs with one network.
+
+    Args:
+      weights: of the network.
+      both_ways: average each prediction with that of the mirrored picture, at twice the work.
+
+    Attributes:
+      image_size: side of the model's square in pixels.
+    """
+
+    def __init__(self, weights: Weights, *, both_ways: bool = False) -> None:
+        self._weights, self._both_ways = weights, both_ways
+        self.image_size = weights.config.data.image_size
+        self._forward = jax.jit(make_forward(weights.config))
+
+    def segment(
+        self, picture: epath.PathLike | Num[np.ndarray, "h w"], options: ReadOptions = ReadOptions()
+    ) -> Segmentation:
+        """Returns the lungs on a picture.
+
+        Args:
+          picture: DICOM, PNG or JPEG file, or an array; see `files.radiograph_of`.
+          options: how files are read and what is checked.
+
+        Raises:
+          NotFrontalError: a picture of something else than a frontal chest.
+          DataError: the file cannot be read, or the array is no picture.
+        """
+        radiograph = (
+            radiograph_of(picture, options)
+            if isinstance(picture, np.ndarray)
+            else read_radiograph(picture, options)
+        )
+        (square,) = self.predict([network_input(radiograph, self.image_size)])
+        return self.finish(radiograph, square)
+
+    def predict(
+        self, squares: Sequence[UInt16[np.ndarray, "s s 1"]]
+    ) -> list[Float32[np.ndarray, "s s c"]]:
+        """Returns the probability of each class in the model's square, for up to `BATCH_SIZE`.
+
+        Args:
+          squares: of `network_input`.
+        """
+        # Repeated up to one of two shapes, so that no third program is compiled.
+        size = 1 if len(squares) == 1 else BATCH_SIZE
+        batch = np.stack([*squares, *[squares[0]] * (size - len(squares))])
+        probabilities = np.asarray(self._forward(self._weights.variables, batch))
+        if self._both_ways:
+            mirrored = self._forward(self._weights.variables, batch[:, :, ::-1])
+            probabilities = (probabilities + np.asarray(mirrored)[:, :, ::-1]) / 2
+        return list(probabilities[: len(squares)])
+
+    def finish(self, radiograph: Radiograph, square: Float32[np.ndarray, "s s c"]) -> Segmentation:
+        """Returns what is made of probabilities in the model's square."""
+        return make_segmentation(radiograph, square, self._weights.calibration)

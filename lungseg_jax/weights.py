@@ -1,0 +1,136 @@
+"""Trained weights in a file: safetensors, which holds arrays and text and runs no code.
+
+The file carries what is needed to use them: the configuration of the run and what was calibrated
+on its validation split. A file `<name>.sha256` beside it, as `sha256sum -c` reads it, tells whether
+it is whole; it is checked before anything is read from the file.
+"""
+
+import dataclasses
+import hashlib
+import json
+from importlib import resources
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from etils import epath
+from flax import nnx
+
+from lungseg_jax.config import Config, DataConfig, from_json, to_json
+from lungseg_jax.errors import CheckpointError
+from lungseg_jax.forward import Variables
+from lungseg_jax.state import make_model, split_model
+
+# Half precision keeps a figure of three to four digits in half of the space.
+_STORED = np.float16
+
+_REMEDY = "fetch it again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What is chosen on validation data.
+
+    Attributes:
+      threshold: probability above which a pixel is lung.
+      slope: of the estimate of Dice over `quality.expected_dice`.
+      intercept: of it.
+    """
+
+    threshold: float = 0.5
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A trained network, ready to be used.
+
+    Attributes:
+      config: of the run; from a file, what prediction needs of it: network, size and labels.
+      variables: parameters and batch statistics, float32.
+      calibration: what was chosen on its validation split.
+    """
+
+    config: Config
+    variables: Variables
+    calibration: Calibration
+
+
+def packaged_weights() -> epath.Path:
+    """Returns the file of the weights in the package."""
+    return epath.Path(str(resources.files("lungseg_jax") / "pretrained" / "lungs.safetensors"))
+
+
+def save_weights(path: epath.PathLike, weights: Weights) -> None:
+    """Writes weights, parameters in half precision, and their check sum beside them."""
+    arrays = {
+        name: np.asarray(x, _STORED if np.ndim(x) > 1 else np.float32)
+        for name, x in _flatten(weights.variables)
+    }
+    text = {
+        "config": to_json(_portable(weights.config)),
+        "calibration": json.dumps(dataclasses.asdict(weights.calibration)),
+    }
+    content = safetensors.numpy.save(arrays, text)
+    path = epath.Path(path)
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    _check_sum_of(path).write_text(f"{digest}  {path.name}\n")
+
+
+def load_weights(path: epath.PathLike) -> Weights:
+    """Returns the weights in a file.
+
+    Raises:
+      CheckpointError: it is absent, damaged, or of another network than its configuration says.
+    """
+    path = epath.Path(path)
+    try:
+        content = path.read_bytes()
+        stated = _check_sum_of(path).read_text().split()[:1]
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or "not readable", _REMEDY) from error
+    if stated != [hashlib.sha256(content).hexdigest()]:
+        raise CheckpointError(path, f"is not what {_check_sum_of(path).name} tells of", _REMEDY)
+    try:
+        length = int.from_bytes(content[:8], "little")
+        text = json.loads(content[8 : 8 + length])["__metadata__"]
+        config = from_json(text["config"])
+        calibration = Calibration(**json.loads(text["calibration"]))
+        arrays = safetensors.numpy.load(content)
+    # The check sum may be of a file that is no weights at all.
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(path, "holds no weights of this package", _REMEDY) from error
+    return Weights(config, _unflatten(path, config, arrays), calibration)
+
+
+def _portable(config: Config) -> Config:
+    """Returns what prediction needs of a configuration: folders of a machine are not passed on."""
+    data = DataConfig(image_size=config.data.image_size, labels=config.data.labels)
+    return Config(data=data, model=config.model)
+
+
+def _unflatten(path: epath.Path, config: Config, arrays: dict[str, np.ndarray]) -> Variables:
+    """Returns the arrays in the structure of the configured network."""
+    expected = nnx.eval_shape(lambda: make_model(config))
+    _, *variables = split_model(expected)
+    shapes = {name: x.shape for name, x in _flatten(variables)}
+    if shapes != {name: x.shape for name, x in arrays.items()}:
+        raise CheckpointError(path, "holds arrays of another network", _REMEDY)
+    return jax.tree_util.tree_map_with_path(
+        lambda where, _: arrays[_name(where)].astype(np.float32), tuple(variables)
+    )
+
+
+def _flatten(variables: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+    return [(_name(where), x) for where, x in jax.tree_util.tree_leaves_with_path(tuple(variables))]
+
+
+def _name(where: Any) -> str:  # noqa: ANN401
+    return jax.tree_util.keystr(where, simple=True, separator="/")
+
+
+def _check_sum_of(path: epath.Path) -> epath.Path:
+    return path.with_name(f"{path.name}.sha256")
