@@ -1,5 +1,6 @@
 """Flags to a command: which job, with which configuration, in which folder."""
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 
@@ -8,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, resolve
+from lungseg_jax.config import Config, default_config, resolve
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
@@ -79,6 +80,52 @@ def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:
     beam = flags.DEFINE_string("beam", None, "Options of Apache Beam.", flag_values=values)
     _, resolved = _read_config(arguments, values)
     return resolved, None if beam.value is None else shlex.split(beam.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What `lungseg_jax.predict` is asked for.
+
+    Attributes:
+      paths: files and folders.
+      output: folder for results.
+      checkpoint: folder of a run; `None` for the weights in the package.
+      both_ways: whether the mirrored picture counts too.
+      config: of which it matters how files are read.
+    """
+
+    paths: list[str]
+    output: str
+    checkpoint: str | None
+    both_ways: bool
+    config: Config
+
+
+def parse_prediction(arguments: Sequence[str]) -> Prediction:
+    """Returns what a command line asks for.
+
+    Raises:
+      ConfigError: an unknown flag or key, an impossible value, or a missing one.
+    """
+    values, given = flags.FlagValues(), list(arguments)
+    output = flags.DEFINE_string("output", None, "Where results go.", flag_values=values)
+    checkpoint = flags.DEFINE_string("checkpoint", None, "Folder of a run.", flag_values=values)
+    both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
+    try:
+        # It looks at the overrides' keys at once.
+        config = config_flags.DEFINE_config_dict(
+            "config", default_config(), flag_values=values, sys_argv=given
+        )
+    except (AttributeError, KeyError) as error:
+        raise ConfigError("command line", f"unknown key {error}", "see --help") from error
+    paths = parse_flags(values, given)
+    if not paths:
+        raise ConfigError("command line", "no file is given", "name files or folders")
+    if not output.value:
+        raise ConfigError("--output", "is missing", "give the folder that results go to")
+    return Prediction(
+        paths, output.value, checkpoint.value, bool(both_ways.value), resolve(config.value)
+    )
 
 
 def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[str, Config]:

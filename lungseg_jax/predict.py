@@ -22,17 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-from absl import flags
 from etils import epath
 from jaxtyping import Num
-from ml_collections import config_flags
 
 from lungseg_jax import terminal
-from lungseg_jax.command_line import parse_flags, run
+from lungseg_jax.command_line import parse_prediction, run
 from lungseg_jax.compilation_cache import use_compilation_cache
-from lungseg_jax.config import default_config, resolve
 from lungseg_jax.cores import usable_cores
-from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import png
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.overlay import draw_overlay
@@ -121,7 +118,7 @@ def predict(
     segmenter: Segmenter,
     paths: Sequence[epath.PathLike],
     output: epath.PathLike,
-    options: ReadOptions,
+    options: ReadOptions = ReadOptions(),
 ) -> list[Row]:
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
@@ -271,7 +268,7 @@ def _write(
     upright = radiograph.orientation.to_upright
     sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
     picture = draw_overlay(radiograph.pixels, sides)
-    (output / f"{file.name}_overlay.png").write_bytes(png.encode_png(picture[..., ::-1]))
+    (output / f"{file.name}_overlay.png").write_bytes(png.encode_png(picture))
     height, width = result.mask.shape
     right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)
     return Row(
@@ -324,30 +321,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    values = flags.FlagValues()
-    output = flags.DEFINE_string("output", None, "Where results go.", flag_values=values)
-    checkpoint = flags.DEFINE_string("checkpoint", None, "Folder of a run.", flag_values=values)
-    both_ways = flags.DEFINE_boolean("both_ways", False, "Average.", flag_values=values)
-    given = list(arguments)
-    config = config_flags.DEFINE_config_dict(
-        "config", default_config(), flag_values=values, sys_argv=given
-    )
-    paths = parse_flags(values, given)
-    if not paths:
-        raise ConfigError("command line", "no file is given", "name files or folders")
-    if not output.value:
-        raise ConfigError("--output", "is missing", "give the folder that results go to")
-    options = read_options(resolve(config.value).data)
+    given = parse_prediction(arguments)
     use_compilation_cache()
-    if checkpoint.value:
+    if given.checkpoint:
         # Here, for Orbax takes a second to import.
         from lungseg_jax.export import weights_of_run
 
-        segmenter = Segmenter(weights_of_run(checkpoint.value), both_ways=both_ways.value)
+        weights = weights_of_run(given.checkpoint)
     else:
-        segmenter = Segmenter(load_weights(packaged_weights()), both_ways=both_ways.value)
-    rows = predict(segmenter, paths, output.value, options)
-    terminal.say(_closing_words(rows, epath.Path(output.value)))
+        weights = load_weights(packaged_weights())
+    segmenter = Segmenter(weights, both_ways=given.both_ways)
+    rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
+    terminal.say(_closing_words(rows, epath.Path(given.output)))
 
 
 def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:

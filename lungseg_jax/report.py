@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
-import cv2
 import jax
 import numpy as np
 from etils import epath
 
 from lungseg_jax import terminal
+from lungseg_jax.imaging import png
 from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, summarize
 
 Summary = dict[str, dict]
@@ -81,12 +81,10 @@ def write_overlays(
     """Writes `overlays/<rank>.png` of the pictures this process has, replacing older ones."""
     for rank, position in ranked.items():
         if position in pictures:
-            ok, encoded = cv2.imencode(".png", pictures[position][..., ::-1])
-            assert ok, "an RGB array always encodes"
             row = rows[position]
             path = workdir / "overlays" / f"{rank}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded.tobytes())
+            path.write_bytes(png.encode_png(pictures[position]))
             terminal.say(f"{rank}: {row.id}, Dice {row.dice:.4f}, {path}")
 
 

@@ -1,10 +1,18 @@
 """The content decides what a file is, and refusals say what it seems to be."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from lungseg_jax.errors import DataError, NotFrontalError
-from lungseg_jax.imaging.files import decode_radiograph, is_dicom, read_radiograph
+from lungseg_jax.imaging.files import (
+    decode_radiograph,
+    is_dicom,
+    radiograph_of,
+    read_radiograph,
+)
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import chest, dicom_bytes, png_bytes
 
@@ -28,7 +36,6 @@ def test_the_name_does_not_matter(tmp_path, name, content):
         (b"<!DOCTYPE html><html><body>Log in to Jane Roe's archive</body></html>", "a web page"),
         (b"\xef\xbb\xbf\n<HTML><body>not found</body></HTML>", "a web page"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page"),
-        (b"\xff\xd8\xff\xe0" + b"\0" * 200, "a JPEG picture"),
         (b"GIF89a" + b"\0" * 200, "of unknown format"),
     ],
 )
@@ -38,7 +45,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path, content, seems):
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_radiograph(path)
-    assert str(caught.value) == f"scan.dcm: is {seems}, neither DICOM nor PNG; leave it out"
+    assert str(caught.value) == f"scan.dcm: is {seems}, neither DICOM, PNG nor JPEG; leave it out"
 
 
 def test_a_broken_dicom_file_is_still_called_dicom(tmp_path):
@@ -95,3 +102,37 @@ def test_what_does_not_look_like_a_chest_is_refused(encode):
     with pytest.raises(NotFrontalError, match=r"^x: does not look like a frontal chest; leave it"):
         decode_radiograph(content, "x")
     assert not decode_radiograph(content, "x", ReadOptions(frontal_only=False)).notes
+
+
+def test_jpeg_is_read_and_a_cut_one_refused():
+    """Fault: the missing rows of a half-copied file filled with grey, as if it were lung."""
+    buffer = io.BytesIO()
+    Image.fromarray(CHEST).save(buffer, "JPEG", quality=95)
+    whole = buffer.getvalue()
+    np.testing.assert_allclose(decode_radiograph(whole, "a.jpg").pixels, CHEST / 255, atol=0.12)
+    with pytest.raises(DataError, match=r"^a\.jpg: broken JPEG file"):
+        decode_radiograph(whole[: len(whole) // 2], "a.jpg")
+
+
+def test_arrays_are_scaled_by_their_type_and_inverted_where_they_must_be():
+    """Fault: an array of 16 bits scaled by its brightest pixel, or film's polarity kept."""
+    for array in (CHEST, CHEST.astype(np.uint16) * 257, (CHEST / 255).astype(np.float32)):
+        np.testing.assert_allclose(radiograph_of(array).pixels, CHEST / 255, atol=1e-6)
+    negative = radiograph_of(255 - CHEST)
+    np.testing.assert_allclose(negative.pixels, CHEST / 255, atol=1e-6)
+    assert "inverted" in " ".join(negative.notes)
+
+
+@pytest.mark.parametrize("value", [np.nan, -0.1, 255.0])
+def test_arrays_out_of_range_are_refused(value: float):
+    """Fault: NaN or grey values up to 255 in floats taken for intensities."""
+    array = (CHEST / 255).astype(np.float32)
+    array[0, 0] = value
+    with pytest.raises(DataError, match=r"out of \[0, 1\]"):
+        radiograph_of(array)
+
+
+def test_an_array_of_something_else_is_no_chest():
+    """Fault: only files are looked at."""
+    with pytest.raises(NotFrontalError):
+        radiograph_of(np.tile(np.linspace(0, 1, 200, dtype=np.float32), (200, 1)))

@@ -50,14 +50,28 @@ def convert_in(sandbox: Sandbox, case: Case):
     return sandbox.call(case.image, convert, case, SETTINGS)
 
 
+def readers(pipe: Path) -> set[int]:
+    """Processes that this one started and that have a pipe open."""
+    found = set()
+    for child in children():
+        with contextlib.suppress(OSError):
+            opened = [os.path.realpath(path) for path in Path(f"/proc/{child}/fd").iterdir()]
+            if os.path.realpath(pipe) in opened:
+                found.add(child)
+    return found
+
+
 def kill_readers(pipe: Path, count: int) -> None:
-    """Kills the workers, `count` times, as soon as one reads from a pipe."""
+    """Kills the worker that reads from a pipe, `count` times."""
     while count:
         time.sleep(0.05)
         with contextlib.suppress(OSError):
             # Opens only where a reader waits at the other end.
             descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-            for worker in children():
+            # The reader's own opening is finished by this one.
+            while not (found := readers(pipe)):
+                time.sleep(0.01)
+            for worker in found:
                 os.kill(worker, signal.SIGSEGV)
             os.close(descriptor)
             count -= 1

@@ -46,7 +46,8 @@ def split_lungs(
     count, found = cv2.connectedComponents(lungs.astype(np.uint8), connectivity=8)
     labels = np.asarray(found, np.intp)
     left_of_middle = np.bincount(labels[:, :middle].ravel(), minlength=count)
-    share = left_of_middle / np.bincount(labels.ravel(), minlength=count)
+    # Lungs that fill the picture leave no background to count.
+    share = left_of_middle / np.maximum(np.bincount(labels.ravel(), minlength=count), 1)
     columns = np.arange(lungs.shape[1])
     # Of a part, 0.9 and more decide for all of it: a lung may reach over the middle.
     left = (share[labels] >= 0.9) | ((share[labels] > 0.1) & (columns < middle))

@@ -1,0 +1,47 @@
+"""Reasons to reject a mask."""
+
+import numpy as np
+import pytest
+
+from lungseg_jax.plausibility import doubts
+
+NONE = (slice(0, 0), slice(0, 0))
+
+
+def judged(right, left, dice: float = 0.96) -> str:
+    masks = [np.zeros((100, 100), bool) for _ in range(2)]
+    masks[0][right] = masks[1][left] = True
+    return "; ".join(doubts(*masks, dice))
+
+
+GOOD = np.s_[20:80, 10:45], np.s_[20:80, 55:90]
+
+
+def test_two_lungs_pass():
+    """Fault: good masks rejected; a lung that touches the side, as many do."""
+    assert judged(*GOOD) == ""
+    assert judged(np.s_[0:80, 0:45], GOOD[1]) != ""
+    assert judged(np.s_[20:80, 5:45], np.s_[20:80, 55:100]) != ""
+    touching = np.zeros((100, 100), bool)
+    touching[20:80, 10:45] = touching[60:70, 0:10] = True
+    other = np.zeros_like(touching)
+    other[GOOD[1]] = True
+    assert list(doubts(touching, other, 0.96)) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "left", "dice", "reason"),
+    [
+        (NONE, NONE, 0.0, "lungs cover 0% of the picture"),
+        (np.s_[0:100, 0:50], np.s_[0:100, 50:100], 0.99, "lungs cover 100% of the picture"),
+        (GOOD[0], NONE, 0.96, "one lung"),
+        (GOOD[0], np.s_[20:30, 55:75], 0.96, "one lung has 10% of the other's area"),
+        (np.s_[0:60, 10:45], np.s_[0:60, 55:90], 0.96, "lungs out of view at the top"),
+        (np.s_[40:100, 10:45], np.s_[40:100, 55:90], 0.96, "lungs out of view at the bottom"),
+        (np.s_[20:80, 0:45], GOOD[1], 0.96, "lungs out of view at the left side"),
+        (*GOOD, 0.5, "uncertain: estimated Dice 0.50"),
+    ],
+)
+def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
+    """Fault: a cut-off chest, a hand or an empty mask among the accepted."""
+    assert reason in judged(right, left, dice)

@@ -1,0 +1,72 @@
+"""From probabilities to two lungs."""
+
+import numpy as np
+import pytest
+
+from lungseg_jax.postprocessing import fill_holes, keep_lungs
+
+
+def field(*boxes: tuple[slice, slice]) -> np.ndarray:
+    probabilities = np.full((100, 100), 0.1, np.float32)
+    for box in boxes:
+        probabilities[box] = 0.9
+    return probabilities
+
+
+RIGHT, LEFT = np.s_[20:80, 10:40], np.s_[20:80, 60:90]
+
+
+def test_islands_go_and_both_lungs_stay():
+    """Fault: a stray island far from the lungs, which Dice hides and distances do not."""
+    lungs = field(RIGHT, LEFT) > 0.5
+    found = keep_lungs(field(RIGHT, LEFT, np.s_[92:98, 45:55], np.s_[2:6, 2:6]), 0.5)
+    np.testing.assert_array_equal(found, lungs)
+
+
+def test_a_small_second_lung_is_no_island():
+    """Fault: the rest of a lung beside a large effusion deleted."""
+    small = np.s_[20:28, 60:75]
+    np.testing.assert_array_equal(keep_lungs(field(RIGHT, small), 0.5), field(RIGHT, small) > 0.5)
+
+
+def test_a_lung_cut_in_two_keeps_both_parts():
+    """Fault: two largest components, and the lower half of a lung below a device is lost."""
+    upper, lower = np.s_[20:48, 60:90], np.s_[52:80, 60:90]
+    found = keep_lungs(field(RIGHT, upper, lower), 0.5)
+    np.testing.assert_array_equal(found, field(RIGHT, upper, lower) > 0.5)
+
+
+def test_a_speck_is_no_second_lung():
+    """Fault: a few pixels kept because nothing else is there."""
+    np.testing.assert_array_equal(
+        keep_lungs(field(RIGHT, np.s_[50:53, 70:73]), 0.5), field(RIGHT) > 0.5
+    )
+
+
+def test_holes_are_filled_and_bays_are_not():
+    """Fault: a hole at a rib, or the space between the lungs taken for one."""
+    probabilities = field(RIGHT, LEFT)
+    probabilities[40:45, 20:25] = 0.2
+    np.testing.assert_array_equal(keep_lungs(probabilities, 0.5), field(RIGHT, LEFT) > 0.5)
+    ring = np.zeros((30, 30), bool)
+    ring[0:25, 5:25] = True
+    ring[10:15, 10:15] = False
+    bay = ring.copy()
+    bay[10:15, 10:30] = False
+    assert fill_holes(ring)[12, 12]
+    np.testing.assert_array_equal(fill_holes(bay), bay)
+
+
+def test_a_hole_that_only_a_corner_closes_is_open():
+    """Fault: background that joins the outside by a diagonal filled, or lung there cut apart."""
+    mask = np.ones((9, 9), bool)
+    mask[4, 4] = False
+    assert fill_holes(mask).all()
+    mask[0:4, 4] = False
+    np.testing.assert_array_equal(fill_holes(mask), mask)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_nothing_and_everything(value: float):
+    """Fault: an error, or an inverted answer, where there is one component or none."""
+    assert (keep_lungs(np.full((5, 7), value, np.float32), 0.5) == bool(value)).all()

@@ -1,0 +1,85 @@
+"""From the network's probabilities to what the user gets."""
+
+import numpy as np
+import pytest
+
+from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.radiograph import Orientation, Radiograph
+from lungseg_jax.segmentation import make_segmentation
+from lungseg_jax.weights import Calibration
+from tfds_builder.phantom import generate_phantom
+
+PHANTOM = generate_phantom(3, 1)
+IMAGE = PHANTOM.image.astype(np.float32)
+LUNGS = PHANTOM.left_lung | PHANTOM.right_lung
+
+
+def square_of(*masks: np.ndarray) -> np.ndarray:
+    fit = fit_to_square(*IMAGE.shape, 256)
+    squares = [to_square(mask.astype(np.float32), fit) for mask in masks]
+    return np.stack(squares, axis=-1).astype(np.float32)
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    return (first & second).sum() / (first | second).sum()
+
+
+def test_sides_are_the_patients():
+    """Fault: right and left by the viewer."""
+    found = make_segmentation(Radiograph(IMAGE, None, "none"), square_of(LUNGS), Calibration())
+    assert iou(found.right, PHANTOM.right_lung) > 0.95
+    assert iou(found.left, PHANTOM.left_lung) > 0.95
+    assert found.notes == ()
+    assert found.accepted
+    assert found.area_cm2 is None
+
+
+def test_sides_of_a_mirrored_picture_are_the_patients_too():
+    """Fault: swapped lungs where a film was scanned with its back up."""
+    radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none")
+    found = make_segmentation(radiograph, square_of(LUNGS)[:, ::-1], Calibration())
+    assert iou(found.right, PHANTOM.right_lung[:, ::-1]) > 0.95
+    assert "mirrored" in found.notes[0]
+
+
+def test_channels_of_the_network_name_the_sides_where_it_has_them():
+    """Fault: a model of two classes whose own sides are thrown away, or taken in another order."""
+    square = square_of(PHANTOM.right_lung, PHANTOM.left_lung)
+    # Mirrored without a note: the network says which is which, whatever the picture looks like.
+    radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none")
+    found = make_segmentation(radiograph, square[:, ::-1], Calibration())
+    assert iou(found.right, PHANTOM.right_lung[:, ::-1]) > 0.95
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_masks_come_back_as_the_file_has_its_pixels(transpose: bool):
+    """Fault: the mask of a turned picture upright, or its spacing swapped."""
+    turn = Orientation(transpose=transpose, flip_rows=True, flip_columns=False)
+    radiograph = Radiograph(IMAGE, (0.2, 0.3), "detector", turn)
+    found = make_segmentation(radiograph, square_of(LUNGS), Calibration())
+    stored = turn.to_stored(LUNGS)
+    assert found.mask.shape == found.probabilities.shape == stored.shape
+    assert iou(found.mask, stored) > 0.95
+    assert found.spacing_mm == ((0.3, 0.2) if transpose else (0.2, 0.3))
+    assert found.area_cm2 is not None
+    assert sum(found.area_cm2) == pytest.approx(stored.sum() * 0.0006, rel=0.05)
+
+
+def test_the_threshold_is_the_calibrated_one():
+    """Fault: 0.5, whatever validation data said."""
+    square = np.float32(0.4) * square_of(LUNGS)
+    radiograph = Radiograph(IMAGE, None, "none")
+    assert not make_segmentation(radiograph, square, Calibration()).mask.any()
+    low = make_segmentation(radiograph, square, Calibration(threshold=0.2))
+    assert iou(low.mask, LUNGS) > 0.95
+    assert low.estimated_dice < 0.7
+
+
+def test_an_empty_prediction_is_rejected_and_no_error():
+    """Fault: a division by no pixels."""
+    nothing = np.zeros((256, 256, 1), np.float32)
+    found = make_segmentation(Radiograph(IMAGE, (0.2, 0.2), "detector"), nothing, Calibration())
+    assert not found.accepted
+    assert found.area_px == (0, 0)
+    assert found.area_cm2 == (0, 0)

@@ -1,0 +1,62 @@
+"""Right from left, the right way round and mirrored."""
+
+import numpy as np
+import pytest
+
+from lungseg_jax.imaging.sides import orientation_score, split_lungs
+from tfds_builder.phantom import generate_phantom
+
+
+def boxes(*where: tuple[slice, slice]) -> np.ndarray:
+    mask = np.zeros((60, 100), bool)
+    for box in where:
+        mask[box] = True
+    return mask
+
+
+def test_parts_go_to_their_side():
+    """Fault: a part in two pieces split between the lungs."""
+    left = boxes(np.s_[10:30, 10:30], np.s_[34:50, 12:40])
+    right = boxes(np.s_[10:50, 60:90])
+    for found, expected in zip(split_lungs(left | right), (left, right), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_lungs_that_touch_are_cut_where_they_are_narrowest():
+    """Fault: both lungs named after one side because a bridge of pixels joins them."""
+    both = boxes(np.s_[10:50, 10:45], np.s_[30:32, 45:55], np.s_[10:50, 55:90])
+    left, right = split_lungs(both)
+    np.testing.assert_array_equal(left | right, both)
+    assert not (left & right).any()
+    assert left[:, :45].sum() == boxes(np.s_[10:50, 10:45]).sum()
+    assert right[:, 55:].sum() == boxes(np.s_[10:50, 55:90]).sum()
+
+
+@pytest.mark.parametrize("columns", [slice(5, 35), slice(65, 95)])
+def test_one_lung_has_its_side(columns: slice):
+    """Fault: half of an only lung called the other one."""
+    lung = boxes(np.s_[10:50, columns])
+    left, right = split_lungs(lung)
+    assert (left if columns.start < 50 else right).sum() == lung.sum()
+
+
+def test_a_tilted_chest_is_not_cut():
+    """Fault: a cut at the middle column where lungs overlap in columns."""
+    rows, columns = np.mgrid[:60, :100]
+    left = np.abs(columns - 20 - rows // 2) < 12
+    right = np.abs(columns - 55 - rows // 2) < 12
+    for found, expected in zip(split_lungs(left | right), (left, right), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_nothing_is_split_into_nothing():
+    """Fault: an error where the network found no lung."""
+    assert not any(found.any() for found in split_lungs(boxes()))
+
+
+def test_the_score_of_a_mirror_image_is_opposite():
+    """Fault: a box or a resize that is off by a pixel on one side."""
+    phantom = generate_phantom(3, 1)
+    image, lungs = phantom.image.astype(np.float32), phantom.left_lung | phantom.right_lung
+    score = orientation_score(image, lungs)
+    assert orientation_score(image[:, ::-1], lungs[:, ::-1]) == pytest.approx(-score, abs=1e-4)

@@ -1,0 +1,92 @@
+"""Weights in a file: whole or refused, and of no machine."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from lungseg_jax.config import DataConfig
+from lungseg_jax.errors import CheckpointError
+from lungseg_jax.state import make_model, split_model
+from lungseg_jax.weights import Calibration, Weights, load_weights, save_weights
+from tests.small import small_config
+
+CONFIG = small_config(data__manual_dir="/home/roe/pictures")
+
+
+@pytest.fixture
+def saved(tmp_path) -> tuple[Weights, Path]:
+    _, *variables = split_model(make_model(CONFIG))
+    weights = Weights(CONFIG, tuple(jax.device_get(variables)), Calibration(0.45, 0.9, 0.08))
+    save_weights(tmp_path / "net.safetensors", weights)
+    return weights, tmp_path / "net.safetensors"
+
+
+def sign(path: Path) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+
+
+def test_what_is_loaded_is_what_was_saved(saved):
+    """Fault: arrays under another's name, transposed, or of a precision that shows."""
+    weights, path = saved
+    loaded = load_weights(path)
+    assert loaded.calibration == weights.calibration
+    assert loaded.config.model == CONFIG.model
+    assert loaded.config.data.image_size == CONFIG.data.image_size
+    assert jax.tree.structure(loaded.variables) == jax.tree.structure(weights.variables)
+    for new, old in zip(*map(jax.tree.leaves, (loaded.variables, weights.variables)), strict=True):
+        assert new.dtype == np.float32
+        np.testing.assert_allclose(new, old, rtol=1e-3, atol=1e-7)
+
+
+def test_no_path_of_the_machine_is_passed_on(saved):
+    """Fault: the folder of a hospital's pictures in a file that is published."""
+    assert b"roe" not in saved[1].read_bytes()
+    assert load_weights(saved[1]).config.data == DataConfig(image_size=CONFIG.data.image_size)
+
+
+def test_one_changed_bit_is_noticed(saved):
+    """Fault: a damaged download that segments slightly wrong."""
+    content = bytearray(saved[1].read_bytes())
+    content[-1] ^= 1
+    saved[1].write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is not what net\.safetensors\.sha256 tells of"):
+        load_weights(saved[1])
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"\xff" * 64])
+def test_files_that_are_no_weights_are_refused(saved, content: bytes):
+    """Fault: a pickle that is run, or a traceback of the parser."""
+    saved[1].write_bytes(content)
+    sign(saved[1])
+    with pytest.raises(CheckpointError, match="holds no weights of this package"):
+        load_weights(saved[1])
+
+
+@pytest.mark.parametrize("absent", ["net.safetensors", "net.safetensors.sha256"])
+def test_absent_files_are_named(saved, absent: str):
+    """Fault: weights used without their check sum."""
+    saved[1].with_name(absent).unlink()
+    with pytest.raises(CheckpointError, match="No such file"):
+        load_weights(saved[1])
+
+
+def test_arrays_of_another_network_are_refused(saved):
+    """Fault: a network of half the width filled by whatever fits."""
+    weights, path = saved
+    other = dataclasses.replace(CONFIG.model, width=2 * CONFIG.model.width)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    text = json.loads(content[8 : 8 + length])["__metadata__"]
+    text["config"] = json.dumps({"model": dataclasses.asdict(other)})
+    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load(content), text))
+    sign(path)
+    with pytest.raises(CheckpointError, match="holds arrays of another network"):
+        load_weights(path)
+    assert weights.config is CONFIG
