@@ -150,7 +150,7 @@ def judge_quality(weights: Weights, expected: np.ndarray, dice: np.ndarray) -> d
         "rank_correlation": round(float(spearmanr(estimates, dice)[0]), 3),
         "mean_absolute_error": round(float(np.abs(estimates - dice).mean()), 4),
         "bad_masks": int(bad.sum()),
-        "points": [[round(float(a), 4), round(float(b), 4)] for a, b in zip(estimates, dice)],  # noqa: B905
+        "points": np.stack([estimates, dice], axis=1).round(4).tolist(),
     }
     if bad.any():
         bound = np.quantile(estimates[~bad], FALSE_ALARMS)

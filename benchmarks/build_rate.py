@@ -144,7 +144,7 @@ def _pairs(folder: str, root: Path, every: int = 1, side: int | None = None) -> 
             target.write_bytes(Path(source).read_bytes())
             if side is not None:
                 Image.open(target).convert("L").resize((side, side)).save(target)
-        picture.with_name(f"{copy}.dcm").write_bytes(_to_dicom(picture, copy))
+        picture.with_name(f"{copy}.dcm").write_bytes(to_dicom(picture, copy))
         mask.with_name(f"{copy}.png").write_bytes(mask.read_bytes())
     return pictures
 
@@ -162,7 +162,8 @@ def _many(folder: str, root: Path, count: int) -> Path:
     return pictures
 
 
-def _to_dicom(picture: Path, patient_id: str) -> bytes:
+def to_dicom(picture: Path, patient_id: str) -> bytes:
+    """Returns a picture file as a DICOM file, its pixels not compressed."""
     pixels = np.asarray(Image.open(picture).convert("L"))
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()

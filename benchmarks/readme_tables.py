@@ -9,6 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"unet": "phantoms", "kaggle": "Montgomery + Shenzhen"}
 
+# Of `benchmarks/accuracy.py`: what each was trained on.
+PROTOCOLS = {
+    "pooled": "70 % of Montgomery and Shenzhen",
+    "montgomery_to_shenzhen": "Montgomery",
+    "shenzhen_to_montgomery": "Shenzhen",
+    "phantoms_to_real": "phantoms alone",
+}
+
 
 def results_table() -> str:
     """Returns the table of every experiment's test split, and of each source in it."""
@@ -24,6 +32,34 @@ def results_table() -> str:
         lines.append(_row(f"`configs/{experiment}.py`", data, test, time, result["hardware"]))
         for source, figures in test.get("by_source", {}).items():
             lines.append(_row("", source.capitalize(), figures, "", ""))
+    return "\n".join(lines)
+
+
+def accuracy_table() -> str:
+    """Returns the table of every protocol's test pictures, and of each source in them."""
+    lines = [
+        "| trained on | tested on | pictures | Dice (95 % interval) | 5th percentile | HD95 px "
+        "| ASSD px |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for protocol, trained_on in PROTOCOLS.items():
+        path = ROOT / "benchmarks" / "results" / f"accuracy_{protocol}.json"
+        groups = json.loads(path.read_text())["test"]["two lungs kept"]
+        # Of one source alone the row of all says the same.
+        names = [name for name in groups if name != "all" or len(groups) > 2]
+        for name in names:
+            own = groups[name]
+            low, high = own["dice"]["mean_between"]
+            cells = [
+                trained_on if name == names[0] else "",
+                "both" if name == "all" else name.capitalize(),
+                str(own["pictures"]),
+                f"{own['dice']['mean']:.4f} ({low:.4f} to {high:.4f})",
+                f"{own['dice']['worst_twentieth']:.4f}",
+                f"{own['hd95_px']['mean']:.2f}",
+                f"{own['assd_px']['mean']:.2f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -51,7 +87,7 @@ def scaling_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"results": results_table, "scaling": scaling_table}
+TABLES = {"results": results_table, "accuracy": accuracy_table, "scaling": scaling_table}
 
 
 def with_tables(readme: str) -> str:

@@ -9,10 +9,10 @@ from lungseg_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """Returns eighty passes over the training split."""
+    """Returns sixty passes over the training split."""
     config = default_config()
     config.data.source = "kaggle"
-    config.num_steps = 2000
+    config.num_steps = 1500
     config.evaluation.every = 250
     config.optimizer.warmup_steps = 100
     config.optimizer.ema_decay = 0.998
@@ -21,12 +21,13 @@ def get_config() -> ConfigDict:
     config.augment.aspect = 0.25
     config.augment.shear = 0.08
     config.augment.shift = 0.08
-    config.augment.gamma = 0.6
-    config.augment.contrast = 0.3
+    config.augment.gamma = 1.0
+    config.augment.contrast = 0.5
+    config.augment.brightness = 0.15
     config.augment.blur = 1.5
     config.augment.tone = 0.15
     config.augment.local_contrast = 1.0
-    config.augment.shading = 0.08
+    config.augment.shading = 0.1
     config.augment.opacity = 0.35
     config.augment.bars = 0.15
     return config

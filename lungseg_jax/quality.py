@@ -37,4 +37,7 @@ def fit_line(
     from scipy.stats import theilslopes
 
     slope, intercept, *_ = np.asarray(theilslopes(dice, expected), np.float64)
-    return float(slope), float(intercept)
+    if slope > 0:
+        return float(slope), float(intercept)
+    # Too few pictures to tell: the estimate is the same for all.
+    return 0.0, float(np.median(dice))

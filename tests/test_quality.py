@@ -39,6 +39,12 @@ def test_the_line_is_not_turned_by_bad_masks():
     assert estimate_dice(0.95, Calibration(0.5, slope, intercept)) == pytest.approx(0.936, abs=2e-3)
 
 
+def test_a_line_that_falls_is_none():
+    """Fault: of three validation pictures, the surest called the worst from then on."""
+    slope, intercept = fit_line(np.array([0.9, 0.92, 0.94]), np.array([0.96, 0.95, 0.91]))
+    assert (slope, intercept) == (0, 0.95)
+
+
 def test_estimates_stay_in_range():
     """Fault: a Dice above 1 in the table."""
     assert estimate_dice(1.0, Calibration(0.5, 1.2, 0.1)) == 1

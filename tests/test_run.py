@@ -13,12 +13,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.data.records import open_records
+from lungseg_jax.export import main as export
+from lungseg_jax.export import predictions, weights_of_run
+from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.parallel import all_devices
+from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.step import prepare_step
+from lungseg_jax.weights import load_weights
 from tests.small import REPOSITORY, assert_trees_equal, small_config, write_small_data
 
 STEPS = 40
@@ -142,6 +149,29 @@ def test_eval_mode_gives_the_same_figures(data, finished):
     result = run(command(data, finished, "--mode=eval"))
     assert result.returncode == 0, result.stderr
     assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
+    """Fault: weights before averaging, of another step, or files read in another way."""
+    path = tmp_path / "net.safetensors"
+    assert export(["export", f"--workdir={finished}", f"--output={path}"]) == 0
+    weights = load_weights(path)
+    assert 0.3 <= weights.calibration.threshold <= 0.7
+    of_run = weights_of_run(finished)
+    assert weights.config.model == of_run.config.model
+    records = open_records(of_run.config)["test"]
+    exported = [found for found, _ in predictions(weights, records)]
+    for (found, reference), again in zip(predictions(of_run, records), exported, strict=True):
+        np.testing.assert_allclose(again, found, atol=3e-3)
+        assert reference.any()
+    # What prediction on files runs is the same network, one picture at a time or several.
+    segmenter = Segmenter(weights)
+    squares = list(records.pictures(range(3)).image)
+    together = segmenter.predict(squares)
+    for square, found in zip(squares, together, strict=True):
+        np.testing.assert_allclose(segmenter.predict([square])[0], found, atol=1e-5)
+    fit = fit_to_square(*exported[0].shape, squares[0].shape[0])
+    np.testing.assert_allclose(from_square(together[0][..., 0], fit), exported[0], atol=1e-4)
 
 
 def test_killed_run_resumes_bit_for_bit(data, finished, tmp_path):

@@ -1,0 +1,137 @@
+"""Compares two runs on the same test pictures, pair by pair.
+
+Usage: python -m lungseg_jax.compare RUN_A RUN_B [--split=test]
+
+RUN_A, RUN_B   folders of finished runs
+--split=NAME   test (default) or val
+"""
+
+import csv
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from etils import epath
+from scipy.stats import wilcoxon
+
+from lungseg_jax import terminal
+from lungseg_jax.command_line import parse_flags, run
+from lungseg_jax.errors import ConfigError, DataError
+
+FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
+
+RESAMPLES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How a figure differs between two runs, over the pictures where both have it.
+
+    Attributes:
+      figure: its name.
+      first: mean of the first run.
+      second: mean of the second.
+      low: lower end of the 95 % bootstrap interval of the mean of second − first.
+      high: upper end.
+      p_value: of Wilcoxon's signed-rank test, two-sided; 1 where no picture differs.
+      pictures: how many.
+    """
+
+    figure: str
+    first: float
+    second: float
+    low: float
+    high: float
+    p_value: float
+    pictures: int
+
+
+def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") -> list[Difference]:
+    """Returns the differences between two runs.
+
+    Args:
+      first: folder of a finished run.
+      second: folder of another.
+      split: whose pictures.
+
+    Raises:
+      DataError: a folder holds no table of the split, or the tables are of other pictures.
+    """
+    tables = [_read(epath.Path(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
+    if tables[0].keys() != tables[1].keys():
+        common = len(tables[0].keys() & tables[1].keys())
+        raise DataError(
+            second,
+            f"{len(tables[1])} pictures, {common} of them among the {len(tables[0])} of {first}",
+            "compare runs of one data.splits",
+        )
+    return [_differ(figure, *tables) for figure in FIGURES]
+
+
+def _differ(
+    figure: str, first: dict[str, dict[str, str]], second: dict[str, dict[str, str]]
+) -> Difference:
+    pairs = [(first[key][figure], second[key][figure]) for key in sorted(first)]
+    # Empty where the figure has no meaning.
+    values = np.array([(float(a), float(b)) for a, b in pairs if a and b]).reshape(-1, 2)
+    if not len(values):
+        return Difference(figure, *[math.nan] * 5, pictures=0)
+    change = values[:, 1] - values[:, 0]
+    chosen = np.random.default_rng(0).integers(len(change), size=(RESAMPLES, len(change)))
+    low, high = np.percentile(change[chosen].mean(axis=1), [2.5, 97.5])
+    test = np.asarray(wilcoxon(change) if change.any() else (0.0, 1.0), np.float64)
+    mean = values.mean(axis=0)
+    return Difference(
+        figure,
+        float(mean[0]),
+        float(mean[1]),
+        float(low),
+        float(high),
+        float(test[1]),
+        len(values),
+    )
+
+
+def _read(path: epath.Path) -> dict[str, dict[str, str]]:
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+    except OSError as error:
+        raise DataError(path, error.strerror or "not readable", "give finished runs") from error
+    if not rows or not {"id", *FIGURES} <= rows[0].keys():
+        raise DataError(path, "is no table of an evaluation", "give finished runs")
+    return {row["id"]: row for row in rows}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the comparison; returns the exit code."""
+    again = "the same command starts again"
+    return run(arguments, str(__doc__), lambda: _run(arguments), again, stopped=143)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    split = flags.DEFINE_enum("split", "test", ["test", "val"], "Split.", flag_values=values)
+    runs = parse_flags(values, arguments)
+    if len(runs) != 2:
+        raise ConfigError("command line", f"{len(runs)} runs are given", "name two folders")
+    rows = [
+        [
+            own.figure,
+            f"{own.first:.4f}",
+            f"{own.second:.4f}",
+            f"{own.second - own.first:+.4f}",
+            f"{own.low:+.4f} to {own.high:+.4f}",
+            f"{own.p_value:.2g}",
+            str(own.pictures),
+        ]
+        for own in compare(runs[0], runs[1], str(split.value))
+    ]
+    header = ["figure", "first", "second", "second - first", "95 % interval", "p", "images"]
+    terminal.say(terminal.table(header, rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

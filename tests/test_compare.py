@@ -1,0 +1,66 @@
+"""Two runs on the same pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from lungseg_jax.compare import FIGURES, compare, main
+from lungseg_jax.errors import DataError
+
+
+def write_run(folder: Path, dice: np.ndarray, ids: list[str] | None = None) -> Path:
+    (folder / "eval").mkdir(parents=True)
+    ids = ids or [f"p{number}" for number in range(len(dice))]
+    lines = [",".join(("id", "source", *FIGURES))]
+    for name, value in zip(ids, dice, strict=True):
+        cell = "" if np.isnan(value) else f"{value}"
+        lines.append(",".join((name, "folder", cell, *["0.5"] * (len(FIGURES) - 1))))
+    (folder / "eval" / "test.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def dice() -> np.ndarray:
+    return np.random.default_rng(0).normal(0.95, 0.02, 60)
+
+
+def test_a_shift_is_found_and_signed(tmp_path, dice):
+    """Fault: runs in another order, or pictures compared across instead of in pairs."""
+    change = 0.002 + np.random.default_rng(1).normal(0, 0.001, 60)
+    first = write_run(tmp_path / "a", dice)
+    # In another order: pairs are made by id.
+    order = np.random.default_rng(2).permutation(60)
+    second = write_run(tmp_path / "b", (dice + change)[order], [f"p{i}" for i in order])
+    found = compare(first, second)[0]
+    assert found.second - found.first == pytest.approx(change.mean())
+    assert 0 < found.low < change.mean() < found.high < 0.003
+    # The spread between pictures is ten times the change: only pairs can show it.
+    assert found.p_value == pytest.approx(wilcoxon(change).pvalue, rel=1e-6)
+    assert found.p_value < 1e-6
+
+
+def test_equal_runs_do_not_differ(tmp_path, dice):
+    """Fault: a warning or NaN where no picture differs."""
+    found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice))
+    assert [(own.low, own.high, own.p_value) for own in found] == [(0, 0, 1)] * len(FIGURES)
+
+
+def test_figures_without_meaning_are_left_out_in_pairs(tmp_path, dice):
+    """Fault: a picture that counts in one mean and not in the other."""
+    missing = dice.copy()
+    missing[3] = np.nan
+    found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", missing))[0]
+    assert found.pictures == 59
+    assert found.first == found.second == pytest.approx(np.nanmean(missing))
+
+
+def test_runs_on_other_pictures_are_refused(tmp_path, dice, capsys):
+    """Fault: two test splits compared as if they were one."""
+    first = write_run(tmp_path / "a", dice)
+    second = write_run(tmp_path / "b", dice, [f"q{i}" for i in range(60)])
+    with pytest.raises(DataError, match="0 of them among the 60"):
+        compare(first, second)
+    assert main(["compare", str(first), str(tmp_path / "absent")]) == 1
+    assert "No such file" in capsys.readouterr().err
