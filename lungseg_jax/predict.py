@@ -10,13 +10,10 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 
 import collections
 import concurrent.futures
-import csv
 import dataclasses
 import functools
-import io
 import itertools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -34,13 +31,12 @@ from lungseg_jax.imaging import png
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
+from lungseg_jax.prediction_inputs import Input, name_files
+from lungseg_jax.prediction_table import TABLE, Row, write_table
 from lungseg_jax.segmentation import Segmentation
 from lungseg_jax.segmenter import BATCH_SIZE, Segmenter
 from lungseg_jax.weights import load_weights, packaged_weights
 from tfds_builder.sandbox import Sandboxes
-from tfds_builder.sources.layout import files_below, is_hidden, stem_of
-
-TABLE = "predictions.csv"
 
 # Of a picture: its content, intensities, probabilities and masks.
 BYTES_PER_PIXEL = 28
@@ -50,41 +46,6 @@ MOST_SHOWN = 20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of `predictions.csv`.
-
-    Attributes:
-      file: as it was given, or below the folder that was.
-      status: `accepted`, or `rejected` with the reason.
-      reason: what is wrong with the file, or speaks against the mask.
-      estimated_dice: of the mask, if there is one.
-      right_px: pixels of the patient's right lung.
-      left_px: of the left one.
-      right_cm2: its area where the spacing is known.
-      left_cm2: of the left one.
-      spacing_source: what the spacing was measured on.
-      height: of the picture in pixels.
-      width: of it.
-      notes: what was corrected or is odd.
-      mask: name of the mask's file.
-    """
-
-    file: str
-    status: str
-    reason: str = ""
-    estimated_dice: float = math.nan
-    right_px: int | None = None
-    left_px: int | None = None
-    right_cm2: float = math.nan
-    left_cm2: float = math.nan
-    spacing_source: str = ""
-    height: int | None = None
-    width: int | None = None
-    notes: str = ""
-    mask: str = ""
 
 
 @functools.cache
@@ -145,6 +106,7 @@ def predict(
         # As many threads read as wait for a sandbox, and as many write.
         concurrent.futures.ThreadPoolExecutor(2 * cores) as pool,
     ):
+        rows: list[Row] = []
         try:
             opened = _map_ahead(
                 pool,
@@ -152,29 +114,14 @@ def predict(
                 inputs,
                 2 * BATCH_SIZE,
             )
-            rows = []
             for row in _segment_all(pool, segmenter, opened, output):
                 rows.append(row)
                 bar.update()
         finally:
             sandboxes.stop()
-    _write_table(output / TABLE, rows)
+            # Also of a run that was stopped.
+            write_table(output / TABLE, rows)
     return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """A file to segment.
-
-    Attributes:
-      path: of the file.
-      label: how the table calls it.
-      name: what its results' names start with.
-    """
-
-    path: epath.Path
-    label: str
-    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,44 +132,6 @@ class Opened:
     radiograph: Radiograph | None = None
     square: np.ndarray | None = None
     fault: str = ""
-
-
-def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Input]:
-    """Returns the files at the paths, each with a name of its own.
-
-    The name is the file's without its ending; of files that would share it, the path below the
-    folder that was given, with its ending.
-
-    Args:
-      paths: files, and folders of which every file counts but hidden ones.
-      output: what lies below it was written by an earlier call.
-
-    Raises:
-      DataError: a path is absent, or there is no file.
-    """
-    found: dict[epath.Path, str] = {}
-    for given in map(epath.Path, paths):
-        if given.is_dir():
-            below = [path for path in files_below(given) if not is_hidden(path, given)]
-            # Without links in them, for the output may be given by another way.
-            own = os.path.realpath(output) + os.sep
-            below = [path for path in below if not os.path.realpath(path).startswith(own)]
-            found |= {path: path.relative_to(given).as_posix() for path in below}
-        elif given.exists():
-            found[given] = given.name
-        else:
-            raise DataError(given, "no such file or folder", "check the path")
-    if not found:
-        raise DataError(paths[0], "holds no file", "give a folder of DICOM, PNG or JPEG files")
-    stems = collections.Counter(stem_of(path) for path in found)
-    taken: collections.Counter[str] = collections.Counter()
-    inputs = []
-    for path, label in found.items():
-        name = stem_of(path) if stems[stem_of(path)] == 1 else label.replace("/", "_")
-        taken[name] += 1
-        unique = name if taken[name] == 1 else f"{name}-{taken[name]}"
-        inputs.append(Input(path, label, unique))
-    return inputs
 
 
 def _open(sandboxes: Sandboxes, file: Input, options: ReadOptions, size: int) -> Opened:
@@ -285,17 +194,6 @@ def _write(
         "; ".join(result.notes),
         mask,
     )
-
-
-def _write_table(path: epath.Path, rows: Sequence[Row]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in dataclasses.fields(Row))
-    for row in rows:
-        cells = dataclasses.astuple(row)
-        # NaN is what is not known.
-        writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
-    path.write_text(text.getvalue())
 
 
 def _map_ahead(

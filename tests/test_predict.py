@@ -14,7 +14,9 @@ import pytest
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.predict import TABLE, main, name_files, predict, segment
+from lungseg_jax.predict import main, predict, segment
+from lungseg_jax.prediction_inputs import name_files
+from lungseg_jax.prediction_table import TABLE
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.state import make_model, split_model
 from lungseg_jax.weights import Calibration, Weights
