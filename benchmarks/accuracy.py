@@ -4,9 +4,9 @@
 
 Measures the test split of the run, or, of a run on phantoms, that of SPLITS on Kaggle's "Chest Xray
 Masks and Labels" in FOLDER, in the original frame: mean, spread and 5th percentile, 95 % bootstrap
-intervals, by source; how the estimate of Dice ranks pictures, and which share of bad masks it finds
-at 5 % false alarms. Threshold and calibration come from the validation split alone. Writes
-`benchmarks/results/accuracy_NAME.json`.
+intervals, by source; how the estimate of Dice ranks pictures, and how many bad masks it finds at
+5 % false alarms among the same pictures. Threshold and calibration come from the validation split
+alone. Writes `benchmarks/results/accuracy_NAME.json`.
 """
 
 import dataclasses
@@ -77,8 +77,8 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
     threshold = weights.calibration.threshold
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
-        probabilities = to_original(square, example)[..., 0]
-        both = to_original((square + mirrored[position]) / 2, example)[..., 0]
+        probabilities = to_original(square, example).max(axis=-1)
+        both = to_original((square + mirrored[position]) / 2, example).max(axis=-1)
         lungs = keep_lungs(probabilities, threshold)
         expected.append(quality.expected_dice(probabilities, lungs))
         masks = (probabilities > threshold, lungs, keep_lungs(both, threshold))
@@ -120,7 +120,9 @@ def by_source(rows: Sequence[ImageMetrics]) -> dict[str, dict]:
 
 def spread(rows: Sequence[ImageMetrics]) -> dict:
     """Returns mean, standard deviation, worst twentieth and interval of each figure."""
-    result: dict = {"pictures": len(rows)}
+    empty = sum(np.isnan(row.hd95_px) for row in rows)
+    # Means of distances do not see them.
+    result: dict = {"pictures": len(rows), "empty_predictions": int(empty)}
     for figure in FIGURES:
         values = np.array([getattr(row, figure) for row in rows])
         values = values[~np.isnan(values)]
@@ -147,10 +149,10 @@ def judge_quality(weights: Weights, expected: np.ndarray, dice: np.ndarray) -> d
     estimates = np.array([quality.estimate_dice(x, weights.calibration) for x in expected])
     bad = dice < BAD
     result: dict = {
-        "rank_correlation": round(float(spearmanr(estimates, dice)[0]), 3),
+        "rank_correlation": round(float(np.asarray(spearmanr(estimates, dice))[0]), 3),
         "mean_absolute_error": round(float(np.abs(estimates - dice).mean()), 4),
         "bad_masks": int(bad.sum()),
-        "points": np.stack([estimates, dice], axis=1).round(4).tolist(),
+        "points": np.round(np.stack([estimates, dice], axis=1), 4).tolist(),
     }
     if bad.any():
         bound = np.quantile(estimates[~bad], FALSE_ALARMS)

@@ -60,7 +60,7 @@ def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
       image: in [0, 1].
       amounts: of half a wave, which lifts or lowers the middle, and of a whole one, which does one
         to the dark and the other to the bright. The curve rises everywhere as long as
-        π |a| + 2 π |b| < 1.
+        π |a| + π |b| < 1.
     """
     x = jnp.clip(image, 0, 1)
     return x + amounts[0] * jnp.sin(math.pi * x) + amounts[1] * jnp.sin(2 * math.pi * x) / 2

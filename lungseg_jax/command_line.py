@@ -9,10 +9,13 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, default_config, resolve
+from lungseg_jax.config import Config, DataConfig, resolve
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
+
+# Of `DataConfig`: how files are read.
+READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
 
 MODES = ["train", "eval", "benchmark", "compile"]
 
@@ -111,13 +114,18 @@ def parse_prediction(arguments: Sequence[str]) -> Prediction:
     output = flags.DEFINE_string("output", None, "Where results go.", flag_values=values)
     checkpoint = flags.DEFINE_string("checkpoint", None, "Folder of a run.", flag_values=values)
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
+    reading = {key: getattr(DataConfig(), key) for key in READING_KEYS}
     try:
         # It looks at the overrides' keys at once.
         config = config_flags.DEFINE_config_dict(
-            "config", default_config(), flag_values=values, sys_argv=given
+            "config", ConfigDict({"data": reading}), flag_values=values, sys_argv=given
         )
     except (AttributeError, KeyError) as error:
-        raise ConfigError("command line", f"unknown key {error}", "see --help") from error
+        raise ConfigError(
+            "command line",
+            f"unknown key {_reason(error)}",
+            f"one of {', '.join(f'data.{key}' for key in READING_KEYS)}",
+        ) from error
     paths = parse_flags(values, given)
     if not paths:
         raise ConfigError("command line", "no file is given", "name files or folders")

@@ -30,6 +30,8 @@ RESAMPLES = 10_000
 class Difference:
     """How a figure differs between two runs, over the pictures where both have it.
 
+    Interval and test take pictures for independent, as pictures of one patient are not.
+
     Attributes:
       figure: its name.
       first: mean of the first run.
@@ -80,8 +82,9 @@ def _differ(
     if not len(values):
         return Difference(figure, *[math.nan] * 5, pictures=0)
     change = values[:, 1] - values[:, 0]
-    chosen = np.random.default_rng(0).integers(len(change), size=(RESAMPLES, len(change)))
-    low, high = np.percentile(change[chosen].mean(axis=1), [2.5, 97.5])
+    random = np.random.default_rng(0)
+    means = [random.choice(change, len(change)).mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
     test = np.asarray(wilcoxon(change) if change.any() else (0.0, 1.0), np.float64)
     mean = values.mean(axis=0)
     return Difference(

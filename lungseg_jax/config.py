@@ -21,6 +21,9 @@ MAX_IMAGE_SIZE = 8192
 # Seven halvings leave 2 x 2 positions of a 256 x 256 picture.
 MAX_DEPTH = 7
 
+# Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
+MAX_TONE = 0.159
+
 Labels = Literal["lungs", "left_right"]
 
 
@@ -357,6 +360,8 @@ def _check_ranges(config: Config) -> None:
         )
     if max(config.augment.scale, config.augment.contrast) >= 1:
         raise ConfigError("augment.scale, augment.contrast", "reach 1", "give shares below 1")
+    if config.augment.tone > MAX_TONE:
+        raise ConfigError("augment.tone", f"is {config.augment.tone}", f"give at most {MAX_TONE}")
     if config.model.norm == "group" and config.model.width % 8:
         raise ConfigError(
             "model.width", f"is {config.model.width}", "group norm takes multiples of 8 channels"

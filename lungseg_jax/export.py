@@ -2,8 +2,10 @@
 
 Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
 
---workdir=DIR       folder of a trained run
---output=FILE       written, and FILE.sha256 beside it
+--workdir=DIR        folder of a trained run
+--output=FILE        written, and FILE.sha256 beside it
+--calibration=FILE   weights of another run of the same recipe whose calibration to take, for a run
+                     that kept no pictures for it
 """
 
 import sys
@@ -20,13 +22,13 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.command_line import parse_flags, run
 from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.data.records import Records, open_records
-from lungseg_jax.errors import ConfigError
+from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.evaluate import Evaluator, to_original
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.state import create_state
-from lungseg_jax.weights import Calibration, Weights, save_weights
+from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import read_config
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
@@ -53,17 +55,21 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
     Args:
       weights: of the network.
       records: of a split that it was not trained on, nor will be judged by.
+
+    Raises:
+      DataError: no picture of the split has lungs.
     """
-    pictures = list(predictions(weights, records))
-    pictures = [(own, reference) for own, reference in pictures if reference.any()]
-    dice = {
-        threshold: np.array([dice_of(keep_lungs(p, threshold), true) for p, true in pictures])
-        for threshold in map(float, THRESHOLDS)
-    }
-    best = max(dice, key=lambda threshold: dice[threshold].mean())
-    expected = np.array([quality.expected_dice(p, keep_lungs(p, best)) for p, _ in pictures])
-    slope, intercept = quality.fit_line(expected, dice[best])
-    return Calibration(round(best, 2), slope, intercept)
+    dice, expected = [], []
+    for probabilities, reference in predictions(weights, records):
+        if reference.any():
+            masks = [keep_lungs(probabilities, float(threshold)) for threshold in THRESHOLDS]
+            dice.append([dice_of(mask, reference) for mask in masks])
+            expected.append([quality.expected_dice(probabilities, mask) for mask in masks])
+    if not dice:
+        raise DataError(records.name, f"no lungs in its {records.split} split", "give others")
+    best = int(np.mean(dice, axis=0).argmax())
+    slope, intercept = quality.fit_line(np.array(expected)[:, best], np.array(dice)[:, best])
+    return Calibration(round(float(THRESHOLDS[best]), 2), slope, intercept)
 
 
 def predictions(
@@ -95,13 +101,19 @@ def _run(arguments: Sequence[str]) -> None:
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=values)
     output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
+    other = flags.DEFINE_string("calibration", None, "Weights.", flag_values=values)
     if rest := parse_flags(values, list(arguments)):
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not workdir.value or not output.value:
         raise ConfigError("command line", "--workdir or --output is missing", "see --help")
+    if not output.value.endswith(SUFFIX):
+        raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     use_compilation_cache()
     weights = weights_of_run(workdir.value)
-    calibration = calibrate(weights, open_records(weights.config)["val"])
+    if other.value:
+        calibration = load_weights(other.value).calibration
+    else:
+        calibration = calibrate(weights, open_records(weights.config)["val"])
     save_weights(output.value, Weights(weights.config, weights.variables, calibration))
     terminal.say(f"{output.value}: {calibration}")
 

@@ -52,8 +52,8 @@ def _cut_off(lungs: Bool[np.ndarray, "h w"]) -> Iterator[str]:
     for name, line, length in (
         ("top", lungs[0], width),
         ("bottom", lungs[-1], width),
-        ("left side", lungs[:, 0], height),
-        ("right side", lungs[:, -1], height),
+        ("viewer's left", lungs[:, 0], height),
+        ("viewer's right", lungs[:, -1], height),
     ):
         if np.count_nonzero(line) > CUT_OFF * max(length, 1):
             yield f"lungs out of view at the {name}"

@@ -11,6 +11,10 @@ MIN_SHARE = 0.2
 # The smaller lung, beside an effusion or after a resection, may be far smaller than the other.
 MIN_SHARE_OF_SECOND = 0.02
 
+# Holes up to this share of the lungs are filled. The mediastinum, where lungs touch above and below
+# it, is larger.
+MAX_HOLE = 0.1
+
 
 def keep_lungs(
     probabilities: Float[np.ndarray, "h w"], threshold: float
@@ -18,7 +22,8 @@ def keep_lungs(
     """Returns where the lungs are.
 
     Of the connected parts above the threshold the largest stays, the second one unless it is a
-    speck, and others that are nearly as large as a lung. Holes are filled.
+    speck, and others that are nearly as large as a lung. Small holes are
+    filled.
 
     Args:
       probabilities: of lung, in [0, 1].
@@ -38,8 +43,11 @@ def keep_lungs(
 
 
 def fill_holes(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Returns the mask with everything that it surrounds."""
-    # A frame of background joins what lies outside into one part, the first.
-    outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
-    _, labels = cv2.connectedComponents(outside, connectivity=4)
-    return labels[1:-1, 1:-1] != labels[0, 0]
+    """Returns the mask with what it surrounds, as far as that is small."""
+    # A frame of background joins what lies outside into one part.
+    background = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+    _, found, statistics, _ = cv2.connectedComponentsWithStats(background, connectivity=4)
+    labels = np.asarray(found, np.intp)
+    is_hole = statistics[:, cv2.CC_STAT_AREA] <= MAX_HOLE * np.count_nonzero(mask)
+    is_hole[labels[0, 0]] = False
+    return mask | is_hole[labels[1:-1, 1:-1]] & ~mask

@@ -3,7 +3,8 @@
 Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoint=WORKDIR]
 
 --output=DIR        where <name>_mask.png, <name>_overlay.png and predictions.csv go
---checkpoint=DIR    folder of a run to use instead of the weights in the package
+--checkpoint=PATH   folder of a run, or a file of lungseg_jax.export, instead of the weights in the
+                    package; of a run, threshold and estimate are not calibrated
 --both_ways         average with the prediction of the mirrored picture, at twice the work
 --config.KEY=VALUE  changes one key of how files are read, such as --config.data.frontal_only=false
 """
@@ -20,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 from etils import epath
-from jaxtyping import Num
+from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
 from lungseg_jax.command_line import parse_prediction, run
@@ -31,15 +32,13 @@ from lungseg_jax.imaging import png
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
-from lungseg_jax.prediction_inputs import Input, name_files
-from lungseg_jax.prediction_table import TABLE, Row, write_table
+from lungseg_jax.prediction_inputs import MASK_ENDING, OVERLAY_ENDING, Input, name_files
+from lungseg_jax.prediction_table import TABLE, Row, open_table
 from lungseg_jax.segmentation import Segmentation
 from lungseg_jax.segmenter import BATCH_SIZE, Segmenter
-from lungseg_jax.weights import load_weights, packaged_weights
+from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
+from tfds_builder.convert import BYTES_PER_PIXEL
 from tfds_builder.sandbox import Sandboxes
-
-# Of a picture: its content, intensities, probabilities and masks.
-BYTES_PER_PIXEL = 28
 
 # Rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20
@@ -59,18 +58,18 @@ def packaged_segmenter() -> Segmenter:
 
 
 def segment(
-    picture: epath.PathLike | Num[np.ndarray, "h w"], options: ReadOptions = ReadOptions()
+    picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
 ) -> Segmentation:
     """Returns the lungs on a picture, by the network in the package.
 
     Args:
-      picture: DICOM, PNG or JPEG file, or an array, upright and bone bright: in [0, 1], or whole
-        numbers that their type's largest scales.
+      picture: DICOM, PNG or JPEG file, or an array, height × width, upright and bone bright: in
+        [0, 1], or whole numbers as in a PNG file.
       options: how files are read and what is checked.
 
     Raises:
       NotFrontalError: a picture of something else than a frontal chest.
-      DataError: the file cannot be read, or the array is no picture.
+      DataError: the file cannot be read, the array is no picture, or it is too small.
     """
     return packaged_segmenter().segment(picture, options)
 
@@ -100,27 +99,25 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     cores = usable_cores()
     memory = 2**29 + BYTES_PER_PIXEL * options.max_pixels
+    rows = []
     with (
         terminal.progress("segment", len(inputs), "file") as bar,
+        open_table(output) as add_row,
         Sandboxes(cores, memory) as sandboxes,
-        # As many threads read as wait for a sandbox, and as many write.
-        concurrent.futures.ThreadPoolExecutor(2 * cores) as pool,
+        concurrent.futures.ThreadPoolExecutor(cores) as readers,
+        concurrent.futures.ThreadPoolExecutor(cores) as writers,
     ):
-        rows: list[Row] = []
+        size = segmenter.image_size
+        opened = _map_ahead(readers, lambda own: _open(sandboxes, own, options, size), inputs)
         try:
-            opened = _map_ahead(
-                pool,
-                lambda own: _open(sandboxes, own, options, segmenter.image_size),
-                inputs,
-                2 * BATCH_SIZE,
-            )
-            for row in _segment_all(pool, segmenter, opened, output):
+            for row in _segment_all(writers, segmenter, opened, output):
+                add_row(row)
                 rows.append(row)
                 bar.update()
         finally:
+            # After a fault or an interrupt, nothing more is read.
+            readers.shutdown(wait=False, cancel_futures=True)
             sandboxes.stop()
-            # Also of a run that was stopped.
-            write_table(output / TABLE, rows)
     return rows
 
 
@@ -171,13 +168,16 @@ def _write(
     file, radiograph = opened.file, opened.radiograph
     if radiograph is None or square is None:
         return Row(file.label, "rejected", opened.fault)
-    result = segmenter.finish(radiograph, square)
-    mask = f"{file.name}_mask.png"
+    try:
+        result = segmenter.finish(radiograph, square)
+    except MemoryError:
+        return Row(file.label, "rejected", "needs more memory than there is")
+    mask = f"{file.name}{MASK_ENDING}"
     (output / mask).write_bytes(png.encode_png(result.mask.astype(np.uint8) * 255))
     upright = radiograph.orientation.to_upright
     sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
     picture = draw_overlay(radiograph.pixels, sides)
-    (output / f"{file.name}_overlay.png").write_bytes(png.encode_png(picture))
+    (output / f"{file.name}{OVERLAY_ENDING}").write_bytes(png.encode_png(picture))
     height, width = result.mask.shape
     right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)
     return Row(
@@ -200,13 +200,12 @@ def _map_ahead(
     pool: concurrent.futures.Executor,
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    ahead: int,
 ) -> Iterator[Result]:
-    """Yields results in order, at most so many computed ahead: an executor's own map does all."""
+    """Yields results in order, a batch of them computed ahead: an executor's own map does all."""
     running: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     for item in items:
         running.append(pool.submit(function, item))
-        if len(running) > ahead:
+        if len(running) > BATCH_SIZE:
             yield running.popleft().result()
     while running:
         yield running.popleft().result()
@@ -221,16 +220,20 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> None:
     given = parse_prediction(arguments)
     use_compilation_cache()
-    if given.checkpoint:
-        # Here, for Orbax takes a second to import.
-        from lungseg_jax.export import weights_of_run
-
-        weights = weights_of_run(given.checkpoint)
-    else:
-        weights = load_weights(packaged_weights())
+    weights = _weights_at(epath.Path(given.checkpoint or packaged_weights()))
     segmenter = Segmenter(weights, both_ways=given.both_ways)
     rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
     terminal.say(_closing_words(rows, epath.Path(given.output)))
+
+
+def _weights_at(path: epath.Path) -> Weights:
+    """Returns the weights in a file of `lungseg_jax.export`, or of a run, not calibrated."""
+    if path.suffix == SUFFIX:
+        return load_weights(path)
+    # Here, for Orbax takes a second to import.
+    from lungseg_jax.export import weights_of_run
+
+    return weights_of_run(path)
 
 
 def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:

@@ -2,13 +2,20 @@
 
 import collections
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.prediction_table import TABLE
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
+
+MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
+
+# Bytes of a result's name before its ending and a number.
+_LONGEST = 220
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +36,12 @@ class Input:
 def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Input]:
     """Returns the files at the paths, each with a name of its own.
 
-    The name is the file's without its ending; of files that would share it, the path below the
-    folder that was given, with its ending.
+    The name is the file's without its ending; of files that would share it, the label with its
+    ending, and a number if need be.
 
     Args:
       paths: files, and folders of which every file counts but hidden ones.
-      output: what lies below it was written by an earlier call.
+      output: where results go; what lies there by a result's name is one of an earlier call.
 
     Raises:
       DataError: a path is absent, or there is no file.
@@ -42,23 +49,43 @@ def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Inpu
     found: dict[epath.Path, str] = {}
     for given in map(epath.Path, paths):
         if given.is_dir():
-            below = [path for path in files_below(given) if not is_hidden(path, given)]
-            # Without links in them, for the output may be given by another way.
-            own = os.path.realpath(output) + os.sep
-            below = [path for path in below if not os.path.realpath(path).startswith(own)]
-            found |= {path: path.relative_to(given).as_posix() for path in below}
+            # Of several folders the table must tell which.
+            root = given if len(paths) == 1 else given.parent
+            for path in files_below(given):
+                if not is_hidden(path, given) and not _is_result(path, output):
+                    found.setdefault(path, path.relative_to(root).as_posix())
         elif given.exists():
-            found[given] = os.fspath(given)
+            found.setdefault(given, os.fspath(given))
         else:
             raise DataError(given, "no such file or folder", "check the path")
     if not found:
         raise DataError(paths[0], "holds no file", "give a folder of DICOM, PNG or JPEG files")
     stems = collections.Counter(stem_of(path) for path in found)
-    taken: collections.Counter[str] = collections.Counter()
+    taken: set[str] = set()
     inputs = []
     for path, label in found.items():
-        name = stem_of(path) if stems[stem_of(path)] == 1 else label.strip("/").replace("/", "_")
-        taken[name] += 1
-        unique = name if taken[name] == 1 else f"{name}-{taken[name]}"
+        stem = stem_of(path)
+        name = _shortened(stem if stems[stem] == 1 else label.strip("/").replace("/", "_"))
+        unique = next(
+            own
+            for own in (name, *(f"{name}-{n}" for n in range(2, len(found) + 2)))
+            if own not in taken
+        )
+        taken.add(unique)
         inputs.append(Input(path, label, unique))
     return inputs
+
+
+def _is_result(path: epath.Path, output: epath.Path) -> bool:
+    is_named_so = path.name == TABLE or path.name.endswith((MASK_ENDING, OVERLAY_ENDING))
+    # By their folders' own places, for the output may be given by another way.
+    return is_named_so and os.path.realpath(path.parent) == os.path.realpath(output)
+
+
+def _shortened(name: str) -> str:
+    """Returns a name that leaves room for endings within the 255 bytes a file's name may have."""
+    content = os.fsencode(name)
+    if len(content) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return f"{os.fsdecode(content[: _LONGEST - 17])}-{digest}"

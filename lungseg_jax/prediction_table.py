@@ -1,10 +1,11 @@
 """`predictions.csv`: what became of each file."""
 
+import contextlib
 import csv
 import dataclasses
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from etils import epath
 
@@ -46,12 +47,21 @@ class Row:
     mask: str = ""
 
 
-def write_table(path: epath.Path, rows: Sequence[Row]) -> None:
-    """Writes the table; what is not known is empty."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in dataclasses.fields(Row))
-    for row in rows:
-        cells = dataclasses.astuple(row)
-        writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
-    path.write_text(text.getvalue())
+@contextlib.contextmanager
+def open_table(output: epath.Path) -> Iterator[Callable[[Row], None]]:
+    """Opens the table in a folder and gives what adds a row to it, at once.
+
+    What is not known is empty.
+    """
+    # Names of files need not be text.
+    with Path(output / TABLE).open(
+        "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
+    ) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in dataclasses.fields(Row))
+
+        def add(row: Row) -> None:
+            cells = dataclasses.astuple(row)
+            writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
+
+        yield add

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32
 from lungseg_jax import plausibility, quality
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
-from lungseg_jax.imaging.sides import MIRRORED_BELOW, orientation_score, split_lungs
+from lungseg_jax.imaging.sides import looks_mirrored, split_lungs
 from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.weights import Calibration
 
@@ -88,9 +88,12 @@ def make_segmentation(
     else:
         # The viewer's left is the patient's right.
         right, left = split_lungs(lungs)
-        if lungs.any() and orientation_score(radiograph.pixels, lungs) < MIRRORED_BELOW:
-            right, left = left, right
-            notes = (*notes, "seems to be mirrored: sides named by the heart")
+        if looks_mirrored(radiograph.pixels, right, left):
+            if radiograph.orientation_stated:
+                notes = (*notes, "seems to be mirrored; sides named by the header")
+            else:
+                right, left = left, right
+                notes = (*notes, "seems to be mirrored; sides named by the heart")
     turn, spacing_mm = radiograph.orientation, radiograph.spacing_mm
     if spacing_mm and turn.transpose:
         row, column = spacing_mm

@@ -1,12 +1,15 @@
 """A trained network with its program compiled: pictures in, segmentations out."""
 
+import os
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, Num, UInt16
+from jaxtyping import Float32, UInt16
+from numpy.typing import ArrayLike
 
+from lungseg_jax.errors import ConfigError
 from lungseg_jax.forward import make_forward
 from lungseg_jax.imaging.files import radiograph_of, read_radiograph
 from lungseg_jax.imaging.network_input import network_input
@@ -25,17 +28,25 @@ class Segmenter:
       weights: of the network.
       both_ways: average each prediction with that of the mirrored picture, at twice the work.
 
+    Raises:
+      ConfigError: both ways are asked of a network that tells right from left.
+
     Attributes:
       image_size: side of the model's square in pixels.
     """
 
     def __init__(self, weights: Weights, *, both_ways: bool = False) -> None:
+        if both_ways and weights.config.data.labels != "lungs":
+            # Mirrored, a network of two classes calls the right lung the left one.
+            raise ConfigError(
+                "--both_ways", "is for networks of one class", "leave it out for left_right"
+            )
         self._weights, self._both_ways = weights, both_ways
         self.image_size = weights.config.data.image_size
         self._forward = jax.jit(make_forward(weights.config))
 
     def segment(
-        self, picture: epath.PathLike | Num[np.ndarray, "h w"], options: ReadOptions = ReadOptions()
+        self, picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
     ) -> Segmentation:
         """Returns the lungs on a picture.
 
@@ -47,12 +58,12 @@ class Segmenter:
           NotFrontalError: a picture of something else than a frontal chest.
           DataError: the file cannot be read, or the array is no picture.
         """
-        radiograph = (
-            radiograph_of(picture, options)
-            if isinstance(picture, np.ndarray)
-            else read_radiograph(picture, options)
-        )
-        (square,) = self.predict([network_input(radiograph, self.image_size)])
+        if isinstance(picture, str | os.PathLike):
+            path = epath.Path(picture)
+            radiograph, name = read_radiograph(path, options), path.name
+        else:
+            radiograph, name = radiograph_of(np.asarray(picture), options), "array"
+        (square,) = self.predict([network_input(radiograph, name, self.image_size)])
         return self.finish(radiograph, square)
 
     def predict(

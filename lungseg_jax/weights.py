@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 from flax import nnx
 
-from lungseg_jax.config import Config, DataConfig, from_json, to_json
+from lungseg_jax.config import Config, from_json
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables
 from lungseg_jax.state import make_model, split_model
@@ -26,6 +26,8 @@ from lungseg_jax.state import make_model, split_model
 _STORED = np.float16
 
 _REMEDY = "fetch it again"
+
+SUFFIX = ".safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ def save_weights(path: epath.PathLike, weights: Weights) -> None:
         for name, x in _flatten(weights.variables)
     }
     text = {
-        "config": to_json(_portable(weights.config)),
+        "config": json.dumps(_portable(weights.config)),
         "calibration": json.dumps(dataclasses.asdict(weights.calibration)),
     }
     content = safetensors.numpy.save(arrays, text)
@@ -106,10 +108,12 @@ def load_weights(path: epath.PathLike) -> Weights:
     return Weights(config, _unflatten(path, config, arrays), calibration)
 
 
-def _portable(config: Config) -> Config:
+def _portable(config: Config) -> dict[str, Any]:
     """Returns what prediction needs of a configuration: folders of a machine are not passed on."""
-    data = DataConfig(image_size=config.data.image_size, labels=config.data.labels)
-    return Config(data=data, model=config.model)
+    return {
+        "data": {"image_size": config.data.image_size, "labels": config.data.labels},
+        "model": dataclasses.asdict(config.model),
+    }
 
 
 def _unflatten(path: epath.Path, config: Config, arrays: dict[str, np.ndarray]) -> Variables:

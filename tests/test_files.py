@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging.files import (
@@ -115,9 +115,13 @@ def test_jpeg_is_read_and_a_cut_one_refused():
 
 
 def test_arrays_are_scaled_by_their_type_and_inverted_where_they_must_be():
-    """Fault: an array of 16 bits scaled by its brightest pixel, or film's polarity kept."""
-    for array in (CHEST, CHEST.astype(np.uint16) * 257, (CHEST / 255).astype(np.float32)):
-        np.testing.assert_allclose(radiograph_of(array).pixels, CHEST / 255, atol=1e-6)
+    """Fault: 12 bits in words of 16, or grey values in words of 64, that become black."""
+    bright = CHEST.copy()
+    bright[0, 0] = 255
+    for array in (bright, bright.astype(np.int64), bright / 255, bright.astype(np.uint16) * 257):
+        np.testing.assert_allclose(radiograph_of(array).pixels, bright / 255, atol=1e-6)
+    twelve = bright.astype(np.uint16) * 16
+    np.testing.assert_allclose(radiograph_of(twelve).pixels, twelve / 4095, atol=1e-6)
     negative = radiograph_of(255 - CHEST)
     np.testing.assert_allclose(negative.pixels, CHEST / 255, atol=1e-6)
     assert "inverted" in " ".join(negative.notes)
@@ -136,3 +140,32 @@ def test_an_array_of_something_else_is_no_chest():
     """Fault: only files are looked at."""
     with pytest.raises(NotFrontalError):
         radiograph_of(np.tile(np.linspace(0, 1, 200, dtype=np.float32), (200, 1)))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((40, 36, 3), np.uint8), np.zeros(9), np.zeros((9, 9), bool), np.zeros((0, 9))],
+)
+def test_arrays_that_are_no_grey_picture_are_refused(array: np.ndarray):
+    """Fault: a colour picture that ends in an error of NumPy's."""
+    with pytest.raises(DataError, match=r"^array: (is of shape|has 0 pixels)"):
+        radiograph_of(array)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_jpeg_is_turned_as_its_tag_says(tag: int):
+    """Fault: a picture that viewers show upright read upside down or mirrored."""
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x112] = tag
+    stored = Image.fromarray(chest(120, 110, 0)[0])
+    stored.save(buffer, "JPEG", quality=100, exif=exif)
+    found = decode_radiograph(buffer.getvalue(), "a.jpg", ReadOptions(frontal_only=False))
+    # Pillow's own way to turn a picture.
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(buffer, formats=["JPEG"])))
+    if "inverted" in " ".join(found.notes):
+        expected = 255 - expected
+    np.testing.assert_allclose(found.pixels, expected / 255, atol=1e-6)
+    back = found.orientation.to_stored(found.pixels)
+    assert back.shape == (120, 110)
+    assert ("Exif" in " ".join(found.notes)) == (tag != 1)

@@ -57,6 +57,12 @@ def test_holes_are_filled_and_bays_are_not():
     np.testing.assert_array_equal(fill_holes(bay), bay)
 
 
+def test_the_space_between_lungs_that_touch_twice_is_no_hole():
+    """Fault: the mediastinum filled because a bridge above and one below enclose it."""
+    both = field(RIGHT, LEFT, np.s_[20:23, 40:60], np.s_[70:73, 40:60])
+    np.testing.assert_array_equal(keep_lungs(both, 0.5), both > 0.5)
+
+
 def test_a_hole_that_only_a_corner_closes_is_open():
     """Fault: background that joins the outside by a diagonal filled, or lung there cut apart."""
     mask = np.ones((9, 9), bool)

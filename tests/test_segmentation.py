@@ -42,6 +42,15 @@ def test_sides_of_a_mirrored_picture_are_the_patients_too():
     assert "mirrored" in found.notes[0]
 
 
+def test_a_header_that_states_the_sides_is_believed():
+    """Fault: a heart on the right side that overrules the technician's header."""
+    radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none", orientation_stated=True)
+    found = make_segmentation(radiograph, square_of(LUNGS)[:, ::-1], Calibration())
+    # By the header the viewer's left is the patient's right.
+    assert iou(found.right, PHANTOM.left_lung[:, ::-1]) > 0.95
+    assert "mirrored" in found.notes[0]
+
+
 def test_channels_of_the_network_name_the_sides_where_it_has_them():
     """Fault: a model of two classes whose own sides are thrown away, or taken in another order."""
     square = square_of(PHANTOM.right_lung, PHANTOM.left_lung)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.imaging.sides import orientation_score, split_lungs
+from lungseg_jax.imaging.sides import looks_mirrored, orientation_score, split_lungs
 from tfds_builder.phantom import generate_phantom
 
 
@@ -40,6 +40,17 @@ def test_one_lung_has_its_side(columns: slice):
     assert (left if columns.start < 50 else right).sum() == lung.sum()
 
 
+@pytest.mark.parametrize(("first", "last"), [(12, 57), (30, 80)])
+def test_one_lung_that_reaches_over_the_middle_is_not_cut(first: int, last: int):
+    """Fault: a lung that has moved into an empty half called two lungs."""
+    rows, columns = np.mgrid[:60, :100]
+    middle, reach = (first + last) / 2, (last - first) / 2
+    lung = np.hypot((rows - 30) / 25, (columns - middle) / reach) < 1
+    left, right = split_lungs(lung)
+    assert sorted((left.sum(), right.sum())) == [0, lung.sum()]
+    assert bool(left.any()) == (middle < 50)
+
+
 def test_a_tilted_chest_is_not_cut():
     """Fault: a cut at the middle column where lungs overlap in columns."""
     rows, columns = np.mgrid[:60, :100]
@@ -60,3 +71,20 @@ def test_the_score_of_a_mirror_image_is_opposite():
     image, lungs = phantom.image.astype(np.float32), phantom.left_lung | phantom.right_lung
     score = orientation_score(image, lungs)
     assert orientation_score(image[:, ::-1], lungs[:, ::-1]) == pytest.approx(-score, abs=1e-4)
+
+
+@pytest.mark.parametrize("side", ["right_lung", "left_lung"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.6])
+def test_an_effusion_makes_no_mirror_image(side: str, kept: float):
+    """Fault: the smaller lung taken for the left one, as it is in health."""
+    for index in range(6):
+        phantom = generate_phantom(5, index)
+        image = phantom.image.astype(np.float32)
+        lungs = {name: getattr(phantom, name).copy() for name in ("right_lung", "left_lung")}
+        rows = np.flatnonzero(lungs[side].any(1))
+        bottom = rows[0] + round(kept * (rows[-1] - rows[0]))
+        below = lungs[side].copy()
+        below[:bottom] = False
+        image[below] = 0.9
+        lungs[side] &= ~below
+        assert not looks_mirrored(image, lungs["right_lung"], lungs["left_lung"])

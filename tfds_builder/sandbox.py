@@ -70,6 +70,8 @@ class Sandbox:
           SandboxStoppedError: `stop` was called.
           RuntimeError: no worker can be started.
         """
+        if self._stopped:
+            raise SandboxStoppedError
         fault = ""
         # Twice, for a machine short of memory or time fails files that are not at fault.
         for _ in range(2):

@@ -49,7 +49,9 @@ def _answer(
     except DataError as error:
         return None, error, ""
     except MemoryError:
-        return None, None, "needs more memory than there is"
+        subject = arguments[0] if arguments else "file"
+        error = DataError(subject, "needs more memory than there is", "leave it out")
+        return None, error, ""
     # One file never stops the rest, even where the fault is ours. The message stays behind, for it
     # may quote a header.
     except Exception as error:  # noqa: BLE001

@@ -11,7 +11,7 @@ from lungseg_jax.imaging.greyscale import read_greyscale, to_intensities
 from lungseg_jax.imaging.header import read_word
 from lungseg_jax.imaging.orientation import describe_turn, read_orientation
 from lungseg_jax.imaging.pixel_data import read_stored_values
-from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.imaging.radiograph import Orientation, Radiograph, ReadOptions
 from lungseg_jax.imaging.spacing import read_spacing
 
 # Room for what a deflated file holds beside its pixels of up to four bytes each.
@@ -44,7 +44,8 @@ def read_dicom(
             greyscale = dataclasses.replace(greyscale, inverted=not greyscale.inverted)
         with guarded(name, "grey scale makes no sense"):
             pixels = to_intensities(stored, dataset, greyscale)
-        orientation = read_orientation(dataset)
+        stated = read_orientation(dataset)
+        orientation = stated or Orientation()
         spacing_mm, source = read_spacing(dataset)
         notes = [describe_turn(orientation)]
         if read_word(dataset, "BurnedInAnnotation") == "YES":
@@ -58,6 +59,7 @@ def read_dicom(
         source,
         orientation,
         tuple(note for note in notes if note),
+        orientation_stated=stated is not None,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 from etils import epath
-from jaxtyping import Num
+from jaxtyping import Shaped
 
 from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging import chest_template, dicom, jpeg, png, raw
@@ -65,22 +65,26 @@ def decode_radiograph(
 
 
 def radiograph_of(
-    pixels: Num[np.ndarray, "h w"], options: ReadOptions = ReadOptions()
+    pixels: Shaped[np.ndarray, "..."], options: ReadOptions = ReadOptions()
 ) -> Radiograph:
     """Returns the radiograph in an array.
 
     Args:
-      pixels: upright, bone bright: in [0, 1], or whole numbers that their type's largest scales.
+      pixels: height × width, upright, bone bright: in [0, 1], or whole numbers as in a PNG file.
       options: what is checked.
 
     Raises:
       NotFrontalError: a picture of something else than a frontal chest.
-      DataError: values out of range, or too many pixels.
+      DataError: not grey values of a picture, out of range, or too many.
     """
     name = "array"
+    if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
+        fault = f"is of shape {pixels.shape} and type {pixels.dtype}"
+        raise DataError(name, fault, "give grey values, height x width")
     if not 0 < pixels.size <= options.max_pixels:
         raise DataError(name, f"has {pixels.size} pixels", f"give 1 to {options.max_pixels}")
-    scale = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
+    whole = pixels.dtype.kind in "ui"
+    scale = png.largest_value(int(pixels.max())) if whole else 1
     scaled = pixels.astype(np.float32) / np.float32(scale)
     # Written so that NaN fails too.
     if not (scaled.min() >= 0 and scaled.max() <= 1):

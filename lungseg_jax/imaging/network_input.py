@@ -13,9 +13,22 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 MIN_SIDE = 96
 
 
-def network_input(radiograph: Radiograph, size: int) -> UInt16[np.ndarray, "s s 1"]:
-    """Returns intensity × 65535 in the model's square."""
+def network_input(radiograph: Radiograph, name: str, size: int) -> UInt16[np.ndarray, "s s 1"]:
+    """Returns intensity × 65535 in the model's square.
+
+    Args:
+      radiograph: upright.
+      name: how errors call it.
+      size: side of the square.
+
+    Raises:
+      DataError: it is too small.
+    """
     height, width = radiograph.pixels.shape
+    if min(height, width) < MIN_SIDE:
+        raise DataError(
+            name, f"too small: {height} x {width} pixels", f"give at least {MIN_SIDE} a side"
+        )
     square = to_square(radiograph.pixels, fit_to_square(height, width, size))
     return np.rint(square * 65535).astype(np.uint16)[..., None]
 
@@ -35,8 +48,4 @@ def read_network_input(
       DataError: it cannot be read or is too small.
     """
     radiograph = read_radiograph(path, options)
-    side = min(radiograph.pixels.shape)
-    if side < MIN_SIDE:
-        fault = f"too small: {side} pixels"
-        raise DataError(epath.Path(path).name, fault, f"give at least {MIN_SIDE}")
-    return radiograph, network_input(radiograph, size)
+    return radiograph, network_input(radiograph, epath.Path(path).name, size)

@@ -20,9 +20,9 @@ _TURNS: dict[tuple[str, ...], Orientation] = {
 _DIRECTIONS = frozenset("LRHFAP")
 
 
-def read_orientation(dataset: Dataset) -> Orientation:
-    """Returns how stored pixels are turned upright; where the header makes no sense, not at all."""
-    return _TURNS.get(_main_directions(dataset), Orientation())
+def read_orientation(dataset: Dataset) -> Orientation | None:
+    """Returns how stored pixels are turned upright; `None` where the header makes no sense."""
+    return _TURNS.get(_main_directions(dataset))
 
 
 def is_lateral(dataset: Dataset) -> bool:

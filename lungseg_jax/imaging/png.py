@@ -30,8 +30,13 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
       DataError: not a PNG, one that does not decode, or too large.
     """
     pixels = decode_grey(content, name, PngImageFile, options.max_pixels)
-    bits = 8 if pixels.dtype == np.uint8 else max(8, int(pixels.max()).bit_length())
-    return Radiograph(pixels.astype(np.float32) / np.float32(2**bits - 1), None, "none")
+    largest = 255 if pixels.dtype == np.uint8 else largest_value(int(pixels.max()))
+    return Radiograph(pixels.astype(np.float32) / np.float32(largest), None, "none")
+
+
+def largest_value(brightest: int) -> int:
+    """Returns the largest value of the fewest bits, at least eight, that hold the brightest."""
+    return 2 ** max(8, brightest.bit_length()) - 1
 
 
 def read_mask(

@@ -74,6 +74,7 @@ class Radiograph:
         the patient by the magnification, 5 to 20 % on chest films.
       orientation: what was done to the stored pixels to have them upright; masks drawn on the
         stored pixels need the same.
+      orientation_stated: whether the file said which way up it is.
       notes: corrections and doubts, in words of our own: never a header's.
     """
 
@@ -82,3 +83,4 @@ class Radiograph:
     spacing_source: SpacingSource
     orientation: Orientation = Orientation()
     notes: tuple[str, ...] = ()
+    orientation_stated: bool = False
