@@ -72,9 +72,8 @@ def test_every_file_has_its_row_and_every_picture_its_mask(tmp_path, untrained):
             assert set(np.unique(mask)) <= {0, 255}
             overlay = Path(row["mask"]).stem.removesuffix("_mask") + "_overlay.png"
             assert (tmp_path / "out" / overlay).exists()
-    assert "too small: 80 x 80 pixels" in next(
-        r["reason"] for r in written if r["file"] == "small.png"
-    )
+    (small,) = (row for row in written if row["file"] == "small.png")
+    assert "too small: 80 x 80 pixels" in small["reason"]
 
 
 def test_a_file_that_kills_its_reader_is_one_rejected_row(tmp_path, untrained):
