@@ -2,11 +2,13 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 
-# A third and smaller part of the prediction is lung if it has this share of the largest one: a
-# lung that a device or a shadow cuts in two keeps both parts.
+# A third part of the prediction is lung if it has this share of the largest one and lies above or
+# below one of the first two: a lung that a device or a shadow cuts in two keeps both parts, and
+# dark background beside the body is none.
 MIN_SHARE = 0.2
+MIN_OVERLAP = 0.5
 
 # The smaller lung, beside an effusion or after a resection, may be far smaller than the other.
 MIN_SHARE_OF_SECOND = 0.02
@@ -22,8 +24,7 @@ def keep_lungs(
     """Returns where the lungs are.
 
     Of the connected parts above the threshold the largest stays, the second one unless it is a
-    speck, and others that are nearly as large as a lung. Small holes are
-    filled.
+    speck, and others that may be part of one of these. Small holes are filled.
 
     Args:
       probabilities: of lung, in [0, 1].
@@ -34,12 +35,26 @@ def keep_lungs(
     if count == 1:
         return above > 0
     areas = statistics[:, cv2.CC_STAT_AREA]
-    largest_first = 1 + np.argsort(-areas[1:], kind="stable")
+    first, *others = 1 + np.argsort(-areas[1:], kind="stable")
     kept = np.zeros(count, bool)
-    for rank, part in enumerate(largest_first):
-        share = areas[part] / areas[largest_first[0]]
-        kept[part] = share >= (MIN_SHARE_OF_SECOND if rank == 1 else MIN_SHARE)
+    kept[first] = True
+    lungs = [statistics[first]]
+    for rank, part in enumerate(others):
+        share = areas[part] / areas[first]
+        if rank == 0 and share >= MIN_SHARE_OF_SECOND:
+            kept[part] = True
+            lungs.append(statistics[part])
+        elif share >= MIN_SHARE:
+            kept[part] = any(_overlap(statistics[part], lung) >= MIN_OVERLAP for lung in lungs)
     return fill_holes(kept[np.asarray(labels, np.intp)])
+
+
+def _overlap(part: Int32[np.ndarray, "5"], lung: Int32[np.ndarray, "5"]) -> float:
+    """Returns the share of a part's columns that a lung has too, of OpenCV's statistics."""
+    left, width = cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH
+    start = max(int(part[left]), int(lung[left]))
+    end = min(int(part[left] + part[width]), int(lung[left] + lung[width]))
+    return (end - start) / int(part[width])
 
 
 def fill_holes(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -36,6 +36,14 @@ def test_a_lung_cut_in_two_keeps_both_parts():
     np.testing.assert_array_equal(found, field(RIGHT, upper, lower) > 0.5)
 
 
+def test_background_beside_the_body_is_no_lung():
+    """Fault: a dark corner, as large as half a lung, kept as a third part."""
+    corner = np.s_[70:100, 0:9]
+    narrow = np.s_[20:60, 12:30]
+    found = keep_lungs(field(narrow, LEFT, corner), 0.5)
+    np.testing.assert_array_equal(found, field(narrow, LEFT) > 0.5)
+
+
 def test_a_speck_is_no_second_lung():
     """Fault: a few pixels kept because nothing else is there."""
     np.testing.assert_array_equal(
