@@ -1,11 +1,18 @@
 """Phantoms as files: what a DICOM reader gets back, and what an interruption leaves behind."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pydicom
 import pytest
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
+from lungseg_jax.errors import DataError
+from tests.small import REPOSITORY
 from tfds_builder import phantom_files
 from tfds_builder.phantom import generate_phantom
 from tfds_builder.phantom_files import write_phantoms
@@ -126,18 +133,37 @@ def test_pool_and_single_process_write_the_same_bytes(written, tmp_path):
     assert few == {name: whole[name] for name in few}
 
 
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
+def fail_at_the_second(root: Path, seed: int, index: int) -> None:
+    """What a worker is to do; it imports this module."""
+    (root / "images" / f"{seed}-{index}").touch()
+    if index == 1:
+        raise OSError
+
+
+def test_a_run_that_failed_leaves_nothing_behind(tmp_path, monkeypatch):
     """Guards against half a data set that the next run would take for a whole one."""
-
-    def fail_at_the_second(root, seed, index):
-        (root / "images" / f"{seed}-{index}").touch()
-        if index == 1:
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(phantom_files, "_write_one", fail_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(DataError, match="OSError"):
         write_phantoms(tmp_path / "set", 3, SEED)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_script_needs_no_guard(tmp_path):
+    """Guards against workers that run the script that called for them again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom tfds_builder.phantom_files import write_phantoms\n"
+        f"write_phantoms(Path({str(tmp_path / 'set')!r}), 2, 0)\nprint('once')\n"
+    )
+    output = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    ).stdout
+    assert output == "once\n"
 
 
 def test_an_existing_directory_is_left_alone(tmp_path):

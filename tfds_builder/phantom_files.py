@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import functools
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -34,14 +32,19 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
-from tqdm import tqdm
 
+from lungseg_jax import terminal
+from lungseg_jax.cores import usable_cores
+from lungseg_jax.errors import DataError
 from tfds_builder.phantom import Phantom, generate_phantom, patient_number
+from tfds_builder.sandbox import Sandboxes
 
 # Of the generator: another one gives other phantoms.
 VERSION = 1
 
-_POOL_ABOVE = 16
+# Of a worker, for the largest phantom.
+_MEMORY_BYTES = 2**31
+
 _TRANSFER_SYNTAXES = (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -232,7 +235,15 @@ def _write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
 
 
 def _write_one(root: Path, seed: int, index: int) -> None:
-    """Generates and writes one phantom below `root`."""
+    """Generates and writes one phantom below `root`; raises DataError if that fails."""
+    try:
+        _write_files(root, seed, index)
+    except OSError as error:
+        fault = error.strerror or str(error)
+        raise DataError(root, fault, "check space and permissions") from error
+
+
+def _write_files(root: Path, seed: int, index: int) -> None:
     phantom = generate_phantom(seed, index)
     name = f"phantom_{index:05d}"
     dataset = _to_dicom(phantom, _sample_encoding(seed, index), seed, index)
@@ -242,22 +253,25 @@ def _write_one(root: Path, seed: int, index: int) -> None:
 
 
 def _write_all(root: Path, count: int, seed: int) -> None:
-    """Writes all phantoms below `root`, many of them by a pool of processes."""
-    job = functools.partial(_write_one, root, seed)
-    progress = functools.partial(tqdm, total=count, desc="phantoms", unit="file", disable=None)
-    if count <= _POOL_ABOVE:
-        for index in progress(range(count)):
-            job(index)
-        return
-    # "spawn": a forked child would inherit the locks of the parent's threads (JAX, TensorFlow).
-    with concurrent.futures.ProcessPoolExecutor(
-        max_workers=min(os.cpu_count() or 1, count),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    ) as pool:
-        for _ in progress(pool.map(job, range(count), chunksize=4)):
-            pass
+    """Writes all phantoms below `root`, by a worker process a core."""
+    workers = min(usable_cores(), count)
+
+    def write(index: int) -> None:
+        sandboxes.call(root, _write_one, root, seed, index)
+
+    with (
+        terminal.progress("phantoms", count, "file") as bar,
+        Sandboxes(workers, _MEMORY_BYTES) as sandboxes,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+    ):
+        try:
+            for _ in pool.map(
+                lambda i: sandboxes.call(root, _write_one, root, seed, i), range(count)
+            ):
+                bar.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            sandboxes.stop()
 
 
 def write_phantoms(directory: Path, count: int, seed: int) -> None:
@@ -268,9 +282,6 @@ def write_phantoms(directory: Path, count: int, seed: int) -> None:
     arguments give the same bytes under the same versions of the libraries. About one in eight
     patients (PatientID) has two pictures.
 
-    More than 16 phantoms are shared out among all cores by spawned processes, so a script must call
-    this below ``if __name__ == "__main__":``.
-
     Args:
         directory: what to create; an existing one is whole by construction and left alone.
         count: number of phantoms, at least 1.
@@ -278,7 +289,8 @@ def write_phantoms(directory: Path, count: int, seed: int) -> None:
 
     Raises:
         ValueError: if `count` is below 1 or `seed` is negative.
-        OSError: if a file cannot be written.
+        DataError: if a file cannot be written.
+        OSError: if a folder cannot be made.
     """
     if count < 1 or seed < 0:
         raise ValueError(f"needs count >= 1 and seed >= 0, got {count} and {seed}")
