@@ -171,13 +171,19 @@ def test_a_killed_build_goes_on(built, tmp_path):
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(built, tmp_path):
     """Fault: a moment at which a kill leaves something that the next build trusts."""
-    start = time.monotonic()
-    whole = start_build(tmp_path / "whole", built[0])
-    whole.communicate()
+    # The second build is as fast as the later ones, which find files in the system's memory.
+    for name in ("first", "second"):
+        start = time.monotonic()
+        start_build(tmp_path / name, built[0]).communicate()
     duration = time.monotonic() - start
-    moments = np.random.default_rng(0).uniform(0.2 * duration, duration, 20)
-    killed = [rebuilt_after_kill(built, tmp_path / str(i), s) for i, s in enumerate(moments)]
-    assert sum(killed) >= 15
+    random, killed = np.random.default_rng(0), 0
+    # On a machine with other work some moments fall behind the build's end and do not count.
+    for attempt in range(60):
+        moment = random.uniform(0.2 * duration, duration)
+        killed += rebuilt_after_kill(built, tmp_path / str(attempt), moment)
+        if killed == 20:
+            return
+    pytest.fail(f"{killed} of 60 moments fell into a build")
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
