@@ -115,7 +115,7 @@ def _run(arguments: Sequence[str]) -> None:
     else:
         calibration = calibrate(weights, open_records(weights.config)["val"])
     save_weights(output.value, Weights(weights.config, weights.variables, calibration))
-    terminal.say(f"{output.value}: {calibration}")
+    terminal.say(f"{output.value} written; threshold {calibration.threshold}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Weights:
 
 def packaged_weights() -> epath.Path:
     """Returns the file of the weights in the package."""
-    return epath.Path(str(resources.files("lungseg_jax") / "pretrained" / "lungs.safetensors"))
+    return epath.Path(str(resources.files("lungseg_jax.pretrained") / "lungs.safetensors"))
 
 
 def save_weights(path: epath.PathLike, weights: Weights) -> None:
@@ -93,7 +93,7 @@ def load_weights(path: epath.PathLike) -> Weights:
         content = path.read_bytes()
         stated = _check_sum_of(path).read_text().split()[:1]
     except OSError as error:
-        raise CheckpointError(path, error.strerror or "not readable", _REMEDY) from error
+        raise CheckpointError(path, error.strerror or "not readable", "check the path") from error
     if stated != [hashlib.sha256(content).hexdigest()]:
         raise CheckpointError(path, f"is not what {_check_sum_of(path).name} tells of", _REMEDY)
     try:
