@@ -32,6 +32,16 @@ def test_the_judgement_depends_on_order_of_greys_alone(phantoms):
         assert first == pytest.approx(second, abs=0.15)
 
 
+def test_a_mask_is_no_radiograph():
+    """Fault: masks that lie beside pictures segmented as if they were chests."""
+    for index in range(COUNT):
+        phantom = generate_phantom(5, index)
+        lungs = phantom.left_lung | phantom.right_lung
+        soft = cv2.GaussianBlur(lungs.astype(np.float32), (0, 0), 1)
+        for mask in (lungs.astype(np.float32), soft):
+            assert chest_template.judge(mask) == chest_template.judge(1 - mask) == "other"
+
+
 def test_black_bars_do_not_matter(phantoms):
     """Fault: the collimator's shadow beside the chest outweighs the lungs."""
     for image in phantoms:

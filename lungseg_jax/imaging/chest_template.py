@@ -19,6 +19,11 @@ from jaxtyping import Float, Float32, Shaped
 MIN_LIKENESS = 0.52
 MIN_LEAD = 0.2
 
+# Least share of greys between black and white: a mask of two lungs has the figure of a chest, and
+# next to none. Montgomery and Shenzhen's pictures have 0.32 and more, their masks 0.03 and less.
+MIN_GREY = 0.12
+_BLACK, _WHITE = 0.05, 0.95
+
 # Proportions of the figure as shares of the picture's side, from its centre.
 _MEDIASTINUM_HALF_WIDTH = 0.1
 _OUTER_HALF_WIDTH = 0.225
@@ -45,6 +50,8 @@ _LEAST_SPREAD = 0.22
 def judge(pixels: Float[np.ndarray, "h w"]) -> Literal["frontal", "inverted", "other"]:
     """Returns what pixels in [0, 1] show: a frontal chest, one in negative, or something else."""
     small = _shrink(pixels, _THUMBNAIL)
+    if _share_of_grey(small) < MIN_GREY:
+        return "other"
     as_is, negative = likeness(small), likeness(1 - small)
     if max(as_is, negative) < MIN_LIKENESS or abs(as_is - negative) < MIN_LEAD:
         return "other"
@@ -60,6 +67,12 @@ def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
     variance = supports @ ranks**2 - (supports @ ranks) ** 2
     spread = np.sqrt(np.maximum(variance, _LEAST_SPREAD**2))
     return float((figures @ ranks / spread).max())
+
+
+def _share_of_grey(pixels: Float[np.ndarray, "h w"]) -> float:
+    low, high = float(pixels.min()), float(pixels.max())
+    scaled = (pixels - low) / max(high - low, 1e-6)
+    return float(np.mean((scaled > _BLACK) & (scaled < _WHITE)))
 
 
 def _ranks(values: Float32[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
