@@ -30,9 +30,12 @@ from lungseg_jax.config import ModelConfig
 from lungseg_jax.flops import training_flops
 
 # Of the whole command; a part that starts late gets what is left.
-BUDGET_SECONDS = 460.0
+BUDGET_SECONDS = 440.0
 
-TURNS = 7
+# A part for which less is left is not begun.
+MINIMUM_SECONDS = 15.0
+
+TURNS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Sizes:
     copy_bytes: int
 
 
-GPU_SIZES = Sizes(64, 4, 512, (16, 32, 64), (1, 32), 10, 8192, 2**32)
+# A batch of 32 fills the device; the libraries take minutes to choose kernels for another one.
+GPU_SIZES = Sizes(64, 4, 512, (32,), (32, 1), 10, 8192, 2**32)
 TINY_SIZES = Sizes(4, 1, 16, (1, 2), (1,), 2, 256, 2**20)
 
 
@@ -115,6 +119,11 @@ class Suite:
             self._keep("benchmark_mode", self._benchmark_mode([*synthetic, *own]))
             if main_arguments:
                 self._keep("records", self._benchmark_mode([*main_arguments, *own]))
+        if "pytorch" in best:
+            # Last, and out of the race: it takes minutes to get ready, if it does.
+            slow = dataclasses.replace(best["pytorch"], mode="max-autotune")
+            self._alone(slow, alone)
+            self._keep("alone", alone)
         self._keep("seconds", round(BUDGET_SECONDS - self._left()))
         return self._result
 
@@ -142,12 +151,9 @@ class Suite:
                 rate = max(rate, new_rate)
         if "pytorch" in best:
             rate = tried[_label(best["pytorch"])]["images_per_second"]
-            for changes in (
-                {"upsampling": "transposed"}, {"mode": "max-autotune"}, {"mode": "eager"},
-            ):  # fmt: skip
-                program = dataclasses.replace(best["pytorch"], **changes)
-                if (new_rate := self._alone(program, tried)) > rate:
-                    best["pytorch"], rate = program, new_rate
+            program = dataclasses.replace(best["pytorch"], upsampling="transposed")
+            if self._alone(program, tried) > rate:
+                best["pytorch"] = program
         return tried, best
 
     def _inference_programs(self, batch_size: int) -> list[Program]:
@@ -155,12 +161,14 @@ class Suite:
             self._program("lungseg_jax", "inference", batch_size),
             *(
                 self._program("pytorch", "inference", batch_size, mode)
-                for mode in ("eager", "compile", "max-autotune")
+                for mode in ("eager", "compile")
             ),
         ]
 
     def _in_turn(self, programs: Sequence[Program]) -> dict[str, Any]:
         """Races programs; returns a case in the form of `benchmarks.peers`."""
+        if self._left() < MINIMUM_SECONDS:
+            return {"error": "no time left", "programs": {}}
         result = race(programs, turns=TURNS, limit_seconds=90.0, deadline=self._end)
         return {
             "hardware": self._result["device"]["name"],
@@ -172,7 +180,7 @@ class Suite:
     def _alone(self, program: Program, tried: dict[str, Any]) -> float:
         """Measures a program by itself, notes the figures, and returns images a second."""
         label = _label(program)
-        if self._left() < 20:
+        if self._left() < MINIMUM_SECONDS:
             tried[label] = {"error": "no time left"}
             return 0.0
         runner = Runner(program)
@@ -239,7 +247,7 @@ class Suite:
 
     def _run(self, command: Sequence[str], limit_seconds: float) -> tuple[str, str]:
         """Returns what a Python process wrote, and what was wrong with it, if anything was."""
-        if self._left() < 10:
+        if self._left() < MINIMUM_SECONDS:
             return "", "no time left"
         limit = self._limit(limit_seconds)
         try:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from lungseg_jax.losses import DICE_SMOOTHING
 
@@ -105,8 +106,16 @@ class UNet(nn.Module):
             x = torch.cat([skips[level], self.upsamples[level](x)], dim=1)
             x = self.decoder[level](x)
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.head(x.float())
+            logits = self._logits(x.float())
         return depth_to_space(logits, self.block_size) if self.block_size > 1 else logits
+
+    def _logits(self, x: Tensor) -> Tensor:
+        weight, bias = self.head.weight, self.head.bias
+        assert bias is not None
+        if torch.compiler.is_compiling() and len(bias) == 1:
+            # As in ours, what the compiler merges with its neighbours; a convolution it leaves be.
+            return (x * weight[0]).sum(1, keepdim=True) + bias
+        return self.head(x)
 
 
 def depth_to_space(x: Tensor, factor: int) -> Tensor:
@@ -221,6 +230,9 @@ def torch_variables(
 def _compiled(function: Callable[..., Tensor], mode: Mode) -> Callable[..., Tensor]:
     if mode == "eager":
         return function
+    # Triton's convolutions lost to cuDNN's at every size of the network on an H200, and take
+    # minutes to try.
+    inductor.max_autotune_conv_backends = "ATEN"
     return torch.compile(
         function, mode=None if mode == "compile" else mode, fullgraph=True, dynamic=False
     )

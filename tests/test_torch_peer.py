@@ -36,7 +36,7 @@ def flat(state) -> dict:
 
 def make_pair(block_size, upsampling):
     """Our model, its scales, biases and statistics off one and zero, and PyTorch's of the same."""
-    ours = UNet(width=WIDTH, depth=DEPTH, block_size=block_size, rngs=nnx.Rngs(0))
+    ours = UNet(width=WIDTH, depth=DEPTH, block_size=block_size, rngs=nnx.Rngs(3))
     rng = np.random.default_rng(1)
     state = nnx.state(ours)
     for _, variable in nnx.to_flat_state(state):

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lungseg_jax.models.batch_norm import BatchNorm
 from lungseg_jax.models.convolution import convolve
 
 Norm = Literal["batch", "group"]
@@ -18,10 +20,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu": jax.nn.gelu,
 }
-
-# A running average over about ten steps: short runs on small data sets end with statistics of the
-# final weights, and the exponential moving average of the state smooths what noise is left.
-BATCH_NORM_MOMENTUM = 0.9
 
 
 def space_to_depth(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h2 w2 c2"]:
@@ -39,15 +37,6 @@ def depth_to_space(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, factor, factor, c // factor**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
-
-
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Maximum of each 2×2 block.
-
-    Reshape and max, not a windowed reduction, whose gradient is XLA's slow select-and-scatter.
-    """
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 class Convolution(nnx.Module):
@@ -121,13 +110,7 @@ class ConvNormActivation(nnx.Module):
             rngs=rngs,
         )
         if norm == "batch":
-            self.norm = nnx.BatchNorm(
-                out_features,
-                momentum=BATCH_NORM_MOMENTUM,
-                dtype=dtype,
-                axis_name=axis_name,
-                rngs=rngs,
-            )
+            self.norm = BatchNorm(out_features, axis_name)
         else:
             self.norm = nnx.GroupNorm(
                 out_features, num_groups=None, group_size=8, dtype=dtype, rngs=rngs
@@ -137,18 +120,37 @@ class ConvNormActivation(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         """Returns activations; with `train`, batch statistics are used and updated."""
         activation = ACTIVATIONS[self.activation]
-        if not isinstance(self.norm, nnx.BatchNorm):
+        if not isinstance(self.norm, BatchNorm):
             return activation(self.norm(self.conv(x)))
         if train:
-            return activation(self.norm(self.conv(x), use_running_average=False))
+            return self.norm(self.conv(x), activation)
         # The running statistics are an affine function, which the convolution takes over.
-        scale, shift = running_affine(self.norm)
+        scale, shift = self.norm.running_affine()
         return activation(self.conv(x, scale) + shift.astype(self.conv.dtype))
 
 
-def running_affine(norm: nnx.BatchNorm) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """Returns scale and shift of each channel by which the running statistics normalise."""
-    assert norm.scale is not None
-    assert norm.bias is not None
-    scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
-    return scale, norm.bias[...] - norm.mean[...] * scale
+class Head(nnx.Module):
+    """Logits of each pixel: a linear function of its channels, in float32.
+
+    Args:
+      in_features: channels in.
+      out_features: logits.
+      rngs: source of the initial kernel.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        initial = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(initial(rngs.params(), (1, 1, in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """Returns logits."""
+        kernel = self.kernel[0, 0]
+        x = x.astype(jnp.float32)
+        if kernel.shape[1] == 1:
+            # A product and a sum, which XLA merges with what makes and what reads them; a
+            # convolution would have the float32 channels written out.
+            logits = (x * kernel[:, 0]).sum(-1, keepdims=True)
+        else:
+            logits = convolve(x, self.kernel[...])
+        return logits + self.bias[...]

@@ -12,11 +12,12 @@ from lungseg_jax.models.layers import (
     Activation,
     ConvNormActivation,
     Convolution,
+    Head,
     Norm,
     depth_to_space,
-    max_pool,
     space_to_depth,
 )
+from lungseg_jax.models.pooling import max_pool
 
 
 class Block(nnx.Module):
@@ -111,13 +112,7 @@ class UNet(nnx.Module):
             [Upsample(2 * c, c, dtype=dtype, rngs=rngs) for c in features[:-1]]
         )
         self.decoder = nnx.List([Block(2 * c, c, **layer) for c in features[:-1]])
-        self.head = nnx.Conv(
-            width,
-            num_classes * block_size**2,
-            kernel_size=(1, 1),
-            dtype=jnp.float32,
-            rngs=rngs,
-        )
+        self.head = Head(width, num_classes * block_size**2, rngs=rngs)
         self.depth, self.block_size, self.dtype, self.remat = depth, block_size, dtype, remat
 
     def __call__(
@@ -145,7 +140,7 @@ class UNet(nnx.Module):
             with jax.named_scope(f"decoder{level}"):
                 x = jnp.concatenate([skips[level], self.upsamples[level](x)], axis=-1)
                 x = self._run(self.decoder[level], x, train)
-        return depth_to_space(self.head(x.astype(jnp.float32)), self.block_size)
+        return depth_to_space(self.head(x), self.block_size)
 
     def _run(
         self, block: Block, x: Float[Array, "b h w c"], train: bool

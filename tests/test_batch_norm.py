@@ -1,0 +1,93 @@
+"""Batch normalisation with its own gradient against the formula and what autodiff makes of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from lungseg_jax.models.batch_norm import EPSILON, MOMENTUM, BatchNorm, normalise
+from lungseg_jax.models.layers import ACTIVATIONS
+
+SHAPE = (8, 6, 4, 5)
+
+
+def by_formula(x, scale, bias, activation):
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return activation((x - mean) / jnp.sqrt(var + EPSILON) * scale + bias), mean, var
+
+
+@pytest.fixture
+def inputs():
+    random = np.random.default_rng(3)
+    x, weight = random.normal(2, 3, SHAPE), random.normal(size=SHAPE)
+    scale, bias = random.uniform(0.5, 2, SHAPE[-1]), random.normal(size=SHAPE[-1])
+    return [jnp.asarray(a, jnp.float32) for a in (x, scale, bias, weight)]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_values_statistics_and_gradients_are_those_of_the_formula(inputs, name):
+    """Fault: a term of the gradient by hand that is missing, such as the mean's or the variance's.
+
+    A weighted sum as loss: of a plain sum the gradient is zero whatever the terms are.
+    """
+    x, scale, bias, weight = inputs
+    activation = ACTIVATIONS[name]
+
+    def own(*arguments):
+        return normalise(*arguments, activation, EPSILON, None)
+
+    def plain(*arguments):
+        return by_formula(*arguments, activation)
+
+    for result, expected in zip(own(x, scale, bias), plain(x, scale, bias), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    gradients = [
+        jax.grad(lambda *a, f=f: (f(*a)[0] * weight).sum(), argnums=(0, 1, 2))(x, scale, bias)
+        for f in (own, plain)
+    ]
+    for result, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_a_batch_over_devices_is_one_batch(inputs):
+    """Fault: a mean of the backward pass that each device takes of its own pictures alone."""
+    x, scale, bias, weight = inputs
+    devices = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def loss(x, weight, axis_name):
+        return (normalise(x, scale, bias, jax.nn.relu, EPSILON, axis_name)[0] * weight).sum()
+
+    spread = jax.shard_map(
+        lambda x, weight: jax.grad(loss)(x, weight, "data"),
+        mesh=devices,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+        check_vma=False,
+    )
+    np.testing.assert_allclose(
+        spread(x, weight), jax.grad(loss)(x, weight, None), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_half_precision_keeps_statistics_of_many_pixels():
+    """Fault: sums in bfloat16, which stop growing at a few hundred."""
+    x = jnp.asarray(np.random.default_rng(0).normal(1, 0.5, (4, 64, 64, 2)), jnp.bfloat16)
+    result: Any = normalise(x, jnp.ones(2), jnp.zeros(2), jax.nn.relu, EPSILON, None)
+    y, mean, var = result
+    assert y.dtype == jnp.bfloat16
+    assert mean.dtype == var.dtype == jnp.float32
+    np.testing.assert_allclose(mean, x.astype(jnp.float32).mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(var, x.astype(jnp.float32).var((0, 1, 2)), rtol=1e-4)
+
+
+def test_running_statistics_move_by_the_momentum(inputs):
+    """Fault: momentum and its complement exchanged, so that they follow the last batch alone."""
+    x, *_ = inputs
+    norm = BatchNorm(SHAPE[-1])
+    norm(x, jax.nn.relu)
+    np.testing.assert_allclose(norm.mean[...], (1 - MOMENTUM) * x.mean((0, 1, 2)), rtol=1e-5)
+    expected = MOMENTUM + (1 - MOMENTUM) * x.var((0, 1, 2))
+    np.testing.assert_allclose(norm.var[...], expected, rtol=1e-5)
