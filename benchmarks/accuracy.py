@@ -45,7 +45,7 @@ def main(name: str, workdir: str, folder: str = "", splits: str = "") -> None:
             weights.config.data, source="kaggle", manual_dir=folder, splits=splits
         )
         records = open_records(dataclasses.replace(weights.config, data=data))
-    rows, expected = measure(weights, records["test"])
+    rows, estimates = measure(weights, records["test"])
     kept = rows["two lungs kept"]
     worse = [
         {"id": after.id, "before": before.hd95_px, "after": after.hd95_px}
@@ -56,7 +56,7 @@ def main(name: str, workdir: str, folder: str = "", splits: str = "") -> None:
         "calibration": dataclasses.asdict(weights.calibration),
         "test": {way: by_source(own) for way, own in rows.items()},
         "hd95_worse_by_post_processing": worse,
-        "quality": judge_quality(weights, expected, np.array([row.dice for row in kept])),
+        "quality": judge_quality(estimates, np.array([row.dice for row in kept])),
         "worst": [
             {"id": row.id, "dice": round(row.dice, 4), "hd95_px": round(row.hd95_px, 1)}
             for row in sorted(kept, key=lambda row: row.dice)[:10]
@@ -67,20 +67,20 @@ def main(name: str, workdir: str, folder: str = "", splits: str = "") -> None:
 
 
 def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
-    """Returns the figures of each example for each way to a mask, and its expected Dice."""
+    """Returns the figures of each example for each way to a mask, and its estimated Dice."""
     parallel = all_devices("mesh")
     evaluator = Evaluator(weights.config, parallel)
     variables = parallel.replicate(weights.variables)
     mirrored = _mirrored(evaluator, parallel, variables, records)
     rows: Rows = {"threshold only": [], "two lungs kept": [], "and both ways": []}
-    expected = []
+    estimates = []
     threshold = weights.calibration.threshold
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
         probabilities = to_original(square, example).max(axis=-1)
         both = to_original((square + mirrored[position]) / 2, example).max(axis=-1)
         lungs = keep_lungs(probabilities, threshold)
-        expected.append(quality.expected_dice(probabilities, lungs))
+        estimates.append(quality.estimate_dice(square.max(axis=-1), weights.calibration))
         masks = (probabilities > threshold, lungs, keep_lungs(both, threshold))
         for own, mask in zip(rows.values(), masks, strict=True):
             own.append(
@@ -94,7 +94,7 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
                     tolerance_mm=weights.config.evaluation.tolerance_mm,
                 )
             )
-    return rows, np.array(expected)
+    return rows, np.array(estimates)
 
 
 def _mirrored(evaluator: Evaluator, parallel, variables, records: Records) -> dict[int, np.ndarray]:  # noqa: ANN001
@@ -144,9 +144,8 @@ def bootstrap(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple
     return float(low), float(high)
 
 
-def judge_quality(weights: Weights, expected: np.ndarray, dice: np.ndarray) -> dict:
+def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
     """Returns how the estimate of Dice agrees with Dice."""
-    estimates = np.array([quality.estimate_dice(x, weights.calibration) for x in expected])
     bad = dice < BAD
     result: dict = {
         "rank_correlation": round(float(np.asarray(spearmanr(estimates, dice))[0]), 3),

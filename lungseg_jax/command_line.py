@@ -92,14 +92,14 @@ class Prediction:
     Attributes:
       paths: files and folders.
       output: folder for results.
-      checkpoint: folder of a run; `None` for the weights in the package.
+      checkpoints: folders of runs and files of weights; none for the weights in the package.
       both_ways: whether the mirrored picture counts too.
       config: of which it matters how files are read.
     """
 
     paths: list[str]
     output: str
-    checkpoint: str | None
+    checkpoints: list[str]
     both_ways: bool
     config: Config
 
@@ -112,7 +112,9 @@ def parse_prediction(arguments: Sequence[str]) -> Prediction:
     """
     values, given = flags.FlagValues(), list(arguments)
     output = flags.DEFINE_string("output", None, "Where results go.", flag_values=values)
-    checkpoint = flags.DEFINE_string("checkpoint", None, "Folder of a run.", flag_values=values)
+    checkpoints = flags.DEFINE_multi_string(
+        "checkpoint", [], "Folder of a run.", flag_values=values
+    )
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
     reading = {key: getattr(DataConfig(), key) for key in READING_KEYS}
     try:
@@ -132,7 +134,7 @@ def parse_prediction(arguments: Sequence[str]) -> Prediction:
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that results go to")
     return Prediction(
-        paths, output.value, checkpoint.value, bool(both_ways.value), resolve(config.value)
+        paths, output.value, checkpoints.value, bool(both_ways.value), resolve(config.value)
     )
 
 

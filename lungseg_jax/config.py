@@ -21,6 +21,10 @@ MAX_IMAGE_SIZE = 8192
 # Seven halvings leave 2 x 2 positions of a 256 x 256 picture.
 MAX_DEPTH = 7
 
+# Of cross-validation, numbered from 0; and the number that stands for none.
+NUM_FOLDS = 5
+NO_FOLD = -1
+
 # Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
 MAX_TONE = 0.159
 
@@ -193,6 +197,8 @@ class Config:
         statistics and the Dice loss are then those of a part.
       num_steps: steps of the whole run.
       seed: of initial parameters, order, augmentation, split and phantoms.
+      fold: which fold of a five-fold cross-validation, 0 to 4: the test splits of all five hold
+        every picture once. -1 for the one split of 70, 10 and 20 %.
       parallel: how a step spreads over devices: `pmap` or `mesh`; both compute the same.
       space_shards: devices that share the rows of each picture, for pictures whose activations one
         device cannot hold; with `parallel=mesh` only. They must belong to one host.
@@ -215,6 +221,7 @@ class Config:
     accumulation_steps: int = 1
     num_steps: int = 200
     seed: int = 0
+    fold: int = NO_FOLD
     parallel: Literal["pmap", "mesh"] = "pmap"
     space_shards: int = 1
     shard_optimizer: bool = False
@@ -342,6 +349,12 @@ def _check_ranges(config: Config) -> None:
         *(f"augment.{field.name}" for field in dataclasses.fields(AugmentConfig)),
     ):  # fmt: skip
         at_least(key, 0)
+    if not NO_FOLD <= config.fold < NUM_FOLDS:
+        raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
+    if config.fold != NO_FOLD and config.data.splits:
+        raise ConfigError(
+            "fold", f"is {config.fold}", "leave out data.splits, which gives the one split"
+        )
     # Below ten phantoms a split of 70, 10 and 20 % has an empty part.
     at_least("data.num_phantoms", 10)
     if not 0 <= config.data.max_bad_share <= 1:

@@ -50,7 +50,7 @@ def weights_of_run(workdir: epath.PathLike) -> Weights:
 
 
 def calibrate(weights: Weights, records: Records) -> Calibration:
-    """Returns the threshold of the best mean Dice, and the line from `expected_dice` to Dice.
+    """Returns the threshold of the best mean Dice, and the line from `outline_doubt` to Dice.
 
     Args:
       weights: of the network.
@@ -59,30 +59,36 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
     Raises:
       DataError: no picture of the split has lungs.
     """
-    dice, expected = [], []
-    for probabilities, reference in predictions(weights, records):
+    dice, doubt = [], []
+    for square, probabilities, reference in predictions(weights, records):
         if reference.any():
             masks = [keep_lungs(probabilities, float(threshold)) for threshold in THRESHOLDS]
             dice.append([dice_of(mask, reference) for mask in masks])
-            expected.append([quality.expected_dice(probabilities, mask) for mask in masks])
+            inner = [keep_lungs(square, float(threshold)) for threshold in THRESHOLDS]
+            doubt.append([quality.outline_doubt(square, mask) for mask in inner])
     if not dice:
         raise DataError(records.name, f"no lungs in its {records.split} split", "give others")
     best = int(np.mean(dice, axis=0).argmax())
-    slope, intercept = quality.fit_line(np.array(expected)[:, best], np.array(dice)[:, best])
+    slope, intercept = quality.fit_line(np.array(doubt)[:, best], np.array(dice)[:, best])
     return Calibration(round(float(THRESHOLDS[best]), 2), slope, intercept)
 
 
 def predictions(
     weights: Weights, records: Records
-) -> Iterator[tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]]:
-    """Yields the probability of lung and the reference of each example, in its own frame."""
+) -> Iterator[
+    tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
+]:
+    """Yields what there is of each example: the probability of lung, and the reference.
+
+    The probability in the model's square, and, as the reference, in the picture's own frame.
+    """
     parallel = all_devices("mesh")
     evaluator = Evaluator(weights.config, parallel)
     variables = parallel.replicate(weights.variables)
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
         reference = np.any(example.original_mask > 0, axis=-1)
-        yield to_original(square, example).max(axis=-1), reference
+        yield square.max(axis=-1), to_original(square, example).max(axis=-1), reference
 
 
 def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:

@@ -4,7 +4,8 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 
 --output=DIR        where <name>_mask.png, <name>_overlay.png and predictions.csv go
 --checkpoint=PATH   folder of a run, or a file of lungseg_jax.export, instead of the weights in the
-                    package; of a run, threshold and estimate are not calibrated
+                    package; of a run, threshold and estimate are not calibrated; given several
+                    times, the mean of all, such as the folds of a cross-validation
 --both_ways         average with the prediction of the mirrored picture, at twice the work
 --config.KEY=VALUE  changes one key of how files are read, such as --config.data.frontal_only=false
 """
@@ -220,8 +221,8 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> None:
     given = parse_prediction(arguments)
     use_compilation_cache()
-    weights = _weights_at(epath.Path(given.checkpoint or packaged_weights()))
-    segmenter = Segmenter(weights, both_ways=given.both_ways)
+    members = [_weights_at(epath.Path(own)) for own in given.checkpoints or [packaged_weights()]]
+    segmenter = Segmenter(*members, both_ways=given.both_ways)
     rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
     terminal.say(_closing_words(rows, epath.Path(given.output)))
 

@@ -47,6 +47,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("data.image_size", 250, "multiple of .* 32 up to 8192, such as 256"),
         ("data.image_size", 10**6, "such as 8192"),
         ("data.num_phantoms", 3, "at least 10"),
+        ("fold", 5, "0 to 4"),
     ],
 )
 def test_impossible_value_names_key_and_remedy(key, value, remedy):
@@ -100,3 +101,9 @@ def test_what_only_a_mesh_can_do_is_refused_elsewhere(change):
     """Fault: a key without effect."""
     with pytest.raises(ConfigError, match="needs parallel=mesh"):
         small_config(parallel="pmap", **change)
+
+
+def test_a_fold_of_a_split_file_is_refused():
+    """Fault: one of the two silently ignored, and five runs tested on the same pictures."""
+    with pytest.raises(ConfigError, match=r"^fold: is 0; leave out data\.splits"):
+        resolve(ml_collections.ConfigDict({"fold": 0, "data": {"splits": "a.json"}}))

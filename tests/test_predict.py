@@ -1,6 +1,7 @@
 """Files in, masks out: nothing lost, nothing stopped, every name its own."""
 
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from lungseg_jax.prediction_inputs import name_files
 from lungseg_jax.prediction_table import TABLE
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.state import make_model, split_model
-from lungseg_jax.weights import Calibration, Weights
+from lungseg_jax.weights import Calibration, Weights, mean_calibration
 from tests.pictures import SHARED, chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config
 from tests.test_sandbox import kill_readers
@@ -28,11 +29,15 @@ from tfds_builder.phantom import generate_phantom
 CHEST = chest(120, 110, 0)[0]
 
 
+def untrained_weights(calibration: Calibration, **changes) -> Weights:
+    config = small_config(**changes)
+    _, *variables = split_model(make_model(config))
+    return Weights(config, tuple(jax.device_get(variables)), calibration)
+
+
 @pytest.fixture(scope="module")
 def untrained() -> Segmenter:
-    config = small_config()
-    _, *variables = split_model(make_model(config))
-    return Segmenter(Weights(config, tuple(jax.device_get(variables)), Calibration(0.0)))
+    return Segmenter(untrained_weights(Calibration(0.0)))
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -110,9 +115,31 @@ def test_both_ways_is_for_one_class():
         Segmenter(weights, both_ways=True)
 
 
-def test_both_ways_is_symmetric(untrained):
+def test_several_networks_are_their_mean():
+    """Fault: one network's variables in all, or the threshold of the first alone."""
+    members = [
+        untrained_weights(Calibration(0.3 + 0.2 * seed, 1.0, 0.1 * seed), seed=seed)
+        for seed in range(3)
+    ]
+    square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
+    each = [Segmenter(own).predict([square])[0] for own in members]
+    assert np.ptp([own.mean() for own in each]) > 0.01, "networks that do not differ show nothing"
+    together = Segmenter(*members)
+    np.testing.assert_allclose(together.predict([square])[0], np.mean(each, axis=0), atol=1e-6)
+    calibration = mean_calibration([own.calibration for own in members])
+    np.testing.assert_allclose(dataclasses.astuple(calibration), (0.5, 1.0, 0.1))
+
+
+def test_networks_of_other_squares_have_no_mean():
+    """Fault: arrays of two sizes added, or one network's picture shown to the other."""
+    members = [untrained_weights(Calibration(), data__image_size=size) for size in (32, 64)]
+    with pytest.raises(ConfigError, match="image_size"):
+        Segmenter(*members)
+
+
+def test_both_ways_is_symmetric():
     """Fault: the mirrored prediction not mirrored back."""
-    both = Segmenter(untrained._weights, both_ways=True)
+    both = Segmenter(untrained_weights(Calibration(0.0)), both_ways=True)
     square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
     (as_is,), (mirrored,) = both.predict([square]), both.predict([square[:, ::-1]])
     np.testing.assert_allclose(mirrored, as_is[:, ::-1], atol=1e-5)

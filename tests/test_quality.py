@@ -1,51 +1,111 @@
 """The estimate of Dice without a reference."""
 
+import math
+
+import cv2
 import numpy as np
 import pytest
 
-from lungseg_jax.quality import estimate_dice, expected_dice, fit_line
+from lungseg_jax.quality import (
+    estimate_dice,
+    expected_dice,
+    fit_line,
+    notched_share,
+    outline_doubt,
+)
 from lungseg_jax.weights import Calibration
+
+
+def half_plane(side: int, ramp: float) -> np.ndarray:
+    """Probabilities that rise from 0 to 1 over so many columns in the middle."""
+    columns = np.arange(side) + 0.5 - side / 2
+    row = np.clip(columns / ramp + 0.5, 0, 1) if ramp else (columns > 0).astype(float)
+    return np.tile(row, (side, 1))
+
+
+def doubt_of(square: np.ndarray) -> float:
+    return outline_doubt(square, square > 0.5)
+
+
+def test_doubt_is_the_width_of_what_is_undecided():
+    """Fault: a factor, or a width that grows with the length of the outline.
+
+    Over a ramp of w columns the entropy sums to w / (2 ln 2) bits: the mean over p of the entropy
+    of p is 1 / (2 ln 2).
+    """
+    side, ramp = 256, 8.0
+    expected = ramp / (2 * math.log(2)) / side
+    once = half_plane(side, ramp)
+    assert doubt_of(once) == pytest.approx(expected, rel=0.02)
+    twice = np.minimum(np.roll(once, -60, axis=1), np.roll(once, -60, axis=1)[:, ::-1])
+    twice[:, -60:] = 0
+    assert doubt_of(twice) == pytest.approx(expected, rel=0.05)
+
+
+def test_doubt_does_not_depend_on_the_size_of_the_square():
+    """Fault: widths in pixels, with which a network of larger squares always looks worse."""
+    small, large = doubt_of(half_plane(256, 6.0)), doubt_of(half_plane(512, 12.0))
+    assert small == pytest.approx(large, rel=0.05)
+
+
+def test_a_sharp_smooth_outline_has_no_doubt_and_no_mask_has_all():
+    """Fault: not a number, or the best figure, for the worst prediction."""
+    disc = cv2.circle(np.zeros((256, 256)), (128, 128), 70, 1.0, -1)
+    assert doubt_of(disc) < 1e-3
+    nothing = np.zeros((64, 64))
+    assert doubt_of(nothing) == math.inf
+    assert estimate_dice(nothing, Calibration()) == 0
+    assert estimate_dice(nothing, Calibration(slope=0.0)) == 0
+
+
+def test_lungs_that_are_unsure_inside_are_doubtful_too():
+    """Fault: a sharp step from .1 to .6 called a good mask, for nothing but its outline is seen."""
+    sure = cv2.circle(np.zeros((256, 256)), (128, 128), 70, 1.0, -1)
+    assert estimate_dice(sure, Calibration()) == pytest.approx(1.0, abs=0.02)
+    unsure = 0.1 + 0.5 * sure
+    mask = unsure > 0.5
+    assert estimate_dice(unsure, Calibration()) <= expected_dice(unsure, mask) < 0.7
 
 
 def test_expected_dice_by_hand():
     """Fault: a factor of two, or probability outside the mask left out."""
-    probabilities = np.array([[1.0, 0.8, 0.4, 0.0]], np.float32)
-    mask = probabilities > 0.5
+    square = np.array([[1.0, 0.8], [0.4, 0.0]])
     # 2 * 1.8 / (2.2 + 2)
-    assert expected_dice(probabilities, mask) == pytest.approx(3.6 / 4.2)
-    assert expected_dice(mask.astype(np.float32), mask) == 1
-    assert expected_dice(probabilities, np.zeros_like(mask)) == 0
+    assert expected_dice(square, square > 0.5) == pytest.approx(3.6 / 4.2)
+    assert expected_dice(square * 0, square > 2) == 0
 
 
-def test_it_is_the_expectation_where_probabilities_are_right():
-    """Fault: another figure than the one it is named after."""
-    rng = np.random.default_rng(0)
-    probabilities = rng.beta(0.3, 0.3, (80, 80)).astype(np.float32)
-    mask = probabilities > 0.5
-    dice = []
-    for _ in range(50):
-        truth = rng.random(mask.shape) < probabilities
-        dice.append(2 * (truth & mask).sum() / (truth.sum() + mask.sum()))
-    assert expected_dice(probabilities, mask) == pytest.approx(float(np.mean(dice)), abs=0.005)
+def test_notches_and_spikes_are_those_a_disc_does_not_fit():
+    """Fault: the lungs' own curves counted, or notches that are not."""
+    lung = cv2.ellipse(np.zeros((256, 256), np.uint8), (128, 128), (40, 90), 0, 0, 360, 1, -1) > 0
+    assert notched_share(lung) < 0.005
+    notched, spiked = lung.copy(), lung.copy()
+    notched[120:126, 88:118] = False
+    spiked[120:126, 168:198] = True
+    for changed in (notched, spiked):
+        share = np.count_nonzero(changed ^ lung) / np.count_nonzero(changed)
+        assert notched_share(changed) == pytest.approx(share, rel=0.25)
 
 
 def test_the_line_is_not_turned_by_bad_masks():
     """Fault: two failures on validation data that make every estimate wrong."""
-    expected = np.linspace(0.9, 1.0, 40)
-    dice = 0.1 + 0.88 * expected
+    doubt = np.linspace(0.006, 0.02, 40)
+    dice = 1.08 - 12 * doubt
     dice[[3, 17]] = 0.2
-    slope, intercept = fit_line(expected, dice)
-    assert slope == pytest.approx(0.88, abs=0.02)
-    assert estimate_dice(0.95, Calibration(0.5, slope, intercept)) == pytest.approx(0.936, abs=2e-3)
+    doubt[17] = math.inf
+    slope, intercept = fit_line(doubt, dice)
+    assert slope == pytest.approx(-12, abs=0.3)
+    assert intercept + slope * 0.01 == pytest.approx(0.96, abs=0.005)
 
 
-def test_a_line_that_falls_is_none():
-    """Fault: of three validation pictures, the surest called the worst from then on."""
-    slope, intercept = fit_line(np.array([0.9, 0.92, 0.94]), np.array([0.96, 0.95, 0.91]))
+def test_a_line_that_rises_is_none():
+    """Fault: of three validation pictures, the most doubtful called the best from then on."""
+    slope, intercept = fit_line(np.array([0.01, 0.012, 0.014]), np.array([0.91, 0.95, 0.96]))
     assert (slope, intercept) == (0, 0.95)
 
 
 def test_estimates_stay_in_range():
-    """Fault: a Dice above 1 in the table."""
-    assert estimate_dice(1.0, Calibration(0.5, 1.2, 0.1)) == 1
-    assert estimate_dice(0.0, Calibration(0.5, 1.2, -0.5)) == 0
+    """Fault: a Dice above 1 or below 0 in the table."""
+    square = half_plane(64, 4.0)
+    assert estimate_dice(square, Calibration(0.5, -12.0, 3.0)) <= 1
+    assert estimate_dice(square, Calibration(0.5, -1e4, 1.0)) == 0

@@ -160,8 +160,8 @@ def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
     of_run = weights_of_run(finished)
     assert weights.config.model == of_run.config.model
     records = open_records(of_run.config)["test"]
-    exported = [found for found, _ in predictions(weights, records)]
-    for (found, reference), again in zip(predictions(of_run, records), exported, strict=True):
+    exported = [found for _, found, _ in predictions(weights, records)]
+    for (_, found, reference), again in zip(predictions(of_run, records), exported, strict=True):
         np.testing.assert_allclose(again, found, atol=3e-3)
         assert reference.any()
     # What prediction on files runs is the same network, one picture at a time or several.

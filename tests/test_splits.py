@@ -9,9 +9,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, example, given, settings
 
+from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError
 from tfds_builder.outcome import Outcome
-from tfds_builder.splits import HELD_OUT_SHARES, SPLITS, assign_splits, read_splits
+from tfds_builder.splits import HELD_OUT_SHARES, SPLITS, assign_fold, assign_splits, read_splits
 
 SOURCES = ("montgomery", "shenzhen", "jsrt")
 FINDINGS = ("normal", "abnormal", "unknown")
@@ -89,6 +90,38 @@ def test_shares_hold_within_every_stratum(counts):
             # Half for its own rounding, half for what other strata have left over; one more where
             # the stratum is too small for both splits.
             assert abs(found[stratum] - share * count) <= (1 if count > 5 else 1.5)
+
+
+@given(case_lists(), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_folds_test_every_picture_once_and_share_no_patient(arguments, seed):
+    """Fault: a picture tested twice or never, or a patient on both sides of a fold."""
+    cases = list(itertools.starmap(make_outcome, arguments))
+    folds = [assign_fold(cases, seed, fold) for fold in range(NUM_FOLDS)]
+    ids = sorted(case.example_id for case in cases)
+    assert sorted(itertools.chain.from_iterable(fold["test"] for fold in folds)) == ids
+    patient_of = {case.example_id: case.patient_id for case in cases}
+    for fold in folds:
+        assert sorted(itertools.chain.from_iterable(fold.values())) == ids
+        patients = [{patient_of[example_id] for example_id in own} for own in fold.values()]
+        assert sum(map(len, patients)) == len(set.union(*patients))
+
+
+def test_folds_are_alike():
+    """Fault: strata one after the other in one fold, so that folds are of different hospitals."""
+    counts = {"montgomery": 37, "shenzhen": 83}
+    cases = [
+        make_outcome(f"{source}{i}", f"{source}{i}", source, "normal")
+        for source, count in counts.items()
+        for i in range(count)
+    ]
+    for fold in range(NUM_FOLDS):
+        splits = assign_fold(cases, 0, fold)
+        for name, share in HELD_OUT_SHARES.items():
+            for source, count in counts.items():
+                found = sum(example_id.startswith(source) for example_id in splits[name])
+                # Each tenth of a stratum is rounded by itself.
+                assert abs(found - share * count) < 2
 
 
 def test_a_patient_with_one_abnormal_picture_is_abnormal():

@@ -111,6 +111,7 @@ def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
         "image_size": config.image_size,
         "seed": config.seed,
         "splits": read_split_file(config.splits) if config.splits else None,
+        "fold": config.fold,
         "num_phantoms": config.num_phantoms if listing is None else None,
         "reading": repr(config.reading),
         "on_error": config.on_error,

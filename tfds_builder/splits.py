@@ -2,11 +2,13 @@
 
 import collections
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
+from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError
 from tfds_builder.outcome import Outcome
 
@@ -26,20 +28,12 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
     Raises:
       ConfigError: too few patients for three splits.
     """
-    by_patient = collections.defaultdict(list)
-    for outcome in taken:
-        by_patient[outcome.patient_id].append(outcome)
-    strata = collections.defaultdict(list)
-    for patient_id, own in by_patient.items():
-        # min() because "abnormal" sorts before "normal" and "unknown".
-        stratum = min(one.source for one in own), min(one.finding for one in own)
-        strata[stratum].append(patient_id)
+    by_patient, strata = _strata(taken, seed)
     splits: dict[str, list[str]] = {name: [] for name in SPLITS}
     # Rounding errors are carried from one stratum to the next, so that many small strata cannot
     # starve a split.
     owed = dict.fromkeys(HELD_OUT_SHARES, 0.0)
-    for _, patients in sorted(strata.items()):
-        patients.sort(key=lambda patient_id: _hash(seed, by_patient[patient_id]))
+    for patients in strata:
         start = 0
         for name, share in HELD_OUT_SHARES.items():
             owed[name] += share * len(patients)
@@ -48,14 +42,26 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
             splits[name] += _example_ids(patients[start : start + count], by_patient)
             start += count
         splits["train"] += _example_ids(patients[start:], by_patient)
-    empty = [name for name, ids in splits.items() if not ids]
-    if empty:
-        raise ConfigError(
-            "data.splits",
-            f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
-            _remedy_of_few(taken),
-        )
-    return {name: sorted(ids) for name, ids in splits.items()}
+    return _checked(splits, taken, by_patient)
+
+
+def assign_fold(taken: Sequence[Outcome], seed: int, fold: int) -> dict[str, list[str]]:
+    """Returns the example ids of each split of a fold of `NUM_FOLDS`.
+
+    The folds' test splits together hold every picture once. Patients and strata are treated as by
+    `assign_splits`: in the order of strata and hashes, each tenth patient is held out for
+    validation and two of ten for test, in each fold others.
+
+    Raises:
+      ConfigError: too few patients for three splits.
+    """
+    by_patient, strata = _strata(taken, seed)
+    splits: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for position, patient_id in enumerate(itertools.chain.from_iterable(strata)):
+        turn = (position - 2 * fold) % (2 * NUM_FOLDS)
+        name = "test" if turn < 2 else "val" if turn == 2 else "train"
+        splits[name] += _example_ids([patient_id], by_patient)
+    return _checked(splits, taken, by_patient)
 
 
 def read_split_file(path: epath.PathLike) -> dict[str, list]:
@@ -101,6 +107,43 @@ def read_splits(path: epath.PathLike, taken: Sequence[Outcome]) -> dict[str, lis
                     "keep each patient's pictures in one split",
                 )
     return {name: sorted(set(splits[name])) for name in SPLITS}
+
+
+def _strata(
+    taken: Sequence[Outcome], seed: int
+) -> tuple[Mapping[str, list[Outcome]], list[list[str]]]:
+    """Returns each patient's pictures, and the patients of each stratum in a random order."""
+    by_patient = collections.defaultdict(list)
+    for outcome in taken:
+        by_patient[outcome.patient_id].append(outcome)
+    strata = collections.defaultdict(list)
+    for patient_id, own in by_patient.items():
+        # min() because "abnormal" sorts before "normal" and "unknown".
+        stratum = min(one.source for one in own), min(one.finding for one in own)
+        strata[stratum].append(patient_id)
+    for patients in strata.values():
+        patients.sort(key=lambda patient_id: _hash(seed, by_patient[patient_id]))
+    return by_patient, [patients for _, patients in sorted(strata.items())]
+
+
+def _checked(
+    splits: dict[str, list[str]],
+    taken: Sequence[Outcome],
+    by_patient: Mapping[str, Sequence[Outcome]],
+) -> dict[str, list[str]]:
+    """Returns the splits sorted.
+
+    Raises:
+      ConfigError: one of them is empty.
+    """
+    empty = [name for name, ids in splits.items() if not ids]
+    if empty:
+        raise ConfigError(
+            "data.splits",
+            f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
+            _remedy_of_few(taken),
+        )
+    return {name: sorted(ids) for name, ids in splits.items()}
 
 
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
-from lungseg_jax.config import Config, DataConfig, Labels
+from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
@@ -152,6 +152,7 @@ def build_records(config: Config, beam_options: "PipelineOptions | None" = None)
         image_size=data.image_size,
         seed=config.seed,
         splits=data.splits,
+        fold=None if config.fold == NO_FOLD else config.fold,
         num_phantoms=data.num_phantoms,
         patterns=FolderPatterns(data.images, data.masks),
         reading=read_options(data),

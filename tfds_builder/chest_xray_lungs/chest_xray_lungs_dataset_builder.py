@@ -38,6 +38,7 @@ class LungsConfig(tfds.core.BuilderConfig):
       image_size: side of the model's square in pixels.
       seed: of the split, and of the phantoms.
       splits: JSON file that gives the splits instead; empty for none.
+      fold: of cross-validation, from 0; `None` for the one split.
       num_phantoms: how many to generate, for the source `phantom`.
       patterns: names of pictures and masks, for the source `folder`.
       reading: how files are read.
@@ -50,6 +51,7 @@ class LungsConfig(tfds.core.BuilderConfig):
     image_size: int = 256
     seed: int = 0
     splits: str = ""
+    fold: int | None = None
     num_phantoms: int = 200
     patterns: FolderPatterns = dataclasses.field(default_factory=FolderPatterns)
     reading: ReadOptions = dataclasses.field(default_factory=ReadOptions)
@@ -202,6 +204,8 @@ def _split(outcomes: Sequence[Outcome], config: LungsConfig) -> dict[str, list[s
     taken = [outcome for outcome in outcomes if outcome.status == "taken"]
     if config.splits:
         return splits.read_splits(config.splits, taken)
+    if config.fold is not None:
+        return splits.assign_fold(taken, config.seed, config.fold)
     return splits.assign_splits(taken, config.seed)
 
 
