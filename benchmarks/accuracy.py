@@ -1,8 +1,9 @@
 """What a run's predictions are worth, with and without post-processing and averaging.
 
-  python -m benchmarks.accuracy NAME WORKDIR [FOLDER SPLITS]
+  python -m benchmarks.accuracy NAME WORKDIR… [on FOLDER SPLITS]
 
-Measures the test split of the run, or, of a run on phantoms, that of SPLITS on Kaggle's "Chest Xray
+Measures the test split of the run, of all runs together where they are the folds of a
+cross-validation, or, of a run on phantoms, that of SPLITS on Kaggle's "Chest Xray
 Masks and Labels" in FOLDER, in the original frame: mean, spread and 5th percentile, 95 % bootstrap
 intervals, by source; how the estimate of Dice ranks pictures, and how many bad masks it finds at
 5 % false alarms among the same pictures. Threshold and calibration come from the validation split
@@ -19,12 +20,13 @@ from scipy.stats import spearmanr
 
 from benchmarks.main_job import RESULTS
 from lungseg_jax import quality
-from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.config import Config
+from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.evaluate import Evaluator, to_original
 from lungseg_jax.export import calibrate, weights_of_run
 from lungseg_jax.metrics import ImageMetrics, image_metrics
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.postprocessing import keep_lungs, smooth
 from lungseg_jax.weights import Weights
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
@@ -35,28 +37,36 @@ RESAMPLES = 2000
 Rows = dict[str, list[ImageMetrics]]
 
 
-def main(name: str, workdir: str, folder: str = "", splits: str = "") -> None:
+def main(name: str, *arguments: str) -> None:
     """Measures and writes."""
-    weights = weights_of_run(workdir)
-    records = open_records(weights.config)
-    weights = dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
-    if folder:
-        data = dataclasses.replace(
-            weights.config.data, source="kaggle", manual_dir=folder, splits=splits
-        )
-        records = open_records(dataclasses.replace(weights.config, data=data))
-    rows, estimates = measure(weights, records["test"])
+    workdirs, elsewhere = arguments, ()
+    if arguments[-3:-2] == ("on",):
+        workdirs, elsewhere = arguments[:-3], arguments[-2:]
+    rows: Rows = {"threshold only": [], "two lungs kept": [], "and both ways": []}
+    estimates, calibrations = [], []
+    for workdir in workdirs:
+        weights = weights_of_run(workdir)
+        records = open_records(weights.config)
+        weights = dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
+        if elsewhere:
+            records = open_records(_on(weights.config, *elsewhere))
+        own_rows, own_estimates = measure(weights, records["test"])
+        for way, own in own_rows.items():
+            rows[way] += own
+        estimates.append(own_estimates)
+        calibrations.append(dataclasses.asdict(weights.calibration))
     kept = rows["two lungs kept"]
+    assert len({row.id for row in kept}) == len(kept), "runs that share test pictures"
     worse = [
         {"id": after.id, "before": before.hd95_px, "after": after.hd95_px}
         for before, after in zip(rows["threshold only"], kept, strict=True)
         if after.hd95_px > before.hd95_px
     ]
     result = {
-        "calibration": dataclasses.asdict(weights.calibration),
+        "calibrations": calibrations,
         "test": {way: by_source(own) for way, own in rows.items()},
         "hd95_worse_by_post_processing": worse,
-        "quality": judge_quality(estimates, np.array([row.dice for row in kept])),
+        "quality": judge_quality(np.concatenate(estimates), np.array([row.dice for row in kept])),
         "worst": [
             {"id": row.id, "dice": round(row.dice, 4), "hd95_px": round(row.hd95_px, 1)}
             for row in sorted(kept, key=lambda row: row.dice)[:10]
@@ -64,6 +74,11 @@ def main(name: str, workdir: str, folder: str = "", splits: str = "") -> None:
     }
     (RESULTS / f"accuracy_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def _on(config: Config, folder: str, splits: str) -> Config:
+    data = dataclasses.replace(config.data, source="kaggle", manual_dir=folder, splits=splits)
+    return dataclasses.replace(config, data=data)
 
 
 def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
@@ -78,10 +93,12 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
         probabilities = to_original(square, example).max(axis=-1)
-        both = to_original((square + mirrored[position]) / 2, example).max(axis=-1)
-        lungs = keep_lungs(probabilities, threshold)
+        both = (square + mirrored[position]) / 2
         estimates.append(quality.estimate_dice(square.max(axis=-1), weights.calibration))
-        masks = (probabilities > threshold, lungs, keep_lungs(both, threshold))
+        masks = (
+            probabilities > threshold,
+            *(_lungs(x, example, threshold) for x in (square, both)),
+        )
         for own, mask in zip(rows.values(), masks, strict=True):
             own.append(
                 image_metrics(
@@ -95,6 +112,10 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
                 )
             )
     return rows, np.array(estimates)
+
+
+def _lungs(square: np.ndarray, example: Example, threshold: float) -> np.ndarray:
+    return keep_lungs(to_original(smooth(square), example).max(axis=-1), threshold)
 
 
 def _mirrored(evaluator: Evaluator, parallel, variables, records: Records) -> dict[int, np.ndarray]:  # noqa: ANN001

@@ -8,11 +8,15 @@ FOLDER holds Kaggle's "Chest Xray Masks and Labels". Two cores of an AMD EPYC, f
 15 minutes beside other work. Test Dice .9630 (Montgomery .9740, Shenzhen .9605), HD95 13.6 px, with
 the threshold of the validation split and both lungs kept.
 
-From one hospital to the other: `--config.data.splits=configs/splits/montgomery_to_shenzhen.json
---config.num_steps=500`, and `shenzhen_to_montgomery.json` with 800. From phantoms alone:
-`--config.data.source=phantom --config.data.num_phantoms=600 --config.num_steps=500`, measured by
-`python -m benchmarks.accuracy phantoms_to_real WORKDIR FOLDER configs/splits/all_tested.json`. The
-weights themselves, calibrated by the pooled run, which kept pictures for it:
+From one hospital to the other: `--config.data.splits=configs/splits/montgomery_to_shenzhen.json`,
+and `shenzhen_to_montgomery.json`. Other seeds: `--config.seed=1`; their spread, and the mean of
+their networks, by `python -m benchmarks.repeats pooled WORKDIR…`. Five folds of all pictures:
+`--config.fold=0` to `4` without `data.splits`, together by `python -m benchmarks.accuracy folds
+WORKDIR…`. From phantoms alone: `--config.data.source=phantom --config.data.num_phantoms=600
+--config.num_steps=500`, measured by `python -m benchmarks.accuracy phantoms_to_real WORKDIR on
+FOLDER configs/splits/all_tested.json`.
+
+The weights themselves, calibrated by the pooled run, which kept pictures for it:
 
     python -m lungseg_jax.main --config=configs/lungs.py --config.data.manual_dir=FOLDER \
         --config.data.splits=configs/splits/all.json --config.num_steps=2000 \

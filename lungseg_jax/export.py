@@ -26,7 +26,7 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.evaluate import Evaluator, to_original
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.postprocessing import keep_lungs, smooth
 from lungseg_jax.state import create_state
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import read_config
@@ -59,18 +59,19 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
     Raises:
       DataError: no picture of the split has lungs.
     """
-    dice, doubt = [], []
+    dice, squares = [], []
     for square, probabilities, reference in predictions(weights, records):
         if reference.any():
             masks = [keep_lungs(probabilities, float(threshold)) for threshold in THRESHOLDS]
             dice.append([dice_of(mask, reference) for mask in masks])
-            inner = [keep_lungs(square, float(threshold)) for threshold in THRESHOLDS]
-            doubt.append([quality.outline_doubt(square, mask) for mask in inner])
+            squares.append(square)
     if not dice:
         raise DataError(records.name, f"no lungs in its {records.split} split", "give others")
     best = int(np.mean(dice, axis=0).argmax())
-    slope, intercept = quality.fit_line(np.array(doubt)[:, best], np.array(dice)[:, best])
-    return Calibration(round(float(THRESHOLDS[best]), 2), slope, intercept)
+    threshold = round(float(THRESHOLDS[best]), 2)
+    doubt = [quality.outline_doubt(square, keep_lungs(square, threshold)) for square in squares]
+    slope, intercept = quality.fit_line(np.array(doubt), np.array(dice)[:, best])
+    return Calibration(threshold, slope, intercept)
 
 
 def predictions(
@@ -78,9 +79,10 @@ def predictions(
 ) -> Iterator[
     tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
 ]:
-    """Yields what there is of each example: the probability of lung, and the reference.
+    """Yields three arrays of each example.
 
-    The probability in the model's square, and, as the reference, in the picture's own frame.
+    The probability of lung in the model's square, the same in the picture's own frame, smoothed,
+    and the reference there.
     """
     parallel = all_devices("mesh")
     evaluator = Evaluator(weights.config, parallel)
@@ -88,7 +90,8 @@ def predictions(
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
         reference = np.any(example.original_mask > 0, axis=-1)
-        yield square.max(axis=-1), to_original(square, example).max(axis=-1), reference
+        original = to_original(smooth(square), example)
+        yield square.max(axis=-1), original.max(axis=-1), reference
 
 
 def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:

@@ -1,8 +1,12 @@
-"""From probabilities in the picture's own frame to lungs: no stray islands, no holes."""
+"""From probabilities to lungs: a smooth outline, no stray islands, no holes."""
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int32
+
+# Of the blur, in pixels of the model's square. Networks that see blocks of 2 x 2 pixels draw
+# outlines in steps of two; the blur changes Dice of validation pictures by no more than .0002.
+OUTLINE_BLUR = 1.0
 
 # A third part of the prediction is lung if it has this share of the largest one and lies above or
 # below one of the first two: a lung that a device or a shadow cuts in two keeps both parts, and
@@ -16,6 +20,12 @@ MIN_SHARE_OF_SECOND = 0.02
 # Holes up to this share of the lungs are filled. The mediastinum, where lungs touch above and below
 # it, is larger.
 MAX_HOLE = 0.1
+
+
+def smooth(square: Float[np.ndarray, "s s c"]) -> Float[np.ndarray, "s s c"]:
+    """Returns probabilities in the model's square whose outlines have no steps."""
+    # OpenCV drops the axis of a single channel.
+    return np.asarray(cv2.GaussianBlur(square, (0, 0), OUTLINE_BLUR)).reshape(square.shape)
 
 
 def keep_lungs(

@@ -36,7 +36,7 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.prediction_inputs import MASK_ENDING, OVERLAY_ENDING, Input, name_files
 from lungseg_jax.prediction_table import TABLE, Row, open_table
 from lungseg_jax.segmentation import Segmentation
-from lungseg_jax.segmenter import BATCH_SIZE, Segmenter
+from lungseg_jax.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
 from tfds_builder.convert import BYTES_PER_PIXEL
 from tfds_builder.sandbox import Sandboxes
@@ -151,11 +151,11 @@ def _segment_all(
     writing: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
     while group := list(itertools.islice(opened, BATCH_SIZE)):
         readable = [own.square for own in group if own.square is not None]
-        squares = iter(segmenter.predict(readable) if readable else ())
+        predictions = iter(segmenter.predict(readable) if readable else ())
         before = len(writing)
         for own in group:
-            square = None if own.square is None else next(squares)
-            writing.append(pool.submit(_write, segmenter, own, square, output))
+            prediction = None if own.square is None else next(predictions)
+            writing.append(pool.submit(_write, segmenter, own, prediction, output))
         for _ in range(before):
             yield writing.popleft().result()
     while writing:
@@ -163,14 +163,14 @@ def _segment_all(
 
 
 def _write(
-    segmenter: Segmenter, opened: Opened, square: np.ndarray | None, output: epath.Path
+    segmenter: Segmenter, opened: Opened, prediction: Prediction | None, output: epath.Path
 ) -> Row:
     """Writes mask and overlay of a picture that could be read; returns its row."""
     file, radiograph = opened.file, opened.radiograph
-    if radiograph is None or square is None:
+    if radiograph is None or prediction is None:
         return Row(file.label, "rejected", opened.fault)
     try:
-        result = segmenter.finish(radiograph, square)
+        result = segmenter.finish(radiograph, prediction)
     except MemoryError:
         return Row(file.label, "rejected", "needs more memory than there is")
     mask = f"{file.name}{MASK_ENDING}"

@@ -6,12 +6,11 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from lungseg_jax import plausibility, quality
+from lungseg_jax import plausibility
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
 from lungseg_jax.imaging.sides import looks_mirrored, split_lungs
-from lungseg_jax.postprocessing import keep_lungs
-from lungseg_jax.weights import Calibration
+from lungseg_jax.postprocessing import keep_lungs, smooth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +65,24 @@ class Segmentation:
 
 
 def make_segmentation(
-    radiograph: Radiograph, square: Float32[np.ndarray, "s s c"], calibration: Calibration
+    radiograph: Radiograph,
+    square: Float32[np.ndarray, "s s c"],
+    threshold: float,
+    estimated_dice: float,
 ) -> Segmentation:
     """Returns what is made of the network's probabilities.
 
     Args:
       radiograph: upright.
       square: probability of the lungs, or of the right and the left one, in the model's square.
-      calibration: of the network.
+      threshold: probability above which a pixel is lung.
+      estimated_dice: of the mask; see `quality.estimate_dice`.
     """
     height, width = radiograph.pixels.shape
     fit = fit_to_square(height, width, square.shape[0])
-    channels = [from_square(own, fit) for own in np.moveaxis(square, -1, 0)]
+    channels = [from_square(own, fit) for own in np.moveaxis(smooth(square), -1, 0)]
     probabilities = functools.reduce(np.maximum, channels)
-    lungs = keep_lungs(probabilities, calibration.threshold)
-    dice = quality.estimate_dice(square.max(axis=-1), calibration)
+    lungs = keep_lungs(probabilities, threshold)
     notes = radiograph.notes
     if len(channels) > 1:
         is_right = channels[0] >= channels[1]
@@ -102,8 +104,8 @@ def make_segmentation(
         right=turn.to_stored(right),
         left=turn.to_stored(left),
         probabilities=turn.to_stored(probabilities),
-        estimated_dice=dice,
-        doubts=tuple(plausibility.doubts(right, left, dice)),
+        estimated_dice=estimated_dice,
+        doubts=tuple(plausibility.doubts(right, left, estimated_dice)),
         notes=notes,
         spacing_mm=spacing_mm,
         spacing_source=radiograph.spacing_source,

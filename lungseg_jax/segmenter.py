@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,18 +15,32 @@ from lungseg_jax.forward import make_forward
 from lungseg_jax.imaging.files import radiograph_of, read_radiograph
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.quality import estimate_dice
 from lungseg_jax.segmentation import Segmentation, make_segmentation
-from lungseg_jax.weights import Weights, mean_calibration
+from lungseg_jax.weights import Weights
 
 # Pictures at a time; of a larger batch a CPU makes no use.
 BATCH_SIZE = 4
+
+
+class Prediction(NamedTuple):
+    """What networks say of one picture.
+
+    Attributes:
+      square: probability of each class in the model's square, the mean of all networks.
+      estimated_dice: of the mask, the mean of what each network's own probabilities tell. Those of
+        the mean are less sure than any of them.
+    """
+
+    square: Float32[np.ndarray, "s s c"]
+    estimated_dice: float
 
 
 class Segmenter:
     """Segments radiographs with one network, or with the mean of several.
 
     Args:
-      members: weights of each network; threshold and calibration are the mean of theirs.
+      members: weights of each network; the threshold is the mean of theirs.
       both_ways: average each prediction with that of the mirrored picture, at twice the work.
 
     Raises:
@@ -52,10 +67,12 @@ class Segmenter:
             )
         self._both_ways = both_ways
         self.image_size = data[0].image_size
-        self._calibration = mean_calibration([own.calibration for own in members])
+        self._threshold = float(np.mean([own.calibration.threshold for own in members]))
         # Networks of one form share a program.
         forwards = {own.config.model: jax.jit(make_forward(own.config)) for own in members}
-        self._members = [(forwards[own.config.model], own.variables) for own in members]
+        self._members = [
+            (forwards[own.config.model], own.variables, own.calibration) for own in members
+        ]
 
     def segment(
         self, picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
@@ -75,13 +92,11 @@ class Segmenter:
             radiograph, name = read_radiograph(path, options), path.name
         else:
             radiograph, name = radiograph_of(np.asarray(picture), options), "array"
-        (square,) = self.predict([network_input(radiograph, name, self.image_size)])
-        return self.finish(radiograph, square)
+        (prediction,) = self.predict([network_input(radiograph, name, self.image_size)])
+        return self.finish(radiograph, prediction)
 
-    def predict(
-        self, squares: Sequence[UInt16[np.ndarray, "s s 1"]]
-    ) -> list[Float32[np.ndarray, "s s c"]]:
-        """Returns the probability of each class in the model's square, for up to `BATCH_SIZE`.
+    def predict(self, squares: Sequence[UInt16[np.ndarray, "s s 1"]]) -> list[Prediction]:
+        """Returns what the networks say of up to `BATCH_SIZE` pictures.
 
         Args:
           squares: of `network_input`.
@@ -89,15 +104,20 @@ class Segmenter:
         # Repeated up to one of two shapes, so that no third program is compiled.
         size = 1 if len(squares) == 1 else BATCH_SIZE
         batch = np.stack([*squares, *[squares[0]] * (size - len(squares))])
-        probabilities = self._mean(batch)
-        if self._both_ways:
-            probabilities = (probabilities + self._mean(batch[:, :, ::-1])[:, :, ::-1]) / 2
-        return list(probabilities[: len(squares)])
+        total, estimates = np.zeros(1, np.float32), np.zeros(len(squares))
+        for forward, variables, calibration in self._members:
+            own = np.asarray(forward(variables, batch))
+            estimates += [estimate_dice(x.max(axis=-1), calibration) for x in own[: len(squares)]]
+            if self._both_ways:
+                own = (own + np.asarray(forward(variables, batch[:, :, ::-1]))[:, :, ::-1]) / 2
+            total = total + own
+        count = len(self._members)
+        return [
+            Prediction(x, float(y)) for x, y in zip(total / count, estimates / count, strict=False)
+        ]
 
-    def finish(self, radiograph: Radiograph, square: Float32[np.ndarray, "s s c"]) -> Segmentation:
-        """Returns what is made of probabilities in the model's square."""
-        return make_segmentation(radiograph, square, self._calibration)
-
-    def _mean(self, batch: UInt16[np.ndarray, "b s s 1"]) -> Float32[np.ndarray, "b s s c"]:
-        each = [np.asarray(forward(variables, batch)) for forward, variables in self._members]
-        return np.mean(each, axis=0)
+    def finish(self, radiograph: Radiograph, prediction: Prediction) -> Segmentation:
+        """Returns what is made of a prediction in the picture's own frame."""
+        return make_segmentation(
+            radiograph, prediction.square, self._threshold, prediction.estimated_dice
+        )

@@ -8,7 +8,6 @@ it is whole; it is checked before anything is read from the file.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -33,23 +32,17 @@ SUFFIX = ".safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What is chosen on validation data; by default, about what `configs/lungs.py` leads to.
+    """What is chosen on validation data.
 
     Attributes:
       threshold: probability above which a pixel is lung.
-      slope: of the estimate of Dice over `quality.outline_doubt`, not above 0.
+      slope: of Dice over `quality.outline_doubt`, not above 0; `None` where nothing was calibrated.
       intercept: of it.
     """
 
     threshold: float = 0.5
-    slope: float = -12.0
-    intercept: float = 1.085
-
-
-def mean_calibration(calibrations: Sequence[Calibration]) -> Calibration:
-    """Returns what stands for networks whose probabilities are averaged."""
-    each = np.array([dataclasses.astuple(own) for own in calibrations])
-    return Calibration(*map(float, each.mean(axis=0)))
+    slope: float | None = None
+    intercept: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +101,8 @@ def load_weights(path: epath.PathLike) -> Weights:
         text = json.loads(content[8 : 8 + length])["__metadata__"]
         config = from_json(text["config"])
         calibration = Calibration(**json.loads(text["calibration"]))
+        if calibration.slope is not None and calibration.slope > 0:
+            raise ValueError("a slope over another measure than the doubt of the outline")
         arrays = safetensors.numpy.load(content)
     # The check sum may be of a file that is no weights at all.
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -57,19 +57,37 @@ def test_a_batch_over_devices_is_one_batch(inputs):
     x, scale, bias, weight = inputs
     devices = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
-    def loss(x, weight, axis_name):
-        return (normalise(x, scale, bias, jax.nn.relu, EPSILON, axis_name)[0] * weight).sum()
+    def gradients(x, weight, axis_name):
+        def loss(x, scale, bias):
+            return (normalise(x, scale, bias, jax.nn.relu, EPSILON, axis_name)[0] * weight).sum()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)
+
+    def on_a_device(x, weight):
+        own, *parameters = gradients(x, weight, "data")
+        # Each device's share of the parameters' gradients, as training sums them.
+        return own, jax.lax.psum(parameters, "data")
 
     spread = jax.shard_map(
-        lambda x, weight: jax.grad(loss)(x, weight, "data"),
+        on_a_device,
         mesh=devices,
         in_specs=PartitionSpec("data"),
-        out_specs=PartitionSpec("data"),
+        out_specs=(PartitionSpec("data"), PartitionSpec()),
         check_vma=False,
     )
-    np.testing.assert_allclose(
-        spread(x, weight), jax.grad(loss)(x, weight, None), rtol=1e-4, atol=1e-5
+    own, parameters = spread(x, weight)
+    for found, expected in zip((own, *parameters), gradients(x, weight, None), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_a_global_batch_of_more_positions_than_32_bits_count():
+    """Fault: their number, as an integer, in a computation of 32 bits."""
+    shape = jax.ShapeDtypeStruct((32, 8192, 8192, 1), jnp.float32)
+    vector = jax.ShapeDtypeStruct((1,), jnp.float32)
+    found: Any = jax.eval_shape(
+        lambda *a: normalise(*a, jax.nn.relu, EPSILON, None), shape, vector, vector
     )
+    assert found[0].shape == shape.shape
 
 
 def test_half_precision_keeps_statistics_of_many_pixels():

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from lungseg_jax.models.batch_norm import EPSILON
-from lungseg_jax.models.layers import ConvNormActivation, depth_to_space, space_to_depth
+from lungseg_jax.models.layers import ConvNormActivation, Head, depth_to_space, space_to_depth
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
@@ -40,3 +40,16 @@ def test_convolution_takes_over_the_running_statistics(dtype: str, tolerance: fl
     unfolded = jax.nn.relu(normal * scale + bias)
     error = jnp.abs(layer(x, train=False) - unfolded).max() / jnp.abs(unfolded).max()
     assert float(error) < tolerance
+
+
+def test_one_logit_and_several_are_one_function():
+    """Fault: the product and sum of a single logit differ from the convolution of several."""
+    several = Head(6, 3, rngs=nnx.Rngs(0))
+    several.bias[...] = jnp.asarray([0.5, -1.0, 2.0])
+    x = jax.random.normal(jax.random.key(1), (2, 4, 4, 6))
+    together = several(x)
+    for index in range(3):
+        one = Head(6, 1, rngs=nnx.Rngs(0))
+        one.kernel[...] = several.kernel[..., index : index + 1]
+        one.bias[...] = several.bias[index : index + 1]
+        np.testing.assert_allclose(one(x)[..., 0], together[..., index], rtol=1e-5, atol=1e-5)

@@ -1,7 +1,6 @@
 """Files in, masks out: nothing lost, nothing stopped, every name its own."""
 
 import csv
-import dataclasses
 import os
 import subprocess
 import sys
@@ -14,13 +13,15 @@ import numpy as np
 import pytest
 from etils import epath
 
+from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.radiograph import Radiograph
 from lungseg_jax.predict import main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction_inputs import name_files
 from lungseg_jax.prediction_table import TABLE
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.state import make_model, split_model
-from lungseg_jax.weights import Calibration, Weights, mean_calibration
+from lungseg_jax.weights import Calibration, Weights
 from tests.pictures import SHARED, chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config
 from tests.test_sandbox import kill_readers
@@ -118,16 +119,31 @@ def test_both_ways_is_for_one_class():
 def test_several_networks_are_their_mean():
     """Fault: one network's variables in all, or the threshold of the first alone."""
     members = [
-        untrained_weights(Calibration(0.3 + 0.2 * seed, 1.0, 0.1 * seed), seed=seed)
+        untrained_weights(Calibration(0.2 * seed, -1.0, 0.5 + 0.1 * seed), seed=seed)
         for seed in range(3)
     ]
     square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
     each = [Segmenter(own).predict([square])[0] for own in members]
-    assert np.ptp([own.mean() for own in each]) > 0.01, "networks that do not differ show nothing"
-    together = Segmenter(*members)
-    np.testing.assert_allclose(together.predict([square])[0], np.mean(each, axis=0), atol=1e-6)
-    calibration = mean_calibration([own.calibration for own in members])
-    np.testing.assert_allclose(dataclasses.astuple(calibration), (0.5, 1.0, 0.1))
+    assert np.ptp([own.square.mean() for own in each]) > 0.01, "networks that do not differ"
+    (together,) = Segmenter(*members).predict([square])
+    mean = np.mean([own.square for own in each], axis=0)
+    np.testing.assert_allclose(together.square, mean, atol=1e-6)
+    estimates = [own.estimated_dice for own in each]
+    assert len(set(estimates)) > 1
+    assert together.estimated_dice == pytest.approx(np.mean(estimates))
+    # The mean of thresholds 0, .2 and .4.
+    radiograph = Radiograph(CHEST, None, "none")
+    above = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.21))
+    below = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.19))
+    assert above.mask.all()
+    assert not below.mask.any()
+
+
+def test_several_checkpoints_are_taken_from_the_command_line():
+    """Fault: the last one alone."""
+    given = parse_prediction(["predict", "a.png", "--output=o", "--checkpoint=x", "--checkpoint=y"])
+    assert given.checkpoints == ["x", "y"]
+    assert parse_prediction(["predict", "a.png", "--output=o"]).checkpoints == []
 
 
 def test_networks_of_other_squares_have_no_mean():
@@ -142,7 +158,7 @@ def test_both_ways_is_symmetric():
     both = Segmenter(untrained_weights(Calibration(0.0)), both_ways=True)
     square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
     (as_is,), (mirrored,) = both.predict([square]), both.predict([square[:, ::-1]])
-    np.testing.assert_allclose(mirrored, as_is[:, ::-1], atol=1e-5)
+    np.testing.assert_allclose(mirrored.square, as_is.square[:, ::-1], atol=1e-5)
 
 
 def touch(root: Path, *names: str) -> None:

@@ -6,7 +6,6 @@ import pytest
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph
 from lungseg_jax.segmentation import make_segmentation
-from lungseg_jax.weights import Calibration
 from tfds_builder.phantom import generate_phantom
 
 PHANTOM = generate_phantom(3, 1)
@@ -26,7 +25,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 
 def test_sides_are_the_patients():
     """Fault: right and left by the viewer."""
-    found = make_segmentation(Radiograph(IMAGE, None, "none"), square_of(LUNGS), Calibration())
+    found = make_segmentation(Radiograph(IMAGE, None, "none"), square_of(LUNGS), 0.5, 0.96)
     assert iou(found.right, PHANTOM.right_lung) > 0.95
     assert iou(found.left, PHANTOM.left_lung) > 0.95
     assert found.notes == ()
@@ -37,7 +36,7 @@ def test_sides_are_the_patients():
 def test_sides_of_a_mirrored_picture_are_the_patients_too():
     """Fault: swapped lungs where a film was scanned with its back up."""
     radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none")
-    found = make_segmentation(radiograph, square_of(LUNGS)[:, ::-1], Calibration())
+    found = make_segmentation(radiograph, square_of(LUNGS)[:, ::-1], 0.5, 0.96)
     assert iou(found.right, PHANTOM.right_lung[:, ::-1]) > 0.95
     assert "mirrored" in found.notes[0]
 
@@ -45,7 +44,7 @@ def test_sides_of_a_mirrored_picture_are_the_patients_too():
 def test_a_header_that_states_the_sides_is_believed():
     """Fault: a heart on the right side that overrules the technician's header."""
     radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none", orientation_stated=True)
-    found = make_segmentation(radiograph, square_of(LUNGS)[:, ::-1], Calibration())
+    found = make_segmentation(radiograph, square_of(LUNGS)[:, ::-1], 0.5, 0.96)
     # By the header the viewer's left is the patient's right.
     assert iou(found.right, PHANTOM.left_lung[:, ::-1]) > 0.95
     assert "mirrored" in found.notes[0]
@@ -56,7 +55,7 @@ def test_channels_of_the_network_name_the_sides_where_it_has_them():
     square = square_of(PHANTOM.right_lung, PHANTOM.left_lung)
     # Mirrored without a note: the network says which is which, whatever the picture looks like.
     radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none")
-    found = make_segmentation(radiograph, square[:, ::-1], Calibration())
+    found = make_segmentation(radiograph, square[:, ::-1], 0.5, 0.96)
     assert iou(found.right, PHANTOM.right_lung[:, ::-1]) > 0.95
     assert found.notes == ()
 
@@ -66,7 +65,7 @@ def test_masks_come_back_as_the_file_has_its_pixels(transpose: bool):
     """Fault: the mask of a turned picture upright, or its spacing swapped."""
     turn = Orientation(transpose=transpose, flip_rows=True, flip_columns=False)
     radiograph = Radiograph(IMAGE, (0.2, 0.3), "detector", turn)
-    found = make_segmentation(radiograph, square_of(LUNGS), Calibration())
+    found = make_segmentation(radiograph, square_of(LUNGS), 0.5, 0.96)
     stored = turn.to_stored(LUNGS)
     assert found.mask.shape == found.probabilities.shape == stored.shape
     assert iou(found.mask, stored) > 0.95
@@ -79,16 +78,15 @@ def test_the_threshold_is_the_calibrated_one():
     """Fault: 0.5, whatever validation data said."""
     square = np.float32(0.4) * square_of(LUNGS)
     radiograph = Radiograph(IMAGE, None, "none")
-    assert not make_segmentation(radiograph, square, Calibration()).mask.any()
-    low = make_segmentation(radiograph, square, Calibration(threshold=0.2))
+    assert not make_segmentation(radiograph, square, 0.5, 0.96).mask.any()
+    low = make_segmentation(radiograph, square, 0.2, 0.96)
     assert iou(low.mask, LUNGS) > 0.95
-    assert low.estimated_dice < 0.7
 
 
 def test_an_empty_prediction_is_rejected_and_no_error():
     """Fault: a division by no pixels."""
     nothing = np.zeros((256, 256, 1), np.float32)
-    found = make_segmentation(Radiograph(IMAGE, (0.2, 0.2), "detector"), nothing, Calibration())
+    found = make_segmentation(Radiograph(IMAGE, (0.2, 0.2), "detector"), nothing, 0.5, 0.96)
     assert not found.accepted
     assert found.area_px == (0, 0)
     assert found.area_cm2 == (0, 0)

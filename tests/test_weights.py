@@ -22,7 +22,7 @@ CONFIG = small_config(data__manual_dir="/home/roe/pictures")
 @pytest.fixture
 def saved(tmp_path) -> tuple[Weights, Path]:
     _, *variables = split_model(make_model(CONFIG))
-    weights = Weights(CONFIG, tuple(jax.device_get(variables)), Calibration(0.45, 0.9, 0.08))
+    weights = Weights(CONFIG, tuple(jax.device_get(variables)), Calibration(0.45, -9.0, 1.05))
     save_weights(tmp_path / "net.safetensors", weights)
     return weights, tmp_path / "net.safetensors"
 
@@ -67,6 +67,15 @@ def test_files_that_are_no_weights_are_refused(saved, content: bytes):
     sign(saved[1])
     with pytest.raises(CheckpointError, match="holds no weights of this package"):
         load_weights(saved[1])
+
+
+def test_a_calibration_of_another_measure_is_refused(saved):
+    """Fault: a line over soft Dice, as of old, read as one over doubt: every mask is uncertain."""
+    weights, path = saved
+    old = dataclasses.replace(weights, calibration=Calibration(0.4, 1.47, -0.46))
+    save_weights(path, old)
+    with pytest.raises(CheckpointError, match="holds no weights of this package"):
+        load_weights(path)
 
 
 @pytest.mark.parametrize("absent", ["net.safetensors", "net.safetensors.sha256"])

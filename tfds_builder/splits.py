@@ -42,7 +42,7 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
             splits[name] += _example_ids(patients[start : start + count], by_patient)
             start += count
         splits["train"] += _example_ids(patients[start:], by_patient)
-    return _checked(splits, taken, by_patient)
+    return _checked("data.splits", splits, taken, by_patient)
 
 
 def assign_fold(taken: Sequence[Outcome], seed: int, fold: int) -> dict[str, list[str]]:
@@ -61,7 +61,7 @@ def assign_fold(taken: Sequence[Outcome], seed: int, fold: int) -> dict[str, lis
         turn = (position - 2 * fold) % (2 * NUM_FOLDS)
         name = "test" if turn < 2 else "val" if turn == 2 else "train"
         splits[name] += _example_ids([patient_id], by_patient)
-    return _checked(splits, taken, by_patient)
+    return _checked("fold", splits, taken, by_patient)
 
 
 def read_split_file(path: epath.PathLike) -> dict[str, list]:
@@ -127,6 +127,7 @@ def _strata(
 
 
 def _checked(
+    key: str,
     splits: dict[str, list[str]],
     taken: Sequence[Outcome],
     by_patient: Mapping[str, Sequence[Outcome]],
@@ -139,7 +140,7 @@ def _checked(
     empty = [name for name, ids in splits.items() if not ids]
     if empty:
         raise ConfigError(
-            "data.splits",
+            key,
             f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
             _remedy_of_few(taken),
         )

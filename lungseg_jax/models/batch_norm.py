@@ -20,7 +20,6 @@ MOMENTUM = 0.9
 
 EPSILON = 1e-5
 
-Activation = Callable[[Array], Array]
 Channels = Float[Array, " c"]
 
 
@@ -40,7 +39,7 @@ class BatchNorm(nnx.Module):
         self.axis_name = axis_name
 
     def __call__(
-        self, x: Float[Array, "b h w c"], activation: Activation
+        self, x: Float[Array, "b h w c"], activation: Callable[[Array], Array]
     ) -> Float[Array, "b h w c"]:
         """Returns the activations of `x` normalised by its own statistics; updates the running."""
         result: Any = normalise(
@@ -62,16 +61,19 @@ def normalise(
     x: Float[Array, "b h w c"],
     scale: Channels,
     bias: Channels,
-    activation: Activation,
+    activation: Callable[[Array], Array],
     epsilon: float,
     axis_name: str | None,
 ) -> tuple[Float[Array, "b h w c"], Channels, Channels]:
     """Returns normalised and activated `x`, in its type, and the batch's mean and variance.
 
-    Mean and variance (biased) are float32 and carry no gradient.
+    Mean and variance (biased) are float32 and carry no gradient. The variance is the mean square
+    less the squared mean: of values whose spread is below a thousandth of their mean nothing is
+    left of it. Under a mapped axis the gradients of scale and bias are the device's own share, to
+    be summed as those of all parameters are.
 
     Args:
-      x: of any floating type; it alone is kept for the backward pass.
+      x: float32 or narrower; it alone is kept for the backward pass.
       scale: of each channel.
       bias: of each channel.
       activation: applied to each element.
@@ -115,7 +117,8 @@ normalise.defvjp(_forward, _backward)
 
 def _means(a: Array, b: Array, axis_name: str | None) -> tuple[Channels, Channels]:
     """Returns the means by channel over pictures, pixels and the mapped axis."""
-    count = a.size // a.shape[-1]
+    # No integer of 32 bits, which a large global batch overflows.
+    count = float(a.size // a.shape[-1])
     sums = jnp.stack(_sums(a, b))
     if axis_name is not None:
         sums = lax.psum(sums, axis_name)

@@ -1,0 +1,124 @@
+"""What chance does to a recipe: runs of one recipe and split with other seeds, and their mean.
+
+  python -m benchmarks.repeats NAME WORKDIR WORKDIR…
+
+Measures the test split, lungs kept, in the original frame: each run's figures, their spread, those
+of the mean of all networks, and how far masks of two networks agree, in which no reference has a
+part. Thresholds come from each run's validation split. Writes
+`benchmarks/results/repeats_NAME.json`.
+"""
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.accuracy import by_source
+from benchmarks.main_job import RESULTS
+from lungseg_jax.data.records import Example, Records, open_records
+from lungseg_jax.evaluate import Evaluator, to_original
+from lungseg_jax.export import calibrate, dice_of, weights_of_run
+from lungseg_jax.metrics import ImageMetrics, image_metrics
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.postprocessing import keep_lungs, smooth
+from lungseg_jax.weights import Weights
+
+SUMMARY = ("dice", "hd95_px", "assd_px")
+
+
+def main(name: str, *workdirs: str) -> None:
+    """Measures and writes."""
+    assert len(workdirs) > 1, __doc__
+    members = [_calibrated(workdir) for workdir in workdirs]
+    records = [open_records(own.config)["test"] for own in members]
+    ids = [[own.label(i)[0] for i in range(len(own))] for own in records]
+    assert all(own == ids[0] for own in ids), "runs of other test pictures"
+    squares = [_squares(own, part) for own, part in zip(members, records, strict=True)]
+    thresholds = [own.calibration.threshold for own in members]
+    mean_threshold = float(np.mean(thresholds))
+    rows: list[list[ImageMetrics]] = [[] for _ in (*members, "mean")]
+    agreement = []
+    for position in range(len(ids[0])):
+        example = records[0].example(position)
+        each = [to_original(smooth(own[position]), example).max(axis=-1) for own in squares]
+        masks = [keep_lungs(*pair) for pair in zip(each, thresholds, strict=True)]
+        pairs = [dice_of(*pair) for pair in itertools.combinations(masks, 2)]
+        agreement.append(float(np.mean(pairs)))
+        masks.append(keep_lungs(np.mean(each, axis=0), mean_threshold))
+        for own, mask in zip(rows, masks, strict=True):
+            own.append(_measure(members[0], example, mask))
+    *single, mean = rows
+    dice = np.array([[row.dice for row in own] for own in single])
+    result = {
+        "seeds": [own.config.seed for own in members],
+        "runs": [_summary(own) for own in single],
+        "spread_of_runs": _spread([_summary(own) for own in single]),
+        "mean_of_networks": by_source(mean),
+        "agreement_of_networks": {
+            "dice": round(float(np.mean(agreement)), 4),
+            "worst_twentieth": round(float(np.percentile(agreement, 5)), 4),
+            "correlation_of_their_dice_with_references": round(
+                float(
+                    np.mean([np.corrcoef(*pair)[0, 1] for pair in itertools.combinations(dice, 2)])
+                ),
+                3,
+            ),
+        },
+    }
+    (RESULTS / f"repeats_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def _calibrated(workdir: str) -> Weights:
+    weights = weights_of_run(workdir)
+    calibration = calibrate(weights, open_records(weights.config)["val"])
+    return dataclasses.replace(weights, calibration=calibration)
+
+
+def _squares(weights: Weights, records: Records) -> dict[int, np.ndarray]:
+    parallel = all_devices("mesh")
+    evaluator = Evaluator(weights.config, parallel)
+    variables = parallel.replicate(weights.variables)
+    return dict(evaluator.predict(variables, records, range(len(records))))
+
+
+def _measure(weights: Weights, example: Example, mask: np.ndarray) -> ImageMetrics:
+    evaluation = weights.config.evaluation
+    return image_metrics(
+        mask[..., None],
+        np.any(example.original_mask > 0, axis=-1, keepdims=True),
+        example_id=example.example_id,
+        source=example.source,
+        spacing_mm=None,
+        tolerance_px=evaluation.tolerance_px,
+        tolerance_mm=evaluation.tolerance_mm,
+    )
+
+
+def _summary(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, float]]:
+    """Returns the mean of some figures, of all rows and of each source."""
+    return {
+        source: {figure: own[figure]["mean"] for figure in SUMMARY}
+        for source, own in by_source(rows).items()
+    }
+
+
+def _spread(runs: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
+    """Returns mean and standard deviation over runs of each of their figures."""
+    return {
+        source: {
+            figure: [
+                round(float(function([run[source][figure] for run in runs])), 4)
+                for function in (np.mean, lambda x: np.std(x, ddof=1))
+            ]
+            for figure in SUMMARY
+        }
+        for source in runs[0]
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
