@@ -132,7 +132,7 @@ def test_several_networks_are_their_mean():
     assert len(set(estimates)) > 1
     assert together.estimated_dice == pytest.approx(np.mean(estimates))
     # The mean of thresholds 0, .2 and .4.
-    radiograph = Radiograph(CHEST, None, "none")
+    radiograph = Radiograph(np.float32(CHEST) / 255, None, "none")
     above = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.21))
     below = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.19))
     assert above.mask.all()

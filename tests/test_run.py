@@ -225,10 +225,11 @@ def test_right_and_left_lung_are_learned_apart(data, tmp_path):
         "data.source": "phantom",
         "data.num_phantoms": 10,
         "data.labels": "left_right",
+        "model.width": 8,
         "accumulation_steps": 2,
         "num_steps": 60,
         "evaluation.every": 60,
-        "optimizer.learning_rate": 0.02,
+        "optimizer.learning_rate": 0.01,
         "optimizer.ema_decay": 0.9,
     }
     result = run(
