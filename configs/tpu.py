@@ -12,8 +12,8 @@ Predicted by the TPU compiler for v5e:16x16, 32 pictures of 256² a device, jax 
 0.0.42.1; no TPU was run: 24.0 M cycles and 16.0 ms a step, 1,999 images/s a device, MFU 38.8 %,
 0.6 GiB a device, gradients in one all-reduce of 28.5 MiB. The plain U-Net (width 32, depth 4,
 block size 1) for v5e:2x2 at the same batch: 231.6 M cycles, 207 images/s a device; at 128 a device,
-which suits it better, 378.3 M cycles, 508 images/s. These were compiled with autodiff's gradients of
-BatchNorm and pooling; with the ones that they have now, this form takes 20.4 M cycles on v5e:2x2:
+which suits it better, 378.3 M cycles, 508 images/s. These were compiled with autodiff's gradients
+of BatchNorm and pooling; with those they have now, this form takes 20.4 M cycles on v5e:2x2:
 2,351 images/s a device, MFU 45.6 % (`benchmarks/results/tpu.json`).
 
 Accuracy is the price: at a quarter of the widths, blocks of 4 have a test Dice of .9500 on real
