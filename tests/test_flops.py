@@ -14,9 +14,12 @@ from lungseg_jax.models.unet import UNet
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution.*tensor<(.*?)>\) -> tensor<(.*)>")
 
+# A single logit is a product summed over channels.
+CHANNEL_SUM = re.compile(r"stablehlo\.add across dimensions = \[3\] : \(tensor<(.*?)>,")
+
 
 def traced_flops(model: ModelConfig, size: int) -> int:
-    """Twice the taps of every convolution in the network as it is written for any accelerator."""
+    """Twice the taps of every convolution and sum over channels, as written for any accelerator."""
     network = nnx.eval_shape(
         lambda: UNet(
             width=model.width, depth=model.depth, block_size=model.block_size,
@@ -29,7 +32,7 @@ def traced_flops(model: ModelConfig, size: int) -> int:
     total = 0
     for kernel, result in CONVOLUTION.findall(text):
         total += 2 * math.prod(sides(result)) * math.prod(sides(kernel)[:-1])
-    return total
+    return total + sum(2 * math.prod(sides(summed)) for summed in CHANNEL_SUM.findall(text))
 
 
 def sides(shape: str) -> list[int]:
