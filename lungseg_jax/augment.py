@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int32, Key
 
 from lungseg_jax.appearance import change_appearance
 from lungseg_jax.config import AugmentConfig, Config
+from lungseg_jax.resampling import affine, blur
 
 Picture = Float[Array, "h w"]
 
@@ -59,9 +60,7 @@ def _augment_one(
     matrix = random_affine(geometry_key, config)
     # Without the barriers XLA fuses, and so repeats, the resampling in each tap of the blur and the
     # whole augmentation in each reader of the result: thirty times the work on a CPU.
-    image, masks = jax.lax.optimization_barrier(
-        jax.tree.map(lambda picture: affine(picture, matrix), (image, masks))
-    )
+    image, *masks = jax.lax.optimization_barrier(affine([image, *masks], matrix))
     masks = [(mask > 0.5).astype(mask.dtype) for mask in masks]
     lungs = jnp.any(jnp.stack(masks) > 0, axis=0)
     look_key = jax.random.fold_in(key, _APPEARANCE)
@@ -95,51 +94,6 @@ def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2
     if config.flip:
         linear = linear @ jnp.diag(jnp.array([1.0, -1.0]) ** jax.random.bernoulli(flip))
     return jnp.concatenate([linear, _symmetric(shift, config.shift, (2, 1))], axis=1)
-
-
-def affine(image: Picture, matrix: Float[Array, "2 3"]) -> Picture:
-    """Returns the picture resampled bilinearly; outside the frame it is 0.
-
-    Args:
-      image: any values.
-      matrix: output to input coordinates; see `random_affine`.
-    """
-    height, width = image.shape
-    row = ((jnp.arange(height) + 0.5) / height - 0.5)[:, None]
-    column = ((jnp.arange(width) + 0.5) / width - 0.5)[None, :]
-    source_row, source_column = (
-        (matrix[i, 0] * row + matrix[i, 1] * column + matrix[i, 2] + 0.5) * side - 0.5
-        for i, side in enumerate((height, width))
-    )
-    low_row, low_column = jnp.floor(source_row), jnp.floor(source_column)
-    down, right = source_row - low_row, source_column - low_column
-    # A border of zeros catches the neighbours outside; farther out nothing of the picture is left.
-    padded = jnp.pad(image, 1)
-    inside = (low_row >= -1) & (low_row < height) & (low_column >= -1) & (low_column < width)
-    i = jnp.clip(low_row, -1, height - 1).astype(jnp.int32) + 1
-    j = jnp.clip(low_column, -1, width - 1).astype(jnp.int32) + 1
-    above = padded[i, j] * (1 - right) + padded[i, j + 1] * right
-    below = padded[i + 1, j] * (1 - right) + padded[i + 1, j + 1] * right
-    return jnp.where(inside, above * (1 - down) + below * down, 0)
-
-
-def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
-    """Returns the picture after a Gaussian blur of `sigma` pixels, cut at `radius`.
-
-    Edges are repeated.
-    """
-    offsets = jnp.arange(-radius, radius + 1)
-    kernel = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 1e-3)) ** 2)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        pad = [(radius, radius) if i == axis else (0, 0) for i in (0, 1)]
-        padded = jnp.pad(image, pad, mode="edge")
-        size = image.shape[axis]
-        image = sum(
-            kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-            for i in range(2 * radius + 1)
-        )  # type: ignore[assignment]
-    return image
 
 
 def _change_intensity(key: Key[Array, ""], image: Picture, config: AugmentConfig) -> Picture:

@@ -1,0 +1,181 @@
+"""Pictures moved by an affine map, and blurred: each once by addressing, once by matrix products.
+
+A CPU or a GPU reads any pixel as cheaply as its neighbour. A TPU gathers one value at a time and
+moves values between lanes slowly, but multiplies matrices at little cost: there, and only there,
+both are written as products.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+Picture = Float[Array, "h w"]
+Matrix = Float[Array, "2 3"]
+Row = Float[Array, "1 n"]
+
+# Frequencies are counted as so many times this and a rest.
+_TABLE_STRIDE = 16
+
+
+def affine(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
+    """Returns pictures of one size moved alike; outside the frame they are 0.
+
+    Bilinear; on a TPU the same, but without the frequencies above the pixels' own that straight
+    lines between them have: radiographs of 256² differ by .002 in the mean, and by up to .1 at
+    letters and at the frame.
+
+    Args:
+      pictures: any values.
+      matrix: output to input coordinates, (row, column, 1) from the centre in units of the sides.
+        On a TPU it may turn by less than 90 degrees.
+    """
+    return jax.lax.platform_dependent(
+        pictures,
+        matrix,
+        tpu=affine_by_products,
+        default=lambda pictures, matrix: [affine_by_gathers(x, matrix) for x in pictures],
+    )
+
+
+def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
+    """Returns one picture moved as by `affine`, each pixel from four that are looked up."""
+    height, width = image.shape
+    row, column = _sources(image.shape, matrix)
+    low_row, low_column = jnp.floor(row), jnp.floor(column)
+    down, right = row - low_row, column - low_column
+    # A border of zeros catches the neighbours outside; farther out nothing of the picture is left.
+    padded = jnp.pad(image, 1)
+    i = jnp.clip(low_row, -1, height - 1).astype(jnp.int32) + 1
+    j = jnp.clip(low_column, -1, width - 1).astype(jnp.int32) + 1
+    above = padded[i, j] * (1 - right) + padded[i, j + 1] * right
+    below = padded[i + 1, j] * (1 - right) + padded[i + 1, j + 1] * right
+    return jnp.where(_inside(row, column, image.shape), above * (1 - down) + below * down, 0)
+
+
+def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
+    """Returns pictures moved as by `affine`, along rows and then along columns.
+
+    Each pass (Catmull and Smith 1980) stretches all rows alike and shifts each by itself. A shift
+    of a sum of waves is a turn of each wave's phase, so that two products are the whole pass.
+    """
+    (down_row, down_column, down), (right_row, right_column, right) = matrix
+    # Columns of the input as a function of its rows, which the second pass is still to move.
+    shear = right_row / down_row
+    moved = _move_rows(pictures, right_column - shear * down_column, shear, right - shear * down)
+    moved = _move_rows(moved, down_row, down_column, down)
+    # Waves go on beyond the frame, and ring at its edge.
+    shape = pictures[0].shape
+    inside = _inside(*_sources(shape, matrix), shape)
+    return [jnp.where(inside, picture, 0) for picture in moved]
+
+
+def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
+    """Returns the picture after a Gaussian blur of `sigma` pixels, cut at `radius`.
+
+    Edges are repeated.
+    """
+    offsets = jnp.arange(-radius, radius + 1)
+    kernel = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 1e-3)) ** 2)
+    kernel /= kernel.sum()
+    return jax.lax.platform_dependent(
+        image, kernel, tpu=filter_by_products, default=filter_by_slices
+    )
+
+
+def filter_by_slices(image: Picture, kernel: Float[Array, " k"]) -> Picture:
+    """Returns the picture filtered along both axes; the kernel's length is odd."""
+    radius = len(kernel) // 2
+    for axis in (0, 1):
+        pad = [(radius, radius) if i == axis else (0, 0) for i in (0, 1)]
+        padded = jnp.pad(image, pad, mode="edge")
+        size = image.shape[axis]
+        image = sum(
+            kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
+            for i in range(2 * radius + 1)
+        )  # type: ignore[assignment]
+    return image
+
+
+def filter_by_products(image: Picture, kernel: Float[Array, " k"]) -> Picture:
+    """Returns what `filter_by_slices` does, as the product with a matrix for each axis."""
+    rows, columns = (_filter_matrix(side, kernel) for side in image.shape)
+    return rows @ image @ columns.T
+
+
+def _sources(shape: tuple[int, ...], matrix: Matrix) -> tuple[Picture, Picture]:
+    """Returns the row and the column, in pixels, that each pixel is read at."""
+    row, column = _centres(shape[0])[:, None], _centres(shape[1])[None, :]
+    source_row, source_column = (
+        (matrix[i, 0] * row + matrix[i, 1] * column + matrix[i, 2] + 0.5) * shape[i] - 0.5
+        for i in (0, 1)
+    )
+    return source_row, source_column
+
+
+def _inside(row: Picture, column: Picture, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
+    """Returns where a neighbour of the place (row, column) belongs to the picture."""
+    return (row >= -1) & (row < shape[0]) & (column >= -1) & (column < shape[1])
+
+
+def _move_rows(
+    pictures: list[Picture], scale: Array, shear: Array, offset: Array
+) -> list[Float[Array, "w h"]]:
+    """Returns [o, r] = picture[r, scale o + shear r + offset], in units of the sides, of each.
+
+    A row is a sum of waves of period 2, so that as much black as picture lies between its repeats.
+    """
+    height, width = pictures[0].shape
+    frequency = np.arange(width)
+    phase = np.pi * _centres(width)[:, None] * frequency
+    # The second factor is a triangle's spectrum: what linear interpolation leaves of a wave.
+    weight = np.where(frequency == 0, 0.5, 1) / width * np.sinc(frequency / (2 * width)) ** 2
+    even_part, odd_part = (
+        jnp.asarray(weight * x, jnp.float32) for x in (np.cos(phase), np.sin(phase))
+    )
+    turn_cosine, turn_sine = _waves(shear * _centres(height), width)
+    # Without the barrier every product would compute the tables again.
+    cosine, sine = jax.lax.optimization_barrier(_waves(scale * _centres(width) + offset, width))
+    moved = []
+    for picture in pictures:
+        even, odd = even_part.T @ picture.T, odd_part.T @ picture.T
+        even, odd = even * turn_cosine + odd * turn_sine, odd * turn_cosine - even * turn_sine
+        moved.append(cosine.T @ even + sine.T @ odd)
+    return moved
+
+
+def _waves(place: Float[Array, " p"], count: int) -> list[Float[Array, "k p"]]:
+    """Returns the cosine and the sine of π k times each place, for k below `count`."""
+    angle = jnp.pi * place
+    fine_cosine, fine_sine = _multiples(angle, _TABLE_STRIDE)
+    cosine, sine = _multiples(_TABLE_STRIDE * angle, -(-count // _TABLE_STRIDE))
+    products = _turn(cosine[:, None], sine[:, None], fine_cosine, fine_sine)
+    return [x.reshape(-1, len(place))[:count] for x in products]
+
+
+def _multiples(angle: Float[Array, " p"], count: int) -> list[Float[Array, "k p"]]:
+    """Returns cosine and sine of 0, 1, … times each angle, by doubling: sines are slow on a TPU."""
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    cosines, sines = jnp.ones((1, len(angle))), jnp.zeros((1, len(angle)))
+    while len(cosines) < count:
+        more_cosines, more_sines = _turn(cosines, sines, cosine, sine)
+        cosines = jnp.concatenate([cosines, more_cosines])
+        sines = jnp.concatenate([sines, more_sines])
+        cosine, sine = _turn(cosine, sine, cosine, sine)
+    return [cosines[:count], sines[:count]]
+
+
+def _turn(cosine: Array, sine: Array, by_cosine: Array, by_sine: Array) -> tuple[Array, Array]:
+    """Returns cosine and sine of the sum of two angles."""
+    return cosine * by_cosine - sine * by_sine, sine * by_cosine + cosine * by_sine
+
+
+def _filter_matrix(side: int, kernel: Float[Array, " k"]) -> Float[Array, "s s"]:
+    place = jnp.arange(side)
+    radius = len(kernel) // 2
+    read = (jnp.clip(place + i - radius, 0, side - 1)[:, None] == place for i in range(len(kernel)))
+    return sum(weight * own for weight, own in zip(kernel, read, strict=True))  # type: ignore[return-value]
+
+
+def _centres(side: int) -> np.ndarray:
+    return ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
