@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-_NHWC = ("NHWC", "HWIO", "NHWC")
+NHWC = ("NHWC", "HWIO", "NHWC")
 
 # Up to so many channels, in and out, two columns are computed at once.
 _FEW_CHANNELS = 16
@@ -56,7 +56,7 @@ def _dispatch(on_cpu, elsewhere, x: Array, *others: Array):  # noqa: ANN001, ANN
 
 
 def _convolve(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NHWC)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
 
 
 def _gradients(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
@@ -75,7 +75,7 @@ def _convolve_on_cpu(x: Array, kernel: Array) -> Array:
         jnp.concatenate([left, right], axis=-1),
         (1, 2),
         (margin, margin),
-        dimension_numbers=_NHWC,
+        dimension_numbers=NHWC,
     )
     return pairs.reshape(*x.shape[:3], d)
 

@@ -1,0 +1,18 @@
+"""Upsampling's gradients in the form for TPUs against autodiff's."""
+
+import jax
+import numpy as np
+
+from lungseg_jax.models.upsampling import gradients_by_strides, upsample
+
+
+def test_strides_give_the_gradients():
+    """Fault: rows and columns of a block swapped, or the kernel's gradient mirrored."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 3, 5, 4))
+    kernel = jax.random.normal(keys[1], (1, 1, 4, 12))
+    gradient = jax.random.normal(keys[2], (2, 6, 10, 3))
+    found = gradients_by_strides(x, kernel, gradient)
+    expected = jax.vjp(upsample, x, kernel)[1](gradient)
+    for own, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
