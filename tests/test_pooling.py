@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lungseg_jax.models.pooling import max_pool
+from lungseg_jax.models.pooling import max_pool, spread_by_pads
 
 
 def test_equals_windowed_reduction_with_its_gradient():
@@ -25,3 +25,11 @@ def test_equal_maxima_share_the_gradient():
     x = jnp.asarray([[2.0, 2.0, 5.0, 1.0], [0.0, 2.0, 5.0, 5.0]])[None, :, :, None]
     gradient = jax.grad(lambda x: (max_pool(x) * jnp.asarray([3.0, 6.0])[:, None]).sum())(x)
     np.testing.assert_allclose(gradient[0, :, :, 0], [[1, 1, 2, 0], [0, 1, 2, 2]])
+
+
+def test_pads_spread_each_share_to_the_largest():
+    """Fault: the form for TPUs, which no test runs on one, puts a share beside its pixel."""
+    x = jnp.asarray([[2.0, 2.0, 5.0, 1.0], [0.0, 2.0, 5.0, 5.0]])[None, :, :, None]
+    share = jnp.asarray([[1.0, 2.0]])[None, :, :, None]
+    spread = spread_by_pads(x, max_pool(x), share)
+    np.testing.assert_array_equal(spread[0, :, :, 0], [[1, 1, 2, 0], [0, 1, 2, 2]])

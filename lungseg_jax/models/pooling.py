@@ -35,13 +35,35 @@ def _forward(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
 def _backward(saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array]:
     x, largest, count = saved
     share = gradient / count.astype(gradient.dtype)
-    return (jnp.where(x == _spread(largest), _spread(share), 0),)
+    return (
+        lax.platform_dependent(x, largest, share, tpu=spread_by_pads, default=_spread_by_copies),
+    )
 
 
 max_pool.defvjp(_forward, _backward)
 
 
-def _spread(x: Array) -> Array:
+def _spread_by_copies(x: Array, largest: Array, share: Array) -> Array:
+    return jnp.where(x == _repeat(largest), _repeat(share), 0)
+
+
+def spread_by_pads(
+    x: Float[Array, "b h w c"], largest: Float[Array, "b h2 w2 c"], share: Float[Array, "b h2 w2 c"]
+) -> Float[Array, "b h w c"]:
+    """Returns each block's share where its largest pixels are, and 0 elsewhere.
+
+    A sum of four pictures with gaps: a TPU would write both repeated pictures out.
+    """
+    nothing = jnp.zeros((), share.dtype)
+    spread = jnp.zeros_like(x)
+    for place, quarter in enumerate(_quarters(x)):
+        i, j = divmod(place, 2)
+        gaps = ((0, 0, 0), (i, 1 - i, 1), (j, 1 - j, 1), (0, 0, 0))
+        spread += lax.pad(jnp.where(quarter == largest, share, 0), nothing, gaps)
+    return spread
+
+
+def _repeat(x: Array) -> Array:
     """Repeats each position over a 2×2 block."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
