@@ -11,7 +11,7 @@ bottom and as many parameters.
 Predicted by the TPU compiler for v5e:2x2, 32 pictures of 256² a device, jax 0.10.2, libtpu
 0.0.42.1 (`benchmarks/results/tpu.json`); no TPU was run: 15.9 M cycles and 10.6 ms a step, 3,022
 images/s a device, MFU 58.6 %, 0.6 GiB a device, gradients in one all-reduce of 28.5 MiB. The plain
-U-Net (width 32, depth 4, block size 1) at the same batch: 156.6 M cycles, 307 images/s a device; at
+U-Net (width 32, depth 4, block size 1) at the same batch: 144.8 M cycles, 332 images/s a device; at
 128 a device, which suits it better and was compiled before its gradients had forms of their own,
 508 images/s.
 
