@@ -28,6 +28,9 @@ NO_FOLD = -1
 # Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
 MAX_TONE = 0.159
 
+# Far beyond what chests are turned by; from 90 degrees on the resampling of TPUs fails.
+MAX_ROTATION_DEGREES = 60
+
 Labels = Literal["lungs", "left_right"]
 
 
@@ -100,7 +103,7 @@ class AugmentConfig:
     Attributes:
       flip: mirror left and right in half of the pictures; with `data.labels=lungs` only, because a
         mirrored chest is none whose lungs have changed names: its heart is on the wrong side.
-      rotation_degrees: largest rotation.
+      rotation_degrees: largest rotation, up to `MAX_ROTATION_DEGREES`.
       scale: largest change of size, as a share; height against width changes by half of it.
       aspect: largest change of height against width beyond that, as a share.
       shear: largest shear, as a share.
@@ -373,6 +376,10 @@ def _check_ranges(config: Config) -> None:
         )
     if max(config.augment.scale, config.augment.contrast) >= 1:
         raise ConfigError("augment.scale, augment.contrast", "reach 1", "give shares below 1")
+    rotation = config.augment.rotation_degrees
+    if rotation > MAX_ROTATION_DEGREES:
+        remedy = f"give at most {MAX_ROTATION_DEGREES}"
+        raise ConfigError("augment.rotation_degrees", f"is {rotation}", remedy)
     if config.augment.tone > MAX_TONE:
         raise ConfigError("augment.tone", f"is {config.augment.tone}", f"give at most {MAX_TONE}")
     if config.model.norm == "group" and config.model.width % 8:
