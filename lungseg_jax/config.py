@@ -28,8 +28,9 @@ NO_FOLD = -1
 # Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
 MAX_TONE = 0.159
 
-# Far beyond what chests are turned by; from 90 degrees on the resampling of TPUs fails.
-MAX_ROTATION_DEGREES = 60
+# Of columns, by rotation and shear together, far beyond what chests are turned by: from 90 degrees
+# on the resampling of TPUs fails.
+MAX_TURN_DEGREES = 60
 
 Labels = Literal["lungs", "left_right"]
 
@@ -103,7 +104,7 @@ class AugmentConfig:
     Attributes:
       flip: mirror left and right in half of the pictures; with `data.labels=lungs` only, because a
         mirrored chest is none whose lungs have changed names: its heart is on the wrong side.
-      rotation_degrees: largest rotation, up to `MAX_ROTATION_DEGREES`.
+      rotation_degrees: largest rotation; see `MAX_TURN_DEGREES`.
       scale: largest change of size, as a share; height against width changes by half of it.
       aspect: largest change of height against width beyond that, as a share.
       shear: largest shear, as a share.
@@ -366,22 +367,16 @@ def _check_ranges(config: Config) -> None:
         )
     if config.data.max_megapixels <= 0:
         raise ConfigError("data.max_megapixels", f"is {config.data.max_megapixels}", "give > 0")
-    if config.model.depth > MAX_DEPTH:
-        raise ConfigError("model.depth", f"is {config.model.depth}", f"give at most {MAX_DEPTH}")
+    for key, high in (("model.depth", MAX_DEPTH), ("augment.tone", MAX_TONE)):
+        if _get(config, key) > high:
+            raise ConfigError(key, f"is {_get(config, key)}", f"give at most {high}")
     if config.optimizer.clip_norm <= 0:
         raise ConfigError("optimizer.clip_norm", f"is {config.optimizer.clip_norm}", "give > 0")
     if not 0 <= config.optimizer.ema_decay < 1:
         raise ConfigError(
             "optimizer.ema_decay", f"is {config.optimizer.ema_decay}", "give a share in [0, 1)"
         )
-    if max(config.augment.scale, config.augment.contrast) >= 1:
-        raise ConfigError("augment.scale, augment.contrast", "reach 1", "give shares below 1")
-    rotation = config.augment.rotation_degrees
-    if rotation > MAX_ROTATION_DEGREES:
-        remedy = f"give at most {MAX_ROTATION_DEGREES}"
-        raise ConfigError("augment.rotation_degrees", f"is {rotation}", remedy)
-    if config.augment.tone > MAX_TONE:
-        raise ConfigError("augment.tone", f"is {config.augment.tone}", f"give at most {MAX_TONE}")
+    _check_augment(config.augment)
     if config.model.norm == "group" and config.model.width % 8:
         raise ConfigError(
             "model.width", f"is {config.model.width}", "group norm takes multiples of 8 channels"
@@ -390,6 +385,22 @@ def _check_ranges(config: Config) -> None:
         for key in ("space_shards", "shard_optimizer"):
             if _get(config, key) != _get(Config, key):
                 raise ConfigError(key, f"is {_get(config, key)}", "needs parallel=mesh")
+    _check_image_size(config)
+
+
+def _check_augment(augment: AugmentConfig) -> None:
+    if max(augment.scale, augment.contrast) >= 1:
+        raise ConfigError("augment.scale, augment.contrast", "reach 1", "give shares below 1")
+    turn = augment.rotation_degrees + math.degrees(math.atan(augment.shear))
+    if turn > MAX_TURN_DEGREES:
+        raise ConfigError(
+            "augment.rotation_degrees",
+            f"is {augment.rotation_degrees}, with augment.shear a turn by {turn:.0f} degrees",
+            f"give at most {MAX_TURN_DEGREES} with the shear's",
+        )
+
+
+def _check_image_size(config: Config) -> None:
     multiple = config.model.block_size * 2**config.model.depth * config.space_shards
     size = config.data.image_size
     if size % multiple or size > MAX_IMAGE_SIZE:

@@ -97,6 +97,12 @@ def test_rows_that_do_not_divide_show_the_arithmetic():
     check_devices(config, 8, num_hosts=2)
 
 
+def test_a_shear_may_not_turn_columns_flat():
+    """Fault: a rotation and a shear, each allowed, that a TPU's resampling divides by zero for."""
+    with pytest.raises(ConfigError, match=r"^augment\.rotation_degrees: .*at most 60"):
+        small_config(augment__rotation_degrees=30.0, augment__shear=1.0)
+
+
 @pytest.mark.parametrize("change", [{"space_shards": 2}, {"shard_optimizer": True}])
 def test_what_only_a_mesh_can_do_is_refused_elsewhere(change):
     """Fault: a key without effect."""
