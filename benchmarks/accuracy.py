@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 from scipy.stats import spearmanr
 
 from benchmarks.main_job import RESULTS
@@ -45,12 +46,9 @@ def main(name: str, *arguments: str) -> None:
     rows: Rows = {"threshold only": [], "two lungs kept": [], "and both ways": []}
     estimates, calibrations = [], []
     for workdir in workdirs:
-        weights = weights_of_run(workdir)
-        records = open_records(weights.config)
-        weights = dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
-        if elsewhere:
-            records = open_records(_on(weights.config, *elsewhere))
-        own_rows, own_estimates = measure(weights, records["test"])
+        weights = calibrated_weights(workdir)
+        config = _on(weights.config, *elsewhere) if elsewhere else weights.config
+        own_rows, own_estimates = measure(weights, open_records(config)["test"])
         for way, own in own_rows.items():
             rows[way] += own
         estimates.append(own_estimates)
@@ -74,6 +72,13 @@ def main(name: str, *arguments: str) -> None:
     }
     (RESULTS / f"accuracy_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def calibrated_weights(workdir: str) -> Weights:
+    """Returns the network of a run, with what its validation split tells."""
+    weights = weights_of_run(workdir)
+    calibration = calibrate(weights, open_records(weights.config)["val"])
+    return dataclasses.replace(weights, calibration=calibration)
 
 
 def _on(config: Config, folder: str, splits: str) -> Config:
@@ -100,18 +105,21 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
             *(_lungs(x, example, threshold) for x in (square, both)),
         )
         for own, mask in zip(rows.values(), masks, strict=True):
-            own.append(
-                image_metrics(
-                    mask[..., None],
-                    np.any(example.original_mask > 0, axis=-1, keepdims=True),
-                    example_id=example.example_id,
-                    source=example.source,
-                    spacing_mm=None,
-                    tolerance_px=weights.config.evaluation.tolerance_px,
-                    tolerance_mm=weights.config.evaluation.tolerance_mm,
-                )
-            )
+            own.append(figures_of(mask, example, weights.config))
     return rows, np.array(estimates)
+
+
+def figures_of(mask: Bool[np.ndarray, "h w"], example: Example, config: Config) -> ImageMetrics:
+    """Returns the figures of a mask of both lungs, distances in pixels of the original frame."""
+    return image_metrics(
+        mask[..., None],
+        np.any(example.original_mask > 0, axis=-1, keepdims=True),
+        example_id=example.example_id,
+        source=example.source,
+        spacing_mm=None,
+        tolerance_px=config.evaluation.tolerance_px,
+        tolerance_mm=config.evaluation.tolerance_mm,
+    )
 
 
 def _lungs(square: np.ndarray, example: Example, threshold: float) -> np.ndarray:

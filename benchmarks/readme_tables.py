@@ -12,6 +12,7 @@ EXPERIMENTS = {"unet": "phantoms", "kaggle": "Montgomery + Shenzhen"}
 # Of `benchmarks/accuracy.py`: what each was trained on.
 PROTOCOLS = {
     "pooled": "70 % of Montgomery and Shenzhen",
+    "folds": "the other four of five folds of both",
     "montgomery_to_shenzhen": "Montgomery",
     "shenzhen_to_montgomery": "Shenzhen",
     "phantoms_to_real": "phantoms alone",

@@ -8,7 +8,6 @@ part. Thresholds come from each run's validation split. Writes
 `benchmarks/results/repeats_NAME.json`.
 """
 
-import dataclasses
 import itertools
 import json
 import sys
@@ -16,12 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.accuracy import by_source
+from benchmarks.accuracy import by_source, calibrated_weights, figures_of
 from benchmarks.main_job import RESULTS
-from lungseg_jax.data.records import Example, Records, open_records
+from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.evaluate import Evaluator, to_original
-from lungseg_jax.export import calibrate, dice_of, weights_of_run
-from lungseg_jax.metrics import ImageMetrics, image_metrics
+from lungseg_jax.export import dice_of
+from lungseg_jax.metrics import ImageMetrics
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs, smooth
 from lungseg_jax.weights import Weights
@@ -32,7 +31,7 @@ SUMMARY = ("dice", "hd95_px", "assd_px")
 def main(name: str, *workdirs: str) -> None:
     """Measures and writes."""
     assert len(workdirs) > 1, __doc__
-    members = [_calibrated(workdir) for workdir in workdirs]
+    members = [calibrated_weights(workdir) for workdir in workdirs]
     records = [open_records(own.config)["test"] for own in members]
     ids = [[own.label(i)[0] for i in range(len(own))] for own in records]
     assert all(own == ids[0] for own in ids), "runs of other test pictures"
@@ -49,7 +48,7 @@ def main(name: str, *workdirs: str) -> None:
         agreement.append(float(np.mean(pairs)))
         masks.append(keep_lungs(np.mean(each, axis=0), mean_threshold))
         for own, mask in zip(rows, masks, strict=True):
-            own.append(_measure(members[0], example, mask))
+            own.append(figures_of(mask, example, members[0].config))
     *single, mean = rows
     dice = np.array([[row.dice for row in own] for own in single])
     result = {
@@ -72,30 +71,11 @@ def main(name: str, *workdirs: str) -> None:
     print(json.dumps(result, indent=2))
 
 
-def _calibrated(workdir: str) -> Weights:
-    weights = weights_of_run(workdir)
-    calibration = calibrate(weights, open_records(weights.config)["val"])
-    return dataclasses.replace(weights, calibration=calibration)
-
-
 def _squares(weights: Weights, records: Records) -> dict[int, np.ndarray]:
     parallel = all_devices("mesh")
     evaluator = Evaluator(weights.config, parallel)
     variables = parallel.replicate(weights.variables)
     return dict(evaluator.predict(variables, records, range(len(records))))
-
-
-def _measure(weights: Weights, example: Example, mask: np.ndarray) -> ImageMetrics:
-    evaluation = weights.config.evaluation
-    return image_metrics(
-        mask[..., None],
-        np.any(example.original_mask > 0, axis=-1, keepdims=True),
-        example_id=example.example_id,
-        source=example.source,
-        spacing_mm=None,
-        tolerance_px=evaluation.tolerance_px,
-        tolerance_mm=evaluation.tolerance_mm,
-    )
 
 
 def _summary(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, float]]:
