@@ -1,12 +1,12 @@
 """Accuracy of three forms of a U-Net on real pictures.
 
-  python -m benchmarks.forms FOLDER [SEED…]     (default: 0 1 2)
+  python -m benchmarks.forms FOLDER [FORM:SEED…]     (default: all of FORMS, seeds 0 to 2)
 
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". The forms have the same channels at the same
 resolutions; those with blocks leave out the finest one or two, where a network takes most of its
-time. Trained are networks of a quarter of the usual width, which two cores do in minutes. A seed
-gives split, order, augmentation and initial parameters, the same for all forms. Writes
-`benchmarks/results/forms.json`; seeds that are in it and not named are kept.
+time. Trained are networks of a quarter and of half of the usual width, which two cores do in
+minutes. A seed gives split, order, augmentation and initial parameters, the same for all forms.
+Writes `benchmarks/results/forms.json`; runs that are in it and not named are kept.
 """
 
 import json
@@ -22,7 +22,14 @@ RESULT = RESULTS / "forms.json"
 NUM_STEPS = 300
 
 # Name: (block size, width, depth).
-FORMS = {"plain": (1, 8, 4), "blocks of 2": (2, 16, 3), "blocks of 4": (4, 32, 2)}
+FORMS = {
+    "plain-8": (1, 8, 4),
+    "blocks-of-2-16": (2, 16, 3),
+    "blocks-of-4-32": (4, 32, 2),
+    "plain-16": (1, 16, 4),
+    "blocks-of-4-64": (4, 64, 2),
+}
+SEEDS = (0, 1, 2)
 
 
 def train(folder: str, seed: int, form: str) -> dict[str, float]:
@@ -45,22 +52,22 @@ def train(folder: str, seed: int, form: str) -> dict[str, float]:
     return {f"{split}_{name}": metrics[split][name] for split in ("test", "val") for name in names}
 
 
-def main(folder: str, *seeds: str) -> None:
+def main(folder: str, *runs: str) -> None:
     """Trains every form with every seed and adds them to the result file."""
-    runs = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
-    for seed in map(int, seeds or ("0", "1", "2")):
-        for form in FORMS:
-            runs.setdefault(form, {})[str(seed)] = train(folder, seed, form)
-            result = {
-                "hardware": hardware(),
-                "num_steps": NUM_STEPS,
-                "forms": {
-                    name: {"block_size": block_size, "width": width, "depth": depth}
-                    for name, (block_size, width, depth) in FORMS.items()
-                },
-                "runs": runs,
-            }
-            RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    found = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
+    for run in runs or [f"{form}:{seed}" for seed in SEEDS for form in FORMS]:
+        form, seed = run.split(":")
+        found.setdefault(form, {})[seed] = train(folder, int(seed), form)
+        result = {
+            "hardware": hardware(),
+            "num_steps": NUM_STEPS,
+            "forms": {
+                name: {"block_size": block_size, "width": width, "depth": depth}
+                for name, (block_size, width, depth) in FORMS.items()
+            },
+            "runs": found,
+        }
+        RESULT.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
