@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -89,8 +90,8 @@ def _one_at_a_time(folder: epath.Path) -> Iterator[None]:
 def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike | None) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    # TFDS reports on standard output, which is kept for data.
-    with contextlib.redirect_stdout(sys.stderr):
+    # TFDS tells of a download of unknown size, on the output that is kept for data.
+    with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(
