@@ -19,6 +19,7 @@ PICTURE = RESULTS.parent.parent / "docs" / "quality.svg"
 PANELS = {
     "accuracy_pooled": "hospitals it was trained on",
     "accuracy_montgomery_to_shenzhen": "Montgomery → Shenzhen",
+    "accuracy_shenzhen_to_montgomery": "Shenzhen → Montgomery",
     "accuracy_phantoms_to_real": "phantoms → real",
 }
 

@@ -28,7 +28,7 @@ FOLDS = 10
 
 def main(folder: str) -> None:
     """Fits, measures and writes."""
-    rows, patients, random = [], [], np.random.default_rng(0)
+    rows, tell, patients, random = [], [], [], np.random.default_rng(0)
     for case in list_source("kaggle", folder).cases:
         radiograph = files.read_radiograph(case.image)
         lungs = png.read_mask(Path(case.masks[0].path).read_bytes(), case.example_id) > 0
@@ -36,6 +36,7 @@ def main(folder: str) -> None:
             continue
         shapes = [(radiograph.pixels, lungs), *with_effusions(radiograph.pixels, lungs, random)]
         rows.append([sides.asymmetry(*shape) for shape in shapes])
+        tell.append([sides.sizes_tell(*sides.split_lungs(own)) for _, own in shapes])
         patients.append(case.patient_id or case.example_id)
     asymmetries = np.array(rows, np.float64)
     names, members = np.unique(patients, return_inverse=True)
@@ -43,24 +44,32 @@ def main(folder: str) -> None:
     scores = np.empty(asymmetries.shape[:2])
     for own in range(FOLDS):
         scores[fold == own] = asymmetries[fold == own] @ fit(asymmetries[fold != own])
-    groups = {"as they are": scores[:, 0], "with effusions": scores[:, 1:].ravel()}
-    result = {name: describe(own) for name, own in groups.items()}
+    groups = {"as they are": np.s_[:, :1], "with effusions": np.s_[:, 1:]}
+    tells = np.array(tell)
+    result = {
+        name: describe(scores[own].ravel(), tells[own].ravel()) for name, own in groups.items()
+    }
     (RESULTS / "side_template.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     target = Path(sides.__file__).with_name("side_template.npy")
     np.save(target, fit(asymmetries).astype(np.float32))
 
 
-def describe(scores: np.ndarray) -> dict:
-    """Returns how pictures left out of the fit, and their mirror images, are told."""
+def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
+    """Returns how pictures left out of the fit, and their mirror images, are told.
+
+    Args:
+      scores: of the pictures; their mirror images have the opposite ones.
+      tells: whether the lungs' sizes let the score decide.
+    """
     bound = sides.MIRRORED_BELOW
     return {
         "pictures": len(scores),
         "mean": round(float(scores.mean()), 3),
         "standard_deviation": round(float(scores.std()), 3),
         "smallest": [round(float(score), 2) for score in np.sort(scores)[:5]],
-        "called_mirrored": int((scores < bound).sum()),
-        "mirror_images_not_called_mirrored": int((-scores >= bound).sum()),
+        "called_mirrored": int((tells & (scores < bound)).sum()),
+        "mirror_images_not_called_mirrored": int((~tells | (-scores >= bound)).sum()),
     }
 
 

@@ -26,7 +26,8 @@ def estimate_dice(square: Float[np.ndarray, "s s"], calibration: Calibration) ->
 
     By the doubt of its outline, but never far above what the probabilities themselves expect: a
     sharp outline may surround what the network is not sure of. Without a calibration it is what
-    they expect. The mask is that of the model's square, from which the file's differs by rounding.
+    they expect. The mask is that of the model's square and of these probabilities; the file's is of
+    smoothed ones, and of the mean where networks or both ways are averaged.
 
     Args:
       square: probability of lung in the model's square, in [0, 1].

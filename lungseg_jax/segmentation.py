@@ -20,7 +20,7 @@ class Segmentation:
     Attributes:
       right: mask of the patient's right lung.
       left: of the left lung.
-      probabilities: of lung, in [0, 1], before anything was made of them.
+      probabilities: of lung, in [0, 1], smoothed, before anything else was made of them.
       estimated_dice: what the mask's Dice would be against a radiologist's.
       doubts: reasons not to take the mask for a pair of lungs; none if it is accepted.
       notes: what was corrected or is odd in the picture.

@@ -1,9 +1,17 @@
 """Reasons to reject a mask."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from lungseg_jax.imaging.png import read_mask
+from lungseg_jax.imaging.sides import split_lungs
 from lungseg_jax.plausibility import doubts
+from tests.pictures import SHARED
+from tfds_builder.sources import list_source
+
+REAL = SHARED / "chest_xray_512"
 
 NONE = (slice(0, 0), slice(0, 0))
 
@@ -45,3 +53,14 @@ def test_two_lungs_pass():
 def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
     """Fault: a cut-off chest, a hand or an empty mask among the accepted."""
     assert reason in judged(right, left, dice)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"no real radiographs in {REAL}")
+def test_reference_masks_pass():
+    """Fault: bounds on shape and place that lungs of real patients do not keep."""
+    rejected = {}
+    for case in list_source("kaggle", REAL).cases:
+        mask = read_mask(Path(case.masks[0].path).read_bytes(), case.example_id) > 0
+        if reasons := list(doubts(*split_lungs(mask), 1.0)):
+            rejected[case.example_id] = reasons
+    assert rejected == {"CHNCXR_0603_1": ["one lung"]}

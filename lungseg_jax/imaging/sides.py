@@ -81,10 +81,14 @@ def looks_mirrored(
       first: one lung.
       second: the other.
     """
+    tells = sizes_tell(first, second)
+    return tells and orientation_score(pixels, first | second) < MIRRORED_BELOW
+
+
+def sizes_tell(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> bool:
+    """Whether two lungs are near enough in size for their asymmetry to be that of the chest."""
     smaller, larger = sorted((np.count_nonzero(first), np.count_nonzero(second)))
-    if smaller < _LEAST_SYMMETRY * larger or not smaller:
-        return False
-    return orientation_score(pixels, first | second) < MIRRORED_BELOW
+    return bool(smaller >= max(1, _LEAST_SYMMETRY * larger))
 
 
 def orientation_score(pixels: Float[np.ndarray, "h w"], lungs: Bool[np.ndarray, "h w"]) -> float:
