@@ -29,7 +29,7 @@ CASES = [
     *(
         f"{topology}:{form}:256:{batch}"
         for topology in ("v5e:2x2", "v6e:2x2")
-        for form in ("plain", "blocks-of-4")
+        for form in ("plain", "blocks-of-2", "blocks-of-4")
         for batch in (32, 64, 128)
     ),
     "v5e:2x2:blocks-of-4-wide:512:16",

@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Float
 from lungseg_jax import report, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig
+from lungseg_jax.cores import usable_cores
 from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
@@ -131,7 +131,7 @@ class Evaluator:
         running: collections.deque[concurrent.futures.Future] = collections.deque()
         with (
             terminal.progress(f"evaluate {records.split}", len(records), "image") as bar,
-            concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+            concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool,
         ):
 
             def finish_one() -> None:

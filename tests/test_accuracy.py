@@ -1,0 +1,54 @@
+"""Figures of the accuracy tables, from rows whose figures are known by hand."""
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import FIGURES, bootstrap, by_source, judge_quality
+from lungseg_jax.metrics import ImageMetrics
+
+
+def row(name: str, source: str, dice: float, hd95_px: float) -> ImageMetrics:
+    figures = dict.fromkeys(ImageMetrics.__dataclass_fields__, np.nan)
+    figures |= dict.fromkeys(FIGURES, 1.0)
+    return ImageMetrics(
+        **figures | {"id": name, "source": source, "dice": dice, "hd95_px": hd95_px}
+    )
+
+
+def test_figures_by_source():
+    """Fault: the worst of a distance taken at the wrong end; an empty mask hidden by means."""
+    rows = [
+        row("a", "one", 0.9, 2.0), row("b", "one", 0.7, 6.0),
+        row("c", "two", 0.5, np.nan), row("d", "two", 0.7, 4.0), row("e", "two", 0.7, 4.0),
+    ]  # fmt: skip
+    found = by_source(rows)
+    assert list(found) == ["all", "one", "two"]
+    assert found["all"]["dice"]["mean"] == pytest.approx(0.7)
+    assert found["all"]["dice"]["worst"] == 0.5
+    assert found["all"]["hd95_px"]["worst"] == 6.0
+    assert found["all"]["hd95_px"]["mean"] == 4.0
+    assert found["all"]["empty_predictions"] == 1
+    assert found["one"]["dice"]["worst_twentieth"] == pytest.approx(0.71)
+    assert found["one"]["hd95_px"]["worst_twentieth"] == pytest.approx(5.8)
+    assert found["one"]["dice"]["standard_deviation"] == pytest.approx(np.sqrt(0.02), abs=1e-4)
+
+
+def test_interval_of_a_mean():
+    """Fault: an interval of single pictures, not of their mean."""
+    values = np.random.default_rng(1).normal(size=400)
+    low, high = bootstrap(values, np.mean)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+
+
+def test_bad_masks_found():
+    """Fault: false alarms counted among all pictures, or high estimates taken for alarms."""
+    dice = np.array([0.95] * 100 + [0.5, 0.6, 0.7])
+    estimates = np.array([*np.linspace(0.8, 1.0, 100), 0.7, 0.805, 0.9])
+    found = judge_quality(estimates, dice)
+    # Five of a hundred good masks have an estimate below .81.
+    assert found["bad_masks"] == 3
+    assert found["bad_masks_found_at_5_percent_false_alarms"] == 2
+    assert judge_quality(dice, dice)["rank_correlation"] == 1.0
+    assert judge_quality(-dice, dice)["rank_correlation"] == -1.0
+    assert judge_quality(dice - 0.1, dice)["mean_absolute_error"] == pytest.approx(0.1)
