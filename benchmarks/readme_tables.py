@@ -6,6 +6,8 @@ python benchmarks/readme_tables.py
 import json
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"unet": "phantoms", "kaggle": "Montgomery + Shenzhen"}
 
@@ -17,6 +19,15 @@ PROTOCOLS = {
     "shenzhen_to_montgomery": "Shenzhen",
     "phantoms_to_real": "phantoms alone",
 }
+
+
+# Of `benchmarks/tpu.py`: what each is, and the small one of `benchmarks/forms.py`.
+FORMS = {
+    "plain": ("plain: width 32, depth 4", "plain-8"),
+    "blocks-of-2": ("blocks of 2: width 64, depth 3", "blocks-of-2-16"),
+    "blocks-of-4": ("blocks of 4: `configs/tpu.py`", "blocks-of-4-32"),
+}
+BATCHES = (32, 64, 128)
 
 
 def results_table() -> str:
@@ -64,6 +75,36 @@ def accuracy_table() -> str:
     return "\n".join(lines)
 
 
+def forms_table() -> str:
+    """Returns the table of what TPUs would make of forms of the network, and of their accuracy."""
+    results = ROOT / "benchmarks" / "results"
+    predicted = json.loads((results / "tpu.json").read_text())
+    runs = json.loads((results / "forms.json").read_text())["runs"]
+    lines = [
+        "| form | pictures | v5e images/s | MFU | v6e images/s | MFU | Dice of small ones |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for form, (name, small) in FORMS.items():
+        dice = [run["test_dice"] for run in runs[small].values()]
+        for batch in BATCHES:
+            found = [predicted.get(f"{kind}:2x2:{form}:256:{batch}") for kind in ("v5e", "v6e")]
+            if not any(found):
+                continue
+            rates = [
+                cell
+                for own in found
+                for cell in (
+                    f"{own['train_step']['images_per_second_per_device']:,.0f}" if own else "",
+                    f"{own['train_step']['mfu']:.1%}" if own else "",
+                )
+            ]
+            first = batch == BATCHES[0]
+            accuracy = f"{np.mean(dice):.4f} ± {np.std(dice, ddof=1):.4f}" if first else ""
+            cells = [name if first else "", str(batch), *rates, accuracy]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def scaling_table() -> str:
     """Returns the table of predicted efficiencies."""
     result = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())
@@ -88,7 +129,12 @@ def scaling_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"results": results_table, "accuracy": accuracy_table, "scaling": scaling_table}
+TABLES = {
+    "results": results_table,
+    "accuracy": accuracy_table,
+    "forms": forms_table,
+    "scaling": scaling_table,
+}
 
 
 def with_tables(readme: str) -> str:
