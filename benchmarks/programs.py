@@ -35,9 +35,6 @@ WARMUP_SECONDS = 5.0
 # number is fixed at the start.
 TURN_SECONDS = 2.0
 
-# As many as training leaves pending. With thousands, XLA's CPU devices came to a halt.
-STEPS_IN_FLIGHT = 64
-
 GIB = 2**30
 
 # Runs a program so many times in a row; returns when all of it is done.
@@ -150,6 +147,8 @@ def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.nd
 def _our_training(program: Program) -> Run:
     import jax
 
+    from lungseg_jax.timing import MAX_PENDING
+
     parallel = _devices(program.config)
     state, step = our_training_step(program.config)
     state, step = parallel.replicate(state), jax.jit(step, donate_argnums=0)
@@ -159,7 +158,7 @@ def _our_training(program: Program) -> Run:
         nonlocal state
         for number in range(1, steps + 1):
             state, loss = step(state, *batch)
-            if number % STEPS_IN_FLIGHT == 0:
+            if number % MAX_PENDING == 0:
                 jax.block_until_ready(loss)
         jax.block_until_ready((state, loss))
 

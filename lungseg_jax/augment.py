@@ -98,7 +98,7 @@ def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2
 
 def _change_intensity(key: Key[Array, ""], image: Picture, config: AugmentConfig) -> Picture:
     gamma, contrast, brightness = jax.random.split(key, 3)
-    # A small offset keeps the power's gradient-free but finite at black padding.
+    # Other changes leave values below zero, whose powers are no numbers.
     image = jnp.maximum(image, 1e-6) ** (2 ** _symmetric(gamma, config.gamma))
     image = 0.5 + (image - 0.5) * (1 + _symmetric(contrast, config.contrast))
     return image + _symmetric(brightness, config.brightness)

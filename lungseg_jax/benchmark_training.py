@@ -90,7 +90,7 @@ def time_training(
     memory = memory_figures(compiled)
     if trace_folder:
         profile(from_input, trace_folder)
-    # Nothing is prefetched here; as many batches again before the clock starts fill the buffer.
+    # As many batches again before the clock starts: what was read ahead is used up by then.
     fresh = open_batches()
     input_alone = time_pipelined(lambda: parallel.shard(next(fresh)), steps, steps)
     return TrainingTimes(

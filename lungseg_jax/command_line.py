@@ -17,6 +17,12 @@ from lungseg_jax.workdir import default_workdir
 # Of `DataConfig`: how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
 
+OUT_OF_MEMORY = ConfigError(
+    "batch_size",
+    "the device's memory does not suffice",
+    "fewer pictures, a larger accumulation_steps or model.remat=true need less",
+)
+
 MODES = ["train", "eval", "benchmark", "compile"]
 
 
@@ -41,6 +47,12 @@ def run(
             job()
     except (UserError, OSError) as error:
         terminal.say(f"Error: {error}")
+        return 1
+    except RuntimeError as error:
+        # XLA's errors begin with a code. JAX is not imported here, for commands that do without.
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        terminal.say(f"Error: {OUT_OF_MEMORY}")
         return 1
     except Stopped:
         terminal.say(f"Stopped; {resume}")

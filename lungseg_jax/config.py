@@ -105,7 +105,7 @@ class AugmentConfig:
       flip: mirror left and right in half of the pictures; with `data.labels=lungs` only, because a
         mirrored chest is none whose lungs have changed names: its heart is on the wrong side.
       rotation_degrees: largest rotation; see `MAX_TURN_DEGREES`.
-      scale: largest change of size, as a share; height against width changes by half of it.
+      scale: largest change of size, as a share; height against width changes by as much again.
       aspect: largest change of height against width beyond that, as a share.
       shear: largest shear, as a share.
       shift: largest shift, as a share of the side.

@@ -17,10 +17,10 @@ def restart_with_huge_pages() -> None:
     """Starts the program anew, asking the C library for huge pages, where that makes it faster.
 
     XLA takes the memory of each step anew. In pages of 4 KiB the kernel maps a hundred thousand of
-    them a step, and addresses are looked up slowly: a quarter of the time of a step. The C library
-    reads its setting when a process starts, so the process is replaced by one of the same number
-    and arguments. Does nothing where the setting is there already, where JAX may find
-    an accelerator, or where the kernel does not leave the choice to programs.
+    them a step, and addresses are looked up slowly: a tenth to a fifth of the time of a step. The C
+    library reads its setting when a process starts, so the process is replaced by one of the same
+    number and arguments. Does nothing where the setting is there already, where JAX may find an
+    accelerator, or where the kernel does not leave the choice to programs.
     """
     tunables = os.environ.get(_VARIABLE, "")
     # A notebook's %run has the notebook's process, which must go on.

@@ -14,7 +14,7 @@ def learning_rate_schedule(config: Config) -> optax.Schedule:
         init_value=0.0 if warmup else config.optimizer.learning_rate,
         peak_value=config.optimizer.learning_rate,
         warmup_steps=warmup,
-        decay_steps=max(config.num_steps, 1),
+        decay_steps=config.num_steps,
     )
 
 

@@ -159,8 +159,9 @@ def place(flops: float, num_bytes: float, seconds: float, peaks: Peaks) -> dict[
 def bytes_accessed(compiled: Any) -> float:  # noqa: ANN401
     """Returns the bytes of operands and results of one device's part of a compiled program.
 
-    XLA's count after fusion, in which the body of a loop counts once. It knows nothing of custom
-    calls, which on GPUs the convolutions are: theirs are added.
+    XLA's count after fusion, in which the body of a loop counts once: too low for a CPU, where
+    gradients of kernels are loops over strips. It knows nothing of custom calls, which on GPUs the
+    convolutions are: theirs are added.
     """
     analysis = compiled.cost_analysis()
     properties = analysis[0] if isinstance(analysis, list) else analysis
@@ -192,5 +193,5 @@ def _bytes_of(kind: str) -> float:
 
 
 def _scratch_bytes(kind: str) -> float:
-    """Returns the bytes of the workspace that cuDNN's calls have as the last of their results."""
-    return sum(map(_bytes_of, re.findall(r"u8\[\d+\]", kind)))
+    """Returns the bytes of the workspace that cuDNN's and cuBLAS's calls have as a result."""
+    return sum(map(_bytes_of, re.findall(r"[us]8\[\d+\]", kind)))

@@ -43,8 +43,8 @@ def make_train_step(
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
     Metrics are `loss`, `dice` (of the thresholded prediction over the whole batch, the mean over
-    classes), `gradient_norm` (before clipping), `parameter_norm` (after the update) and
-    `learning_rate`.
+    classes; 0 for a class that is neither there nor predicted), `gradient_norm` (before clipping),
+    `parameter_norm` (after the update) and `learning_rate`.
 
     Args:
       config: of the run.

@@ -8,6 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
+# Calls on their way to the device: with thousands, XLA's CPU devices came to a halt.
+MAX_PENDING = 64
+
 Call = Callable[[], Any]
 Seconds = Float64[np.ndarray, " n"]
 
@@ -36,13 +39,16 @@ def time_in_turn(calls: Mapping[str, Call], warmup: int, count: int) -> dict[str
 def time_pipelined(call: Call, warmup: int, count: int) -> float:
     """Returns the mean seconds of calls that are waited for once, at the end.
 
-    This is how a training loop runs: the host prepares a step while the device computes another.
+    This is how a training loop runs: the host prepares a step while the device computes another,
+    and no more than `MAX_PENDING` are on their way.
     """
     for _ in range(warmup):
         jax.block_until_ready(call())
     start = time.perf_counter()
-    for _ in range(count):
+    for number in range(1, count + 1):
         result = call()
+        if number % MAX_PENDING == 0:
+            jax.block_until_ready(result)
     jax.block_until_ready(result)
     return (time.perf_counter() - start) / count
 

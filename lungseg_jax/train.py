@@ -34,11 +34,11 @@ from lungseg_jax.state import (
     count_parameters,
 )
 from lungseg_jax.step import prepare_step
+from lungseg_jax.timing import MAX_PENDING
 
 # How often figures are fetched from the device: often enough for a person, seldom enough that the
 # device never waits.
 FETCH_SECONDS = 0.5
-MAX_PENDING_STEPS = 64
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
 
@@ -181,7 +181,7 @@ class Pending:
         """Remembers a step, and fetches older ones when it is time."""
         self._steps.append((step, positions, metrics))
         late = time.monotonic() - self._fetched_at > FETCH_SECONDS
-        if late or len(self._steps) > MAX_PENDING_STEPS:
+        if late or len(self._steps) > MAX_PENDING:
             self._fetch(leave=1)
 
     def drain(self) -> None:

@@ -13,7 +13,8 @@ import jax, sys
 from lungseg_jax.config import Config
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.cpu_devices import use_all_cores
-use_all_cores(Config(batch_size=usable_cores()))
+# Divides by any number up to 8.
+use_all_cores(Config(batch_size=840))
 print(jax.device_count(), min(8, usable_cores()))
 """
 

@@ -24,9 +24,10 @@ def test_every_key_exists():
     assert keys <= flat
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"(?:configs|benchmarks|docs)/\w+\.\w+", README)))
-)
+PATHS = r"(?:configs|benchmarks|docs|examples|lungseg_jax)/[\w/]+\.(?:py|md|json|svg|ipynb)"
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(PATHS, README))))
 def test_every_file_exists(path):
     """Fault: a renamed file or a missing picture."""
     assert (REPOSITORY / path).is_file()

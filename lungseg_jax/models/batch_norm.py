@@ -1,7 +1,7 @@
 """Batch normalisation together with the activation that follows it, in as few passes as can be.
 
 Not `nnx.BatchNorm`: the gradient that autodiff derives from it reads and writes the activations
-twice as often as is needed, and on an accelerator that is what a step waits for.
+half as often again as is needed, and on an accelerator that is what a step waits for.
 """
 
 import functools
