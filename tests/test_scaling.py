@@ -1,8 +1,13 @@
 """The arithmetic of predicted efficiencies."""
 
+import json
+
 import pytest
 
-from benchmarks.scaling import nodes_seconds, torus_seconds
+from benchmarks.main_job import RESULTS
+from benchmarks.scaling import nodes_seconds, predict, torus_seconds
+from configs import tpu
+from lungseg_jax.config import resolve
 from lungseg_jax.hardware import ACCELERATORS
 
 V4, V5E = ACCELERATORS["TPU v4"], ACCELERATORS["TPU v5 lite"]
@@ -32,3 +37,15 @@ def test_all_reduce_over_nodes():
     inside = 2 * 7 / 8 / 450 + 20e-6
     assert nodes_seconds(8, SIZE) == pytest.approx(inside)
     assert nodes_seconds(16, SIZE) == pytest.approx(inside + 2 / 8 / 2 / 50 + 30e-6)
+
+
+def test_results_are_of_one_step_and_formula():
+    """Fault: a table of a step that has been made faster since, or of another formula."""
+    result = json.loads((RESULTS / "scaling.json").read_text())
+    step = json.loads((RESULTS / "tpu.json").read_text())["v5e:2x2:blocks-of-4:256:32"]
+    for topology, compiled in result["compiled"].items():
+        predicted = predict(topology, compiled, resolve(tpu.get_config()))
+        assert result["predicted"][topology] == pytest.approx(predicted)
+        if topology.startswith("v5e"):
+            cycles = compiled["train_step"]["cycles"]
+            assert cycles == pytest.approx(step["train_step"]["cycles"], rel=0.02)
