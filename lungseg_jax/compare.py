@@ -74,11 +74,10 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
 
 
 def _differ(
-    figure: str, first: dict[str, dict[str, str]], second: dict[str, dict[str, str]]
+    figure: str, first: dict[str, dict[str, float]], second: dict[str, dict[str, float]]
 ) -> Difference:
-    pairs = [(first[key][figure], second[key][figure]) for key in sorted(first)]
-    # Empty where the figure has no meaning.
-    values = np.array([(float(a), float(b)) for a, b in pairs if a and b]).reshape(-1, 2)
+    pairs = np.array([(first[key][figure], second[key][figure]) for key in sorted(first)])
+    values = pairs[np.isfinite(pairs).all(axis=1)]
     if not len(values):
         return Difference(figure, *[math.nan] * 5, pictures=0)
     change = values[:, 1] - values[:, 0]
@@ -98,14 +97,32 @@ def _differ(
     )
 
 
-def _read(path: epath.Path) -> dict[str, dict[str, str]]:
+def _read(path: epath.Path) -> dict[str, dict[str, float]]:
     try:
-        rows = list(csv.DictReader(path.read_text().splitlines()))
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
         raise DataError(path, error.strerror or "not readable", "give finished runs") from error
+    except (UnicodeDecodeError, csv.Error):
+        rows = []
     if not rows or not {"id", *FIGURES} <= rows[0].keys():
         raise DataError(path, "is no table of an evaluation", "give finished runs")
-    return {row["id"]: row for row in rows}
+    return {row["id"]: {name: _number(path, row, name) for name in FIGURES} for row in rows}
+
+
+def _number(path: epath.Path, row: dict[str, str | None], figure: str) -> float:
+    """Returns a figure of a row, NaN where it has no meaning and its cell is empty."""
+    cell = row[figure]
+    if cell == "":
+        return math.nan
+    try:
+        number = float(cell or "")
+    except ValueError:
+        number = math.nan
+    # A row that was cut short has no cell.
+    if not math.isfinite(number):
+        fault = f"{figure} of {row['id']} is {cell!r}" if cell else f"{row['id']} has no {figure}"
+        raise DataError(path, fault, "evaluate the run again by --mode=eval")
+    return number
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """Two runs on the same pictures."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,25 @@ def test_runs_on_other_pictures_are_refused(tmp_path, dice, capsys):
         compare(first, second)
     assert main(["compare", str(first), str(tmp_path / "absent")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"p3,folder,0", b"p3,folder,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
+        (b"p3,folder,0", b"p3,folder,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
+        (b",0.5,0.5\np4", b"\np4", r"test.csv: p3 has no assd_px; evaluate"),
+        (b"p3,", b"p\xff3,", r"test.csv: is no table of an evaluation"),
+        (b"p3,", b"p" * 2**18 + b",", r"test.csv: is no table of an evaluation"),
+    ],
+)
+def test_damaged_tables_are_one_line(tmp_path, dice, capsys, old, new, message):
+    """Fault: a traceback, or a mean over fewer pictures, for a table that was edited or cut."""
+    first = write_run(tmp_path / "a", dice)
+    second = write_run(tmp_path / "b", dice)
+    path = second / "eval" / "test.csv"
+    path.write_bytes(path.read_bytes().replace(old, new))
+    assert main(["compare", str(first), str(second)]) == 1
+    said = capsys.readouterr().err.strip()
+    assert re.search(message, said)
+    assert "\n" not in said
