@@ -215,6 +215,12 @@ def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output:
         assert (tmp_path / output / "1_mask.png").exists()
 
 
+def test_rows_of_unequal_length_are_no_picture():
+    """Fault: NumPy's own exception, which no caller waits for."""
+    with pytest.raises(DataError, match=r"array: .*inhomogeneous"):
+        segment([[1, 2], [3]])
+
+
 def test_nothing_to_do_is_an_error(tmp_path):
     """Fault: a mistyped folder ends with exit code 0."""
     with pytest.raises(DataError, match="no such file or folder"):

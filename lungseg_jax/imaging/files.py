@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped
+from numpy.typing import ArrayLike
 
 from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging import chest_template, dicom, jpeg, png, raw
@@ -91,6 +92,19 @@ def radiograph_of(
         raise DataError(name, "values out of [0, 1]", "scale them, bone bright")
     radiograph = Radiograph(scaled, None, "none")
     return _judge(radiograph, name, options, lambda: _negative(radiograph))
+
+
+def as_array(picture: ArrayLike) -> np.ndarray:
+    """Returns what was given for a picture as an array; `radiograph_of` tells whether it is one.
+
+    Raises:
+      DataError: no array can be made of it.
+    """
+    try:
+        return np.asarray(picture)
+    except (TypeError, ValueError) as error:
+        # NumPy's own reason tells which rows differ in length.
+        raise DataError("array", str(error), "give grey values, height x width") from error
 
 
 def read_bytes(path: epath.Path) -> bytes:
