@@ -97,11 +97,11 @@ def predict(
       options: how files are read.
 
     Raises:
-      DataError: a path is absent, or there is no file.
+      DataError: a path is absent, there is no file, or the output is no folder.
     """
     output = epath.Path(output)
     inputs = name_files(paths, output)
-    output.mkdir(parents=True, exist_ok=True)
+    _make_folder(output)
     cores = usable_cores()
     memory = 2**29 + BYTES_PER_PIXEL * options.max_pixels
     rows = []
@@ -124,6 +124,15 @@ def predict(
             readers.shutdown(wait=False, cancel_futures=True)
             sandboxes.stop()
     return rows
+
+
+def _make_folder(output: epath.Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(
+            output, "is a file or lies below one", "give a folder as --output"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -235,6 +235,8 @@ def test_nothing_to_do_is_an_error(tmp_path):
         (["--output=out"], "no file is given"),
         (["a.png"], "--output: is missing"),
         (["absent.png", "--output=out"], "absent.png: no such file or folder"),
+        (["a.png", "--output=a.png"], "a.png: is a file or lies below one; give a folder"),
+        (["a.png", "--output=a.png/out"], "a.png/out: is a file or lies below one; give a folder"),
         (["a.png", "--output=out", "--config.data.frontal=1"], "data.frontal_only"),
         (["a.png", "--output=out", "--config.num_steps=5"], "num_steps"),
         (["a.png", "--output=out", "--checkpoint=x.safetensors"], "x.safetensors: No such file"),
