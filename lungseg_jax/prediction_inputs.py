@@ -34,7 +34,7 @@ class Input:
 
 
 def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Input]:
-    """Returns the files at the paths, each with a name of its own.
+    """Returns the files at the paths, each with a label and a name of its own.
 
     The name is the file's without its ending; of files that would share it, the label with its
     ending, and a number if need be.
@@ -46,18 +46,7 @@ def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Inpu
     Raises:
       DataError: a path is absent, or there is no file.
     """
-    found: dict[epath.Path, str] = {}
-    for given in map(epath.Path, paths):
-        if given.is_dir():
-            # Of several folders the table must tell which.
-            root = given if len(paths) == 1 else given.parent
-            for path in files_below(given):
-                if not is_hidden(path, given) and not _is_result(path, output):
-                    found.setdefault(path, path.relative_to(root).as_posix())
-        elif given.exists():
-            found.setdefault(given, os.fspath(given))
-        else:
-            raise DataError(given, "no such file or folder", "check the path")
+    found = _find(paths, output)
     if not found:
         raise DataError(paths[0], "holds no file", "give a folder of DICOM, PNG or JPEG files")
     stems = collections.Counter(stem_of(path) for path in found)
@@ -65,7 +54,7 @@ def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Inpu
     inputs = []
     for path, label in found.items():
         stem = stem_of(path)
-        name = _shortened(stem if stems[stem] == 1 else label.strip("/").replace("/", "_"))
+        name = _shortened(stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_"))
         unique = next(
             own
             for own in (name, *(f"{name}-{n}" for n in range(2, len(found) + 2)))
@@ -74,6 +63,28 @@ def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Inpu
         taken.add(unique)
         inputs.append(Input(path, label, unique))
     return inputs
+
+
+def _find(paths: Sequence[epath.PathLike], output: epath.Path) -> dict[epath.Path, str]:
+    """Returns the labels of the files at the paths, no two alike."""
+    # By their whole paths, for a file may be given in two ways.
+    found: dict[epath.Path, tuple[epath.Path, str]] = {}
+    for given in map(epath.Path, paths):
+        if given.is_dir():
+            # Of several folders the table must tell which.
+            root = given if len(paths) == 1 else given.parent
+            for path in files_below(given):
+                if not is_hidden(path, given) and not _is_result(path, output):
+                    label = path.relative_to(root).as_posix()
+                    found.setdefault(path.absolute(), (path, label))
+        elif not given.exists():
+            raise DataError(given, "no such file or folder", "check the path")
+        else:
+            found.setdefault(given.absolute(), (given, os.fspath(given)))
+    if len({label for _, label in found.values()}) == len(found):
+        return dict(found.values())
+    common = os.path.commonpath([epath.Path(given).absolute() for given in paths])
+    return {path: whole.relative_to(common).as_posix() for whole, (path, _) in found.items()}
 
 
 def _is_result(path: epath.Path, output: epath.Path) -> bool:

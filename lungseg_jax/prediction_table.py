@@ -17,7 +17,8 @@ class Row:
     """A line of `predictions.csv`.
 
     Attributes:
-      file: as it was given, or below the folder that was.
+      file: as it was given, or below the folder that was; where files would share that, below what
+        all given paths have in common.
       status: `accepted`, or `rejected` with the reason.
       reason: what is wrong with the file, or speaks against the mask.
       estimated_dice: of the mask, if there is one.

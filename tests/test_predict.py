@@ -187,6 +187,27 @@ def test_names_and_labels_of_several_folders_do_not_collide(tmp_path):
     assert len({one.name for one in named}) == len({one.label for one in named}) == 6
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    """Fault: rows of two patients that both say images/1.png."""
+    touch(tmp_path, "p1/images/1.png", "p2/images/1.png", "p2/images/2.png")
+    folders = [tmp_path / "p1" / "images", tmp_path / "p2" / "images"]
+    named = name_files(folders, epath.Path(tmp_path / "out"))
+    assert {one.label: one.name for one in named} == {
+        "p1/images/1.png": "p1_images_1.png",
+        "p2/images/1.png": "p2_images_1.png",
+        "p2/images/2.png": "2",
+    }
+
+
+def test_files_above_have_results_that_are_seen(tmp_path, monkeypatch):
+    """Fault: a mask named after `../1.png` that is hidden; one file given twice in two rows."""
+    touch(tmp_path, "1.png", "here/1.png")
+    monkeypatch.chdir(tmp_path / "here")
+    given = ["../1.png", "1.png", tmp_path / "here" / "1.png"]
+    named = name_files(given, epath.Path("out"))
+    assert {one.label: one.name for one in named} == {"../1.png": "1.png", "1.png": "1.png-2"}
+
+
 def test_long_names_leave_room_for_endings(tmp_path):
     """Fault: folders named by UIDs, joined to a name that no file may have, end the run."""
     folders = "/".join([".".join(["1234567"] * 8)] * 4)
