@@ -35,8 +35,15 @@ from lungseg_jax.imaging.files import as_array
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
-from lungseg_jax.prediction_inputs import MASK_ENDING, OVERLAY_ENDING, Input, name_files
-from lungseg_jax.prediction_table import TABLE, Row, open_table
+from lungseg_jax.prediction_inputs import Input, name_files
+from lungseg_jax.prediction_table import (
+    TABLE,
+    Row,
+    as_in_table,
+    earlier_masks,
+    open_table,
+    overlay_of,
+)
 from lungseg_jax.segmentation import Segmentation
 from lungseg_jax.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
@@ -92,22 +99,25 @@ def predict(
 
     Args:
       segmenter: the network.
-      paths: files, and folders of which every file is taken.
+      paths: files, and folders of which every file is taken but results of earlier calls.
       output: folder to write to.
       options: how files are read.
 
     Raises:
-      DataError: a path is absent, there is no file, or the output is no folder.
+      DataError: a path is absent, there is no file, or the output is no folder or holds a file of
+        another's where a result goes.
     """
     output = epath.Path(output)
-    inputs = name_files(paths, output)
+    masks = earlier_masks(output)
+    inputs = name_files(paths, output, masks)
+    masks |= {as_in_table(own.mask): as_in_table(own.label) for own in inputs}
     _make_folder(output)
     cores = usable_cores()
     memory = 2**29 + BYTES_PER_PIXEL * options.max_pixels
     rows = []
     with (
         terminal.progress("segment", len(inputs), "file") as bar,
-        open_table(output) as add_row,
+        open_table(output, masks) as add_row,
         Sandboxes(cores, memory) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(cores) as readers,
         concurrent.futures.ThreadPoolExecutor(cores) as writers,
@@ -186,12 +196,11 @@ def _write(
         result = segmenter.finish(radiograph, prediction)
     except MemoryError:
         return Row(file.label, "rejected", "needs more memory than there is")
-    mask = f"{file.name}{MASK_ENDING}"
-    (output / mask).write_bytes(png.encode_png(result.mask.astype(np.uint8) * 255))
+    (output / file.mask).write_bytes(png.encode_png(result.mask.astype(np.uint8) * 255))
     upright = radiograph.orientation.to_upright
     sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
     picture = draw_overlay(radiograph.pixels, sides)
-    (output / f"{file.name}{OVERLAY_ENDING}").write_bytes(png.encode_png(picture))
+    (output / overlay_of(file.mask)).write_bytes(png.encode_png(picture))
     height, width = result.mask.shape
     right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)
     return Row(
@@ -206,7 +215,7 @@ def _write(
         height,
         width,
         "; ".join(result.notes),
-        mask,
+        file.mask,
     )
 
 

@@ -4,15 +4,13 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction_table import TABLE
+from lungseg_jax.prediction_table import MASK_ENDING, TABLE, as_in_table, overlay_of
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
-
-MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
 
 # Bytes of a result's name before its ending and a number.
 _LONGEST = 220
@@ -32,40 +30,50 @@ class Input:
     label: str
     name: str
 
+    @property
+    def mask(self) -> str:
+        """Name of its mask."""
+        return f"{self.name}{MASK_ENDING}"
 
-def name_files(paths: Sequence[epath.PathLike], output: epath.Path) -> list[Input]:
+
+def name_files(
+    paths: Sequence[epath.PathLike], output: epath.Path, earlier: Mapping[str, str]
+) -> list[Input]:
     """Returns the files at the paths, each with a label and a name of its own.
 
     The name is the file's without its ending; of files that would share it, the label with its
     ending, and a number if need be.
 
     Args:
-      paths: files, and folders of which every file counts but hidden ones.
-      output: where results go; what lies there by a result's name is one of an earlier call.
+      paths: files, and folders of which every file counts but hidden ones. Results of earlier calls
+        do not count.
+      output: where results go.
+      earlier: `prediction_table.earlier_masks` of it.
 
     Raises:
-      DataError: a path is absent, or there is no file.
+      DataError: a path is absent, there is no file, or a result would overwrite a file that is none
+        of an earlier call.
     """
-    found = _find(paths, output)
+    results = {TABLE, *earlier, *map(overlay_of, earlier)}
+    found = _find(paths, output, results)
     if not found:
-        raise DataError(paths[0], "holds no file", "give a folder of DICOM, PNG or JPEG files")
-    stems = collections.Counter(stem_of(path) for path in found)
-    taken: set[str] = set()
-    inputs = []
-    for path, label in found.items():
-        stem = stem_of(path)
-        name = _shortened(stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_"))
-        unique = next(
-            own
-            for own in (name, *(f"{name}-{n}" for n in range(2, len(found) + 2)))
-            if own not in taken
+        raise DataError(
+            paths[0], "holds no file to segment", "give a folder of DICOM, PNG or JPEG files"
         )
-        taken.add(unique)
-        inputs.append(Input(path, label, unique))
+    inputs = [Input(path, found[path], name) for path, name in _names(found).items()]
+    for name in (name for own in inputs for name in (own.mask, overlay_of(own.mask))):
+        if as_in_table(name) not in results and os.path.lexists(output / name):
+            raise DataError(
+                output / name,
+                "would be overwritten, and is no result of an earlier call",
+                "give another --output",
+            )
     return inputs
 
 
-def _find(paths: Sequence[epath.PathLike], output: epath.Path) -> dict[epath.Path, str]:
+def _find(
+    paths: Sequence[epath.PathLike], output: epath.Path, results: Collection[str]
+) -> dict[epath.Path, str]:
     """Returns the labels of the files at the paths, no two alike."""
     # By their whole paths, for a file may be given in two ways.
     found: dict[epath.Path, tuple[epath.Path, str]] = {}
@@ -74,12 +82,12 @@ def _find(paths: Sequence[epath.PathLike], output: epath.Path) -> dict[epath.Pat
             # Of several folders the table must tell which.
             root = given if len(paths) == 1 else given.parent
             for path in files_below(given):
-                if not is_hidden(path, given) and not _is_result(path, output):
+                if not is_hidden(path, given) and not _is_result(path, output, results):
                     label = path.relative_to(root).as_posix()
                     found.setdefault(path.absolute(), (path, label))
         elif not given.exists():
             raise DataError(given, "no such file or folder", "check the path")
-        else:
+        elif not _is_result(given, output, results):
             found.setdefault(given.absolute(), (given, os.fspath(given)))
     if len({label for _, label in found.values()}) == len(found):
         return dict(found.values())
@@ -87,10 +95,27 @@ def _find(paths: Sequence[epath.PathLike], output: epath.Path) -> dict[epath.Pat
     return {path: whole.relative_to(common).as_posix() for whole, (path, _) in found.items()}
 
 
-def _is_result(path: epath.Path, output: epath.Path) -> bool:
-    is_named_so = path.name == TABLE or path.name.endswith((MASK_ENDING, OVERLAY_ENDING))
+def _is_result(path: epath.Path, output: epath.Path, results: Collection[str]) -> bool:
     # By their folders' own places, for the output may be given by another way.
-    return is_named_so and os.path.realpath(path.parent) == os.path.realpath(output)
+    return as_in_table(path.name) in results and (
+        os.path.realpath(path.parent) == os.path.realpath(output)
+    )
+
+
+def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
+    stems = collections.Counter(stem_of(path) for path in labels)
+    taken: set[str] = set()
+    names = {}
+    for path, label in labels.items():
+        stem = stem_of(path)
+        name = _shortened(stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_"))
+        names[path] = next(
+            own
+            for own in (name, *(f"{name}-{n}" for n in range(2, len(labels) + 2)))
+            if own not in taken
+        )
+        taken.add(names[path])
+    return names
 
 
 def _shortened(name: str) -> str:

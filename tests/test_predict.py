@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,9 +17,9 @@ from etils import epath
 from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.radiograph import Radiograph
-from lungseg_jax.predict import main, packaged_segmenter, predict, segment
+from lungseg_jax.predict import _segment_all, main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction_inputs import name_files
-from lungseg_jax.prediction_table import TABLE
+from lungseg_jax.prediction_table import TABLE, Row
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.state import make_model, split_model
 from lungseg_jax.weights import Calibration, Weights
@@ -170,7 +171,7 @@ def touch(root: Path, *names: str) -> None:
 def test_names_do_not_collide(tmp_path):
     """Fault: the mask of one patient over that of another whose file has the same name."""
     touch(tmp_path, "a/1.png", "b/1.png", "b/1.dcm", "b_1.png", "1.2.840.113", "c.png")
-    named = name_files([tmp_path], epath.Path(tmp_path / "out"))
+    named = name_files([tmp_path], epath.Path(tmp_path / "out"), {})
     assert len({one.name for one in named}) == len(named) == 6
     names = {one.label: one.name for one in named}
     assert names["c.png"] == "c"
@@ -182,7 +183,7 @@ def test_names_and_labels_of_several_folders_do_not_collide(tmp_path):
     """Fault: two rows of the table that say the same, or a number that another file's name has."""
     touch(tmp_path, "a/1.png", "a/scan", "a/scan-2", "b/1.png", "b/scan", "a_scan")
     named = name_files(
-        [tmp_path / "a", tmp_path / "b", tmp_path / "a_scan"], epath.Path(tmp_path / "out")
+        [tmp_path / "a", tmp_path / "b", tmp_path / "a_scan"], epath.Path(tmp_path / "out"), {}
     )
     assert len({one.name for one in named}) == len({one.label for one in named}) == 6
 
@@ -191,7 +192,7 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
     """Fault: rows of two patients that both say images/1.png."""
     touch(tmp_path, "p1/images/1.png", "p2/images/1.png", "p2/images/2.png")
     folders = [tmp_path / "p1" / "images", tmp_path / "p2" / "images"]
-    named = name_files(folders, epath.Path(tmp_path / "out"))
+    named = name_files(folders, epath.Path(tmp_path / "out"), {})
     assert {one.label: one.name for one in named} == {
         "p1/images/1.png": "p1_images_1.png",
         "p2/images/1.png": "p2_images_1.png",
@@ -204,7 +205,7 @@ def test_files_above_have_results_that_are_seen(tmp_path, monkeypatch):
     touch(tmp_path, "1.png", "here/1.png")
     monkeypatch.chdir(tmp_path / "here")
     given = ["../1.png", "1.png", tmp_path / "here" / "1.png"]
-    named = name_files(given, epath.Path("out"))
+    named = name_files(given, epath.Path("out"), {})
     assert {one.label: one.name for one in named} == {"../1.png": "1.png", "1.png": "1.png-2"}
 
 
@@ -212,7 +213,7 @@ def test_long_names_leave_room_for_endings(tmp_path):
     """Fault: folders named by UIDs, joined to a name that no file may have, end the run."""
     folders = "/".join([".".join(["1234567"] * 8)] * 4)
     touch(tmp_path, f"{folders}/1-1.dcm", f"{folders}/x/1-1.dcm")
-    for one in name_files([tmp_path], epath.Path(tmp_path / "out")):
+    for one in name_files([tmp_path], epath.Path(tmp_path / "out"), {}):
         (tmp_path / f"{one.name}_overlay.png").touch()
 
 
@@ -236,6 +237,66 @@ def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output:
         assert (tmp_path / output / "1_mask.png").exists()
 
 
+@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", TABLE])
+def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
+    """Fault: a radiologist's reference beside its picture lost under a mask of the network."""
+    (tmp_path / "0.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / theirs).write_bytes(b"dear")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match=f"{theirs}: .*; give another --output"):
+        predict(untrained, [tmp_path], tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / theirs).read_bytes() == b"dear"
+
+
+def test_references_elsewhere_are_pictures_like_others(tmp_path):
+    """Fault: a file left out without a word because it is called what results are."""
+    touch(tmp_path, "1_mask.png")
+    (one,) = name_files([tmp_path], epath.Path(tmp_path), {})
+    assert one.label == "1_mask.png"
+
+
+def test_results_given_by_name_are_no_pictures(tmp_path, untrained):
+    """Fault: `predict x/*.png --output=x` once more takes its masks for chests."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    for _ in range(2):
+        rows = predict(untrained, sorted(tmp_path.glob("*.png")), tmp_path)
+        assert len(rows) == 1
+    with pytest.raises(DataError, match="holds no file"):
+        predict(untrained, [tmp_path / "1_mask.png"], tmp_path)
+
+
+def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
+    """Fault: masks that no row names yet are taken for another's files, or for pictures."""
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png_bytes(CHEST))
+
+    def segment_all(*arguments) -> Iterator[Row]:
+        assert len(list(_segment_all(*arguments))) == 2
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lungseg_jax.predict._segment_all", segment_all)
+        with pytest.raises(KeyboardInterrupt):
+            predict(untrained, [tmp_path], tmp_path)
+    assert not table(tmp_path)
+    assert len(list(tmp_path.glob("*_mask.png"))) == 2
+    assert len(predict(untrained, [tmp_path], tmp_path)) == 2
+    assert not [own.name for own in tmp_path.iterdir() if own.name.startswith(".")]
+
+
+def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
+    """Fault: a loop over pictures that cannot be run twice, for the table names the last alone."""
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png_bytes(CHEST))
+    for name in ("1.png", "2.png", "1.png"):
+        predict(untrained, [tmp_path / name], tmp_path)
+    assert len(list(tmp_path.glob("*_mask.png"))) == 2
+    assert len(predict(untrained, [tmp_path], tmp_path)) == 2
+
+
 def test_rows_of_unequal_length_are_no_picture():
     """Fault: NumPy's own exception, which no caller waits for."""
     with pytest.raises(DataError, match=r"array: .*inhomogeneous"):
@@ -245,9 +306,9 @@ def test_rows_of_unequal_length_are_no_picture():
 def test_nothing_to_do_is_an_error(tmp_path):
     """Fault: a mistyped folder ends with exit code 0."""
     with pytest.raises(DataError, match="no such file or folder"):
-        name_files([tmp_path / "absent"], epath.Path(tmp_path))
+        name_files([tmp_path / "absent"], epath.Path(tmp_path), {})
     with pytest.raises(DataError, match="holds no file"):
-        name_files([tmp_path], epath.Path(tmp_path / "out"))
+        name_files([tmp_path], epath.Path(tmp_path / "out"), {})
 
 
 @pytest.mark.parametrize(
