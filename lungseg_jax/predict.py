@@ -95,7 +95,8 @@ def predict(
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
     A file that cannot be read is a rejected row and never stops the others: each is read in a
-    process of its own.
+    process of its own. What an earlier call made of a file is replaced, or removed where there is
+    nothing now.
 
     Args:
       segmenter: the network.
@@ -178,11 +179,23 @@ def _segment_all(
         before = len(writing)
         for own in group:
             prediction = None if own.square is None else next(predictions)
-            writing.append(pool.submit(_write, segmenter, own, prediction, output))
+            writing.append(pool.submit(_finish, segmenter, own, prediction, output))
         for _ in range(before):
             yield writing.popleft().result()
     while writing:
         yield writing.popleft().result()
+
+
+def _finish(
+    segmenter: Segmenter, opened: Opened, prediction: Prediction | None, output: epath.Path
+) -> Row:
+    """Writes a picture's results, removes others of earlier calls, and returns its row."""
+    row = _write(segmenter, opened, prediction, output)
+    for mask in opened.file.earlier:
+        if mask != row.mask:
+            (output / mask).unlink(missing_ok=True)
+            (output / overlay_of(mask)).unlink(missing_ok=True)
+    return row
 
 
 def _write(

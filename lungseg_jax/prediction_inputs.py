@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from etils import epath
 
@@ -24,11 +24,13 @@ class Input:
       path: of the file.
       label: how the table calls it.
       name: what its results' names start with.
+      earlier: masks that earlier calls made of it.
     """
 
     path: epath.Path
     label: str
     name: str
+    earlier: tuple[str, ...] = ()
 
     @property
     def mask(self) -> str:
@@ -68,7 +70,7 @@ def name_files(
                 "would be overwritten, and is no result of an earlier call",
                 "give another --output",
             )
-    return inputs
+    return _with_earlier(inputs, earlier)
 
 
 def _find(
@@ -116,6 +118,19 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
         )
         taken.add(names[path])
     return names
+
+
+def _with_earlier(inputs: Iterable[Input], earlier: Mapping[str, str]) -> list[Input]:
+    """Returns the files with the masks that are an earlier call's by their name or their label."""
+    owners = {as_in_table(own.label): own for own in inputs}
+    masks = {as_in_table(own.mask): own for own in inputs}
+    found: dict[epath.Path, list[str]] = collections.defaultdict(list)
+    for mask, label in earlier.items():
+        # A name goes before a label: the file now writes there.
+        owner = masks.get(mask) or owners.get(label)
+        if owner:
+            found[owner.path].append(owner.mask if mask in masks else mask)
+    return [dataclasses.replace(own, earlier=tuple(found[own.path])) for own in inputs]
 
 
 def _shortened(name: str) -> str:

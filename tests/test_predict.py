@@ -1,6 +1,7 @@
 """Files in, masks out: nothing lost, nothing stopped, every name its own."""
 
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
@@ -267,6 +268,20 @@ def test_results_given_by_name_are_no_pictures(tmp_path, untrained):
         predict(untrained, [tmp_path / "1_mask.png"], tmp_path)
 
 
+def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untrained):
+    """Fault: the mask of a picture that is rejected now, or under a name it had, is still there."""
+    output = tmp_path / "out"
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path], output)
+    (tmp_path / "1.png").write_bytes(b"<html>")
+    predict(untrained, [tmp_path], output)
+    assert {own.name for own in output.iterdir()} == {TABLE, "2_mask.png", "2_overlay.png"}
+    (tmp_path / "2.dcm").write_bytes(b"<html>")
+    predict(untrained, [tmp_path], output)
+    assert {own.name for own in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
+
+
 def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
     """Fault: masks that no row names yet are taken for another's files, or for pictures."""
     for name in ("1.png", "2.png"):
@@ -295,6 +310,21 @@ def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
         predict(untrained, [tmp_path / name], tmp_path)
     assert len(list(tmp_path.glob("*_mask.png"))) == 2
     assert len(predict(untrained, [tmp_path], tmp_path)) == 2
+
+
+def test_a_table_of_others_names_no_file_elsewhere(tmp_path, untrained):
+    """Fault: a table that came with a download has files outside the folder removed."""
+    (tmp_path / "1.png").write_bytes(b"<html>")
+    touch(tmp_path, "dear_mask.png", "dear_overlay.png")
+    output = tmp_path / "out"
+    output.mkdir()
+    row = "1.png,accepted,,,,,,,,,,,../dear_mask.png\n"
+    header = ",".join(field.name for field in dataclasses.fields(Row))
+    (output / TABLE).write_text(f"{header}\n{row}")
+    predict(untrained, [tmp_path / "1.png"], output)
+    predict(untrained, [tmp_path], output)
+    assert (tmp_path / "dear_mask.png").exists()
+    assert (tmp_path / "dear_overlay.png").exists()
 
 
 def test_rows_of_unequal_length_are_no_picture():
