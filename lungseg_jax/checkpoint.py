@@ -135,11 +135,17 @@ class Checkpoints:
     def _set_aside_without_metrics(self) -> None:
         """Orbax reads the metrics of all checkpoints at once, and fails if one is cut short."""
         for path in self.directory.glob("*/metrics/metrics"):
+            name = path.parent.parent.name
+            # Orbax leaves what it had not finished under another name, and looks past it.
+            if not name.isdigit():
+                continue
             try:
-                json.loads(path.read_text())
-            except ValueError:
+                readable = isinstance(_dice(json.loads(path.read_text())), int | float)
+            except (ValueError, TypeError, KeyError):
+                readable = False
+            if not readable:
                 terminal.say(f"Checkpoint {path.parent.parent} is damaged")
-                self._set_aside(int(path.parent.parent.name))
+                self._set_aside(int(name))
 
     def _set_aside(self, step: int) -> None:
         """Renames a checkpoint, so that its step can be saved again and nothing is deleted."""

@@ -126,6 +126,18 @@ def test_damaged_metrics_do_not_stop_a_resume(tmp_path, states):
     assert_trees_equal(restored[0], states[5])
 
 
+def test_what_a_crash_left_unfinished_does_not_stop_a_resume(tmp_path, states):
+    """Fault: Orbax's temporary folder, a file in it cut to nothing, taken for a checkpoint."""
+    directory = tmp_path / "checkpoints"
+    save_all(directory, states, {5: 0.5, 6: 0.9})
+    unfinished = directory / "7.orbax-checkpoint-tmp" / "metrics" / "metrics"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+    (directory / "6" / "metrics" / "metrics").write_text('{"dice": "high"}')
+    restored, _ = Checkpoints(directory, 2, all_devices("mesh")).restore_best(states[1])
+    assert_trees_equal(restored, states[5])
+
+
 def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states):
     """Fault: hours of training silently begun again."""
     save_all(tmp_path, states, {})

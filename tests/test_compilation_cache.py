@@ -1,4 +1,8 @@
-"""Which folder compiled programs are kept in."""
+"""Which folder compiled programs are kept in, and which are kept."""
+
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -35,3 +39,15 @@ def test_users_choice_stands(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     use_compilation_cache()
     assert getattr(jax.config, KEY) is None
+
+
+def test_programs_that_compile_fast_are_kept(tmp_path):
+    """Fault: a command that compiles for a second compiles in each start."""
+    program = (
+        "import jax; from lungseg_jax.compilation_cache import use_compilation_cache;"
+        "use_compilation_cache(); jax.jit(lambda x: x * 2 + 1)(jax.numpy.ones(3))"
+    )
+    variables = {name: text for name, text in os.environ.items() if not name.startswith("JAX_")}
+    variables |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=variables)
+    assert any("lambda" in path.name for path in tmp_path.iterdir())
