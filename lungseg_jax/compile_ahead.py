@@ -50,7 +50,10 @@ _BOOKKEEPING = frozenset(
         "while", "conditional", "call", "partition-id", "replica-id",
     }
 )  # fmt: skip
-_OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([GMK]) of ([\d.]+)([GMK]) hbm")
+# The compiler gives up at one of two places, and says so in other words.
+_OUT_OF_MEMORY = re.compile(
+    r"(?:Used |\()([\d.]+)([GMK])(?: of |\) exceeds available HBM \()([\d.]+)([GMK])"
+)
 _GIB = 2**30
 _UNITS = {"K": 2**10, "M": 2**20, "G": _GIB}
 

@@ -9,7 +9,7 @@ Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from lungseg_jax import quality, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.command_line import parse_flags, run
 from lungseg_jax.compilation_cache import use_compilation_cache
+from lungseg_jax.config import Config
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.evaluate import Evaluator, to_original
@@ -32,6 +33,9 @@ from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, save
 from lungseg_jax.workdir import read_config
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
+
+# What `predictions` yields of a picture.
+Found = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
 
 
 def weights_of_run(workdir: epath.PathLike) -> Weights:
@@ -50,7 +54,7 @@ def weights_of_run(workdir: epath.PathLike) -> Weights:
 
 
 def calibrate(weights: Weights, records: Records) -> Calibration:
-    """Returns the threshold of the best mean Dice, and the line from `outline_doubt` to Dice.
+    """Returns what `fit_calibration` makes of a split.
 
     Args:
       weights: of the network.
@@ -59,14 +63,26 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
     Raises:
       DataError: no picture of the split has lungs.
     """
-    dice, squares = [], []
-    for square, probabilities, reference in predictions(weights, records):
-        if reference.any():
-            masks = [keep_lungs(probabilities, float(threshold)) for threshold in THRESHOLDS]
-            dice.append([dice_of(mask, reference) for mask in masks])
-            squares.append(square)
-    if not dice:
+    with_lungs = (found for found in predictions(weights, records) if found[2].any())
+    calibration = fit_calibration(with_lungs)
+    if calibration is None:
         raise DataError(records.name, f"no lungs in its {records.split} split", "give others")
+    return calibration
+
+
+def fit_calibration(found: Iterable[Found]) -> Calibration | None:
+    """Returns the threshold of the best mean Dice, and the line from `outline_doubt` to Dice.
+
+    Args:
+      found: what `predictions` yields, of pictures with lungs; `None` is returned of none.
+    """
+    dice, squares = [], []
+    for square, probabilities, reference in found:
+        masks = [keep_lungs(probabilities, float(threshold)) for threshold in THRESHOLDS]
+        dice.append([dice_of(mask, reference) for mask in masks])
+        squares.append(square)
+    if not dice:
+        return None
     best = int(np.mean(dice, axis=0).argmax())
     threshold = round(float(THRESHOLDS[best]), 2)
     doubt = [quality.outline_doubt(square, keep_lungs(square, threshold)) for square in squares]
@@ -74,11 +90,25 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
     return Calibration(threshold, slope, intercept)
 
 
-def predictions(
-    weights: Weights, records: Records
-) -> Iterator[
-    tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
-]:
+def calibration_of(path: str, config: Config) -> Calibration:
+    """Returns the calibration in a file of weights, of a network of the same form as the run's.
+
+    Raises:
+      CheckpointError: the file cannot be used.
+      ConfigError: its network sees or tells something else, or is another one.
+    """
+    weights = load_weights(path)
+    own, other = (
+        (one.data.image_size, one.data.labels, one.model) for one in (config, weights.config)
+    )
+    if own != other:
+        raise ConfigError(
+            "--calibration", f"{path} is of another network", "give one of the run's own form"
+        )
+    return weights.calibration
+
+
+def predictions(weights: Weights, records: Records) -> Iterator[Found]:
     """Yields three arrays of each example.
 
     The probability of lung in the model's square, the same in the picture's own frame, smoothed,
@@ -120,7 +150,7 @@ def _run(arguments: Sequence[str]) -> None:
     use_compilation_cache()
     weights = weights_of_run(workdir.value)
     if other.value:
-        calibration = load_weights(other.value).calibration
+        calibration = calibration_of(other.value, weights.config)
     else:
         calibration = calibrate(weights, open_records(weights.config)["val"])
     save_weights(output.value, Weights(weights.config, weights.variables, calibration))

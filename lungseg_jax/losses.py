@@ -18,6 +18,10 @@ def segmentation_loss(
 ) -> Float[Array, ""]:
     """Returns binary cross-entropy, the mean over pixels and classes, plus soft Dice loss.
 
+    That is 1 − soft Dice (Milletari et al. 2016, with sums not squared), the mean over classes. The
+    sums of a class run over the whole batch, on all devices, before the ratio: a mean of
+    per-device Dice values would weight a pixel by how much lung its device happened to get.
+
     Args:
       logits: float32.
       mask: in [0, 1].
@@ -29,22 +33,6 @@ def segmentation_loss(
         share = cross_entropy / jax.lax.axis_size(axis_name)
         cross_entropy, sums = sum_over_devices((share, sums), axis_name)
     return cross_entropy + _soft_dice_loss(sums)
-
-
-def soft_dice_loss(
-    logits: Float[Array, "b h w c"],
-    mask: Float[Array, "b h w c"],
-    axis_name: str | None = None,
-) -> Float[Array, ""]:
-    """Returns 1 − soft Dice (Milletari et al. 2016, with sums not squared), the mean over classes.
-
-    The sums of a class run over the whole batch, on all devices, before the ratio: a mean of
-    per-device Dice values would weight a pixel by how much lung its device happened to get.
-    """
-    sums = _soft_dice_sums(logits, mask)
-    if axis_name is not None:
-        sums = jax.lax.psum(sums, axis_name)
-    return _soft_dice_loss(sums)
 
 
 def _soft_dice_sums(

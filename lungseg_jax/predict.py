@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -31,7 +30,6 @@ from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import png
-from lungseg_jax.imaging.files import as_array
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
@@ -81,8 +79,6 @@ def segment(
       NotFrontalError: a picture of something else than a frontal chest.
       DataError: the file cannot be read, the array is no picture, or it is too small.
     """
-    if not isinstance(picture, str | os.PathLike):
-        picture = as_array(picture)
     return packaged_segmenter().segment(picture, options)
 
 

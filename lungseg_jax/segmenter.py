@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.forward import make_forward
-from lungseg_jax.imaging.files import radiograph_of, read_radiograph
+from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.quality import estimate_dice
@@ -91,7 +91,7 @@ class Segmenter:
             path = epath.Path(picture)
             radiograph, name = read_radiograph(path, options), path.name
         else:
-            radiograph, name = radiograph_of(np.asarray(picture), options), "array"
+            radiograph, name = radiograph_of(as_array(picture), options), "array"
         (prediction,) = self.predict([network_input(radiograph, name, self.image_size)])
         return self.finish(radiograph, prediction)
 

@@ -8,6 +8,7 @@ it is whole; it is checked before anything is read from the file.
 import dataclasses
 import hashlib
 import json
+import math
 from importlib import resources
 from typing import Any
 
@@ -43,6 +44,12 @@ class Calibration:
     threshold: float = 0.5
     slope: float | None = None
     intercept: float = 1.0
+
+    def in_range(self) -> bool:
+        """Whether each number may be what it is said to be."""
+        threshold_is_one = 0 < self.threshold < 1
+        slope_is_one = self.slope is None or -math.inf < self.slope <= 0
+        return threshold_is_one and slope_is_one and math.isfinite(self.intercept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +100,8 @@ def load_weights(path: epath.PathLike) -> Weights:
         content = path.read_bytes()
         stated = _check_sum_of(path).read_text().split()[:1]
     except OSError as error:
-        raise CheckpointError(path, error.strerror or "not readable", "check the path") from error
+        absent = error.filename or path
+        raise CheckpointError(absent, error.strerror or "not readable", "check the path") from error
     if stated != [hashlib.sha256(content).hexdigest()]:
         raise CheckpointError(path, f"is not what {_check_sum_of(path).name} tells of", _REMEDY)
     try:
@@ -101,8 +109,8 @@ def load_weights(path: epath.PathLike) -> Weights:
         text = json.loads(content[8 : 8 + length])["__metadata__"]
         config = from_json(text["config"])
         calibration = Calibration(**json.loads(text["calibration"]))
-        if calibration.slope is not None and calibration.slope > 0:
-            raise ValueError("a slope over another measure than the doubt of the outline")
+        if not calibration.in_range():
+            raise ValueError("a calibration that no validation split tells")
         arrays = safetensors.numpy.load(content)
     # The check sum may be of a file that is no weights at all.
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -97,12 +97,17 @@ def test_topology_and_mode_belong_together(capfd, arguments, words):
     assert words in capfd.readouterr().err
 
 
-def test_memory_that_the_compiler_could_not_find():
-    """Fault: a network that does not fit ends in a traceback instead of the answer."""
-    message = (
+@pytest.mark.parametrize(
+    "message",
+    [
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
-        "hbm. Used 31.50G of 15.75G hbm. Exceeded hbm capacity by 15.75G."
-    )
+        "hbm. Used 31.50G of 15.75G hbm. Exceeded hbm capacity by 15.75G.",
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (31.50G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_memory_that_the_compiler_could_not_find(message):
+    """Fault: a network that does not fit ends in a traceback instead of the answer."""
     used = compile_ahead._memory_asked(message)
     assert used == {"used_gib": 31.5, "available_gib": 15.75}
     assert compile_ahead._memory_asked("INTERNAL: something else") is None

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -69,20 +70,22 @@ def test_files_that_are_no_weights_are_refused(saved, content: bytes):
         load_weights(saved[1])
 
 
-def test_a_calibration_of_another_measure_is_refused(saved):
-    """Fault: a line over soft Dice, as of old, read as one over doubt: every mask is uncertain."""
+@pytest.mark.parametrize(
+    "calibration", [(0.4, 1.47, -0.46), (2.0, -5.0, 1.0), (math.nan,), (0.4, -5.0, math.inf)]
+)
+def test_a_calibration_out_of_range_is_refused(saved, calibration: tuple):
+    """Fault: masks that are all or nothing, or estimates that are no numbers."""
     weights, path = saved
-    old = dataclasses.replace(weights, calibration=Calibration(0.4, 1.47, -0.46))
-    save_weights(path, old)
+    save_weights(path, dataclasses.replace(weights, calibration=Calibration(*calibration)))
     with pytest.raises(CheckpointError, match="holds no weights of this package"):
         load_weights(path)
 
 
 @pytest.mark.parametrize("absent", ["net.safetensors", "net.safetensors.sha256"])
 def test_absent_files_are_named(saved, absent: str):
-    """Fault: weights used without their check sum."""
+    """Fault: weights used without their check sum, or a file called absent that is there."""
     saved[1].with_name(absent).unlink()
-    with pytest.raises(CheckpointError, match="No such file"):
+    with pytest.raises(CheckpointError, match=f"/{absent}: No such file"):
         load_weights(saved[1])
 
 

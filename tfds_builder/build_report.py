@@ -137,7 +137,7 @@ def summary(entries: Sequence[FileEntry]) -> str:
 
 def _kind(reason: str) -> str:
     """Returns a reason without the file and the numbers that tell equal ones apart."""
-    return re.sub(r"\d+(\.\d+)?", "N", re.sub(r"^\S+: ", "", reason))
+    return re.sub(r"\d+(\.\d+)?", "N", re.sub(r"^[^:]+\.\w+: ", "", reason))
 
 
 def _below(listing: Listing, path: epath.Path) -> str:

@@ -54,9 +54,9 @@ def _magnification(dataset: Dataset) -> float | None:
     stated = read_numbers(dataset, "EstimatedRadiographicMagnificationFactor")
     to_detector = read_numbers(dataset, "DistanceSourceToDetector")
     to_patient = read_numbers(dataset, "DistanceSourceToPatient")
-    if stated and low <= stated[0] <= high:
+    # A factor of 1, like equal distances, means that nobody measured where the patient was.
+    if stated and low < stated[0] <= high:
         return stated[0]
-    # Equal distances mean that nobody measured the patient's.
     if to_detector and to_patient and to_patient[0] < to_detector[0] <= high * to_patient[0]:
         return to_detector[0] / to_patient[0]
     return None

@@ -1,0 +1,66 @@
+"""What the calibration of weights makes of predictions."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.export import calibration_of, dice_of, fit_calibration
+from lungseg_jax.optim import make_optimizer
+from lungseg_jax.quality import outline_doubt
+from lungseg_jax.state import create_state
+from lungseg_jax.weights import Calibration, Weights, save_weights
+from tests.small import small_config
+
+SIDE = 64
+ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
+
+
+def disc(radius: float, softness: float, aside: float = 0.0):
+    """Returns probabilities that fall from 1 to 0 about a circle, .5 at the radius."""
+    distance = np.hypot(ROWS - SIDE / 2, COLUMNS - SIDE / 2 - aside) - radius
+    return (1 / (1 + np.exp(distance / softness))).astype(np.float32)
+
+
+@pytest.mark.parametrize("threshold", [0.35, 0.5, 0.6])
+def test_threshold_of_the_best_dice(threshold: float):
+    """Fault: the threshold of the worst Dice, or always the middle one."""
+    squares = [disc(radius, 4.0) for radius in (14.0, 17.0, 20.0)]
+    found = fit_calibration((own, own, own > threshold) for own in squares)
+    assert found is not None
+    assert found.threshold == pytest.approx(threshold, abs=0.026)
+
+
+def test_doubt_lowers_the_estimate():
+    """Fault: a line that rises with doubt, or one that misses the Dice it was fitted to."""
+    cases = [
+        (disc(20.0, softness), disc(20.0, 1.0, aside) > 0.5)
+        for softness, aside in ((0.5, 0), (1, 2), (1.5, 4))
+    ]
+    found = fit_calibration((own, own, reference) for own, reference in cases)
+    assert found is not None
+    assert found.slope is not None
+    for own, reference in cases:
+        mask = own > found.threshold
+        line = found.intercept + found.slope * outline_doubt(own, mask)
+        assert line == pytest.approx(dice_of(mask, reference), abs=0.05)
+    assert found.slope < 0
+
+
+def test_no_picture_no_calibration():
+    """Fault: a mean of nothing."""
+    assert fit_calibration([]) is None
+
+
+def test_calibration_is_taken_from_a_network_of_the_same_form(tmp_path):
+    """Fault: the threshold of a network of another size or of other labels, taken silently."""
+    config = small_config()
+    variables = jax.device_get(create_state(config, make_optimizer(config)).ema)
+    path = tmp_path / "net.safetensors"
+    save_weights(path, Weights(config, variables, Calibration(0.4, -5.0, 1.0)))
+    assert calibration_of(str(path), config).threshold == 0.4
+    data = dataclasses.replace(config.data, image_size=2 * config.data.image_size)
+    with pytest.raises(ConfigError, match="another network"):
+        calibration_of(str(path), dataclasses.replace(config, data=data))
