@@ -17,6 +17,8 @@ _FREE_KEYS = frozenset(
     {
         "parallel",
         "distributed",
+        "space_shards",
+        "shard_optimizer",
         "keep_checkpoints",
         "data.data_dir",
         "data.manual_dir",
