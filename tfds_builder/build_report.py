@@ -109,9 +109,11 @@ def summary(entries: Sequence[FileEntry]) -> str:
     """Returns the counts by status, and by reason and note, and the bad files, as text."""
     by_status = collections.Counter(entry.status for entry in entries)
     reasons = collections.Counter(
-        f"{entry.status}: {_kind(entry.reason)}" for entry in entries if entry.reason
+        f"{entry.status}: {_without_numbers(_without_file(entry.reason))}"
+        for entry in entries
+        if entry.reason
     )
-    notes = collections.Counter(_kind(note) for entry in entries for note in entry.notes)
+    notes = collections.Counter(_without_numbers(note) for entry in entries for note in entry.notes)
     parts = [
         table(
             ("files", "count"),
@@ -135,9 +137,15 @@ def summary(entries: Sequence[FileEntry]) -> str:
     return "\n\n".join(parts)
 
 
-def _kind(reason: str) -> str:
-    """Returns a reason without the file and the numbers that tell equal ones apart."""
-    return re.sub(r"\d+(\.\d+)?", "N", re.sub(r"^[^:]+\.\w+: ", "", reason))
+def _without_file(reason: str) -> str:
+    """Returns a reason without the name of the file at fault, which may hold blanks."""
+    name, separator, fault = reason.partition(": ")
+    return fault if separator else name
+
+
+def _without_numbers(text: str) -> str:
+    """Returns a text without the numbers that tell equal ones apart."""
+    return re.sub(r"\d+(\.\d+)?", "N", text)
 
 
 def _below(listing: Listing, path: epath.Path) -> str:
