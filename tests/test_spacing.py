@@ -62,6 +62,14 @@ def read(attributes: dict):
             (0.15, 0.2),
             "detector",
         ),
+        (
+            {
+                "ImagerPixelSpacing": ["0.15", "0.2"],
+                "EstimatedRadiographicMagnificationFactor": "1.0",
+            },
+            (0.15, 0.2),
+            "detector",
+        ),
         ({"PixelSpacing": ["0.000", "0.000"]}, None, "none"),
         ({"PixelSpacing": ["0.15", "0"]}, None, "none"),
         ({"PixelSpacing": ["1e-6", "1e-6"]}, None, "none"),
