@@ -12,8 +12,10 @@ from tensorflow_datasets.core import example_serializer
 from lungseg_jax.imaging.png import encode_png
 from tests.pictures import write_kaggle
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.duplicates import Fingerprint, Fingerprints, Pair
 from tfds_builder.manifest import write_manifest
 from tfds_builder.prepare import prepare
+from tfds_builder.records_folder import open_folder, read_records
 
 PICTURES = ("image", "mask", "original_mask")
 
@@ -37,6 +39,14 @@ def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     """The records of a split with pictures as arrays of rows and columns, texts as `str`."""
     records: Any = tfds.builder_from_directory(folder).as_data_source(split)
     return [{name: _plain(value) for name, value in record.items()} for record in records]
+
+
+def pairs_in(folder: Path) -> list[Pair]:
+    """The pairs of pictures in a folder of records that show the same."""
+    fingerprints = Fingerprints()
+    for split, record, seen in read_records(open_folder(folder), Fingerprint.of):
+        fingerprints.add(split, record, seen)
+    return fingerprints.pairs()
 
 
 def rewrite(

@@ -14,10 +14,10 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.geometry import fit_to_square
 from lungseg_jax.imaging.overlay import REFERENCE_COLOURS
 from lungseg_jax.imaging.structures import Structure
-from tests.stored import read_split, rewrite, shard, write_records
+from tests.stored import pairs_in, read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import COLOURS, COLUMNS, ROWS, ContactSheet
 from tfds_builder.data_report import main, write_data_report
-from tfds_builder.duplicates import Fingerprint, Fingerprints, find_duplicates
+from tfds_builder.duplicates import Fingerprint, Fingerprints
 from tfds_builder.report_figures import AGE_EDGES, Figures, Histogram, Look
 from tfds_builder.splits import SPLITS
 from tfds_builder.svg_charts import bar_chart, histogram_chart
@@ -139,7 +139,7 @@ def test_findings_and_reasons_are_those_of_their_files(page, records):
 
 def test_duplicates_are_those_that_are_found(folder, page):
     """Fault: the file and the page tell of other pairs than the search."""
-    pairs = find_duplicates(folder)
+    pairs = pairs_in(folder)
     content = json.loads((folder / "data_report" / "duplicates.json").read_text())
     assert content["pictures"] == 20
     told = [(x["kind"], x["first"], x["second"], x["across_splits"]) for x in content["pairs"]]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from tests.pictures import SHARED
-from tests.stored import read_split, rewrite, write_records
+from tests.stored import pairs_in, read_split, rewrite, write_records
 from tfds_builder import duplicates
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.duplicates import (
@@ -19,7 +19,6 @@ from tfds_builder.duplicates import (
     Fingerprint,
     Fingerprints,
     detail_of_lungs,
-    find_duplicates,
 )
 from tfds_builder.phantom import generate_phantom
 from tfds_builder.prepare import prepare
@@ -159,7 +158,7 @@ def test_records_are_read_from_their_folder(tmp_path):
 
     rewrite(folder, "test", steal)
     victim = read_split(folder, "test")[0]["example_id"]
-    pairs = [pair for pair in find_duplicates(folder) if pair.kind == "same pixels"]
+    pairs = [pair for pair in pairs_in(folder) if pair.kind == "same pixels"]
     (pair,) = pairs
     assert {pair.first.example_id, pair.second.example_id} == {stolen["example_id"], victim}
     assert {pair.first.split, pair.second.split} == {"train", "test"}
@@ -170,7 +169,7 @@ def test_known_repeats_among_real_pictures(tmp_path):
     """Fault: a threshold that finds nothing real, or that cries wolf at every second chest."""
     config = LungsConfig(source="kaggle", image_size=128)
     folder = prepare(config, tmp_path, SHARED / "chest_xray_512").data_path
-    assert find_duplicates(folder) == []
+    assert pairs_in(folder) == []
     # The layout knows these patients; found they are where each picture is a patient of its own.
     fingerprints = Fingerprints()
     builder: Any = open_folder(folder)

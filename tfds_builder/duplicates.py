@@ -12,11 +12,9 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from etils import epath
 from jaxtyping import Float16, Float32, UInt8, UInt16
 
 from lungseg_jax.imaging.structures import Structure
-from tfds_builder.records_folder import open_folder, read_records
 
 # Of 158203 pairs of Montgomery's and Shenzhen's pictures 5 exceed it, to the eye the same chest
 # twice; other pairs end at 0.75, those of 60 phantoms at 0.77. A copy whose mask is 2 of 256
@@ -71,18 +69,6 @@ class Pair:
     def across_splits(self) -> bool:
         """Whether what is learned from the one is asked of the other."""
         return self.first.split != self.second.split
-
-
-def find_duplicates(folder: epath.PathLike) -> list[Pair]:
-    """Returns the pairs of pictures in a folder of records that show the same.
-
-    Raises:
-      DataError: no such folder, or a damaged record.
-    """
-    fingerprints = Fingerprints()
-    for split, record, seen in read_records(open_folder(folder), Fingerprint.of):
-        fingerprints.add(split, record, seen)
-    return fingerprints.pairs()
 
 
 @dataclasses.dataclass(frozen=True)
