@@ -19,26 +19,20 @@ class Checkpoints:
     """The checkpoints in a folder.
 
     Args:
-      directory: made if absent.
-      keep: how many of the newest stay, besides the best by validation Dice.
+      directory: made if absent, unless it is only read.
+      keep: how many of the newest stay, besides the best by validation Dice; `None` to only read,
+        which changes nothing in the folder: damaged checkpoints are passed over where they are.
       parallel: where states live; any may restore what any other saved.
     """
 
-    def __init__(self, directory: epath.PathLike, keep: int, parallel: Parallel) -> None:
+    def __init__(self, directory: epath.PathLike, keep: int | None, parallel: Parallel) -> None:
         self._parallel = parallel
+        self._read_only = keep is None
         self.directory = epath.Path(directory).resolve()
+        self._passed_over: set[int] = set()
         self._set_aside_without_metrics()
-        best = checkpoint_managers.BestN(
-            get_metric_fn=_dice, n=1, keep_checkpoints_without_metrics=False
-        )
-        newest = checkpoint_managers.LatestN(keep)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
-                best_fn=_dice,
-            ),
-        )
+        options = _reading() if keep is None else _keeping(keep)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
         """Starts saving the state; returns once the device's memory may be reused.
@@ -70,7 +64,7 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints, and none can be read.
         """
-        newest_first = sorted(self._manager.all_steps(), reverse=True)
+        newest_first = self._steps()
         return self._restore_first(newest_first, template) if newest_first else None
 
     def restore_best(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -81,7 +75,7 @@ class Checkpoints:
         Raises:
           CheckpointError: there is no checkpoint, or none can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self._steps()
         if not steps:
             raise CheckpointError(
                 self.directory, "holds no checkpoint", "train first, with the same --workdir"
@@ -103,6 +97,10 @@ class Checkpoints:
         """Waits, and gives the folder free."""
         self._manager.close()
 
+    def _steps(self) -> list[int]:
+        """The steps of the checkpoints, the newest first."""
+        return sorted(set(self._manager.all_steps()) - self._passed_over, reverse=True)
+
     def _restore_first(
         self, steps: Sequence[int], template: TrainState
     ) -> tuple[TrainState, dict[str, Any]]:
@@ -123,7 +121,7 @@ class Checkpoints:
                     f"({type(error).__name__}: {_first_line(error)}); trying another"
                 )
                 continue
-            if broken:
+            if broken and not self._read_only:
                 for bad_step in broken:
                     self._set_aside(bad_step)
                 self._manager.reload()
@@ -149,7 +147,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         """Renames a checkpoint, so that its step can be saved again and nothing is deleted."""
-        if jax.process_index() == 0:
+        if self._read_only:
+            self._passed_over.add(step)
+        elif jax.process_index() == 0:
             number = len(list(self.directory.parent.glob("damaged-*")))
             target = self.directory.parent / f"damaged-{number}-{step}"
             (self.directory / str(step)).rename(target)
@@ -170,6 +170,24 @@ class Checkpoints:
             ),
         )
         return self._parallel.from_checkpoint(restored["state"]), restored["iterator"]
+
+
+def _keeping(newest: int) -> ocp.CheckpointManagerOptions:
+    """How checkpoints are saved: some of the newest stay, and the best."""
+    best = checkpoint_managers.BestN(
+        get_metric_fn=_dice, n=1, keep_checkpoints_without_metrics=False
+    )
+    kept = [checkpoint_managers.LatestN(newest), best]
+    return ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept), best_fn=_dice
+    )
+
+
+def _reading() -> ocp.CheckpointManagerOptions:
+    """How checkpoints are read: what is damaged stays there, and so must not be read at once."""
+    return ocp.CheckpointManagerOptions(
+        read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
+    )
 
 
 def _dice(metrics: dict[str, float]) -> float:

@@ -44,7 +44,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
     check_same_config(workdir, config)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
+    checkpoints = Checkpoints(workdir / "checkpoints", None, parallel)
     template = create_state(config, make_optimizer(config))
     state, position = checkpoints.restore_best(template)
     checkpoints.close()

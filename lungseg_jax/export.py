@@ -47,7 +47,7 @@ def weights_of_run(workdir: epath.PathLike) -> Weights:
     """
     workdir = epath.Path(workdir)
     config = read_config(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, all_devices("mesh"))
+    checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
     state, _ = checkpoints.restore_best(create_state(config, make_optimizer(config)))
     checkpoints.close()
     return Weights(config, jax.device_get(state.ema), Calibration())

@@ -138,6 +138,21 @@ def test_what_a_crash_left_unfinished_does_not_stop_a_resume(tmp_path, states):
     assert_trees_equal(restored, states[5])
 
 
+def test_reading_changes_nothing_in_the_folder(tmp_path, states):
+    """Fault: a prediction or export that renames a run's checkpoints, or makes their folder."""
+    directory = tmp_path / "checkpoints"
+    save_all(directory, states, {4: 0.9, 5: 0.7, 6: 0.8}, keep=3)
+    (directory / "6" / "metrics" / "metrics").write_text('{"di')
+    cut(directory / "4")
+    before = sorted(tmp_path.rglob("*"))
+    best, position = Checkpoints(directory, None, all_devices("mesh")).restore_best(states[1])
+    assert position == {"next_index": 5}
+    assert_trees_equal(best, states[5])
+    with pytest.raises(CheckpointError, match="train first"):
+        Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_best(states[1])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states):
     """Fault: hours of training silently begun again."""
     save_all(tmp_path, states, {})
