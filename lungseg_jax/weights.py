@@ -47,9 +47,11 @@ class Calibration:
 
     def in_range(self) -> bool:
         """Whether each number may be what it is said to be."""
-        threshold_is_one = 0 < self.threshold < 1
-        slope_is_one = self.slope is None or -math.inf < self.slope <= 0
-        return threshold_is_one and slope_is_one and math.isfinite(self.intercept)
+        return (
+            0 < self.threshold < 1
+            and (self.slope is None or -math.inf < self.slope <= 0)
+            and math.isfinite(self.intercept)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +100,11 @@ def load_weights(path: epath.PathLike) -> Weights:
     path = epath.Path(path)
     try:
         content = path.read_bytes()
-        stated = _check_sum_of(path).read_text().split()[:1]
+        stated = _check_sum_of(path).read_bytes().split()[:1]
     except OSError as error:
         absent = error.filename or path
         raise CheckpointError(absent, error.strerror or "not readable", "check the path") from error
-    if stated != [hashlib.sha256(content).hexdigest()]:
+    if stated != [hashlib.sha256(content).hexdigest().encode()]:
         raise CheckpointError(path, f"is not what {_check_sum_of(path).name} tells of", _REMEDY)
     try:
         length = int.from_bytes(content[:8], "little")

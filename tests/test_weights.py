@@ -61,6 +61,13 @@ def test_one_changed_bit_is_noticed(saved):
         load_weights(saved[1])
 
 
+def test_a_check_sum_that_is_no_text_is_noticed(saved):
+    """Fault: a traceback of the decoder where the two files were exchanged."""
+    saved[1].with_name("net.safetensors.sha256").write_bytes(b"\xff\xfe" * 20)
+    with pytest.raises(CheckpointError, match=r"is not what net\.safetensors\.sha256 tells of"):
+        load_weights(saved[1])
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"\xff" * 64])
 def test_files_that_are_no_weights_are_refused(saved, content: bytes):
     """Fault: a pickle that is run, or a traceback of the parser."""
