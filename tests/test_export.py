@@ -1,7 +1,5 @@
 """What the calibration of weights makes of predictions."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -54,13 +52,15 @@ def test_no_picture_no_calibration():
     assert fit_calibration([]) is None
 
 
-def test_calibration_is_taken_from_a_network_of_the_same_form(tmp_path):
+@pytest.mark.parametrize(
+    "change", [{"data__image_size": 64}, {"data__labels": "left_right"}, {"model__width": 8}]
+)
+def test_calibration_is_taken_from_a_network_of_the_same_form(tmp_path, change: dict):
     """Fault: the threshold of a network of another size or of other labels, taken silently."""
     config = small_config()
     variables = jax.device_get(create_state(config, make_optimizer(config)).ema)
     path = tmp_path / "net.safetensors"
     save_weights(path, Weights(config, variables, Calibration(0.4, -5.0, 1.0)))
     assert calibration_of(str(path), config).threshold == 0.4
-    data = dataclasses.replace(config.data, image_size=2 * config.data.image_size)
     with pytest.raises(ConfigError, match="another network"):
-        calibration_of(str(path), dataclasses.replace(config, data=data))
+        calibration_of(str(path), small_config(**change))
