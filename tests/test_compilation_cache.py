@@ -41,13 +41,16 @@ def test_users_choice_stands(monkeypatch):
     assert getattr(jax.config, KEY) is None
 
 
-def test_programs_that_compile_fast_are_kept(tmp_path):
-    """Fault: a command that compiles for a second compiles in each start."""
+@pytest.mark.parametrize(("least_seconds", "kept"), [(None, True), ("1000", False)])
+def test_programs_that_compile_fast_are_kept(tmp_path, least_seconds: str | None, kept: bool):
+    """Fault: a command that compiles for a second compiles in each start, or a limit overruled."""
     program = (
         "import jax; from lungseg_jax.compilation_cache import use_compilation_cache;"
         "use_compilation_cache(); jax.jit(lambda x: x * 2 + 1)(jax.numpy.ones(3))"
     )
     variables = {name: text for name, text in os.environ.items() if not name.startswith("JAX_")}
     variables |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    if least_seconds is not None:
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = least_seconds
     subprocess.run([sys.executable, "-c", program], check=True, env=variables)
-    assert any("lambda" in path.name for path in tmp_path.iterdir())
+    assert any("lambda" in path.name for path in tmp_path.iterdir()) == kept
