@@ -108,10 +108,15 @@ def test_the_first_of_several_windows_counts():
         {"WindowCenter": "40", "WindowWidth": "0", "VOILUTFunction": "LINEAR_EXACT"},
         {"WindowCenter": "40", "WindowWidth": "-5", "VOILUTFunction": "SIGMOID"},
         {"RescaleSlope": "0.0001", "RescaleIntercept": "7"},
+        {"WindowCenter": "50000", "WindowWidth": "100"},
+        {"WindowCenter": "-50000", "WindowWidth": "100", "VOILUTFunction": "SIGMOID"},
     ],
 )
 def test_without_a_usable_window_percentiles_span_the_range(attributes):
-    """A window of no width divides by zero; small rescaled values must not come out black."""
+    """A window of no width divides by zero; small rescaled values must not come out black.
+
+    A window beside all values shows one grey, which no chest is.
+    """
     pixels = read(STORED, attributes).pixels
     low, high = np.percentile(STORED, (0.5, 99.5), method="inverted_cdf")
     np.testing.assert_allclose(pixels, np.clip((STORED - low) / (high - low), 0, 1), atol=1e-5)

@@ -27,7 +27,8 @@ class GreyScale:
     Attributes:
       modality: what makes the detector's values of stored ones.
       window: what brings them to [0, 1]; a robust range where no other step is stated, or where
-        the picture is meant for processing, not for the eye.
+        the picture is meant for processing, not for the eye. A stated window that shows one grey
+        alone gives way to it too.
       inverted: whether low values are bright.
     """
 
@@ -149,12 +150,16 @@ def _window(
     if greyscale.window == "table":
         lut = dataset.VOILUTSequence[0]
         return np.clip(_look_up(values, lut) / (2.0 ** lut.LUTDescriptor[2] - 1), 0, 1)
-    if greyscale.window == "percentiles":
-        low, high = _robust_range(values, counts)
-        return np.clip((values - low) / ((high - low) or 1.0), 0, 1)
-    # Several windows are alternatives, the first the default.
-    center, width = (read_numbers(dataset, f"Window{part}")[0] for part in ("Center", "Width"))
-    return apply_window(values, center, width, greyscale.window)
+    if greyscale.window != "percentiles":
+        # Several windows are alternatives, the first the default.
+        center, width = (read_numbers(dataset, f"Window{part}")[0] for part in ("Center", "Width"))
+        intensities = apply_window(values, center, width, greyscale.window)
+        shown = intensities[counts > 0]
+        # One that lies beside all values, as of pixels that were rescaled later, shows nothing.
+        if not shown.size or shown.min() < shown.max():
+            return intensities
+    low, high = _robust_range(values, counts)
+    return np.clip((values - low) / ((high - low) or 1.0), 0, 1)
 
 
 def apply_window(
