@@ -8,6 +8,7 @@ Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
                      that kept no pictures for it
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -99,7 +100,9 @@ def calibration_of(path: str, config: Config) -> Calibration:
     """
     weights = load_weights(path)
     own, other = (
-        (one.data.image_size, one.data.labels, one.model) for one in (config, weights.config)
+        # A network is calibrated alike whatever it is computed in.
+        (one.data.image_size, one.data.labels, dataclasses.replace(one.model, dtype="auto"))
+        for one in (config, weights.config)
     )
     if own != other:
         raise ConfigError(

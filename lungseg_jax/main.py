@@ -37,7 +37,7 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
-    resume = "a run goes on from its last checkpoint with the same --workdir"
+    resume = "a run goes on from its last checkpoint, if it has one, with the same --workdir"
     return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, stopped=0)
 
 

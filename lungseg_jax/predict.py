@@ -34,14 +34,8 @@ from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.prediction_inputs import Input, name_files
-from lungseg_jax.prediction_table import (
-    TABLE,
-    Row,
-    as_in_table,
-    earlier_masks,
-    open_table,
-    overlay_of,
-)
+from lungseg_jax.prediction_results import key_of, make_room, overlay_of, read_note
+from lungseg_jax.prediction_table import TABLE, Row, open_table
 from lungseg_jax.segmentation import Segmentation
 from lungseg_jax.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
@@ -91,8 +85,7 @@ def predict(
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
     A file that cannot be read is a rejected row and never stops the others: each is read in a
-    process of its own. What an earlier call made of a file is replaced, or removed where there is
-    nothing now.
+    process of its own. What an earlier call made of these files is removed first.
 
     Args:
       segmenter: the network.
@@ -105,16 +98,17 @@ def predict(
         another's where a result goes.
     """
     output = epath.Path(output)
-    masks = earlier_masks(output)
-    inputs = name_files(paths, output, masks)
-    masks |= {as_in_table(own.mask): as_in_table(own.label) for own in inputs}
+    noted = read_note(output)
+    earlier = set() if noted is None else {TABLE, *noted, *map(overlay_of, noted)}
+    inputs = name_files(paths, output, earlier)
     _make_folder(output)
+    make_room(output, noted or {}, {own.mask: key_of(own.path) for own in inputs})
     cores = usable_cores()
     memory = 2**29 + BYTES_PER_PIXEL * options.max_pixels
     rows = []
     with (
         terminal.progress("segment", len(inputs), "file") as bar,
-        open_table(output, masks) as add_row,
+        open_table(output) as add_row,
         Sandboxes(cores, memory) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(cores) as readers,
         concurrent.futures.ThreadPoolExecutor(cores) as writers,
@@ -183,18 +177,6 @@ def _segment_all(
 
 
 def _finish(
-    segmenter: Segmenter, opened: Opened, prediction: Prediction | None, output: epath.Path
-) -> Row:
-    """Writes a picture's results, removes others of earlier calls, and returns its row."""
-    row = _write(segmenter, opened, prediction, output)
-    for mask in opened.file.earlier:
-        if mask != row.mask:
-            (output / mask).unlink(missing_ok=True)
-            (output / overlay_of(mask)).unlink(missing_ok=True)
-    return row
-
-
-def _write(
     segmenter: Segmenter, opened: Opened, prediction: Prediction | None, output: epath.Path
 ) -> Row:
     """Writes mask and overlay of a picture that could be read; returns its row."""

@@ -4,12 +4,13 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction_table import MASK_ENDING, TABLE, as_in_table, overlay_of
+from lungseg_jax.prediction_results import MASK_ENDING, overlay_of
+from lungseg_jax.prediction_table import TABLE
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
 
 # Bytes of a result's name before its ending and a number.
@@ -24,13 +25,11 @@ class Input:
       path: of the file.
       label: how the table calls it.
       name: what its results' names start with.
-      earlier: masks that earlier calls made of it.
     """
 
     path: epath.Path
     label: str
     name: str
-    earlier: tuple[str, ...] = ()
 
     @property
     def mask(self) -> str:
@@ -39,7 +38,7 @@ class Input:
 
 
 def name_files(
-    paths: Sequence[epath.PathLike], output: epath.Path, earlier: Mapping[str, str]
+    paths: Sequence[epath.PathLike], output: epath.Path, earlier: Collection[str]
 ) -> list[Input]:
     """Returns the files at the paths, each with a label and a name of its own.
 
@@ -50,27 +49,26 @@ def name_files(
       paths: files, and folders of which every file counts but hidden ones. Results of earlier calls
         do not count.
       output: where results go.
-      earlier: `prediction_table.earlier_masks` of it.
+      earlier: names of results of earlier calls there, the only ones that may be overwritten.
 
     Raises:
-      DataError: a path is absent, there is no file, or a result would overwrite a file that is none
-        of an earlier call.
+      DataError: a path is absent, there is no file, or a result would overwrite another's file.
     """
-    results = {TABLE, *earlier, *map(overlay_of, earlier)}
-    found = _find(paths, output, results)
+    found = _find(paths, output, earlier)
     if not found:
         raise DataError(
             paths[0], "holds no file to segment", "give a folder of DICOM, PNG or JPEG files"
         )
     inputs = [Input(path, found[path], name) for path, name in _names(found).items()]
-    for name in (name for own in inputs for name in (own.mask, overlay_of(own.mask))):
-        if as_in_table(name) not in results and os.path.lexists(output / name):
+    masks = [own.mask for own in inputs]
+    for name in (TABLE, *masks, *map(overlay_of, masks)):
+        if name not in earlier and os.path.lexists(output / name):
             raise DataError(
                 output / name,
                 "would be overwritten, and is no result of an earlier call",
                 "give another --output",
             )
-    return _with_earlier(inputs, earlier)
+    return inputs
 
 
 def _find(
@@ -99,9 +97,7 @@ def _find(
 
 def _is_result(path: epath.Path, output: epath.Path, results: Collection[str]) -> bool:
     # By their folders' own places, for the output may be given by another way.
-    return as_in_table(path.name) in results and (
-        os.path.realpath(path.parent) == os.path.realpath(output)
-    )
+    return path.name in results and os.path.realpath(path.parent) == os.path.realpath(output)
 
 
 def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
@@ -118,19 +114,6 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
         )
         taken.add(names[path])
     return names
-
-
-def _with_earlier(inputs: Iterable[Input], earlier: Mapping[str, str]) -> list[Input]:
-    """Returns the files with the masks that are an earlier call's by their name or their label."""
-    owners = {as_in_table(own.label): own for own in inputs}
-    masks = {as_in_table(own.mask): own for own in inputs}
-    found: dict[epath.Path, list[str]] = collections.defaultdict(list)
-    for mask, label in earlier.items():
-        # A name goes before a label: the file now writes there.
-        owner = masks.get(mask) or owners.get(label)
-        if owner:
-            found[owner.path].append(owner.mask if mask in masks else mask)
-    return [dataclasses.replace(own, earlier=tuple(found[own.path])) for own in inputs]
 
 
 def _shortened(name: str) -> str:

@@ -1,7 +1,6 @@
 """Files in, masks out: nothing lost, nothing stopped, every name its own."""
 
 import csv
-import dataclasses
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.radiograph import Radiograph
 from lungseg_jax.predict import _segment_all, main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction_inputs import name_files
+from lungseg_jax.prediction_results import NOTE
 from lungseg_jax.prediction_table import TABLE, Row
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.state import make_model, split_model
@@ -172,7 +172,7 @@ def touch(root: Path, *names: str) -> None:
 def test_names_do_not_collide(tmp_path):
     """Fault: the mask of one patient over that of another whose file has the same name."""
     touch(tmp_path, "a/1.png", "b/1.png", "b/1.dcm", "b_1.png", "1.2.840.113", "c.png")
-    named = name_files([tmp_path], epath.Path(tmp_path / "out"), {})
+    named = name_files([tmp_path], epath.Path(tmp_path / "out"), ())
     assert len({one.name for one in named}) == len(named) == 6
     names = {one.label: one.name for one in named}
     assert names["c.png"] == "c"
@@ -193,7 +193,7 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
     """Fault: rows of two patients that both say images/1.png."""
     touch(tmp_path, "p1/images/1.png", "p2/images/1.png", "p2/images/2.png")
     folders = [tmp_path / "p1" / "images", tmp_path / "p2" / "images"]
-    named = name_files(folders, epath.Path(tmp_path / "out"), {})
+    named = name_files(folders, epath.Path(tmp_path / "out"), ())
     assert {one.label: one.name for one in named} == {
         "p1/images/1.png": "p1_images_1.png",
         "p2/images/1.png": "p2_images_1.png",
@@ -206,7 +206,7 @@ def test_files_above_have_results_that_are_seen(tmp_path, monkeypatch):
     touch(tmp_path, "1.png", "here/1.png")
     monkeypatch.chdir(tmp_path / "here")
     given = ["../1.png", "1.png", tmp_path / "here" / "1.png"]
-    named = name_files(given, epath.Path("out"), {})
+    named = name_files(given, epath.Path("out"), ())
     assert {one.label: one.name for one in named} == {"../1.png": "1.png", "1.png": "1.png-2"}
 
 
@@ -214,7 +214,7 @@ def test_long_names_leave_room_for_endings(tmp_path):
     """Fault: folders named by UIDs, joined to a name that no file may have, end the run."""
     folders = "/".join([".".join(["1234567"] * 8)] * 4)
     touch(tmp_path, f"{folders}/1-1.dcm", f"{folders}/x/1-1.dcm")
-    for one in name_files([tmp_path], epath.Path(tmp_path / "out"), {}):
+    for one in name_files([tmp_path], epath.Path(tmp_path / "out"), ()):
         (tmp_path / f"{one.name}_overlay.png").touch()
 
 
@@ -254,7 +254,7 @@ def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
 def test_references_elsewhere_are_pictures_like_others(tmp_path):
     """Fault: a file left out without a word because it is called what results are."""
     touch(tmp_path, "1_mask.png")
-    (one,) = name_files([tmp_path], epath.Path(tmp_path), {})
+    (one,) = name_files([tmp_path], epath.Path(tmp_path), ())
     assert one.label == "1_mask.png"
 
 
@@ -276,7 +276,7 @@ def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untraine
     predict(untrained, [tmp_path], output)
     (tmp_path / "1.png").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
-    assert {own.name for own in output.iterdir()} == {TABLE, "2_mask.png", "2_overlay.png"}
+    assert {own.name for own in output.iterdir()} == {NOTE, TABLE, "2_mask.png", "2_overlay.png"}
     (tmp_path / "2.dcm").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
     assert {own.name for own in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
@@ -299,7 +299,7 @@ def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
     assert not table(tmp_path)
     assert len(list(tmp_path.glob("*_mask.png"))) == 2
     assert len(predict(untrained, [tmp_path], tmp_path)) == 2
-    assert not [own.name for own in tmp_path.iterdir() if own.name.startswith(".")]
+    assert [own.name for own in tmp_path.iterdir() if own.name.startswith(".")] == [NOTE]
 
 
 def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
@@ -312,19 +312,25 @@ def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
     assert len(predict(untrained, [tmp_path], tmp_path)) == 2
 
 
-def test_a_table_of_others_names_no_file_elsewhere(tmp_path, untrained):
-    """Fault: a table that came with a download has files outside the folder removed."""
-    (tmp_path / "1.png").write_bytes(b"<html>")
-    touch(tmp_path, "dear_mask.png", "dear_overlay.png")
-    output = tmp_path / "out"
-    output.mkdir()
-    row = "1.png,accepted,,,,,,,,,,,../dear_mask.png\n"
-    header = ",".join(field.name for field in dataclasses.fields(Row))
-    (output / TABLE).write_text(f"{header}\n{row}")
-    predict(untrained, [tmp_path / "1.png"], output)
-    predict(untrained, [tmp_path], output)
+@pytest.mark.parametrize("note", ['{"../dear_mask.png": ""}', '["1_mask.png"]', "{", "5"])
+def test_a_note_of_others_names_no_file_elsewhere(tmp_path, untrained, note: str):
+    """Fault: a note that came with a download has files outside the folder removed."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    touch(tmp_path, "dear_mask.png", "dear_overlay.png", "out/1_mask.png")
+    (tmp_path / "out" / NOTE).write_text(note)
+    with pytest.raises(DataError, match="give another --output"):
+        predict(untrained, [tmp_path], tmp_path / "out")
     assert (tmp_path / "dear_mask.png").exists()
     assert (tmp_path / "dear_overlay.png").exists()
+
+
+def test_a_name_that_another_picture_had_is_free(tmp_path, untrained):
+    """Fault: a picture that is rejected now, beside the mask of another one of its name."""
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / "a.dcm").write_bytes(b"<html>")
+    predict(untrained, [tmp_path / "a.png"], tmp_path / "out")
+    predict(untrained, [tmp_path / "a.dcm"], tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_rows_of_unequal_length_are_no_picture():
@@ -336,9 +342,9 @@ def test_rows_of_unequal_length_are_no_picture():
 def test_nothing_to_do_is_an_error(tmp_path):
     """Fault: a mistyped folder ends with exit code 0."""
     with pytest.raises(DataError, match="no such file or folder"):
-        name_files([tmp_path / "absent"], epath.Path(tmp_path), {})
+        name_files([tmp_path / "absent"], epath.Path(tmp_path), ())
     with pytest.raises(DataError, match="holds no file"):
-        name_files([tmp_path], epath.Path(tmp_path / "out"), {})
+        name_files([tmp_path], epath.Path(tmp_path / "out"), ())
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     pairs = fingerprints.pairs()
     if leaks := sum(pair.across_splits for pair in pairs):
         terminal.say(
-            f"{leaks} pairs of pictures in different splits look alike, which may be chance: "
+            f"Pairs of pictures in different splits that look alike, which may be chance: {leaks}; "
             f"see {folder / PAGE}"
         )
     output = (folder / PAGE).parent

@@ -1,0 +1,71 @@
+"""Which files in a folder are results of earlier calls: all that a call may replace or leave out.
+
+A hidden note beside the results tells, not their names: references are called `*_mask.png` too.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+
+MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
+
+NOTE = ".predictions.json"
+
+
+def overlay_of(mask: str) -> str:
+    """Returns the name of the overlay that goes with a mask."""
+    return mask.removesuffix(MASK_ENDING) + OVERLAY_ENDING
+
+
+def key_of(picture: epath.Path) -> str:
+    """Returns what the note calls a picture: folders of results are passed on, and paths tell."""
+    return hashlib.sha256(os.fsencode(picture.absolute())).hexdigest()[:16]
+
+
+def read_note(output: epath.Path) -> dict[str, str] | None:
+    """Returns each mask's name, and the key of its picture; `None` if nothing was written there.
+
+    Raises:
+      DataError: it is no note of an earlier call.
+    """
+    path = output / NOTE
+    try:
+        masks = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(path, "cannot be read", "give another --output") from error
+    if not isinstance(masks, dict) or not all(map(_is_mask, masks)):
+        raise DataError(path, "is no note of an earlier call", "give another --output")
+    return masks
+
+
+def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, str]) -> None:
+    """Removes what earlier calls made of pictures or by names of this one, and notes its masks.
+
+    They are noted before they are written: a call may be killed between a mask and its row.
+
+    Args:
+      output: the folder.
+      noted: as `read_note` returns them.
+      masks: of this call, likewise.
+    """
+    keys = set(masks.values())
+    gone = {mask for mask, key in noted.items() if mask in masks or key in keys}
+    for name in (*gone, *map(overlay_of, gone)):
+        (output / name).unlink(missing_ok=True)
+    kept = {mask: key for mask, key in noted.items() if mask not in gone}
+    partial = output / f"{NOTE}.partial"
+    partial.write_text(json.dumps(kept | dict(masks)))
+    partial.replace(output / NOTE)
+
+
+def _is_mask(name: str) -> bool:
+    # What lies elsewhere is no result, whatever a note says that others wrote.
+    return name.endswith(MASK_ENDING) and Path(name).name == name
