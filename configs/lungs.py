@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.data.source = "kaggle"
     config.num_steps = 1500
+    config.trimmed_share = 1 / 8
     config.evaluation.every = 250
     config.optimizer.warmup_steps = 100
     config.optimizer.ema_decay = 0.998

@@ -198,7 +198,9 @@ class Config:
     Attributes:
       batch_size: pictures a step over all devices.
       accumulation_steps: parts a batch is processed in, one after the other, to save memory. Batch
-        statistics and the Dice loss are then those of a part.
+        statistics, the Dice loss and what is trimmed are then those of a part.
+      trimmed_share: of a batch's pictures: those of the largest loss, which a step leaves out
+        because references are wrong there most often; 0 to leave none out.
       num_steps: steps of the whole run.
       seed: of initial parameters, order, augmentation, split and phantoms.
       fold: which fold of a five-fold cross-validation, 0 to 4: the test splits of all five hold
@@ -223,6 +225,7 @@ class Config:
 
     batch_size: int = 16
     accumulation_steps: int = 1
+    trimmed_share: float = 0.0
     num_steps: int = 200
     seed: int = 0
     fold: int = NO_FOLD
@@ -353,6 +356,8 @@ def _check_ranges(config: Config) -> None:
         *(f"augment.{field.name}" for field in dataclasses.fields(AugmentConfig)),
     ):  # fmt: skip
         at_least(key, 0)
+    if not 0 <= config.trimmed_share < 1:
+        raise ConfigError("trimmed_share", f"is {config.trimmed_share}", "give a share in [0, 1)")
     if not NO_FOLD <= config.fold < NUM_FOLDS:
         raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
     if config.fold != NO_FOLD and config.data.splits:

@@ -15,6 +15,7 @@ def segmentation_loss(
     logits: Float[Array, "b h w c"],
     mask: Float[Array, "b h w c"],
     axis_name: str | None = None,
+    trimmed_share: float = 0.0,
 ) -> Float[Array, ""]:
     """Returns binary cross-entropy, the mean over pixels and classes, plus soft Dice loss.
 
@@ -26,22 +27,44 @@ def segmentation_loss(
       logits: float32.
       mask: in [0, 1].
       axis_name: mapped axis that the batch is spread over; `None` for a global batch.
+      trimmed_share: of the batch's pictures, rounded down to whole ones: those of the largest loss
+        are left out, for where references are wrong the loss is large (least trimmed squares,
+        Rousseeuw 1984).
     """
-    cross_entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean()
+    cross_entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean((1, 2, 3))
     sums = _soft_dice_sums(logits, mask)
+    kept = jnp.ones_like(cross_entropy)
+    if trimmed_share:
+        losses = jax.lax.stop_gradient(cross_entropy + _soft_dice_loss(sums))
+        kept = _without_largest(losses, trimmed_share, axis_name)
+    # Products and sums, not dots, which accelerators would do in low precision.
+    totals = ((kept * cross_entropy).sum(), kept.sum(), (kept[:, None] * sums).sum(1))
     if axis_name is not None:
-        share = cross_entropy / jax.lax.axis_size(axis_name)
-        cross_entropy, sums = sum_over_devices((share, sums), axis_name)
-    return cross_entropy + _soft_dice_loss(sums)
+        totals = sum_over_devices(totals, axis_name)
+    cross_entropy, count, sums = totals
+    return cross_entropy / count + _soft_dice_loss(sums)
+
+
+def _without_largest(
+    losses: Float[Array, " b"], share: float, axis_name: str | None
+) -> Float[Array, " b"]:
+    """Returns 0 for the share of all devices' losses that is largest, and 1 for the others."""
+    everywhere, own = losses, slice(None)
+    if axis_name is not None:
+        everywhere = jax.lax.all_gather(losses, axis_name, tiled=True)
+        own = jax.lax.axis_index(axis_name) * len(losses) + jnp.arange(len(losses))
+    num_kept = len(everywhere) - int(share * len(everywhere))
+    ranks = jnp.argsort(jnp.argsort(everywhere))
+    return (ranks < num_kept).astype(losses.dtype)[own]
 
 
 def _soft_dice_sums(
     logits: Float[Array, "b h w c"], mask: Float[Array, "b h w c"]
-) -> Float[Array, "2 c"]:
+) -> Float[Array, "2 b c"]:
     probabilities = jax.nn.sigmoid(logits)
-    pixels = (0, 1, 2)
+    pixels = (1, 2)
     return jnp.stack([(probabilities * mask).sum(pixels), (probabilities + mask).sum(pixels)])
 
 
-def _soft_dice_loss(sums: Float[Array, "2 c"]) -> Float[Array, ""]:
-    return 1 - ((2 * sums[0] + DICE_SMOOTHING) / (sums[1] + DICE_SMOOTHING)).mean()
+def _soft_dice_loss(sums: Float[Array, "2 *b c"]) -> Float[Array, "*b"]:
+    return 1 - ((2 * sums[0] + DICE_SMOOTHING) / (sums[1] + DICE_SMOOTHING)).mean(-1)

@@ -60,7 +60,7 @@ def make_train_step(
         model = nnx.merge(graph, parameters, batch_stats, copy=True)
         logits = model(images, train=True)
         _, _, batch_stats = split_model(model)
-        loss = segmentation_loss(logits, masks, axis_name)
+        loss = segmentation_loss(logits, masks, axis_name, config.trimmed_share)
         return loss, (batch_stats, dice_sums(logits, masks))
 
     schedule = learning_rate_schedule(config)

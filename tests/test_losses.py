@@ -72,3 +72,42 @@ def test_loss_over_devices_equals_loss_of_the_global_batch(eight_devices):
     np.testing.assert_allclose(spread(logits, masks), np.full(8, together), rtol=1e-6)
     alone = jax.vmap(segmentation_loss)(logits, masks).mean()
     assert abs(alone - together) > 1e-2, "the case does not tell the fault apart"
+
+
+def test_trimmed_loss_leaves_out_the_pictures_of_the_largest_loss(eight_devices):
+    """Fault: each device trims its own share, ranks by index, or gradients of what is left out.
+
+    The two of sixteen pictures whose reference is turned inside out are on one device.
+    """
+    good = (jax.random.uniform(jax.random.key(0), (16, 8, 8, 1)) > 0.6).astype(jnp.float32)
+    logits = 4 * (good - 0.5) + jax.random.normal(jax.random.key(1), good.shape)
+    wrong = jnp.array([6, 7])
+    mask = good.at[wrong].set(1 - good[wrong])
+    others = jnp.delete(jnp.arange(16), wrong)
+
+    def trimmed(logits: jax.Array) -> jax.Array:
+        return segmentation_loss(logits, mask, trimmed_share=1 / 8)
+
+    loss, gradient = jax.value_and_grad(trimmed)(logits)
+    expected, expected_gradient = jax.value_and_grad(segmentation_loss)(
+        logits[others], mask[others]
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient[others], expected_gradient, rtol=1e-5)
+    assert not gradient[wrong].any()
+    spread = jax.pmap(
+        lambda x, y: segmentation_loss(x, y, "data", 1 / 8), axis_name="data", devices=eight_devices
+    )
+    shape = (8, 2, 8, 8, 1)
+    np.testing.assert_allclose(
+        spread(logits.reshape(shape), mask.reshape(shape)), np.full(8, expected), rtol=1e-6
+    )
+
+
+def test_less_than_a_whole_picture_is_not_trimmed():
+    """Fault: rounding up, so that a batch of one trains on nothing."""
+    mask = (jax.random.uniform(jax.random.key(0), (3, 4, 4, 1)) > 0.5).astype(jnp.float32)
+    logits = jax.random.normal(jax.random.key(1), mask.shape)
+    np.testing.assert_array_equal(
+        segmentation_loss(logits, mask, trimmed_share=0.3), segmentation_loss(logits, mask)
+    )
