@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
-# Calls on their way to the device: with thousands, XLA's CPU devices came to a halt.
-MAX_PENDING = 64
+# Calls on their way to the device: XLA's CPU devices come to a halt, and the process ends, where
+# some of them have more than 32 calls to do that others have not been given.
+MAX_PENDING = 16
 
 Call = Callable[[], Any]
 Seconds = Float64[np.ndarray, " n"]

@@ -180,9 +180,10 @@ class Pending:
     def add(self, step: int, positions: np.ndarray, metrics: Metrics) -> None:
         """Remembers a step, and fetches older ones when it is time."""
         self._steps.append((step, positions, metrics))
-        late = time.monotonic() - self._fetched_at > FETCH_SECONDS
-        if late or len(self._steps) > MAX_PENDING:
+        if time.monotonic() - self._fetched_at > FETCH_SECONDS:
             self._fetch(leave=1)
+        elif len(self._steps) > MAX_PENDING:
+            self._fetch(leave=MAX_PENDING // 2)
 
     def drain(self) -> None:
         """Fetches all.

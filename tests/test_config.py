@@ -44,6 +44,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("augment.scale", 1.5, "below 1"),
         ("augment.rotation_degrees", 90.0, "at most 60"),
         ("data.max_bad_share", 1.5, r"\[0, 1\]"),
+        ("trimmed_share", 1.0, r"\[0, 1\)"),
         ("data.max_megapixels", 0.0, "> 0"),
         ("data.image_size", 250, "multiple of .* 32 up to 8192, such as 256"),
         ("data.image_size", 10**6, "such as 8192"),

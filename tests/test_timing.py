@@ -1,5 +1,9 @@
 """Timing: which calls count."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,3 +33,23 @@ def test_spread_is_in_milliseconds():
     """Fault: a factor of a thousand, or percentiles of the wrong side."""
     found = spread(np.linspace(0, 1, 101))
     assert found == pytest.approx({"median_ms": 500, "p5_ms": 50, "p95_ms": 950})
+
+
+def test_short_calls_on_many_cpu_devices_do_not_come_to_a_halt():
+    """Fault: more calls on their way than XLA's CPU devices take; it ends the process."""
+    code = """
+import jax, jax.numpy as jnp
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.timing import time_pipelined
+jax.config.update("jax_num_cpu_devices", 8)
+x = all_devices("mesh").shard(jnp.ones((8, 256, 64)))
+step = jax.jit(lambda x: (x - (x @ jnp.ones((64, 64))).mean(), x.sum()), donate_argnums=0)
+def call():
+    global x
+    x, result = step(x)
+    return result
+time_pipelined(call, 3, 4000)
+"""
+    environment = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr[-500:]
