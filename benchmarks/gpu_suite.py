@@ -25,12 +25,12 @@ from typing import Any, Literal
 
 from benchmarks.main_job import RESULTS
 from benchmarks.programs import WORK, Program
-from benchmarks.race import ROOT, ProgramError, Runner, compare, race, say
+from benchmarks.race import ROOT, compare, race, say
 from lungseg_jax.config import ModelConfig
 from lungseg_jax.flops import training_flops
 
 # Of the whole command; a part that starts late gets what is left.
-BUDGET_SECONDS = 440.0
+BUDGET_SECONDS = 470.0
 
 # A part for which less is left is not begun.
 MINIMUM_SECONDS = 15.0
@@ -46,7 +46,7 @@ class Sizes:
       width: channels of the first level.
       depth: number of halvings.
       image_size: side of the pictures.
-      batch_sizes: tried for the training step, smallest first.
+      batch_size: pictures a training step.
       inference_batch_sizes: pictures a forward pass.
       calls: steps a turn where augmentation is measured.
       matrix_size: side of the matrices whose product gives the peak.
@@ -56,7 +56,7 @@ class Sizes:
     width: int
     depth: int
     image_size: int
-    batch_sizes: tuple[int, ...]
+    batch_size: int
     inference_batch_sizes: tuple[int, ...]
     calls: int
     matrix_size: int
@@ -64,8 +64,8 @@ class Sizes:
 
 
 # A batch of 32 fills the device; the libraries take minutes to choose kernels for another one.
-GPU_SIZES = Sizes(64, 4, 512, (32,), (32, 1), 10, 8192, 2**32)
-TINY_SIZES = Sizes(4, 1, 16, (1, 2), (1,), 2, 256, 2**20)
+GPU_SIZES = Sizes(64, 4, 512, 32, (32, 1), 10, 8192, 2**32)
+TINY_SIZES = Sizes(4, 1, 16, 2, (1,), 2, 256, 2**20)
 
 
 def main(*arguments: str) -> None:
@@ -88,6 +88,7 @@ class Suite:
         self._end = time.monotonic() + BUDGET_SECONDS
         self._sizes = TINY_SIZES
         self._result: dict[str, Any] = {}
+        self._cases: dict[str, Any] = {}
         self._path: Path | None = None
 
     def measure(self, main_arguments: Sequence[str]) -> dict[str, Any]:
@@ -101,29 +102,19 @@ class Suite:
         self._keep("sizes", sizes)
         peaks = self._part("peaks", 60, sizes)
         self._keep("peaks", peaks)
-        alone, best = self._best_programs()
-        self._keep("alone", alone)
-        cases = {"train": self._in_turn(list(best.values()))}
-        _add_utilisation(cases["train"]["programs"], peaks)
-        self._keep("cases", cases)
-        if "lungseg_jax" in best:
-            batch_size = best["lungseg_jax"].batch_size
-            self._keep("augmentation", self._part("augmentation", 90, sizes, batch_size))
+        self._race(self._program("lungseg_jax", "train"), self._program("pytorch", "train"))
+        _add_utilisation(self._cases.get("train", {}).get("programs", {}), peaks)
+        self._keep("augmentation", self._part("augmentation", 120, sizes))
         for size in self._sizes.inference_batch_sizes:
-            programs = self._inference_programs(size)
-            cases[f"inference-{size}"] = self._in_turn(programs)
-            self._keep("cases", cases)
-        if "lungseg_jax" in best:
-            own = self._main_arguments(best["lungseg_jax"])
-            synthetic = ["--config=configs/unet.py", "--config.benchmark.data=synthetic"]
-            self._keep("benchmark_mode", self._benchmark_mode([*synthetic, *own]))
-            if main_arguments:
-                self._keep("records", self._benchmark_mode([*main_arguments, *own]))
-        if "pytorch" in best:
-            # Last, and out of the race: it takes minutes to get ready, if it does.
-            slow = dataclasses.replace(best["pytorch"], mode="max-autotune")
-            self._alone(slow, alone)
-            self._keep("alone", alone)
+            self._race(*self._inference_programs(size))
+        synthetic = ["--config=configs/unet.py", "--config.benchmark.data=synthetic"]
+        self._keep("benchmark_mode", self._benchmark_mode(synthetic))
+        if main_arguments:
+            for resident in ("true", "false"):
+                arguments = [*main_arguments, f"--config.data.resident={resident}"]
+                self._keep(f"records_resident_{resident}", self._benchmark_mode(arguments))
+        # Last, and out of the race: it takes minutes to get ready, if it does.
+        self._race(self._program("pytorch", "train", mode="max-autotune"))
         self._keep("seconds", round(BUDGET_SECONDS - self._left()))
         return self._result
 
@@ -133,76 +124,37 @@ class Suite:
         if self._path:
             self._path.write_text(json.dumps(self._result, indent=2) + "\n")
 
-    def _best_programs(self) -> tuple[dict[str, Any], dict[str, Program]]:
-        """Tries batch sizes and variants, each alone; returns all figures and each one's best."""
-        tried: dict[str, Any] = {}
-        best: dict[str, Program] = {}
-        for library in ("lungseg_jax", "pytorch"):
-            rate = 0.0
-            for batch_size in self._sizes.batch_sizes:
-                mode = "eager" if library == "lungseg_jax" else "compile"
-                program = self._program(library, "train", batch_size, mode)
-                new_rate = self._alone(program, tried)
-                if new_rate > rate:
-                    best[library] = program
-                # Larger batches seldom gain where this one did not.
-                if new_rate < 1.03 * rate:
-                    break
-                rate = max(rate, new_rate)
-        if "pytorch" in best:
-            rate = tried[_label(best["pytorch"])]["images_per_second"]
-            program = dataclasses.replace(best["pytorch"], upsampling="transposed")
-            if self._alone(program, tried) > rate:
-                best["pytorch"] = program
-        return tried, best
-
     def _inference_programs(self, batch_size: int) -> list[Program]:
         return [
             self._program("lungseg_jax", "inference", batch_size),
-            *(
-                self._program("pytorch", "inference", batch_size, mode)
-                for mode in ("eager", "compile")
-            ),
+            self._program("pytorch", "inference", batch_size, "eager"),
+            self._program("pytorch", "inference", batch_size),
         ]
 
-    def _in_turn(self, programs: Sequence[Program]) -> dict[str, Any]:
-        """Races programs; returns a case in the form of `benchmarks.peers`."""
+    def _race(self, *programs: Program) -> None:
+        """Races programs; adds a case in the form of `benchmarks.peers`."""
+        first = programs[0]
+        name = "train" if first.task == "train" else f"inference-{first.batch_size}"
+        if first.mode == "max-autotune":
+            name += "-max-autotune"
         if self._left() < MINIMUM_SECONDS:
-            return {"error": "no time left", "programs": {}}
-        result = race(programs, turns=TURNS, limit_seconds=90.0, deadline=self._end)
-        return {
+            self._keep("left_out", [*self._result.get("left_out", []), name])
+            return
+        result = race(programs, turns=TURNS, limit_seconds=150.0, deadline=self._end)
+        self._cases[name] = {
             "hardware": self._result["device"]["name"],
-            "work": WORK[programs[0].task] if programs else "",
+            "work": WORK[first.task],
             "programs": result,
             "ratios": {"bfloat16": compare(result, ["bfloat16"], ["bfloat16"])},
         }
-
-    def _alone(self, program: Program, tried: dict[str, Any]) -> float:
-        """Measures a program by itself, notes the figures, and returns images a second."""
-        label = _label(program)
-        if self._left() < MINIMUM_SECONDS:
-            tried[label] = {"error": "no time left"}
-            return 0.0
-        runner = Runner(program)
-        try:
-            ready = runner.wait_until_ready(self._limit(150))
-            rate = runner.turn(self._limit(60))
-        except ProgramError as error:
-            say(f"  {label}: {error}")
-            tried[label] = {"error": str(error)}
-            return 0.0
-        finally:
-            runner.close()
-        tried[label] = ready | {"images_per_second": rate}
-        say(f"  {label}: {rate:.1f} images/s after {ready['setup_seconds']:.0f} s")
-        return rate
+        self._keep("cases", self._cases)
 
     def _program(
         self,
         library: Literal["lungseg_jax", "pytorch"],
         task: Literal["train", "inference"],
-        batch_size: int,
-        mode: Literal["eager", "compile", "max-autotune"] = "eager",
+        batch_size: int | None = None,
+        mode: Literal["eager", "compile", "max-autotune"] = "compile",
     ) -> Program:
         return Program(
             library=library,
@@ -210,7 +162,7 @@ class Suite:
             width=self._sizes.width,
             depth=self._sizes.depth,
             image_size=self._sizes.image_size,
-            batch_size=batch_size,
+            batch_size=batch_size or self._sizes.batch_size,
             dtype="bfloat16",
             mode=mode,
         )
@@ -223,23 +175,21 @@ class Suite:
         say(f"{name}: {result}")
         return result
 
-    def _main_arguments(self, program: Program) -> list[str]:
-        keys = {
-            "batch_size": program.batch_size,
-            "data.image_size": program.image_size,
-            "evaluation.batch_size": max(self._sizes.inference_batch_sizes),
-            "model.block_size": program.block_size,
-            "model.depth": program.depth,
-            "model.dtype": program.dtype,
-            "model.width": program.width,
-        }
-        return [f"--config.{key}={value}" for key, value in keys.items()]
-
     def _benchmark_mode(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Returns what the package's benchmark mode says of the whole step, stage by stage."""
+        keys = {
+            "batch_size": self._sizes.batch_size,
+            "data.image_size": self._sizes.image_size,
+            "evaluation.batch_size": max(self._sizes.inference_batch_sizes),
+            "model.block_size": 1,
+            "model.depth": self._sizes.depth,
+            "model.dtype": "bfloat16",
+            "model.width": self._sizes.width,
+        }
+        own = [f"--config.{key}={value}" for key, value in keys.items()]
         with tempfile.TemporaryDirectory() as workdir:
             command = ["-m", "lungseg_jax.main", "--mode=benchmark", f"--workdir={workdir}"]
-            _, error = self._run([*command, *arguments], 150)
+            _, error = self._run([*command, *arguments, *own], 150)
             path = Path(workdir) / "benchmark.json"
             result = {"error": error} if error else json.loads(path.read_text())
         say(f"benchmark mode: {result}")
@@ -335,7 +285,7 @@ def measure_peaks(sizes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure_augmentation(sizes: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def measure_augmentation(sizes: dict[str, Any]) -> dict[str, Any]:
     """Returns the time of a step with and without augmentation, in turn, and the share between."""
     import statistics
 
@@ -345,6 +295,7 @@ def measure_augmentation(sizes: dict[str, Any], batch_size: int) -> dict[str, An
     from benchmarks.programs import our_training_step, synthetic_batch
     from lungseg_jax.augment import augment
 
+    batch_size = sizes["batch_size"]
     program = Program(
         library="lungseg_jax", task="train", width=sizes["width"], depth=sizes["depth"],
         image_size=sizes["image_size"], batch_size=batch_size, dtype="bfloat16",
@@ -387,7 +338,6 @@ def measure_augmentation(sizes: dict[str, Any], batch_size: int) -> dict[str, An
                 taken.append((time.perf_counter() - start) / sizes["calls"])
     shares = [1 - a / b for a, b in zip(seconds["plain"], seconds["whole"], strict=True)]
     return {
-        "batch_size": batch_size,
         "seconds": seconds,
         "share_of_step": {"by_turn": shares, "median": statistics.median(shares)},
         "alone_over_step": statistics.median(seconds["alone"])
@@ -410,10 +360,6 @@ def _add_utilisation(programs: dict[str, dict[str, Any]], peaks: dict[str, Any])
             size = figures["image_size"]
             figures["tflops"] = training_flops(model, size, size) / 1e12 * figures["median"]
             figures["mfu_of_measured_peak"] = figures["tflops"] / peaks["peak_tflops"]
-
-
-def _label(program: Program) -> str:
-    return f"{program.name} batch {program.batch_size}"
 
 
 if __name__ == "__main__":

@@ -105,6 +105,32 @@ def forms_table() -> str:
     return "\n".join(lines)
 
 
+def gpu_table() -> str:
+    """Returns the table of races against PyTorch on GPUs."""
+    lines = [
+        "| GPU | work | images/s | of the measured peak | `torch.compile` | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("gpu_*.json")):
+        for case in json.loads(path.read_text())["cases"].values():
+            ratio = case["ratios"]["bfloat16"]
+            if ratio is None:
+                continue
+            ours, theirs = (case["programs"][ratio[side]] for side in ("ours", "theirs"))
+            share = ours.get("mfu_of_measured_peak")
+            low, high = min(ratio["by_turn"]), max(ratio["by_turn"])
+            cells = [
+                case["hardware"],
+                f"{ours['task']}, {ours['batch_size']} at a time",
+                f"{ours['median']:,.0f}",
+                f"{share:.1%}" if share else "",
+                f"{theirs['median']:,.0f}",
+                f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def scaling_table() -> str:
     """Returns the table of predicted efficiencies."""
     result = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())
@@ -134,6 +160,7 @@ TABLES = {
     "results": results_table,
     "accuracy": accuracy_table,
     "forms": forms_table,
+    "gpu": gpu_table,
     "scaling": scaling_table,
 }
 
