@@ -130,7 +130,10 @@ class ConvNormActivation(nnx.Module):
 
 
 class Head(nnx.Module):
-    """Logits of each pixel: a linear function of its channels, in float32.
+    """Logits of each pixel: a linear function of its channels, float32.
+
+    For several logits a pixel the products are as precise as the backend's default makes them, on
+    TPUs of kernels rounded to bfloat16; sums are float32 everywhere.
 
     Args:
       in_features: channels in.

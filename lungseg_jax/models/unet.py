@@ -68,7 +68,6 @@ class UNet(nnx.Module):
       width: channels of the first level.
       depth: number of times the resolution is halved.
       block_size: side of the blocks that space-to-depth folds into channels; 1 for the plain form.
-      in_channels: channels of the picture.
       num_classes: logits a pixel.
       norm: see `ConvNormActivation`.
       activation: see `ConvNormActivation`.
@@ -84,7 +83,6 @@ class UNet(nnx.Module):
         width: int,
         depth: int,
         block_size: int = 1,
-        in_channels: int = 1,
         num_classes: int = 1,
         norm: Norm = "batch",
         activation: Activation = "relu",
@@ -101,11 +99,10 @@ class UNet(nnx.Module):
             "rngs": rngs,
         }
         features = [width * 2**level for level in range(depth + 1)]
-        folded = in_channels * block_size**2
         self.encoder = nnx.List(
             [
                 Block(c_in, c_out, **layer)
-                for c_in, c_out in zip([folded, *features[:-1]], features, strict=True)
+                for c_in, c_out in zip([block_size**2, *features[:-1]], features, strict=True)
             ]
         )
         self.upsamples = nnx.List(
@@ -116,7 +113,7 @@ class UNet(nnx.Module):
         self.depth, self.block_size, self.dtype, self.remat = depth, block_size, dtype, remat
 
     def __call__(
-        self, image: Float[Array, "b h w c"], *, train: bool = False
+        self, image: Float[Array, "b h w 1"], *, train: bool = False
     ) -> Float[Array, "b h w classes"]:
         """Returns float32 logits at the picture's resolution.
 
