@@ -306,6 +306,11 @@ def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
         )
 
 
+def num_trimmed(share: float, num_pictures: int) -> int:
+    """Returns how many whole pictures a share is; a hair less than a picture is one."""
+    return math.floor(share * num_pictures + 1e-6)
+
+
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN401
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
@@ -358,6 +363,13 @@ def _check_ranges(config: Config) -> None:
         at_least(key, 0)
     if not 0 <= config.trimmed_share < 1:
         raise ConfigError("trimmed_share", f"is {config.trimmed_share}", "give a share in [0, 1)")
+    together = config.batch_size // config.accumulation_steps
+    if config.trimmed_share and not num_trimmed(config.trimmed_share, together):
+        raise ConfigError(
+            "trimmed_share",
+            f"is {config.trimmed_share:g}, less than one of {together} pictures",
+            "give 0, or a larger batch_size",
+        )
     if not NO_FOLD <= config.fold < NUM_FOLDS:
         raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
     if config.fold != NO_FOLD and config.data.splits:

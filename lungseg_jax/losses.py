@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from lungseg_jax.config import num_trimmed
 from lungseg_jax.parallel import sum_over_devices
 
 # Added to both sides of the Dice ratio: a batch without lungs, predicted as such, has no loss.
@@ -53,7 +54,7 @@ def _without_largest(
     if axis_name is not None:
         everywhere = jax.lax.all_gather(losses, axis_name, tiled=True)
         own = jax.lax.axis_index(axis_name) * len(losses) + jnp.arange(len(losses))
-    num_kept = len(everywhere) - int(share * len(everywhere))
+    num_kept = len(everywhere) - num_trimmed(share, len(everywhere))
     ranks = jnp.argsort(jnp.argsort(everywhere))
     return (ranks < num_kept).astype(losses.dtype)[own]
 

@@ -6,7 +6,14 @@ import json
 import ml_collections
 import pytest
 
-from lungseg_jax.config import Config, check_devices, default_config, resolve, to_json
+from lungseg_jax.config import (
+    Config,
+    check_devices,
+    default_config,
+    num_trimmed,
+    resolve,
+    to_json,
+)
 from lungseg_jax.errors import ConfigError
 from tests.small import small_config
 
@@ -45,6 +52,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("augment.rotation_degrees", 90.0, "at most 60"),
         ("data.max_bad_share", 1.5, r"\[0, 1\]"),
         ("trimmed_share", 1.0, r"\[0, 1\)"),
+        ("trimmed_share", 0.05, "less than one of 16 pictures"),
         ("data.max_megapixels", 0.0, "> 0"),
         ("data.image_size", 250, "multiple of .* 32 up to 8192, such as 256"),
         ("data.image_size", 10**6, "such as 8192"),
@@ -115,3 +123,11 @@ def test_a_fold_of_a_split_file_is_refused():
     """Fault: one of the two silently ignored, and five runs tested on the same pictures."""
     with pytest.raises(ConfigError, match=r"^fold: is 0; leave out data\.splits"):
         resolve(ml_collections.ConfigDict({"fold": 0, "data": {"splits": "a.json"}}))
+
+
+def test_shares_of_a_batch_are_whole_pictures():
+    """Fault: 29 % of 100 pictures are 28.999… in binary, and so 28."""
+    for count in range(1, 200):
+        assert [num_trimmed(n / count, count) for n in range(count)] == list(range(count))
+    assert num_trimmed(0.29, 100) == 29
+    assert num_trimmed(0.99, 1) == 0
