@@ -199,8 +199,8 @@ class Config:
       batch_size: pictures a step over all devices.
       accumulation_steps: parts a batch is processed in, one after the other, to save memory. Batch
         statistics, the Dice loss and what is trimmed are then those of a part.
-      trimmed_share: of a batch's pictures: those of the largest loss, which a step leaves out
-        because references are wrong there most often; 0 to leave none out.
+      trimmed_share: of a batch's pictures: those of the largest loss, which a step's loss leaves
+        out; 0 to leave none out. See `losses.segmentation_loss`.
       num_steps: steps of the whole run.
       seed: of initial parameters, order, augmentation, split and phantoms.
       fold: which fold of a five-fold cross-validation, 0 to 4: the test splits of all five hold
@@ -307,8 +307,8 @@ def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
 
 
 def num_trimmed(share: float, num_pictures: int) -> int:
-    """Returns how many whole pictures a share is; a hair less than a picture is one."""
-    return math.floor(share * num_pictures + 1e-6)
+    """Returns how many whole pictures a share is, never all; a hair less than one is one."""
+    return min(num_pictures - 1, math.floor(share * num_pictures + 1e-6))
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN401
@@ -368,7 +368,7 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(
             "trimmed_share",
             f"is {config.trimmed_share:g}, less than one of {together} pictures",
-            "give 0, or a larger batch_size",
+            "give 0, a larger batch_size or fewer accumulation_steps",
         )
     if not NO_FOLD <= config.fold < NUM_FOLDS:
         raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")

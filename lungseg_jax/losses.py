@@ -28,9 +28,10 @@ def segmentation_loss(
       logits: float32.
       mask: in [0, 1].
       axis_name: mapped axis that the batch is spread over; `None` for a global batch.
-      trimmed_share: of the batch's pictures, rounded down to whole ones: those of the largest loss
-        are left out, for where references are wrong the loss is large (least trimmed squares,
-        Rousseeuw 1984).
+      trimmed_share: of the batch's pictures, rounded down to whole ones: those whose own
+        cross-entropy and Dice loss are the largest are left out (as in least trimmed squares,
+        Rousseeuw 1984). They still count in batch statistics. Where two losses are all but
+        equal, rounding decides which picture stays.
     """
     cross_entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean((1, 2, 3))
     sums = _soft_dice_sums(logits, mask)

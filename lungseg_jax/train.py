@@ -36,8 +36,8 @@ from lungseg_jax.state import (
 from lungseg_jax.step import prepare_step
 from lungseg_jax.timing import MAX_PENDING
 
-# How often figures are fetched from the device: often enough for a person, seldom enough that the
-# device never waits.
+# How often figures are fetched from the device, unless more steps are on their way than may be:
+# often enough for a person, seldom enough that the device never waits.
 FETCH_SECONDS = 0.5
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
@@ -182,7 +182,7 @@ class Pending:
         self._steps.append((step, positions, metrics))
         if time.monotonic() - self._fetched_at > FETCH_SECONDS:
             self._fetch(leave=1)
-        elif len(self._steps) > MAX_PENDING:
+        elif len(self._steps) >= MAX_PENDING:
             self._fetch(leave=MAX_PENDING // 2)
 
     def drain(self) -> None:

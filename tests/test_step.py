@@ -63,6 +63,12 @@ def test_eight_devices_equal_one(
     assert_trees_close(state, on_one_device[0], **ROUNDING)
 
 
+def test_step_leaves_out_the_trimmed_share(on_one_device):
+    """Fault: a share that does not reach the loss."""
+    _, whole = run_steps(small_config(), Parallel("mesh", tuple(jax.devices()[:1])), 1)
+    assert on_one_device[1][0]["loss"] < whole[0]["loss"]
+
+
 def test_pmap_on_one_device_equals_mesh(on_one_device):
     """Fault: a wrapper that changes the function."""
     state, history = run_steps(CONFIG, Parallel("pmap", tuple(jax.devices()[:1])), 2)

@@ -51,5 +51,7 @@ def call():
 time_pipelined(call, 3, 4000)
 """
     environment = os.environ | {"XLA_FLAGS": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-500:]

@@ -58,8 +58,8 @@ def training_batches(
 class Order:
     """The positions of each global batch, cut from one permutation of the records after the other.
 
-    Not Grain's own `shuffle`, which computes each position by itself and holds Python's lock: on an
-    H200's host 16 of them took longer than the step they were for.
+    Not Grain's own `shuffle`, which computes each position by itself: on an H200's host 16 of them
+    took longer than the step they were for.
 
     Args:
       num_records: of the split.
@@ -69,7 +69,7 @@ class Order:
 
     def __init__(self, num_records: int, batch_size: int, seed: int) -> None:
         self._num_records, self._batch_size, self._seed = num_records, batch_size, seed
-        # The epoch that batches come from, and the next: threads read ahead.
+        # A batch may lie across an epoch's end.
         self._permutation = functools.lru_cache(maxsize=2)(self._new_permutation)
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Order:
         )
 
     def _new_permutation(self, epoch: int) -> Int[np.ndarray, " n"]:
-        # Of NumPy's random numbers only these are the same in every version.
+        # `Generator.permutation` may change between versions of NumPy; these words do not.
         keys = np.random.SeedSequence((self._seed, epoch)).generate_state(self._num_records)
         return np.argsort(keys, kind="stable")
 
