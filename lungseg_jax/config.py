@@ -361,15 +361,7 @@ def _check_ranges(config: Config) -> None:
         *(f"augment.{field.name}" for field in dataclasses.fields(AugmentConfig)),
     ):  # fmt: skip
         at_least(key, 0)
-    if not 0 <= config.trimmed_share < 1:
-        raise ConfigError("trimmed_share", f"is {config.trimmed_share}", "give a share in [0, 1)")
-    together = config.batch_size // config.accumulation_steps
-    if config.trimmed_share and not num_trimmed(config.trimmed_share, together):
-        raise ConfigError(
-            "trimmed_share",
-            f"is {config.trimmed_share:g}, less than one of {together} pictures",
-            "give 0, a larger batch_size or fewer accumulation_steps",
-        )
+    _check_trimming(config)
     if not NO_FOLD <= config.fold < NUM_FOLDS:
         raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
     if config.fold != NO_FOLD and config.data.splits:
@@ -403,6 +395,18 @@ def _check_ranges(config: Config) -> None:
             if _get(config, key) != _get(Config, key):
                 raise ConfigError(key, f"is {_get(config, key)}", "needs parallel=mesh")
     _check_image_size(config)
+
+
+def _check_trimming(config: Config) -> None:
+    if not 0 <= config.trimmed_share < 1:
+        raise ConfigError("trimmed_share", f"is {config.trimmed_share}", "give a share in [0, 1)")
+    together = config.batch_size // config.accumulation_steps
+    if config.trimmed_share and not num_trimmed(config.trimmed_share, together):
+        raise ConfigError(
+            "trimmed_share",
+            f"is {config.trimmed_share:g}, less than one of {together} pictures",
+            "give 0, a larger batch_size or fewer accumulation_steps",
+        )
 
 
 def _check_augment(augment: AugmentConfig) -> None:

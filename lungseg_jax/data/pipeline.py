@@ -80,14 +80,13 @@ class Order:
         """Returns the positions of a batch by its number."""
         numbers = index * self._batch_size + np.arange(self._batch_size)
         epochs, places = np.divmod(numbers, self._num_records)
-        return np.array(
-            [self._permutation(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int32
-        )
+        parts = [self._permutation(int(e))[places[epochs == e]] for e in np.unique(epochs)]
+        return np.concatenate(parts)
 
     def _new_permutation(self, epoch: int) -> Int[np.ndarray, " n"]:
         # `Generator.permutation` may change between versions of NumPy; these words do not.
         keys = np.random.SeedSequence((self._seed, epoch)).generate_state(self._num_records)
-        return np.argsort(keys, kind="stable")
+        return np.argsort(keys, kind="stable").astype(np.int32)
 
 
 def use_resident(records: Records, config: Config) -> bool:
