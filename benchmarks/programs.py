@@ -53,6 +53,7 @@ class Program:
       block_size: side of the pixel blocks folded into channels.
       image_size: side of the square pictures.
       batch_size: pictures a call.
+      space_shards: of ours; devices that share the rows of each picture.
       dtype: compute type; under PyTorch bfloat16 is autocast.
       mode: of PyTorch; see `benchmarks.torch_unet.Mode`.
       upsampling: of PyTorch; see `benchmarks.torch_unet.Upsampling`.
@@ -66,6 +67,7 @@ class Program:
     block_size: int = 1
     image_size: int
     batch_size: int
+    space_shards: int = 1
     dtype: Literal["float32", "bfloat16"]
     mode: Literal["eager", "compile", "max-autotune"] = "eager"
     upsampling: Literal["shuffle", "transposed"] = "shuffle"
@@ -85,6 +87,8 @@ class Program:
         """The run of ours that the program is taken from."""
         return Config(
             batch_size=self.batch_size,
+            parallel="mesh",
+            space_shards=self.space_shards,
             data=DataConfig(image_size=self.image_size),
             model=ModelConfig(
                 width=self.width,
@@ -197,7 +201,7 @@ def _devices(config: Config) -> Any:  # noqa: ANN401
     use_all_cores(config)
     devices = jax.devices()
     count = devices_for(config, len(devices)) if devices[0].platform == "cpu" else 1
-    return Parallel("mesh", tuple(devices[:count]))
+    return Parallel(config.parallel, tuple(devices[:count]), config.space_shards)
 
 
 def _their_training(program: Program) -> Run:

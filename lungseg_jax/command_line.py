@@ -1,6 +1,7 @@
 """Flags to a command: which job, with which configuration, in which folder."""
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Callable, Sequence
 
@@ -137,7 +138,7 @@ def parse_prediction(arguments: Sequence[str]) -> Prediction:
     except (AttributeError, KeyError) as error:
         raise ConfigError(
             "command line",
-            f"unknown key {_reason(error)}",
+            _reason(error),
             f"one of {', '.join(f'data.{key}' for key in READING_KEYS)}",
         ) from error
     paths = parse_flags(values, given)
@@ -191,5 +192,9 @@ def _reason(error: Exception) -> str:
     lines = first.splitlines() or [""]
     # Where ml_collections fails to load a file, the reason is the last of several lines.
     text = lines[-1].strip() if isinstance(error, OSError) else " ".join(lines)
+    # ml_collections says the key alone, or asks about one that is near.
+    if key := re.fullmatch(r"'([\w.]+)'(?: Did you mean \"(\w+)\".*)?", text):
+        nearest = f", perhaps {key[2]!r}" if key[2] else ""
+        text = f"unknown key {key[1]!r}{nearest}"
     known = isinstance(error, flags.Error | OSError | AttributeError | KeyError)
     return text if known else f"{type(error).__name__}: {text}"

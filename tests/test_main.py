@@ -38,7 +38,7 @@ def kaggle(tmp_path) -> list[str]:
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--config.num_step=3", "'num_step' Did you mean \"num_steps\""),
+        ("--config.num_step=3", "unknown key 'num_step', perhaps 'num_steps';"),
         ("--config.model.widht=3", "widht"),
         ("--config.num_steps=many", "num_steps"),
         ("--config.batch_size=0", "batch_size: is 0; give at least 1"),

@@ -23,7 +23,7 @@ from lungseg_jax.prediction_results import NOTE
 from lungseg_jax.prediction_table import TABLE, Row
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.state import make_model, split_model
-from lungseg_jax.weights import Calibration, Weights
+from lungseg_jax.weights import Calibration, Weights, save_weights
 from tests.pictures import SHARED, chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config
 from tests.test_sandbox import kill_readers
@@ -369,6 +369,19 @@ def test_user_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, mess
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "calibration", [Calibration(0.1), Calibration(0.1, -1.0, 1.0)], ids=["none", "some"]
+)
+def test_estimates_that_are_not_calibrated_are_said_to_be(tmp_path, capsys, calibration):
+    """Fault: masks rejected as uncertain by a figure that was never checked against Dice."""
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    save_weights(tmp_path / "own.safetensors", untrained_weights(calibration))
+    own = f"--checkpoint={tmp_path / 'own.safetensors'}"
+    assert main(["predict", str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}", own]) == 0
+    said = "not calibrated" in capsys.readouterr().err
+    assert said == (calibration.slope is None)
 
 
 def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
