@@ -24,14 +24,14 @@ from lungseg_jax import quality
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.evaluate import Evaluator, to_original
-from lungseg_jax.export import calibrate, weights_of_run
+from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.metrics import ImageMetrics, image_metrics
 from lungseg_jax.parallel import all_devices
+from lungseg_jax.plausibility import MIN_DICE
 from lungseg_jax.postprocessing import keep_lungs, smooth
 from lungseg_jax.weights import Weights
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
-BAD = 0.9
 FALSE_ALARMS = 0.05
 RESAMPLES = 2000
 
@@ -46,7 +46,7 @@ def main(name: str, *arguments: str) -> None:
     rows: Rows = {"threshold only": [], "two lungs kept": [], "and both ways": []}
     estimates, calibrations = [], []
     for workdir in workdirs:
-        weights = calibrated_weights(workdir)
+        weights = calibrated_weights_of_run(workdir)
         config = _on(weights.config, *elsewhere) if elsewhere else weights.config
         own_rows, own_estimates = measure(weights, open_records(config)["test"])
         for way, own in own_rows.items():
@@ -72,13 +72,6 @@ def main(name: str, *arguments: str) -> None:
     }
     (RESULTS / f"accuracy_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-
-
-def calibrated_weights(workdir: str) -> Weights:
-    """Returns the network of a run, with what its validation split tells."""
-    weights = weights_of_run(workdir)
-    calibration = calibrate(weights, open_records(weights.config)["val"])
-    return dataclasses.replace(weights, calibration=calibration)
 
 
 def _on(config: Config, folder: str, splits: str) -> Config:
@@ -175,7 +168,7 @@ def bootstrap(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple
 
 def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
     """Returns how the estimate of Dice agrees with Dice."""
-    bad = dice < BAD
+    bad = dice < MIN_DICE
     result: dict = {
         "rank_correlation": round(float(np.asarray(spearmanr(estimates, dice))[0]), 3),
         "mean_absolute_error": round(float(np.abs(estimates - dice).mean()), 4),

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from benchmarks.main_job import RESULTS, hardware
 from benchmarks.programs import TURN_SECONDS, WORK, Program
 from benchmarks.race import compare, race, say
+from lungseg_jax.cores import usable_cores
 
 RESULT = RESULTS / "peers_cpu.json"
 
@@ -51,7 +52,7 @@ def programs(case: str) -> list[Program]:
         "task": task, "width": width, "image_size": image_size, "batch_size": batch_size,
     }  # fmt: skip
     # A picture by itself keeps one core busy, unless two share its rows.
-    space_shards = 2 if batch_size == 1 else 1
+    space_shards = min(2, usable_cores()) if batch_size == 1 else 1
     ours = [
         Program(
             library="lungseg_jax", dtype=own, huge_pages=True, space_shards=space_shards, **size

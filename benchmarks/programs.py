@@ -151,30 +151,30 @@ def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.nd
 def _our_training(program: Program) -> Run:
     import jax
 
-    from lungseg_jax.timing import MAX_PENDING
+    from lungseg_jax.timing import call_in_a_row
 
     parallel = _devices(program.config)
     state, step = our_training_step(program.config)
     state, step = parallel.replicate(state), jax.jit(step, donate_argnums=0)
     batch = parallel.shard(synthetic_batch(program.batch_size, program.image_size))
 
-    def run(steps: int) -> None:
+    def update() -> Any:  # noqa: ANN401
         nonlocal state
-        for number in range(1, steps + 1):
-            state, loss = step(state, *batch)
-            if number % MAX_PENDING == 0:
-                jax.block_until_ready(loss)
-        jax.block_until_ready((state, loss))
+        state, loss = step(state, *batch)
+        return loss
+
+    def run(steps: int) -> None:
+        call_in_a_row(update, steps)
+        jax.block_until_ready(state)
 
     return run
 
 
 def _our_inference(program: Program) -> Run:
-    import jax
-
     from lungseg_jax.forward import make_forward
     from lungseg_jax.optim import make_optimizer
     from lungseg_jax.state import create_state
+    from lungseg_jax.timing import call_in_a_row
 
     config = program.config
     parallel = _devices(config)
@@ -183,12 +183,7 @@ def _our_inference(program: Program) -> Run:
     image, _ = synthetic_batch(program.batch_size, program.image_size)
     image = parallel.shard((65535 * image).astype(np.uint16))
 
-    def run(calls: int) -> None:
-        for _ in range(calls):
-            result = probabilities(variables, image)
-        jax.block_until_ready(result)
-
-    return run
+    return lambda calls: call_in_a_row(lambda: probabilities(variables, image), calls)
 
 
 def _devices(config: Config) -> Any:  # noqa: ANN401

@@ -31,7 +31,7 @@ ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # What a result says of a program, besides its name.
 DESCRIPTION = (
     "library", "task", "width", "depth", "block_size", "image_size", "batch_size", "dtype",
-    "huge_pages",
+    "huge_pages", "space_shards",
 )  # fmt: skip
 
 

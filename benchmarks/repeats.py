@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.accuracy import by_source, calibrated_weights, figures_of
+from benchmarks.accuracy import by_source, figures_of
 from benchmarks.main_job import RESULTS
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.evaluate import Evaluator, to_original
-from lungseg_jax.export import dice_of
+from lungseg_jax.export import calibrated_weights_of_run, dice_of
 from lungseg_jax.metrics import ImageMetrics
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs, smooth
@@ -31,7 +31,7 @@ SUMMARY = ("dice", "hd95_px", "assd_px")
 def main(name: str, *workdirs: str) -> None:
     """Measures and writes."""
     assert len(workdirs) > 1, __doc__
-    members = [calibrated_weights(workdir) for workdir in workdirs]
+    members = [calibrated_weights_of_run(workdir) for workdir in workdirs]
     records = [open_records(own.config)["test"] for own in members]
     ids = [[own.label(i)[0] for i in range(len(own))] for own in records]
     assert all(own == ids[0] for own in ids), "runs of other test pictures"

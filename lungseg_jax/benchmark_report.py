@@ -80,6 +80,7 @@ def _time_rows(result: dict[str, Any]) -> list[list[str]]:
         ["step, each waited for", *_spread(step), *_rate(step)],
         ["steps in a row (mean)", _number(pipelined["mean_ms"]), "", "", *_rate(pipelined)],
         *stages,
+        ["  all of it, in the stages' own rounds", *_spread(result["stages"]["whole"]), "", "", ""],
         [f"input alone ({_kind(result)})", "", "", "", *_rate(result["input"])],
         ["end to end", "", "", "", *_rate(end_to_end)],
         [

@@ -21,9 +21,7 @@ from lungseg_jax.errors import ConfigError
 def main(arguments: Sequence[str]) -> int:
     """Does the build; returns the exit code."""
     resume = "the same command goes on from here"
-    return run(
-        arguments, str(__doc__), lambda: _build(*parse_build(arguments)), resume, stopped=143
-    )
+    return run(arguments, str(__doc__), lambda: _build(*parse_build(arguments)), resume)
 
 
 def _build(config: Config, beam_options: list[str] | None) -> None:

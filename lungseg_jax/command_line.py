@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags, logging
 from etils import epath
@@ -24,11 +25,18 @@ OUT_OF_MEMORY = ConfigError(
     "fewer pictures, a larger accumulation_steps or model.remat=true need less",
 )
 
+# Exit code after SIGTERM, by the custom of shells, unless the job saved itself.
+STOPPED = 143
+
 MODES = ["train", "eval", "benchmark", "compile"]
 
 
 def run(
-    arguments: Sequence[str], usage: str, job: Callable[[], None], resume: str, stopped: int
+    arguments: Sequence[str],
+    usage: str,
+    job: Callable[[], None],
+    resume: str,
+    out_of_memory: UserError = OUT_OF_MEMORY,
 ) -> int:
     """Does a command's job; returns the exit code. Faults that a user can mend end in one line.
 
@@ -37,7 +45,7 @@ def run(
       usage: what `--help` shows.
       job: what to do.
       resume: how a job that was stopped goes on.
-      stopped: exit code after SIGTERM.
+      out_of_memory: what is said where a device's memory does not suffice.
     """
     if "--help" in arguments:
         terminal.say(usage)
@@ -53,11 +61,11 @@ def run(
         # XLA's errors begin with a code. JAX is not imported here, for commands that do without.
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        terminal.say(f"Error: {OUT_OF_MEMORY}")
+        terminal.say(f"Error: {out_of_memory}")
         return 1
     except Stopped:
         terminal.say(f"Stopped; {resume}")
-        return stopped
+        return STOPPED
     except KeyboardInterrupt:
         terminal.say(f"Interrupted; {resume}")
         return 130
@@ -129,18 +137,7 @@ def parse_prediction(arguments: Sequence[str]) -> Prediction:
         "checkpoint", [], "Folder of a run.", flag_values=values
     )
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
-    reading = {key: getattr(DataConfig(), key) for key in READING_KEYS}
-    try:
-        # It looks at the overrides' keys at once.
-        config = config_flags.DEFINE_config_dict(
-            "config", ConfigDict({"data": reading}), flag_values=values, sys_argv=given
-        )
-    except (AttributeError, KeyError) as error:
-        raise ConfigError(
-            "command line",
-            _reason(error),
-            f"one of {', '.join(f'data.{key}' for key in READING_KEYS)}",
-        ) from error
+    config = define_keys(values, given, {key: getattr(DataConfig(), key) for key in READING_KEYS})
     paths = parse_flags(values, given)
     if not paths:
         raise ConfigError("command line", "no file is given", "name files or folders")
@@ -149,6 +146,30 @@ def parse_prediction(arguments: Sequence[str]) -> Prediction:
     return Prediction(
         paths, output.value, checkpoints.value, bool(both_ways.value), resolve(config.value)
     )
+
+
+def define_keys(
+    values: flags.FlagValues, arguments: list[str], keys: dict[str, Any]
+) -> flags.FlagHolder:
+    """Defines `--config.data.KEY=VALUE` for some keys; returns what holds a `ConfigDict` of them.
+
+    Args:
+      values: where flags are defined.
+      arguments: of the command.
+      keys: below `data`, with their defaults.
+
+    Raises:
+      ConfigError: a key that is none of them.
+    """
+    try:
+        # It looks at the overrides' keys at once.
+        return config_flags.DEFINE_config_dict(
+            "config", ConfigDict({"data": keys}), flag_values=values, sys_argv=arguments
+        )
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(
+            "command line", _reason(error), f"one of {', '.join(f'data.{key}' for key in keys)}"
+        ) from error
 
 
 def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[str, Config]:

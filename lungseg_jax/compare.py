@@ -128,7 +128,7 @@ def _number(path: epath.Path, row: dict[str, str | None], figure: str) -> float:
 def main(arguments: Sequence[str]) -> int:
     """Prints the comparison; returns the exit code."""
     again = "the same command starts again"
-    return run(arguments, str(__doc__), lambda: _run(arguments), again, stopped=143)
+    return run(arguments, str(__doc__), lambda: _run(arguments), again)
 
 
 def _run(arguments: Sequence[str]) -> None:

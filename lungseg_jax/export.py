@@ -4,6 +4,7 @@ Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
 
 --workdir=DIR        folder of a trained run
 --output=FILE        written, and FILE.sha256 beside it
+--config.KEY=VALUE   where the run's pictures or records are now: data.manual_dir, data.data_dir
 --calibration=FILE   weights of another run of the same recipe whose calibration to take, for a run
                      that kept no pictures for it
 """
@@ -11,6 +12,7 @@ Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,12 +22,12 @@ from jaxtyping import Bool, Float32
 
 from lungseg_jax import quality, terminal
 from lungseg_jax.checkpoint import Checkpoints
-from lungseg_jax.command_line import parse_flags, run
+from lungseg_jax.command_line import define_keys, parse_flags, run
 from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.evaluate import Evaluator, to_original
+from lungseg_jax.evaluate import Evaluator, check_same_records, to_original
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs, smooth
@@ -46,12 +48,35 @@ def weights_of_run(workdir: epath.PathLike) -> Weights:
       ConfigError: the folder holds no run.
       CheckpointError: it holds no checkpoint that can be read.
     """
-    workdir = epath.Path(workdir)
+    return _restore(epath.Path(workdir))[0]
+
+
+def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights:
+    """Returns the weights of a run's best checkpoint, calibrated on its validation split.
+
+    Args:
+      workdir: folder of the run.
+      **places: `manual_dir` and `data_dir`, where they are others than the run's.
+
+    Raises:
+      ConfigError: the folder holds no run.
+      CheckpointError: it holds no checkpoint that can be read, or the data have changed.
+      DataError: no picture of the split has lungs.
+    """
+    weights, position = _restore(epath.Path(workdir))
+    data = dataclasses.replace(weights.config.data, **places)
+    records = open_records(dataclasses.replace(weights.config, data=data))
+    check_same_records(epath.Path(workdir), position, records)
+    return dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
+
+
+def _restore(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
+    """Returns the weights of a run's best checkpoint, and what it was trained on."""
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
-    state, _ = checkpoints.restore_best(create_state(config, make_optimizer(config)))
+    state, position = checkpoints.restore_best(create_state(config, make_optimizer(config)))
     checkpoints.close()
-    return Weights(config, jax.device_get(state.ema), Calibration())
+    return Weights(config, jax.device_get(state.ema), Calibration()), position
 
 
 def calibrate(weights: Weights, records: Records) -> Calibration:
@@ -136,7 +161,7 @@ def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> 
 def main(arguments: Sequence[str]) -> int:
     """Makes the file; returns the exit code."""
     again = "the same command starts again"
-    return run(arguments, str(__doc__), lambda: _run(arguments), again, stopped=143)
+    return run(arguments, str(__doc__), lambda: _run(arguments), again)
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -144,20 +169,24 @@ def _run(arguments: Sequence[str]) -> None:
     workdir = flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=values)
     output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
     other = flags.DEFINE_string("calibration", None, "Weights.", flag_values=values)
-    if rest := parse_flags(values, list(arguments)):
+    given = list(arguments)
+    places = define_keys(values, given, dict.fromkeys(("manual_dir", "data_dir"), ""))
+    if rest := parse_flags(values, given):
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not workdir.value or not output.value:
         raise ConfigError("command line", "--workdir or --output is missing", "see --help")
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     use_compilation_cache()
-    weights = weights_of_run(workdir.value)
     if other.value:
+        weights = weights_of_run(workdir.value)
         calibration = calibration_of(other.value, weights.config)
+        weights = dataclasses.replace(weights, calibration=calibration)
     else:
-        calibration = calibrate(weights, open_records(weights.config)["val"])
-    save_weights(output.value, Weights(weights.config, weights.variables, calibration))
-    terminal.say(f"{output.value} written; threshold {calibration.threshold}")
+        moved = {key: place for key, place in places.value.data.items() if place}
+        weights = calibrated_weights_of_run(workdir.value, **moved)
+    save_weights(output.value, weights)
+    terminal.say(f"{output.value} written; threshold {weights.calibration.threshold}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
     resume = "a run goes on from its last checkpoint, if it has one, with the same --workdir"
-    return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, stopped=0)
+    return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume)
 
 
 def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -> None:

@@ -31,16 +31,21 @@ from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import png
 from lungseg_jax.imaging.network_input import read_network_input
+from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.prediction_inputs import Input, name_files
-from lungseg_jax.prediction_results import key_of, make_room, overlay_of, read_note
+from lungseg_jax.prediction_results import key_of, make_room, overlay_of, read_note, results_of
 from lungseg_jax.prediction_table import TABLE, Row, open_table
 from lungseg_jax.segmentation import Segmentation
 from lungseg_jax.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
 from tfds_builder.convert import BYTES_PER_PIXEL
 from tfds_builder.sandbox import Sandboxes
+
+OUT_OF_MEMORY = DataError(
+    "the device", "its memory does not suffice", "free it, or predict with JAX_PLATFORMS=cpu"
+)
 
 # Rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20
@@ -99,8 +104,7 @@ def predict(
     """
     output = epath.Path(output)
     noted = read_note(output)
-    earlier = set() if noted is None else {TABLE, *noted, *map(overlay_of, noted)}
-    inputs = name_files(paths, output, earlier)
+    inputs = name_files(paths, output, results_of(noted))
     _make_folder(output)
     make_room(output, noted or {}, {own.mask: key_of(own.path) for own in inputs})
     cores = usable_cores()
@@ -184,14 +188,16 @@ def _finish(
     if radiograph is None or prediction is None:
         return Row(file.label, "rejected", opened.fault)
     try:
-        result = segmenter.finish(radiograph, prediction)
+        with opencv_memory_errors():
+            result = segmenter.finish(radiograph, prediction)
+            mask = png.encode_png(result.mask.astype(np.uint8) * 255)
+            upright = radiograph.orientation.to_upright
+            sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
+            overlay = png.encode_png(draw_overlay(radiograph.pixels, sides))
     except MemoryError:
         return Row(file.label, "rejected", "needs more memory than there is")
-    (output / file.mask).write_bytes(png.encode_png(result.mask.astype(np.uint8) * 255))
-    upright = radiograph.orientation.to_upright
-    sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
-    picture = draw_overlay(radiograph.pixels, sides)
-    (output / overlay_of(file.mask)).write_bytes(png.encode_png(picture))
+    (output / file.mask).write_bytes(mask)
+    (output / overlay_of(file.mask)).write_bytes(overlay)
     height, width = result.mask.shape
     right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)
     return Row(
@@ -228,7 +234,7 @@ def _map_ahead(
 def main(arguments: Sequence[str]) -> int:
     """Segments what the command line names; returns the exit code."""
     again = "the same command starts again"
-    return run(arguments, str(__doc__), lambda: _run(arguments), again, stopped=143)
+    return run(arguments, str(__doc__), lambda: _run(arguments), again, OUT_OF_MEMORY)
 
 
 def _run(arguments: Sequence[str]) -> None:

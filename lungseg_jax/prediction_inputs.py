@@ -2,14 +2,16 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Collection, Mapping, Sequence
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction_results import MASK_ENDING, overlay_of
+from lungseg_jax.prediction_results import MASK_ENDING, overlay_of, results_in
 from lungseg_jax.prediction_table import TABLE
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
 
@@ -47,14 +49,14 @@ def name_files(
 
     Args:
       paths: files, and folders of which every file counts but hidden ones. Results of earlier calls
-        do not count.
+        do not count, wherever they went.
       output: where results go.
       earlier: names of results of earlier calls there, the only ones that may be overwritten.
 
     Raises:
       DataError: a path is absent, there is no file, or a result would overwrite another's file.
     """
-    found = _find(paths, output, earlier)
+    found = _find(paths)
     if not found:
         raise DataError(
             paths[0], "holds no file to segment", "give a folder of DICOM, PNG or JPEG files"
@@ -71,10 +73,9 @@ def name_files(
     return inputs
 
 
-def _find(
-    paths: Sequence[epath.PathLike], output: epath.Path, results: Collection[str]
-) -> dict[epath.Path, str]:
-    """Returns the labels of the files at the paths, no two alike."""
+def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
+    """Returns the labels of the files at the paths that are no results, no two alike."""
+    results = functools.cache(results_in)
     # By their whole paths, for a file may be given in two ways.
     found: dict[epath.Path, tuple[epath.Path, str]] = {}
     for given in map(epath.Path, paths):
@@ -82,22 +83,17 @@ def _find(
             # Of several folders the table must tell which.
             root = given if len(paths) == 1 else given.parent
             for path in files_below(given):
-                if not is_hidden(path, given) and not _is_result(path, output, results):
+                if not is_hidden(path, given) and path.name not in results(path.parent):
                     label = path.relative_to(root).as_posix()
                     found.setdefault(path.absolute(), (path, label))
         elif not given.exists():
             raise DataError(given, "no such file or folder", "check the path")
-        elif not _is_result(given, output, results):
+        elif given.name not in results(given.parent):
             found.setdefault(given.absolute(), (given, os.fspath(given)))
     if len({label for _, label in found.values()}) == len(found):
         return dict(found.values())
     common = os.path.commonpath([epath.Path(given).absolute() for given in paths])
     return {path: whole.relative_to(common).as_posix() for whole, (path, _) in found.items()}
-
-
-def _is_result(path: epath.Path, output: epath.Path, results: Collection[str]) -> bool:
-    # By their folders' own places, for the output may be given by another way.
-    return path.name in results and os.path.realpath(path.parent) == os.path.realpath(output)
 
 
 def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
@@ -107,11 +103,8 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
     for path, label in labels.items():
         stem = stem_of(path)
         name = _shortened(stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_"))
-        names[path] = next(
-            own
-            for own in (name, *(f"{name}-{n}" for n in range(2, len(labels) + 2)))
-            if own not in taken
-        )
+        numbered = (f"{name}-{n}" for n in itertools.count(2))
+        names[path] = next(own for own in itertools.chain([name], numbered) if own not in taken)
         taken.add(names[path])
     return names
 

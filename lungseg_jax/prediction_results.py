@@ -12,6 +12,7 @@ from pathlib import Path
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.prediction_table import TABLE
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
 
@@ -44,6 +45,19 @@ def read_note(output: epath.Path) -> dict[str, str] | None:
     if not isinstance(masks, dict) or not all(map(_is_mask, masks)):
         raise DataError(path, "is no note of an earlier call", "give another --output")
     return masks
+
+
+def results_of(noted: Mapping[str, str] | None) -> frozenset[str]:
+    """Returns the names of all results that a note tells of, as `read_note` returns it."""
+    return frozenset() if noted is None else frozenset({TABLE, *noted, *map(overlay_of, noted)})
+
+
+def results_in(folder: epath.Path) -> frozenset[str]:
+    """Returns the names of the results in a folder; none where its note is not ours."""
+    try:
+        return results_of(read_note(folder))
+    except DataError:
+        return frozenset()
 
 
 def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, str]) -> None:

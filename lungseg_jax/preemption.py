@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import jax
@@ -45,8 +46,13 @@ def stop_after_step() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+    # Signals are the main thread's; who trains in another one has to stop it in a way of their own.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        # There is no handler to go back to where one was set from outside Python.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -118,7 +118,10 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
 def step_of_one_device(config: Config, num_devices: int) -> Call:
     """Returns the step of this process's first device alone on its share of the batch."""
     alone = Parallel(config.parallel, (jax.local_devices()[0],))
-    share = dataclasses.replace(config, batch_size=config.batch_size // num_devices)
+    # Of a device's share it may be less than a picture that the trimmed share is.
+    share = dataclasses.replace(
+        config, batch_size=config.batch_size // num_devices, trimmed_share=0.0
+    )
     state, step = prepare_step(share, alone)
     dispatch = Dispatcher(state, None)
     batch = alone.shard(synthetic_batch(share, share.batch_size))

@@ -1,5 +1,6 @@
 """Seconds that calls take, of functions that return before the device is done."""
 
+import collections
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,20 +39,31 @@ def time_in_turn(calls: Mapping[str, Call], warmup: int, count: int) -> dict[str
 
 
 def time_pipelined(call: Call, warmup: int, count: int) -> float:
-    """Returns the mean seconds of calls that are waited for once, at the end.
+    """Returns the mean seconds of calls in a row, as `call_in_a_row` makes them.
 
-    This is how a training loop runs: the host prepares a step while the device computes another,
-    and no more than `MAX_PENDING` are on their way.
+    This is how a training loop runs: the host prepares a step while the device computes another.
     """
     for _ in range(warmup):
         jax.block_until_ready(call())
     start = time.perf_counter()
-    for number in range(1, count + 1):
-        result = call()
-        if number % MAX_PENDING == 0:
-            jax.block_until_ready(result)
-    jax.block_until_ready(result)
+    call_in_a_row(call, count)
     return (time.perf_counter() - start) / count
+
+
+def call_in_a_row(call: Call, count: int) -> None:
+    """Calls so many times and waits for all results, for each when `MAX_PENDING` are on their way.
+
+    Args:
+      call: returns what no later call takes over.
+      count: how often.
+    """
+    pending: collections.deque[Any] = collections.deque()
+    for _ in range(count):
+        if len(pending) == MAX_PENDING:
+            jax.block_until_ready(pending.popleft())
+        pending.append(call())
+    # A deque is no tree to JAX, which would wait for nothing.
+    jax.block_until_ready(list(pending))
 
 
 def spread(seconds: Seconds) -> dict[str, float]:

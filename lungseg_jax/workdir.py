@@ -1,8 +1,11 @@
 """The folder of a run and the configuration it belongs to."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +26,11 @@ _FREE_KEYS = frozenset(
         "data.data_dir",
         "data.manual_dir",
         "data.resident",
+        # Records are named by what a file of splits holds.
+        "data.splits",
         "evaluation.batch_size",
+        "evaluation.tolerance_px",
+        "evaluation.tolerance_mm",
         "profile",
         "benchmark.data",
         "benchmark.steps",
@@ -33,8 +40,15 @@ _FREE_KEYS = frozenset(
 
 
 def default_workdir(config_path: str) -> epath.Path:
-    """Returns `runs/<config name>-<time>`."""
-    return epath.Path("runs") / f"{epath.Path(config_path).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """Makes and returns `runs/<config name>-<time>`, with a number if that is another run's."""
+    name = f"{epath.Path(config_path).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for own in itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2))):
+        folder = Path("runs") / own
+        # Made at once, for runs may be started together.
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return epath.Path(folder)
+    raise AssertionError
 
 
 def claim(workdir: epath.Path, config: Config) -> None:

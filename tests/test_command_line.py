@@ -1,10 +1,14 @@
 """Commands: how a job's end becomes an exit code."""
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from lungseg_jax.command_line import run
+from lungseg_jax.workdir import default_workdir
 
 
 def test_a_full_device_is_one_line(capsys):
@@ -13,7 +17,7 @@ def test_a_full_device_is_one_line(capsys):
     def job() -> None:
         jax.block_until_ready(jnp.zeros(2**44, jnp.float32))
 
-    assert run(["main"], usage="", job=job, resume="", stopped=0) == 1
+    assert run(["main"], usage="", job=job, resume="") == 1
     assert capsys.readouterr().err.startswith("Error: batch_size: the device's memory")
 
 
@@ -24,4 +28,22 @@ def test_other_faults_keep_their_traceback():
         raise RuntimeError("INTERNAL: a fault of the program")
 
     with pytest.raises(RuntimeError, match="INTERNAL"):
-        run(["main"], usage="", job=job, resume="", stopped=0)
+        run(["main"], usage="", job=job, resume="")
+
+
+def test_a_job_that_was_stopped_is_not_done(capsys):
+    """Fault: exit code 0, on which the next command starts without a result."""
+
+    def job() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run(["main"], usage="", job=job, resume="again") == 143
+    assert "Stopped; again" in capsys.readouterr().err
+
+
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path, monkeypatch):
+    """Fault: two runs that save into one folder, such as the folds of a cross-validation."""
+    monkeypatch.chdir(tmp_path)
+    folders = {default_workdir("configs/unet.py") for _ in range(20)}
+    assert len(folders) == 20
+    assert all(folder.is_dir() for folder in folders)

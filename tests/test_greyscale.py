@@ -132,13 +132,20 @@ def test_a_constant_picture_is_finite():
 @pytest.mark.parametrize("rescaled", [False, True])
 def test_voi_table(transfer_syntax, vr, rescaled):
     """Its entries span its own bits, positions start at its first value, ends are held."""
-    table = (np.arange(1000, dtype=np.uint16) ** 2 // 250).astype(np.uint16)[::-1] % 4096
+    table = (np.arange(1000) ** 2 // 250).astype(np.uint16)[::-1]
     attributes: dict[str, Any] = {"VOILUTSequence": [lut_item(1500, 12, table, vr)]} | RAMP
     if rescaled:
         attributes |= {"RescaleSlope": "1", "RescaleIntercept": "0"}
     expected = table[np.clip(STORED.astype(int) - 1500, 0, 999)] / 4095
     pixels = read(STORED, attributes, transfer_syntax=transfer_syntax).pixels
     np.testing.assert_allclose(pixels, expected, atol=1e-5)
+
+
+def test_voi_table_of_fewer_bits_than_it_states():
+    """Fault: a black picture, which ranks of grey values still call a chest."""
+    table = np.arange(4096, dtype=np.uint16)
+    pixels = read(STORED, {"VOILUTSequence": [lut_item(0, 16, table)]}).pixels
+    np.testing.assert_allclose(pixels, STORED / 4095, atol=1e-5)
 
 
 @pytest.mark.parametrize("transfer_syntax", NATIVE)

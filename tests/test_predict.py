@@ -333,6 +333,17 @@ def test_a_name_that_another_picture_had_is_free(tmp_path, untrained):
     assert not list((tmp_path / "out").glob("*.png"))
 
 
+def test_results_elsewhere_are_no_pictures(tmp_path, untrained):
+    """Fault: the masks and overlays of another call segmented, as if they were radiographs."""
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path], tmp_path / "first")
+    assert (tmp_path / "first" / "a_overlay.png").exists()
+    assert [row.file for row in predict(untrained, [tmp_path], tmp_path / "second")] == ["a.png"]
+    # A note of another program's hides nothing.
+    (tmp_path / "first" / NOTE).write_text("{")
+    assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 4
+
+
 def test_rows_of_unequal_length_are_no_picture():
     """Fault: NumPy's own exception, which no caller waits for."""
     with pytest.raises(DataError, match=r"array: .*inhomogeneous"):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -150,6 +151,19 @@ def test_eval_mode_gives_the_same_figures(data, finished):
     result = run(command(data, finished, "--mode=eval"))
     assert result.returncode == 0, result.stderr
     assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_export_of_a_run_whose_pictures_moved_or_changed(finished, data, tmp_path, capsys):
+    """Fault: a threshold of pictures that the network was trained on; a moved run left for lost."""
+    moved = tmp_path / "moved"
+    shutil.copytree(data / "pictures", moved)
+    arguments = ["export", f"--workdir={finished}", f"--output={tmp_path / 'net.safetensors'}"]
+    arguments += [f"--config.data.manual_dir={moved}", f"--config.data.data_dir={tmp_path}"]
+    assert export(arguments) == 0
+    next(moved.rglob("masks/*.png")).unlink()
+    capsys.readouterr()
+    assert export(arguments) == 1
+    assert "was trained on the records" in capsys.readouterr().err
 
 
 def test_exported_weights_predict_as_the_run_did(finished, tmp_path):

@@ -46,9 +46,13 @@ def test_cut_steps_end_with_the_figures_of_the_whole(eight_devices, kind):
     assert int(dispatch.state.step) == 1, "a cut step makes no update"
 
 
-def test_one_device_takes_its_share_of_the_batch():
-    """Fault: communication measured against a step of another size."""
-    config = small_config(batch_size=16)
+@pytest.mark.parametrize("trimmed_share", [0.0, 1 / 8])
+def test_one_device_takes_its_share_of_the_batch(trimmed_share):
+    """Fault: communication measured against a step of another size.
+
+    Or none at all, where less than a picture of a device's share is to be left out.
+    """
+    config = small_config(batch_size=16, trimmed_share=trimmed_share)
     call = step_of_one_device(config, num_devices=8)
     assert np.isfinite(call()["loss"])
     assert call.args[1]["image"].shape == (1, 2, 32, 32, 1)

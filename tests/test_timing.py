@@ -7,7 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from lungseg_jax.timing import spread, time_in_turn, time_pipelined
+from lungseg_jax.timing import (
+    MAX_PENDING,
+    call_in_a_row,
+    spread,
+    time_in_turn,
+    time_pipelined,
+)
 
 
 def test_calls_take_turns_and_warm_up_does_not_count():
@@ -27,6 +33,27 @@ def test_pipelined_mean_is_of_the_calls_after_warm_up(monkeypatch):
 
     monkeypatch.setattr("lungseg_jax.timing.time.perf_counter", lambda: clock[0])
     assert time_pipelined(call, warmup=3, count=4) == 2.0
+
+
+def test_calls_in_a_row_wait_for_the_oldest_alone():
+    """Fault: a device that runs dry, or results that nobody waited for."""
+    running: set[object] = set()
+    depths = []
+
+    class Result:
+        def block_until_ready(self) -> None:
+            # Devices work in order: what is older is done too.
+            depths.append(len(running))
+            running.discard(self)
+
+    def call() -> Result:
+        result = Result()
+        running.add(result)
+        return result
+
+    call_in_a_row(call, 100)
+    assert not running
+    assert depths[: 100 - MAX_PENDING] == [MAX_PENDING] * (100 - MAX_PENDING)
 
 
 def test_spread_is_in_milliseconds():

@@ -5,13 +5,16 @@ import shutil
 from pathlib import Path
 
 import jax
+import pytest
 from etils import epath
 
 from lungseg_jax.config import Config
+from lungseg_jax.errors import ConfigError
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, start
+from lungseg_jax.workdir import check_same_config, claim
 from tests.small import assert_trees_close, small_config_with_data
 
 # Differences between orders of summation, through two steps of an optimizer.
@@ -42,3 +45,13 @@ def test_a_run_spread_over_devices_goes_on_without(tmp_path, capfd):
     found = train_on(whole, tmp_path / "again", until=5)
     assert "Resuming after step 3" in capfd.readouterr().err
     assert_trees_close(found, expected, **ROUNDING)
+
+
+def test_what_changes_no_weights_may_change(tmp_path):
+    """Fault: surface Dice at another tolerance needs a new training; a free key that is not."""
+    workdir = epath.Path(tmp_path)
+    claim(workdir, Config())
+    evaluation = dataclasses.replace(Config().evaluation, tolerance_mm=3.0)
+    check_same_config(workdir, dataclasses.replace(Config(), evaluation=evaluation))
+    with pytest.raises(ConfigError, match="seed: is 1, but the run"):
+        check_same_config(workdir, dataclasses.replace(Config(), seed=1))

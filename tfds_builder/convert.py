@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging import dicom, files, png
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
+from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.digest import FileDigest, digest_bytes
@@ -59,7 +60,8 @@ def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, A
         for path in (case.image, *(mask.path for mask in case.masks)):
             contents[path] = files.read_bytes(path)
             digests[os.fspath(path)] = digest_bytes(contents[path])
-        return _take(case, contents, digests, settings)
+        with opencv_memory_errors():
+            return _take(case, contents, digests, settings)
     except NotFrontalError as error:
         return Outcome.not_taken(case, "left out", error, digests), None
     except DataError as error:

@@ -18,6 +18,7 @@ import cv2
 # What is called is imported by its name; here, so that the first file does not wait for it.
 import tfds_builder.convert  # noqa: F401
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 
 
 def main(descriptor: int, memory_bytes: int) -> None:
@@ -45,7 +46,8 @@ def _answer(
     function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> tuple[Any, DataError | None, str]:
     try:
-        return function(*arguments), None, ""
+        with opencv_memory_errors():
+            return function(*arguments), None, ""
     except DataError as error:
         return None, error, ""
     except MemoryError:

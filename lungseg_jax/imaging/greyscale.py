@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Integer
 from pydicom.dataset import Dataset
 
+from lungseg_jax.imaging.bit_depth import largest_value
 from lungseg_jax.imaging.header import read_numbers, read_word
 
 # Share of pixels left out at each end where a file states no window.
@@ -119,7 +120,8 @@ def _to_modality_values(
     """Returns stored values after the Modality LUT or the rescale, whichever the file has."""
     values = levels.astype(np.float64)
     if greyscale.modality == "table":
-        return _look_up(values, dataset.ModalityLUTSequence[0])
+        lut = dataset.ModalityLUTSequence[0]
+        return _look_up(values, lut, _table(lut))
     if greyscale.modality == "rescale":
         slope, intercept = (read_numbers(dataset, f"Rescale{x}") for x in ("Slope", "Intercept"))
         return values * slope[0] + intercept[0]
@@ -149,7 +151,10 @@ def _window(
     """Returns values brought to [0, 1]; `counts` says how many pixels have each."""
     if greyscale.window == "table":
         lut = dataset.VOILUTSequence[0]
-        return np.clip(_look_up(values, lut) / (2.0 ** lut.LUTDescriptor[2] - 1), 0, 1)
+        table = _table(lut)
+        # Some state 16 bits for a table of 12: all of it would be black.
+        largest = min(2 ** int(lut.LUTDescriptor[2]) - 1, largest_value(int(table.max())))
+        return np.clip(_look_up(values, lut, table) / largest, 0, 1)
     if greyscale.window != "percentiles":
         # Several windows are alternatives, the first the default.
         center, width = (read_numbers(dataset, f"Window{part}")[0] for part in ("Center", "Width"))
@@ -196,22 +201,27 @@ def _robust_range(
     return float(low), float(high)
 
 
-def _look_up(values: Float64[np.ndarray, " n"], lut: Dataset) -> Float64[np.ndarray, " n"]:
-    """Returns values mapped by an item of a LUT sequence (DICOM PS3.3 C.11.1.1).
+def _look_up(
+    values: Float64[np.ndarray, " n"], lut: Dataset, table: Integer[np.ndarray, " m"]
+) -> Float64[np.ndarray, " n"]:
+    """Returns values mapped by an item of a LUT sequence (DICOM PS3.3 C.11.1.1) and its table.
 
     pydicom's own functions fail on 12-bit tables and on packed 8-bit ones, wrap around on 8-bit
     tables longer than 256, and expect integers, which rescaling does not leave.
     """
-    entries, first, _ = (int(value) for value in lut.LUTDescriptor)
+    first = int(lut.LUTDescriptor[1])
+    place = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int64)
+    return table.astype(np.float64)[place]
+
+
+def _table(lut: Dataset) -> Integer[np.ndarray, " m"]:
+    """Returns the entries of an item of a LUT sequence."""
     # Written as SS in files of signed pixels, though the count has no sign; 0 stands for 65536.
-    entries = entries % 2**16 or 2**16
+    entries = int(lut.LUTDescriptor[0]) % 2**16 or 2**16
     data = lut.LUTData
     content = data if isinstance(data, bytes) else np.asarray(data, "<u2").tobytes()
     _, little_endian = lut.original_encoding
     if lut["LUTData"].VR == "OW" and little_endian is False:
         # Of two packed entries the first is the lower byte of their word, which comes last.
         content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
-    table = np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1", entries)
-    return table.astype(np.float64)[
-        np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
-    ]
+    return np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1", entries)

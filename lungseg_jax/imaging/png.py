@@ -11,6 +11,7 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.bit_depth import largest_value
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 # Masks are drawn anti-aliased in the public sets; half coverage is the outline.
@@ -32,11 +33,6 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
     pixels = decode_grey(content, name, PngImageFile, options.max_pixels)
     largest = 255 if pixels.dtype == np.uint8 else largest_value(int(pixels.max()))
     return Radiograph(pixels.astype(np.float32) / np.float32(largest), None, "none")
-
-
-def largest_value(brightest: int) -> int:
-    """Returns the largest value of the fewest bits, at least eight, that hold the brightest."""
-    return 2 ** max(8, brightest.bit_length()) - 1
 
 
 def read_mask(
