@@ -66,8 +66,9 @@ class Builder(tfds.core.ShardBasedBuilder):
     TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.1")
+    VERSION = tfds.core.Version("2.1.2")
     RELEASE_NOTES: ClassVar = {
+        "2.1.2": "DICOM VOI LUTs of fewer bits than they state span black to white.",
         "2.1.1": "DICOM windows beside all values of a picture are not used.",
         "2.1.0": "JPEG pictures; masks among the pictures are left out.",
         "2.0.0": "Masks hold a bit for each structure; clinical readings; every public layout.",
