@@ -12,17 +12,15 @@ from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, DataConfig, resolve
-from lungseg_jax.errors import ConfigError, UserError
+from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
 
 # Of `DataConfig`: how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
 
-OUT_OF_MEMORY = ConfigError(
-    "batch_size",
-    "the device's memory does not suffice",
-    "fewer pictures, a larger accumulation_steps or model.remat=true need less",
+OUT_OF_MEMORY = DataError(
+    "the device", "its memory does not suffice", "free it, or set JAX_PLATFORMS=cpu"
 )
 
 # Exit code after SIGTERM, by the custom of shells, unless the job saved itself.

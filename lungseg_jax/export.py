@@ -26,11 +26,12 @@ from lungseg_jax.command_line import define_keys, parse_flags, run
 from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Records, open_records
-from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.evaluate import Evaluator, check_same_records, to_original
+from lungseg_jax.errors import CheckpointError, ConfigError, DataError
+from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, check_same_records, to_original
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs, smooth
+from lungseg_jax.report import read_ids
 from lungseg_jax.state import create_state
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import read_config
@@ -66,8 +67,33 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
     weights, position = _restore(epath.Path(workdir))
     data = dataclasses.replace(weights.config.data, **places)
     records = open_records(dataclasses.replace(weights.config, data=data))
-    check_same_records(epath.Path(workdir), position, records)
+    check_same_pictures(epath.Path(workdir), position, records)
     return dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
+
+
+def check_same_pictures(
+    workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
+) -> None:
+    """Checks that the splits a run was judged by still hold the same pictures.
+
+    Records of copied files have another name; of a finished run its tables tell.
+
+    Raises:
+      CheckpointError: they do not.
+    """
+    for split in EVALUATED_SPLITS:
+        own = records[split]
+        try:
+            known = read_ids(workdir, split)
+        except FileNotFoundError:
+            check_same_records(workdir, position, records)
+            return
+        if known != {own.label(i)[0] for i in range(len(own))}:
+            raise CheckpointError(
+                workdir,
+                f"its {split} split had other pictures than the data as they are now",
+                "restore the data it was trained on",
+            )
 
 
 def _restore(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:

@@ -31,6 +31,12 @@ from lungseg_jax.config import Config
 from lungseg_jax.cpu_devices import use_all_cores
 from lungseg_jax.errors import ConfigError
 
+OUT_OF_MEMORY = ConfigError(
+    "batch_size",
+    "the device's memory does not suffice",
+    "fewer pictures, a larger accumulation_steps or model.remat=true need less",
+)
+
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 --config.data.source=kaggle --config.data.manual_dir=FOLDER"""
 
@@ -38,7 +44,7 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
     resume = "a run goes on from its last checkpoint, if it has one, with the same --workdir"
-    return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume)
+    return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, OUT_OF_MEMORY)
 
 
 def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -> None:

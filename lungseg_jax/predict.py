@@ -43,10 +43,6 @@ from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
 from tfds_builder.convert import BYTES_PER_PIXEL
 from tfds_builder.sandbox import Sandboxes
 
-OUT_OF_MEMORY = DataError(
-    "the device", "its memory does not suffice", "free it, or predict with JAX_PLATFORMS=cpu"
-)
-
 # Rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20
 
@@ -234,7 +230,7 @@ def _map_ahead(
 def main(arguments: Sequence[str]) -> int:
     """Segments what the command line names; returns the exit code."""
     again = "the same command starts again"
-    return run(arguments, str(__doc__), lambda: _run(arguments), again, OUT_OF_MEMORY)
+    return run(arguments, str(__doc__), lambda: _run(arguments), again)
 
 
 def _run(arguments: Sequence[str]) -> None:

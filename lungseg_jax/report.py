@@ -55,6 +55,16 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
     return summary
 
 
+def read_ids(workdir: epath.Path, split: str) -> set[str]:
+    """Returns the ids in the table of a split.
+
+    Raises:
+      FileNotFoundError: the run has not finished.
+    """
+    text = (workdir / "eval" / f"{split}.csv").read_text(encoding="utf-8")
+    return {row["id"] for row in csv.DictReader(text.splitlines())}
+
+
 def write_summary(workdir: epath.Path, summary: Summary) -> None:
     """Writes `metrics.json`; the same run gives the same bytes."""
     text = json.dumps(summary, indent=2, sort_keys=True, allow_nan=False)

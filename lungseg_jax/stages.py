@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from lungseg_jax.config import Config
+from lungseg_jax.config import Config, num_trimmed
 from lungseg_jax.data.pictures import Store
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.optim import make_optimizer
@@ -118,9 +118,11 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
 def step_of_one_device(config: Config, num_devices: int) -> Call:
     """Returns the step of this process's first device alone on its share of the batch."""
     alone = Parallel(config.parallel, (jax.local_devices()[0],))
-    # Of a device's share it may be less than a picture that the trimmed share is.
+    batch_size = config.batch_size // num_devices
+    # Of a device's own pictures the share may be less than one, which no configuration may say.
+    whole = num_trimmed(config.trimmed_share, batch_size // config.accumulation_steps)
     share = dataclasses.replace(
-        config, batch_size=config.batch_size // num_devices, trimmed_share=0.0
+        config, batch_size=batch_size, trimmed_share=config.trimmed_share if whole else 0.0
     )
     state, step = prepare_step(share, alone)
     dispatch = Dispatcher(state, None)

@@ -1,11 +1,8 @@
 """The folder of a run and the configuration it belongs to."""
 
-import contextlib
 import dataclasses
-import itertools
+import datetime
 import json
-import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,8 +26,6 @@ _FREE_KEYS = frozenset(
         # Records are named by what a file of splits holds.
         "data.splits",
         "evaluation.batch_size",
-        "evaluation.tolerance_px",
-        "evaluation.tolerance_mm",
         "profile",
         "benchmark.data",
         "benchmark.steps",
@@ -40,15 +35,9 @@ _FREE_KEYS = frozenset(
 
 
 def default_workdir(config_path: str) -> epath.Path:
-    """Makes and returns `runs/<config name>-<time>`, with a number if that is another run's."""
-    name = f"{epath.Path(config_path).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for own in itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2))):
-        folder = Path("runs") / own
-        # Made at once, for runs may be started together.
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return epath.Path(folder)
-    raise AssertionError
+    """Returns `runs/<config name>-<time>`, to the microsecond: runs may be started together."""
+    now = datetime.datetime.now()
+    return epath.Path("runs") / f"{epath.Path(config_path).stem}-{now:%Y%m%d-%H%M%S-%f}"
 
 
 def claim(workdir: epath.Path, config: Config) -> None:

@@ -141,11 +141,14 @@ def test_voi_table(transfer_syntax, vr, rescaled):
     np.testing.assert_allclose(pixels, expected, atol=1e-5)
 
 
-def test_voi_table_of_fewer_bits_than_it_states():
-    """Fault: a black picture, which ranks of grey values still call a chest."""
+@pytest.mark.parametrize(
+    ("stated", "largest"), [(16, 4095), (14, 4095), (13, 8191)], ids=["four", "two", "one"]
+)
+def test_voi_table_of_fewer_bits_than_it_states(stated, largest):
+    """Fault: a black picture, which ranks still call a chest; one meant to be dark made bright."""
     table = np.arange(4096, dtype=np.uint16)
-    pixels = read(STORED, {"VOILUTSequence": [lut_item(0, 16, table)]}).pixels
-    np.testing.assert_allclose(pixels, STORED / 4095, atol=1e-5)
+    pixels = read(STORED, {"VOILUTSequence": [lut_item(0, stated, table)]}).pixels
+    np.testing.assert_allclose(pixels, STORED / largest, atol=1e-5)
 
 
 @pytest.mark.parametrize("transfer_syntax", NATIVE)

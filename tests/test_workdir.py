@@ -48,10 +48,10 @@ def test_a_run_spread_over_devices_goes_on_without(tmp_path, capfd):
 
 
 def test_what_changes_no_weights_may_change(tmp_path):
-    """Fault: surface Dice at another tolerance needs a new training; a free key that is not."""
+    """Fault: a run refused for how its file of splits is named; a free key that is not."""
     workdir = epath.Path(tmp_path)
     claim(workdir, Config())
-    evaluation = dataclasses.replace(Config().evaluation, tolerance_mm=3.0)
-    check_same_config(workdir, dataclasses.replace(Config(), evaluation=evaluation))
+    data = dataclasses.replace(Config().data, splits="./splits.json")
+    check_same_config(workdir, dataclasses.replace(Config(), data=data))
     with pytest.raises(ConfigError, match="seed: is 1, but the run"):
         check_same_config(workdir, dataclasses.replace(Config(), seed=1))

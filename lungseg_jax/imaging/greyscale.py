@@ -152,8 +152,9 @@ def _window(
     if greyscale.window == "table":
         lut = dataset.VOILUTSequence[0]
         table = _table(lut)
-        # Some state 16 bits for a table of 12: all of it would be black.
-        largest = min(2 ** int(lut.LUTDescriptor[2]) - 1, largest_value(int(table.max())))
+        largest, used = 2 ** int(lut.LUTDescriptor[2]) - 1, largest_value(int(table.max()))
+        # Some state 16 bits for a table of 12: all of it would be black. One bit may be meant.
+        largest = used if used < largest // 2 else largest
         return np.clip(_look_up(values, lut, table) / largest, 0, 1)
     if greyscale.window != "percentiles":
         # Several windows are alternatives, the first the default.
