@@ -33,7 +33,7 @@ from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs, smooth
 from lungseg_jax.report import read_ids
 from lungseg_jax.state import create_state
-from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, save_weights
+from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import read_config
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
@@ -125,6 +125,9 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
 def fit_calibration(found: Iterable[Found]) -> Calibration | None:
     """Returns the threshold of the best mean Dice, and the line from `outline_doubt` to Dice.
 
+    Networks of few steps have a higher Dice than their probabilities expect: the margin is what
+    takes in all pictures found.
+
     Args:
       found: what `predictions` yields, of pictures with lungs; `None` is returned of none.
     """
@@ -137,9 +140,15 @@ def fit_calibration(found: Iterable[Found]) -> Calibration | None:
         return None
     best = int(np.mean(dice, axis=0).argmax())
     threshold = round(float(THRESHOLDS[best]), 2)
-    doubt = [quality.outline_doubt(square, keep_lungs(square, threshold)) for square in squares]
-    slope, intercept = quality.fit_line(np.array(doubt), np.array(dice)[:, best])
-    return Calibration(threshold, slope, intercept)
+    reached = np.array(dice)[:, best]
+    masks = [keep_lungs(square, threshold) for square in squares]
+    pairs = list(zip(squares, masks, strict=True))
+    slope, intercept = quality.fit_line(
+        np.array([quality.outline_doubt(*pair) for pair in pairs]), reached
+    )
+    expected = np.array([quality.expected_dice(*pair) for pair in pairs])
+    margin = min(1.0, max(MARGIN, float((reached - expected).max())))
+    return Calibration(threshold, slope, intercept, margin)
 
 
 def calibration_of(path: str, config: Config) -> Calibration:

@@ -23,14 +23,14 @@ MIN_DICE = 0.9
 
 
 def doubts(
-    right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"], dice: float
+    right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"], dice: float | None
 ) -> Iterator[str]:
     """Yields each reason to reject a prediction.
 
     Args:
       right: the patient's right lung.
       left: the left one.
-      dice: its estimate.
+      dice: its estimate; `None` where none is calibrated, and none is told from another.
     """
     lungs = right | left
     share = np.count_nonzero(lungs) / lungs.size
@@ -44,8 +44,8 @@ def doubts(
             else f"one lung has {smaller / larger:.0%} of the other's area"
         )
     yield from _cut_off(lungs)
-    if dice < MIN_DICE:
-        yield f"uncertain: estimated Dice {dice:.2f}"
+    if dice is not None and dice < MIN_DICE:
+        yield f"uncertain: estimated Dice {dice:.3f}"
 
 
 def _cut_off(lungs: Bool[np.ndarray, "h w"]) -> Iterator[str]:

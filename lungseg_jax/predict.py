@@ -240,7 +240,7 @@ def _run(arguments: Sequence[str]) -> None:
     segmenter = Segmenter(*members, both_ways=given.both_ways)
     rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
     terminal.say(_closing_words(rows, epath.Path(given.output)))
-    if any(own.calibration.slope is None for own in members):
+    if not segmenter.calibrated:
         terminal.say("estimated_dice is not calibrated; lungseg_jax.export calibrates a run's")
 
 

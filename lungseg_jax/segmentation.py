@@ -69,6 +69,8 @@ def make_segmentation(
     square: Float32[np.ndarray, "s s c"],
     threshold: float,
     estimated_dice: float,
+    *,
+    calibrated: bool = True,
 ) -> Segmentation:
     """Returns what is made of the network's probabilities.
 
@@ -77,6 +79,7 @@ def make_segmentation(
       square: probability of the lungs, or of the right and the left one, in the model's square.
       threshold: probability above which a pixel is lung.
       estimated_dice: of the mask; see `quality.estimate_dice`.
+      calibrated: whether the estimate is, so that it may speak against the mask.
     """
     height, width = radiograph.pixels.shape
     fit = fit_to_square(height, width, square.shape[0])
@@ -105,7 +108,7 @@ def make_segmentation(
         left=turn.to_stored(left),
         probabilities=turn.to_stored(probabilities),
         estimated_dice=estimated_dice,
-        doubts=tuple(plausibility.doubts(right, left, estimated_dice)),
+        doubts=tuple(plausibility.doubts(right, left, estimated_dice if calibrated else None)),
         notes=notes,
         spacing_mm=spacing_mm,
         spacing_source=radiograph.spacing_source,

@@ -49,6 +49,7 @@ class Segmenter:
 
     Attributes:
       image_size: side of the model's square in pixels.
+      calibrated: whether the estimate of Dice is, of every network.
     """
 
     def __init__(self, *members: Weights, both_ways: bool = False) -> None:
@@ -67,6 +68,7 @@ class Segmenter:
             )
         self._both_ways = both_ways
         self.image_size = data[0].image_size
+        self.calibrated = all(own.calibration.slope is not None for own in members)
         self._threshold = float(np.mean([own.calibration.threshold for own in members]))
         # Networks of one form share a program.
         forwards = {own.config.model: jax.jit(make_forward(own.config)) for own in members}
@@ -119,5 +121,9 @@ class Segmenter:
     def finish(self, radiograph: Radiograph, prediction: Prediction) -> Segmentation:
         """Returns what is made of a prediction in the picture's own frame."""
         return make_segmentation(
-            radiograph, prediction.square, self._threshold, prediction.estimated_dice
+            radiograph,
+            prediction.square,
+            self._threshold,
+            prediction.estimated_dice,
+            calibrated=self.calibrated,
         )

@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 
+from lungseg_jax import quality
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.export import calibration_of, dice_of, fit_calibration
 from lungseg_jax.optim import make_optimizer
+from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.quality import outline_doubt
 from lungseg_jax.state import create_state
-from lungseg_jax.weights import Calibration, Weights, save_weights
+from lungseg_jax.weights import MARGIN, Calibration, Weights, save_weights
 from tests.small import small_config
 
 SIDE = 64
@@ -31,6 +33,20 @@ def test_threshold_of_the_best_dice(threshold: float):
     found = fit_calibration((own, own, own > threshold) for own in squares)
     assert found is not None
     assert found.threshold == pytest.approx(threshold, abs=0.026)
+
+
+def test_networks_that_are_too_modest_are_estimated_as_they_were_found():
+    """Fault: good masks of a short run rejected, because its probabilities expect less of them."""
+    cases = [
+        (np.clip(disc(radius, 1.5), 0.3, 0.75), disc(radius, 1.0, aside) > 0.5)
+        for radius, aside in ((15.0, 0), (18.0, 0.5), (20.0, 1))
+    ]
+    found = fit_calibration((own, own, reference) for own, reference in cases)
+    assert found is not None
+    for square, reference in cases:
+        dice = dice_of(keep_lungs(square, found.threshold), reference)
+        assert dice > quality.expected_dice(square, reference) + 2 * MARGIN, "not too modest"
+        assert quality.estimate_dice(square, found) == pytest.approx(dice, abs=0.03)
 
 
 def test_doubt_lowers_the_estimate():

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from lungseg_jax.quality import (
-    MARGIN,
     estimate_dice,
     expected_dice,
     fit_line,
     notched_share,
     outline_doubt,
 )
-from lungseg_jax.weights import Calibration
+from lungseg_jax.weights import MARGIN, Calibration
 
 
 def half_plane(side: int, ramp: float, degrees: float = 0.0) -> np.ndarray:
