@@ -28,9 +28,9 @@ class Segmentation:
       spacing_source: what the spacing was measured on.
     """
 
-    right: Bool[np.ndarray, "h w"]
-    left: Bool[np.ndarray, "h w"]
-    probabilities: Float32[np.ndarray, "h w"]
+    right: Bool[np.ndarray, "h w"] = dataclasses.field(repr=False)
+    left: Bool[np.ndarray, "h w"] = dataclasses.field(repr=False)
+    probabilities: Float32[np.ndarray, "h w"] = dataclasses.field(repr=False)
     estimated_dice: float
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
