@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from etils import epath
 from jaxtyping import Bool
 from scipy.stats import spearmanr
 
@@ -30,6 +31,7 @@ from lungseg_jax.parallel import all_devices
 from lungseg_jax.plausibility import MIN_DICE
 from lungseg_jax.postprocessing import keep_lungs, smooth
 from lungseg_jax.weights import Weights
+from lungseg_jax.workdir import read_starts
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
 FALSE_ALARMS = 0.05
@@ -44,13 +46,14 @@ def main(name: str, *arguments: str) -> None:
     if arguments[-3:-2] == ("on",):
         workdirs, elsewhere = arguments[:-3], arguments[-2:]
     rows: Rows = {"threshold only": [], "two lungs kept": [], "and both ways": []}
-    estimates, calibrations = [], []
+    runs, estimates, calibrations = [], [], []
     for workdir in workdirs:
         weights = calibrated_weights_of_run(workdir)
         config = _on(weights.config, *elsewhere) if elsewhere else weights.config
         own_rows, own_estimates = measure(weights, open_records(config)["test"])
         for way, own in own_rows.items():
             rows[way] += own
+        runs.append({"seed": weights.config.seed, "starts": read_starts(epath.Path(workdir))})
         estimates.append(own_estimates)
         calibrations.append(dataclasses.asdict(weights.calibration))
     kept = rows["two lungs kept"]
@@ -61,6 +64,7 @@ def main(name: str, *arguments: str) -> None:
         if after.hd95_px > before.hd95_px
     ]
     result = {
+        "runs": runs,
         "calibrations": calibrations,
         "test": {way: by_source(own) for way, own in rows.items()},
         "hd95_worse_by_post_processing": worse,

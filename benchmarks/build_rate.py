@@ -28,7 +28,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-from benchmarks.main_job import RESULTS, hardware
+from benchmarks.main_job import RESULTS
+from lungseg_jax.environment import environment
 from tfds_builder.sources import list_source
 
 IMAGE_SIZE = 256
@@ -60,7 +61,7 @@ def main(folder: str, *options: str) -> None:
             result, name = _rates(_pairs(folder, root, every=6, side=2048)), "build_rate_large"
         else:
             result, name = _rates(_pairs(folder, root)), "build_rate"
-    result = {"hardware": hardware(), **result}
+    result = {**environment(), **result}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

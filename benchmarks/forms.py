@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.main_job import RESULTS, hardware
+from benchmarks.main_job import RESULTS
+from lungseg_jax.environment import environment
 
 RESULT = RESULTS / "forms.json"
 
@@ -59,7 +60,7 @@ def main(folder: str, *runs: str) -> None:
         form, seed = run.split(":")
         found.setdefault(form, {})[seed] = train(folder, int(seed), form)
         result = {
-            "hardware": hardware(),
+            **environment(),
             "num_steps": NUM_STEPS,
             "forms": {
                 name: {"block_size": block_size, "width": width, "depth": depth}

@@ -222,12 +222,13 @@ class Suite:
 
 
 def measure_device() -> dict[str, Any]:
-    """Names the device and the versions of what runs on it."""
+    """Names the device, and commit and versions of what runs on it."""
     import importlib.metadata
     from importlib.util import find_spec
 
     import jax
 
+    from lungseg_jax.environment import revision
     from lungseg_jax.hardware import accelerator
 
     device = jax.devices()[0]
@@ -238,6 +239,7 @@ def measure_device() -> dict[str, Any]:
         "platform": device.platform,
         "count": jax.device_count(),
         "stated": dataclasses.asdict(known) if known else None,
+        "revision": revision(),
         "versions": {
             name: importlib.metadata.version(name) for name in packages if find_spec(name)
         },

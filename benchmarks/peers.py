@@ -3,11 +3,12 @@
   python -m benchmarks.peers [CASE…]
 
 Without a case those of `CASES` are run, in about ten minutes on two cores. Each case replaces its
-own entry of `benchmarks/results/peers_cpu.json`, with hardware, versions and every turn. A ratio is
-the rate of ours over that of PyTorch's fastest variant in the same turn: eager or compiled, with or
-without the huge pages that ours asks for by itself. Cases that end in `bfloat16` compare PyTorch's
-autocast with the fastest of ours, of either type. Of a single picture two devices share the rows
-(`space_shards`), which prediction on files does not do: its small network gains nothing by it.
+own entry of `benchmarks/results/peers_cpu.json`, with commit, versions, hardware and every turn. A
+ratio is the rate of ours over that of PyTorch's fastest variant in the same turn: eager or
+compiled, with or without the huge pages that ours asks for by itself. Cases that end in `bfloat16`
+compare PyTorch's autocast with the fastest of ours, of either type. Of a single picture two devices
+share the rows (`space_shards`), which prediction on files does not do: its small network gains
+nothing by it.
 """
 
 import json
@@ -15,10 +16,11 @@ import os
 import sys
 from typing import Any, Literal
 
-from benchmarks.main_job import RESULTS, hardware
+from benchmarks.main_job import RESULTS
 from benchmarks.programs import TURN_SECONDS, WORK, Program
 from benchmarks.race import compare, race, say
 from lungseg_jax.cores import usable_cores
+from lungseg_jax.environment import environment
 
 RESULT = RESULTS / "peers_cpu.json"
 
@@ -74,14 +76,14 @@ def programs(case: str) -> list[Program]:
 def measure(case: str) -> dict[str, Any]:
     """Runs a case; returns its entry of the result file."""
     say(case)
-    machine, own = hardware(), programs(case)
+    machine, own = environment(), programs(case)
     result = race(own, turns=TURNS, limit_seconds=LIMIT_SECONDS)
     dtype = own[-1].dtype
     ratio = compare(result, DTYPES, [dtype])
     if ratio:
         say(f"  {ratio['ours']} over {ratio['theirs']}: {ratio['median']:.2f}")
     return {
-        "hardware": machine,
+        **machine,
         "turn_seconds": TURN_SECONDS,
         "work": WORK[own[0].task],
         "programs": result,

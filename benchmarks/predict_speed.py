@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from benchmarks.build_rate import to_dicom
-from benchmarks.main_job import RESULTS, hardware
+from benchmarks.main_job import RESULTS
+from lungseg_jax.environment import environment
 from tfds_builder.phantom import generate_phantom
 
 SIDES = (512, 1024, 2048, 3000)
@@ -37,7 +38,7 @@ def main() -> None:
         # The program for several pictures at a time is compiled too.
         _seconds(sorted(folders[512].iterdir()), root)
         result = {
-            "hardware": hardware(),
+            **environment(),
             "start_seconds": {"empty cache": start[0], "filled cache": start[1:]},
             "seconds_a_file": {
                 side: [_a_file(folder, root) for _ in range(REPEATS)]

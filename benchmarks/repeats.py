@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 
 from benchmarks.accuracy import by_source, figures_of
 from benchmarks.main_job import RESULTS
@@ -24,6 +25,7 @@ from lungseg_jax.metrics import ImageMetrics
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs, smooth
 from lungseg_jax.weights import Weights
+from lungseg_jax.workdir import read_starts
 
 SUMMARY = ("dice", "hd95_px", "assd_px")
 
@@ -53,6 +55,7 @@ def main(name: str, *workdirs: str) -> None:
     dice = np.array([[row.dice for row in own] for own in single])
     result = {
         "seeds": [own.config.seed for own in members],
+        "starts": [read_starts(epath.Path(workdir)) for workdir in workdirs],
         "runs": [_summary(own) for own in single],
         "spread_of_runs": _spread([_summary(own) for own in single]),
         "mean_of_networks": by_source(mean),

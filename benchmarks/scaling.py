@@ -57,8 +57,8 @@ NODE_LATENCY, NETWORK_LATENCY = 20e-6, 30e-6
 GPU_UTILISATION = 0.4
 
 KEPT = (
-    "device", "num_devices", "batch_size", "versions", "compile_seconds", "fits", "memory",
-    "collectives", "train_step", "without_estimate",
+    "device", "num_devices", "batch_size", "revision", "versions", "compile_seconds", "fits",
+    "memory", "collectives", "train_step", "without_estimate",
 )  # fmt: skip
 
 

@@ -35,7 +35,17 @@ CASES = [
     "v5e:2x2:blocks-of-4-wide:512:16",
     "v6e:2x2:blocks-of-4-wide:512:16",
 ]
-KEPT = ("device", "num_devices", "batch_size", "image_size", "model", "versions", "fits", "memory")
+KEPT = (
+    "device",
+    "num_devices",
+    "batch_size",
+    "image_size",
+    "model",
+    "revision",
+    "versions",
+    "fits",
+    "memory",
+)
 
 
 def measure(case: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from lungseg_jax.benchmark_forward import forward_figures, time_forward
 from lungseg_jax.benchmark_report import benchmark_report
 from lungseg_jax.benchmark_training import TrainingTimes, time_training
 from lungseg_jax.config import Config, check_devices
-from lungseg_jax.cores import usable_cores
 from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.environment import environment
 from lungseg_jax.flops import forward_flops, training_flops
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.roofline import Peaks, Rate, measure_peaks, place
@@ -75,13 +75,12 @@ def describe(config: Config, parallel: Parallel) -> dict[str, Any]:
         "device": parallel.devices[0].device_kind,
         "num_devices": len(parallel.devices),
         "num_processes": jax.process_count(),
-        "cores": usable_cores(),
         "parallel": config.parallel,
         "batch_size": config.batch_size,
         "image_size": config.data.image_size,
         "dtype": str(compute_dtype(config)),
         "data": config.benchmark.data,
-        "jax": jax.__version__,
+        **environment(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 

@@ -24,6 +24,7 @@ from jax.experimental import topologies
 from lungseg_jax import hlo, terminal
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.environment import revision
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.flops import training_flops
 from lungseg_jax.hardware import accelerator, devices_per_chip
@@ -100,6 +101,7 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
         "image_size": config.data.image_size,
         "parallel": config.parallel,
         "model": dataclasses.asdict(config.model),
+        "revision": revision(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
         "compile_seconds": time.perf_counter() - start,
         **findings,

@@ -116,6 +116,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         check_same_records(workdir, position, records)
         batches.set_state(position["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
+    workdir_lib.record_start(workdir, int(state.step))
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)

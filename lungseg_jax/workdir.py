@@ -10,6 +10,7 @@ from etils import epath
 
 from lungseg_jax import config as config_lib
 from lungseg_jax.config import Config
+from lungseg_jax.environment import environment
 from lungseg_jax.errors import ConfigError
 
 # What may differ between a run and its resumption: none of it changes what is computed.
@@ -50,10 +51,30 @@ def claim(workdir: epath.Path, config: Config) -> None:
         check_same_config(workdir, config)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        # Renamed into place: a kill must not leave half a file that a resumption cannot read.
-        written = workdir / "config.json.new"
-        written.write_text(config_lib.to_json(config))
-        written.replace(workdir / "config.json")
+        _write(workdir / "config.json", config_lib.to_json(config))
+
+
+def record_start(workdir: epath.Path, step: int) -> None:
+    """Adds to `environment.json` with what code, libraries and hardware a run goes on from a step.
+
+    Any of them may change the bits of what follows, and a resumption may have others.
+    """
+    if jax.process_index() == 0:
+        starts = [*read_starts(workdir), {"step": step, **environment()}]
+        _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")
+
+
+def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
+    """Returns what `record_start` has written of a run, in order; of none, nothing."""
+    path = workdir / "environment.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _write(path: epath.Path, text: str) -> None:
+    """Writes a file that a kill does not leave by halves: a resumption could not read it."""
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(text)
+    written.replace(path)
 
 
 def read_config(workdir: epath.Path) -> Config:

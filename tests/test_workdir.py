@@ -14,7 +14,7 @@ from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, start
-from lungseg_jax.workdir import check_same_config, claim
+from lungseg_jax.workdir import check_same_config, claim, read_starts
 from tests.small import assert_trees_close, small_config_with_data
 
 # Differences between orders of summation, through two steps of an optimizer.
@@ -45,6 +45,8 @@ def test_a_run_spread_over_devices_goes_on_without(tmp_path, capfd):
     found = train_on(whole, tmp_path / "again", until=5)
     assert "Resuming after step 3" in capfd.readouterr().err
     assert_trees_close(found, expected, **ROUNDING)
+    # Fault: a resumption that hides with what the first part was computed.
+    assert [start["step"] for start in read_starts(tmp_path / "again")] == [0, 3]
 
 
 def test_what_changes_no_weights_may_change(tmp_path):

@@ -1,0 +1,64 @@
+"""What a result was computed with: code, libraries, hardware."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from lungseg_jax.cores import usable_cores
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+
+_CHECKOUT = Path(__file__).parent.parent
+
+# A file system that hangs is no reason not to train.
+_GIT_SECONDS = 10
+
+
+def environment() -> dict[str, Any]:
+    """Returns `revision`, `python`, `versions` of libraries, and `hardware`, as JSON has them."""
+    return {
+        "revision": revision(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "hardware": hardware(),
+    }
+
+
+def revision(checkout: Path = _CHECKOUT) -> str | None:
+    """Returns the commit of a checkout, `-dirty` behind it where tracked files were changed.
+
+    `None` where the folder is no checkout, or git is missing or refuses it.
+    """
+    # Git itself would look in the folders above: an installed package may lie in another checkout.
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def hardware() -> str:
+    """Returns the accelerators of all processes, or the processor and this process's cores."""
+    # Here, so that who imports this module may still choose JAX's platform.
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    return f"{usable_cores()} cores of {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

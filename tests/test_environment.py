@@ -1,0 +1,58 @@
+"""With what a result was computed: the commit is the one that ran, and changes to it are told."""
+
+import json
+import subprocess
+import sys
+
+from lungseg_jax.environment import environment, revision
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=Nobody", "-c", "user.email=nobody@localhost")
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_and_whether_it_was_changed(tmp_path):
+    """Fault: another commit, or a changed checkout named as if it were clean."""
+    git(tmp_path, "init", "--quiet")
+    source = tmp_path / "source.py"
+    source.write_text("first\n")
+    git(tmp_path, "add", "source.py")
+    git(tmp_path, "commit", "--quiet", "--message=first")
+    # A tag is no commit: it may be moved.
+    git(tmp_path, "tag", "v1")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    found = revision(tmp_path)
+    assert found
+    assert len(found) >= 7
+    assert commit.startswith(found)
+    (tmp_path / "untracked").write_text("a run's folder")
+    assert revision(tmp_path) == found
+    source.write_text("second\n")
+    assert revision(tmp_path) == f"{found}-dirty"
+
+
+def test_an_installed_package_is_not_the_checkout_above_it(tmp_path):
+    """Fault: the commit of whatever repository a virtual environment happens to lie in."""
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message=first")
+    assert revision(tmp_path)
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    assert revision(packages) is None
+
+
+def test_no_git_is_no_error(tmp_path, monkeypatch):
+    """Fault: training that ends in an error on a machine without git, or on a foreign checkout."""
+    (tmp_path / ".git").write_text("not a repository")
+    assert revision(tmp_path) is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert revision(tmp_path) is None
+
+
+def test_it_is_json_and_leaves_jax_to_be_configured():
+    """Fault: the platform chosen by an import; figures that no result file can hold."""
+    assert json.loads(json.dumps(environment())) == environment()
+    program = "import sys, lungseg_jax.environment; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
