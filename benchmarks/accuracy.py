@@ -24,12 +24,12 @@ from benchmarks.main_job import RESULTS
 from lungseg_jax import quality
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
-from lungseg_jax.evaluate import Evaluator, to_original
+from lungseg_jax.evaluate import Evaluator, lung_probability, to_original
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.metrics import ImageMetrics, image_metrics
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.plausibility import MIN_DICE
-from lungseg_jax.postprocessing import keep_lungs, smooth
+from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.weights import Weights
 from lungseg_jax.workdir import read_starts
 
@@ -99,7 +99,7 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
         estimates.append(quality.estimate_dice(square.max(axis=-1), weights.calibration))
         masks = (
             probabilities > threshold,
-            *(_lungs(x, example, threshold) for x in (square, both)),
+            *(keep_lungs(lung_probability(x, example), threshold) for x in (square, both)),
         )
         for own, mask in zip(rows.values(), masks, strict=True):
             own.append(figures_of(mask, example, weights.config))
@@ -117,10 +117,6 @@ def figures_of(mask: Bool[np.ndarray, "h w"], example: Example, config: Config) 
         tolerance_px=config.evaluation.tolerance_px,
         tolerance_mm=config.evaluation.tolerance_mm,
     )
-
-
-def _lungs(square: np.ndarray, example: Example, threshold: float) -> np.ndarray:
-    return keep_lungs(to_original(smooth(square), example).max(axis=-1), threshold)
 
 
 def _mirrored(evaluator: Evaluator, parallel, variables, records: Records) -> dict[int, np.ndarray]:  # noqa: ANN001

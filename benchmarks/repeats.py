@@ -19,11 +19,11 @@ from etils import epath
 from benchmarks.accuracy import by_source, figures_of
 from benchmarks.main_job import RESULTS
 from lungseg_jax.data.records import Records, open_records
-from lungseg_jax.evaluate import Evaluator, to_original
+from lungseg_jax.evaluate import Evaluator, lung_probability
 from lungseg_jax.export import calibrated_weights_of_run, dice_of
 from lungseg_jax.metrics import ImageMetrics
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.postprocessing import keep_lungs, smooth
+from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.weights import Weights
 from lungseg_jax.workdir import read_starts
 
@@ -44,7 +44,7 @@ def main(name: str, *workdirs: str) -> None:
     agreement = []
     for position in range(len(ids[0])):
         example = records[0].example(position)
-        each = [to_original(smooth(own[position]), example).max(axis=-1) for own in squares]
+        each = [lung_probability(own[position], example) for own in squares]
         masks = [keep_lungs(*pair) for pair in zip(each, thresholds, strict=True)]
         pairs = [dice_of(*pair) for pair in itertools.combinations(masks, 2)]
         agreement.append(float(np.mean(pairs)))

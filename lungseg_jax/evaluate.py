@@ -23,6 +23,7 @@ from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
+from lungseg_jax.postprocessing import smooth
 from lungseg_jax.state import create_state
 from lungseg_jax.workdir import check_same_config
 
@@ -177,6 +178,16 @@ def predicted_mask(
     the square.
     """
     return to_original(square, example) > THRESHOLD
+
+
+def lung_probability(
+    square: Float[np.ndarray, "s s c"], example: Example
+) -> Float[np.ndarray, "h w"]:
+    """Returns the probability of either lung in the frame of an example's file, smoothed.
+
+    What prediction on files makes masks of, by `keep_lungs`.
+    """
+    return to_original(smooth(square), example).max(axis=-1)
 
 
 def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[np.ndarray, "h w c"]:

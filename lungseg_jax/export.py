@@ -27,10 +27,10 @@ from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
-from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, check_same_records, to_original
+from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, check_same_records, lung_probability
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.postprocessing import keep_lungs, smooth
+from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.report import read_ids
 from lungseg_jax.state import create_state
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
@@ -183,8 +183,7 @@ def predictions(weights: Weights, records: Records) -> Iterator[Found]:
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
         reference = np.any(example.original_mask > 0, axis=-1)
-        original = to_original(smooth(square), example)
-        yield square.max(axis=-1), original.max(axis=-1), reference
+        yield square.max(axis=-1), lung_probability(square, example), reference
 
 
 def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:
