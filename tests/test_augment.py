@@ -6,8 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from lungseg_jax.augment import augment, augmentation_for
+from lungseg_jax.augment import augment, augmentation_for, random_affine
 from lungseg_jax.config import AugmentConfig, Config
 
 OFF = AugmentConfig(
@@ -53,6 +54,53 @@ def test_intensity_changes_leave_the_mask_alone():
     assert jnp.abs(new_images - images).max() > 0.05
     assert new_images.min() >= 0
     assert new_images.max() <= 1
+
+
+GEOMETRY = {"rotation_degrees": 10.0, "scale": 0.2, "aspect": 0.25, "shear": 0.1, "shift": 0.1}
+LOOKS = {
+    "gamma": 1.0, "contrast": 0.5, "brightness": 0.2, "blur": 1.5, "noise": 0.05, "tone": 0.15,
+    "local_contrast": 1.0, "shading": 0.1, "opacity": 0.3, "bars": 0.2,
+}  # fmt: skip
+
+
+def test_every_strength_is_tested_below():
+    """Fault: a key that is new and does nothing."""
+    names = {field.name for field in dataclasses.fields(AugmentConfig)}
+    assert names == {"flip", *GEOMETRY, *LOOKS}
+
+
+@pytest.mark.parametrize("name", [*GEOMETRY, *LOOKS])
+def test_each_strength_does_something_and_only_what_it_says(name):
+    """Fault: a key that does nothing, or masks moved by what changes looks alone."""
+    config = dataclasses.replace(OFF, **{name: (GEOMETRY | LOOKS)[name]})
+    images = jnp.broadcast_to(jnp.linspace(0.2, 0.8, 32)[:, None, None], (8, 32, 32, 1))
+    images = images + 0.1 * jax.random.uniform(jax.random.key(3), images.shape)
+    masks = jnp.zeros_like(images).at[:, 8:20, 10:22].set(1)
+    found, moved = augment(jax.random.key(1), jnp.arange(8), images, masks, config)
+    assert float(jnp.abs(found - images).max()) > 0.02
+    assert bool((moved != masks).any()) == (name in GEOMETRY)
+
+
+@pytest.mark.parametrize(("name", "limit"), GEOMETRY.items())
+def test_geometry_reaches_its_limit_and_no_farther(name, limit):
+    """Fault: a range of half or twice the stated strength, or one axis left out."""
+    config = dataclasses.replace(OFF, **{name: limit})
+    keys = jax.random.split(jax.random.key(0), 512)
+    matrices = np.asarray(jax.vmap(partial(random_affine, config=config))(keys))
+    (a, b, down), (c, d, right) = matrices.transpose(1, 2, 0)
+    # How far each of the changes went, and what must not have changed.
+    reached, kept = {
+        "rotation_degrees": ([np.rad2deg(np.arctan2(c, a))], [np.hypot(a, c) - 1, down, right]),
+        # Size, and height against width, which is the square of a factor of half the range.
+        "scale": ([np.sqrt(a * d) - 1, 2 * (np.sqrt(a / d) - 1)], [b, c, down, right]),
+        "aspect": ([a / d - 1], [a * d - 1, b, c, down, right]),
+        "shear": ([b + c], [a - 1, d - 1, down, right]),
+        "shift": ([down, right], [a - 1, d - 1, b, c]),
+    }[name]
+    for own in reached:
+        assert 0.9 * limit < own.max() < 1.001 * limit
+        assert own.min() < -0.75 * limit
+    np.testing.assert_allclose(kept, 0, atol=1e-6)
 
 
 def test_each_slot_is_changed_the_same_in_any_batch():

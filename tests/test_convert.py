@@ -10,6 +10,7 @@ from etils import epath
 from PIL import Image
 
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.png import read_mask, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
@@ -34,6 +35,19 @@ def convert_taken(case: Case, image_size: int) -> dict[str, Any]:
     assert outcome.status == "taken", outcome
     assert record is not None
     return record
+
+
+@pytest.mark.parametrize("as_dicom", [False, True])
+def test_networks_see_files_as_they_were_trained_on_them(tmp_path, as_dicom: bool):
+    """Fault: a shift, a scale or a window in training alone, or in prediction alone."""
+    picture, mask = chest(130, 113, 0)
+    image = dicom_bytes(picture, {"PatientOrientation": ["P", "F"]}) if as_dicom else None
+    case = write_case(tmp_path, image or png_bytes(picture), png_bytes(mask))
+    _, square = read_network_input(case.image, ReadOptions(frontal_only=False), 48)
+    record = convert_taken(case, 48)
+    stored = np.asarray(Image.open(io.BytesIO(record["image"])))
+    np.testing.assert_array_equal(square[..., 0], stored)
+    assert np.ptp(stored) > 10000
 
 
 def stored_mask(content: bytes) -> np.ndarray:

@@ -11,6 +11,8 @@ import pytest
 
 from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator, predicted_mask
+from lungseg_jax.imaging.geometry import fit_to_square, from_square
+from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
@@ -112,6 +114,13 @@ def test_overlays_show_the_asked_examples(config, records, eight_devices):
     evaluator, variables = evaluator_and_variables(config, parallel)
     pictures = evaluator.overlays(variables, records["test"], [4, 0])
     assert set(pictures) == {4, 0}
+    assert pictures[4].shape != pictures[0].shape or (pictures[4] != pictures[0]).any()
+    squares = dict(evaluator.predict(variables, records["test"], [4, 0]))
     for position, picture in pictures.items():
         example = records["test"].example(position)
-        assert picture.shape[:2] == example.original_mask.shape[:2]
+        height, width, _ = example.original_mask.shape
+        fit = fit_to_square(height, width, config.data.image_size)
+        grey = from_square(np.float32(example.image[..., 0]) / 65535, fit)
+        found = predicted_mask(squares[position], example)
+        expected = draw_overlay(grey, found, example.original_mask > 0)
+        np.testing.assert_array_equal(picture, expected)

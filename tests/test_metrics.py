@@ -34,6 +34,23 @@ def test_shifted_rectangle():
     assert row.hd95_mm == pytest.approx(4)
 
 
+def test_each_distance_is_of_its_own_definition_and_unit():
+    """Fault: HD95 written as ASSD, pixels as millimetres, one tolerance taken for the other."""
+    reference, predicted = np.zeros((2, 64, 64), bool)
+    # Lines are all outline: 30 points stay, 10 move by one row, 10 by four.
+    for line, (row, shift, length) in enumerate(((10, 0, 30), (25, 1, 10), (40, 4, 10))):
+        reference[row, 5 : 5 + length] = predicted[row + shift, 5 : 5 + length] = True
+        assert reference.sum() == (30, 40, 50)[line]
+    row = measure(predicted, reference, spacing_mm=(0.7, 1.5))
+    assert row.hd95_px == pytest.approx(4)
+    assert row.assd_px == pytest.approx((10 * 1 + 10 * 4) / 50)
+    # Within two pixels; three millimetres are more than four of these.
+    assert row.surface_dice == pytest.approx(40 / 50)
+    assert row.hd95_mm == pytest.approx(4 * 0.7)
+    assert row.assd_mm == pytest.approx(0.7)
+    assert row.surface_dice_mm == pytest.approx(1)
+
+
 def test_identical_masks_are_perfect():
     """Fault: a smoothing term left in the ratio."""
     row = measure(rectangle(5), rectangle(5), spacing_mm=(1.0, 1.0))

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
@@ -26,6 +27,23 @@ def test_runs_shorter_than_the_warm_up_work(warmup):
         config = small_config(num_steps=num_steps, optimizer__warmup_steps=warmup)
         schedule = learning_rate_schedule(config)
         assert np.isfinite([schedule(step) for step in range(num_steps)]).all()
+
+
+def test_gradients_are_clipped_by_the_norm_of_all_of_them():
+    """Fault: no clipping, or each array clipped by itself, which turns the gradient."""
+    config = small_config(optimizer__warmup_steps=0, optimizer__weight_decay=0.0)
+    limit = config.optimizer.clip_norm
+    optimizer = make_optimizer(config)
+    parameters = {"first": jnp.ones(1), "second": jnp.ones(1)}
+
+    def moments(*values: float) -> list[float]:
+        gradients = dict(zip(parameters, map(jnp.atleast_1d, values), strict=True))
+        _, state = optimizer.update(gradients, optimizer.init(parameters), parameters)
+        return [float(own[0]) for own in optax.tree.get(state, "mu").values()]
+
+    small, large = moments(0.3 * limit, 0.4 * limit), moments(30 * limit, 40 * limit)
+    # The norm is half of the limit, and fifty times it.
+    np.testing.assert_allclose(large, np.multiply(small, 2), rtol=1e-5)
 
 
 def test_decay_pulls_kernels_only():

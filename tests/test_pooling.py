@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from lungseg_jax.models.pooling import max_pool, spread_by_pads
@@ -25,6 +26,14 @@ def test_equal_maxima_share_the_gradient():
     x = jnp.asarray([[2.0, 2.0, 5.0, 1.0], [0.0, 2.0, 5.0, 5.0]])[None, :, :, None]
     gradient = jax.grad(lambda x: (max_pool(x) * jnp.asarray([3.0, 6.0])[:, None]).sum())(x)
     np.testing.assert_allclose(gradient[0, :, :, 0], [[1, 1, 2, 0], [0, 1, 2, 2]])
+
+
+@pytest.mark.parametrize(("platform", "pads"), [("tpu", 4), ("cpu", 0), ("cuda", 0)])
+def test_the_form_for_tpus_is_lowered_for_tpus_alone(platform: str, pads: int):
+    """Fault: pictures that are repeated, written out and read again on a TPU."""
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x).sum()))
+    lowered = gradient.trace(jnp.zeros((1, 4, 4, 2))).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("stablehlo.pad") == pads
 
 
 def test_pads_spread_each_share_to_the_largest():

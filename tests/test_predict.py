@@ -1,6 +1,7 @@
 """Files in, masks out: nothing lost, nothing stopped, every name its own."""
 
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
@@ -16,14 +17,15 @@ from etils import epath
 
 from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.imaging.radiograph import Radiograph
+from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.predict import _segment_all, main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction_inputs import name_files
-from lungseg_jax.prediction_results import NOTE
+from lungseg_jax.prediction_results import NOTE, overlay_of
 from lungseg_jax.prediction_table import TABLE, Row
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.state import make_model, split_model
-from lungseg_jax.weights import Calibration, Weights, save_weights
+from lungseg_jax.weights import Calibration, Weights, load_weights, save_weights
 from tests.pictures import SHARED, chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config
 from tests.test_sandbox import kill_readers
@@ -146,6 +148,31 @@ def test_several_checkpoints_are_taken_from_the_command_line():
     given = parse_prediction(["predict", "a.png", "--output=o", "--checkpoint=x", "--checkpoint=y"])
     assert given.checkpoints == ["x", "y"]
     assert parse_prediction(["predict", "a.png", "--output=o"]).checkpoints == []
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_the_command_takes_all_networks_and_both_ways(tmp_path, both_ways: bool):
+    """Fault: an option that is read and then forgotten."""
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    members, arguments = [], ["predict", str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}"]
+    options = ReadOptions(frontal_only=False)
+    for seed in range(2):
+        weights = untrained_weights(Calibration(), seed=seed)
+        # Of half of the picture, so that small differences show.
+        threshold = float(np.median(Segmenter(weights).segment(CHEST, options).probabilities))
+        path = tmp_path / f"{seed}.safetensors"
+        save_weights(path, dataclasses.replace(weights, calibration=Calibration(threshold)))
+        members.append(load_weights(path))
+        arguments.append(f"--checkpoint={path}")
+    assert main([*arguments, *["--both_ways"] * both_ways]) == 0
+    found = cv2.imread(str(tmp_path / "out" / "a_mask.png"), cv2.IMREAD_UNCHANGED)
+    masks = {
+        (count, way): Segmenter(*members[:count], both_ways=way).segment(CHEST, options).mask
+        for count in (1, 2)
+        for way in (False, True)
+    }
+    alike = [given for given, mask in masks.items() if np.array_equal(found == 255, mask)]
+    assert alike == [(2, both_ways)]
 
 
 def test_networks_of_other_squares_have_no_mean():
@@ -399,7 +426,10 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
     """Fault: weights that do not belong to the code; the mask of a turned picture upright."""
     phantom = generate_phantom(5, 4)
     pixels = np.rint(phantom.image * 4095).astype(np.uint16)
-    turned = {"BitsStored": 12, "HighBit": 11, "PatientOrientation": ["L", "H"]}
+    turned = {
+        "BitsStored": 12, "HighBit": 11, "PatientOrientation": ["L", "H"],
+        "ImagerPixelSpacing": ["0.5", "0.8"],
+    }  # fmt: skip
     path = tmp_path / "turned.dcm"
     path.write_bytes(dicom_bytes(pixels[::-1].copy(), turned))
     (row,) = predict(packaged_segmenter(), [path], tmp_path / "out")
@@ -411,7 +441,21 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
     for own, truth in ((found.right, phantom.right_lung), (found.left, phantom.left_lung)):
         stored = truth[::-1]
         assert 2 * (own & stored).sum() / (own.sum() + stored.sum()) > 0.93
-    assert row.right_px == np.count_nonzero(found.right)
+    sides = {"right": found.right, "left": found.left}
+    areas = [np.count_nonzero(own) for own in sides.values()]
+    assert [row.right_px, row.left_px] == areas
+    assert [row.right_cm2, row.left_cm2] == pytest.approx(
+        [0.05 * 0.08 * x for x in areas], abs=0.01
+    )
+    assert row.right_cm2 > row.left_cm2 + 1, "lungs that do not differ"
+    # Outlines, in magenta and orange, lie at the lungs of these names; the overlay is upright.
+    overlay = cv2.imread(str(tmp_path / "out" / overlay_of(row.mask)), cv2.IMREAD_COLOR_RGB)
+    assert overlay is not None
+    for mask, colour in zip(sides.values(), PREDICTION_COLOURS, strict=True):
+        drawn = (overlay == colour).all(axis=-1)
+        rim = cv2.dilate(mask[::-1].astype(np.uint8), np.ones((5, 5))) > 0
+        assert drawn.sum() > 100
+        assert (drawn & rim).sum() > 0.99 * drawn.sum()
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs real DICOM files in ../shared/data")

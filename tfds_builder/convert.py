@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging import dicom, files, png
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
+from lungseg_jax.imaging.network_input import stored_square
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
@@ -93,9 +94,7 @@ def _take(
         spacing_mm, spacing_source = documented, "detector"
     notes = radiograph.notes + mask_notes
     record = {
-        "image": png.encode_png(
-            np.rint(to_square(radiograph.pixels, fit) * 65535).astype(np.uint16)
-        ),
+        "image": png.encode_png(stored_square(radiograph, fit)),
         "mask": png.encode_png(structures_to_square(mask, fit)),
         "original_mask": png.encode_png(mask),
         "example_id": case.example_id,

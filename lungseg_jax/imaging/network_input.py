@@ -6,7 +6,7 @@ from jaxtyping import UInt16
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.files import read_radiograph
-from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 # Of a smaller picture nothing of a lung can be made out.
@@ -29,8 +29,12 @@ def network_input(radiograph: Radiograph, name: str, size: int) -> UInt16[np.nda
         raise DataError(
             name, f"too small: {height} x {width} pixels", f"give at least {MIN_SIDE} a side"
         )
-    square = to_square(radiograph.pixels, fit_to_square(height, width, size))
-    return np.rint(square * 65535).astype(np.uint16)[..., None]
+    return stored_square(radiograph, fit_to_square(height, width, size))[..., None]
+
+
+def stored_square(radiograph: Radiograph, fit: Fit) -> UInt16[np.ndarray, "s s"]:
+    """Returns intensity × 65535 in a square, as records keep it and networks are trained on."""
+    return np.rint(to_square(radiograph.pixels, fit) * 65535).astype(np.uint16)
 
 
 def read_network_input(

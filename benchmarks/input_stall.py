@@ -1,0 +1,60 @@
+"""How long steps wait for their pictures: those on the device, and those streamed from records.
+
+  python -m benchmarks.input_stall --config=FILE [--config.KEY=VALUE …]
+
+Runs benchmark mode with either input, in turn, and puts its figures of step, input and both
+together under the hardware's and the experiment's names into `benchmarks/results/input_stall.json`.
+About five minutes for `configs/kaggle.py` on two cores.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.main_job import RESULTS
+
+RESULT = RESULTS / "input_stall.json"
+
+# An input that is slow now and then shows in one of them.
+TURNS = 3
+
+INPUTS = {"resident": "true", "streamed": "false"}
+
+KEPT = ("batch_size", "image_size", "dtype", "revision", "python", "versions")
+
+
+def main(*arguments: str) -> None:
+    """Measures and puts the figures into the result file."""
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in INPUTS}
+    benchmark: dict[str, Any] = {}
+    for _ in range(TURNS):
+        for name, resident in INPUTS.items():
+            benchmark = _benchmark(*arguments, f"--config.data.resident={resident}")
+            turns[name].append(_figures(benchmark))
+    experiment = next(Path(own.partition("=")[2]).stem for own in arguments if "config=" in own)
+    case = {name: benchmark[name] for name in KEPT} | turns
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    kept[f"{benchmark['hardware']}: {experiment}"] = case
+    RESULT.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    print(json.dumps(case, indent=2))
+
+
+def _benchmark(*arguments: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as workdir:
+        command = ["-m", "lungseg_jax.main", "--mode=benchmark", f"--workdir={workdir}", *arguments]
+        subprocess.run([sys.executable, *command], check=True)  # noqa: S603
+        return json.loads((Path(workdir) / "benchmark.json").read_text())
+
+
+def _figures(benchmark: dict[str, Any]) -> dict[str, float]:
+    rates = {name: benchmark[name]["images_per_second"] for name in ("input", "end_to_end")}
+    step = benchmark["train_step"]["pipelined"]["images_per_second"]
+    stall = benchmark["end_to_end"]["input_stall"]
+    return {"step": step, **rates, "input_stall": stall}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
