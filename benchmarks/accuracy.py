@@ -125,7 +125,7 @@ def _mirrored(evaluator: Evaluator, parallel, variables, records: Records) -> di
     for start in range(0, len(records), evaluator.batch_size):
         positions = list(range(start, min(start + evaluator.batch_size, len(records))))
         filled = positions + [0] * (evaluator.batch_size - len(positions))
-        images = records.pictures(filled).image[:, :, ::-1]
+        images = records.images(filled)[:, :, ::-1]
         squares = parallel.collect(evaluator.forward(variables, parallel.shard(images)))
         found |= dict(zip(positions, squares[:, :, ::-1], strict=False))
     return found

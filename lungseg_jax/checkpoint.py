@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
@@ -110,28 +112,50 @@ class Checkpoints:
         configuration's.
         """
         broken = []
+        abstract = self._abstract(template)
         for step in steps:
-            try:
-                restored = self._restore(step, template)
-            # Orbax, TensorStore and JSON each raise their own kinds for a broken file.
-            except Exception as error:  # noqa: BLE001
+            restored = self._try_to_restore(step, abstract)
+            # One that goes on from another step than the others would never meet them again.
+            if _in_any_process(restored is None):
                 broken.append(step)
-                terminal.say(
-                    f"Checkpoint {self.directory / str(step)} cannot be read "
-                    f"({type(error).__name__}: {_first_line(error)}); trying another"
-                )
                 continue
+            assert restored is not None
             if broken and not self._read_only:
                 for bad_step in broken:
                     self._set_aside(bad_step)
+                # Those that do not rename must not look before.
+                _in_any_process(False)
                 self._manager.reload()
             return restored
         raise CheckpointError(
             self.directory, "holds no readable checkpoint", "start again in another workdir"
         )
 
+    def _try_to_restore(
+        self, step: int, abstract: TrainState
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Returns a checkpoint, or says why it cannot be read."""
+        try:
+            return self._restore(step, abstract)
+        # Orbax, TensorStore and JSON each raise their own kinds for a broken file.
+        except Exception as error:
+            if _is_not_the_files_fault(error):
+                raise
+            terminal.say(
+                f"Checkpoint {self.directory / str(step)} cannot be read "
+                f"({type(error).__name__}: {_first_line(error)}); trying another"
+            )
+            return None
+
     def _set_aside_without_metrics(self) -> None:
         """Orbax reads the metrics of all checkpoints at once, and fails if one is cut short."""
+        if self._read_only or jax.process_index() == 0:
+            self._look_for_damaged_metrics()
+        if not self._read_only:
+            # Those that do not rename must not look before.
+            _in_any_process(False)
+
+    def _look_for_damaged_metrics(self) -> None:
         for path in self.directory.glob("*/metrics/metrics"):
             name = path.parent.parent.name
             # Orbax leaves what it had not finished under another name, and looks past it.
@@ -139,7 +163,7 @@ class Checkpoints:
                 continue
             try:
                 readable = isinstance(_dice(json.loads(path.read_text())), int | float)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, FileNotFoundError):
                 readable = False
             if not readable:
                 terminal.say(f"Checkpoint {path.parent.parent} is damaged")
@@ -155,13 +179,16 @@ class Checkpoints:
             (self.directory / str(step)).rename(target)
             terminal.say(f"It is set aside as {target}")
 
-    def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _abstract(self, template: TrainState) -> TrainState:
+        """Returns shapes, types and places of the arrays of a state."""
         layout = jax.tree.map(self._parallel.in_checkpoint, state_layout(template, self._parallel))
-        abstract = jax.tree.map(
+        return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             template,
             layout,
         )
+
+    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -188,6 +215,19 @@ def _reading() -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(
         read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
     )
+
+
+def _is_not_the_files_fault(error: Exception) -> bool:
+    """Whether memory or permissions are short: a checkpoint that is whole must not be set aside."""
+    short = isinstance(error, MemoryError | PermissionError)
+    return short or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _in_any_process(is_so: bool) -> bool:
+    """Returns whether it is so in any process, once all have come here."""
+    if jax.process_count() == 1:
+        return is_so
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(is_so))))
 
 
 def _dice(metrics: dict[str, float]) -> float:

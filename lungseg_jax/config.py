@@ -281,15 +281,7 @@ def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
     Raises:
       ConfigError: they do not; the message shows the arithmetic.
     """
-    per_host = num_devices // num_hosts
-    if per_host % config.space_shards:
-        good = [n for n in range(1, per_host + 1) if per_host % n == 0]
-        raise ConfigError(
-            "space_shards",
-            f"{per_host} devices of a host do not divide into groups of {config.space_shards} "
-            f"(remainder {per_host % config.space_shards})",
-            f"one of {', '.join(map(str, good))} would do",
-        )
+    check_space_shards(config, num_devices, num_hosts)
     groups = f"{num_devices} devices"
     if config.space_shards > 1:
         groups = f"{num_devices // config.space_shards} groups of {config.space_shards} devices"
@@ -303,6 +295,23 @@ def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
             f"{config.accumulation_steps} accumulation steps = {parts} "
             f"(remainder {config.batch_size % parts})",
             f"{good} would do",
+        )
+
+
+def check_space_shards(config: Config, num_devices: int, num_hosts: int = 1) -> None:
+    """Checks that the devices of a host divide into groups that share the rows of pictures.
+
+    Raises:
+      ConfigError: they do not.
+    """
+    per_host = num_devices // num_hosts
+    if per_host % config.space_shards:
+        good = [n for n in range(1, per_host + 1) if per_host % n == 0]
+        raise ConfigError(
+            "space_shards",
+            f"{per_host} devices of a host do not divide into groups of {config.space_shards} "
+            f"(remainder {per_host % config.space_shards})",
+            f"one of {', '.join(map(str, good))} would do",
         )
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 
 from lungseg_jax import report, terminal
 from lungseg_jax.checkpoint import Checkpoints
-from lungseg_jax.config import Config, EvaluationConfig
+from lungseg_jax.config import Config, EvaluationConfig, check_space_shards
 from lungseg_jax.cores import usable_cores
-from lungseg_jax.data.records import Example, Records, open_records
+from lungseg_jax.data.records import Example, Records, identity, open_records
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
@@ -38,13 +38,15 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
 
     Raises:
       CheckpointError: the folder holds no checkpoint that can be read, or the data have changed.
-      ConfigError: the run was trained with another configuration.
+      ConfigError: the run was trained with another configuration, or groups of
+        devices do not divide the devices.
     """
     workdir = epath.Path(workdir)
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
     check_same_config(workdir, config)
+    check_space_shards(config, len(parallel.devices), jax.process_count())
     checkpoints = Checkpoints(workdir / "checkpoints", None, parallel)
     template = create_state(config, make_optimizer(config))
     state, position = checkpoints.restore_best(template)
@@ -63,13 +65,19 @@ def check_same_records(
     Raises:
       CheckpointError: it was not.
     """
-    if position["records"] != records["train"].name:
+    if not are_same_records(position, records):
         raise CheckpointError(
             workdir,
             f"was trained on the records {position['records']}; those of the data as they are now "
-            f"are {records['train'].name}",
-            "restore the data it was trained on or use another --workdir",
+            f"are {records['train'].name}, and hold something else",
+            "restore the data, and the version, it was trained with or use another --workdir",
         )
+
+
+def are_same_records(position: dict[str, Any], records: dict[str, Records]) -> bool:
+    """Whether a checkpoint was trained on these records, by their name or by every byte of them."""
+    own = identity(records)
+    return any(position.get(key) == own[key] for key in own)
 
 
 def evaluate_splits(
@@ -117,13 +125,13 @@ class Evaluator:
         """
         local = self.batch_size // jax.process_count()
         first = jax.process_index() * local
-        for start in range(0, len(positions), self.batch_size):
-            batch = positions[start : start + self.batch_size]
-            own = batch[first : first + local]
-            filled = [*own, *[positions[0]] * (local - len(own))]
-            images = self._parallel.shard(records.pictures(filled).image)
-            squares = self._parallel.collect(self.forward(variables, images))
-            yield from zip(own, squares, strict=False)
+        starts = range(0, len(positions), self.batch_size)
+        batches = [positions[start : start + self.batch_size] for start in starts]
+        parts = [batch[first : first + local] for batch in batches]
+        filled = [x for own in parts for x in (*own, *[positions[0]] * (local - len(own)))]
+        for own, images in zip(parts, records.images_in_batches(filled, local), strict=True):
+            squares = self.forward(variables, self._parallel.shard(images))
+            yield from zip(own, self._parallel.collect(squares), strict=False)
 
     def measure(self, variables: Variables, records: Records) -> list[ImageMetrics]:
         """Returns the figures of every example of a split, in the records' order."""
@@ -162,7 +170,7 @@ class Evaluator:
         for position, square in self.predict(variables, records, positions):
             example = records.example(position)
             pictures[position] = draw_overlay(
-                to_original(example.image / np.float32(65535), example)[..., 0],
+                to_original(records.images([position])[0] / np.float32(65535), example)[..., 0],
                 predicted_mask(square, example),
                 example.original_mask > 0,
             )

@@ -27,7 +27,13 @@ from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
-from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, check_same_records, lung_probability
+from lungseg_jax.evaluate import (
+    EVALUATED_SPLITS,
+    Evaluator,
+    are_same_records,
+    check_same_records,
+    lung_probability,
+)
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs
@@ -74,13 +80,16 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
 def check_same_pictures(
     workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
 ) -> None:
-    """Checks that the splits a run was judged by still hold the same pictures.
+    """Checks that the records are those of a run, or at least their splits hold the same ids.
 
-    Records of copied files have another name; of a finished run its tables tell.
+    Another version may have read the same pictures in another way; of a finished run its tables
+    tell which they were.
 
     Raises:
-      CheckpointError: they do not.
+      CheckpointError: they are not.
     """
+    if are_same_records(position, records):
+        return
     for split in EVALUATED_SPLITS:
         own = records[split]
         try:

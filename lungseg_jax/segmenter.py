@@ -73,7 +73,9 @@ class Segmenter:
         # Networks of one form share a program.
         forwards = {own.config.model: jax.jit(make_forward(own.config)) for own in members}
         self._members = [
-            (forwards[own.config.model], own.variables, own.calibration) for own in members
+            # Once, not at each call.
+            (forwards[own.config.model], jax.device_put(own.variables), own.calibration)
+            for own in members
         ]
 
     def segment(

@@ -21,7 +21,7 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
-from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.data.records import Records, identity, open_records
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
 from lungseg_jax.log import Log
@@ -95,8 +95,10 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     """Returns the run ready for its next step, restored if it was interrupted.
 
     Raises:
+      ConfigError: the folder belongs to another configuration.
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
     """
+    workdir_lib.check_free(workdir, config)
     records = open_records(config)
     workdir_lib.claim(workdir, config)
     terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
@@ -116,7 +118,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         check_same_records(workdir, position, records)
         batches.set_state(position["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
-    workdir_lib.record_start(workdir, int(state.step))
+    workdir_lib.record_start(workdir, int(state.step), config)
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
@@ -135,10 +137,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
             if due or stopping:
                 pending.drain()
                 dice = validate(run, log, step) if due else None
-                position = {
-                    "order": run.batches.get_state(),
-                    "records": run.records["train"].name,
-                }
+                position = {"order": run.batches.get_state(), **identity(run.records)}
                 run.checkpoints.save(run.state, position, dice)
                 pending.restart_clock()
             if stopping:

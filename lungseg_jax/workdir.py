@@ -9,11 +9,13 @@ import jax
 from etils import epath
 
 from lungseg_jax import config as config_lib
+from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.environment import environment
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.state import compute_dtype
 
-# What may differ between a run and its resumption: none of it changes what is computed.
+# What may differ between a run and its resumption: none of it changes more than rounding does.
 _FREE_KEYS = frozenset(
     {
         "parallel",
@@ -23,10 +25,15 @@ _FREE_KEYS = frozenset(
         "keep_checkpoints",
         "data.data_dir",
         "data.manual_dir",
+        # Another share does not change which pictures were taken.
+        "data.max_bad_share",
         "data.resident",
         # Records are named by what a file of splits holds.
         "data.splits",
         "evaluation.batch_size",
+        "evaluation.tolerance_mm",
+        "evaluation.tolerance_px",
+        "model.remat",
         "profile",
         "benchmark.data",
         "benchmark.steps",
@@ -41,33 +48,47 @@ def default_workdir(config_path: str) -> epath.Path:
     return epath.Path("runs") / f"{epath.Path(config_path).stem}-{now:%Y%m%d-%H%M%S-%f}"
 
 
-def claim(workdir: epath.Path, config: Config) -> None:
-    """Makes the folder a run of this configuration, or checks that it already is one.
+def check_free(workdir: epath.Path, config: Config) -> None:
+    """Checks that a folder holds no run of another configuration.
 
     Raises:
-      ConfigError: it belongs to a run of another configuration.
+      ConfigError: it does.
     """
     if (workdir / "checkpoints").exists():
         check_same_config(workdir, config)
+
+
+def claim(workdir: epath.Path, config: Config) -> None:
+    """Makes a folder that is free the run's."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         _write(workdir / "config.json", config_lib.to_json(config))
 
 
-def record_start(workdir: epath.Path, step: int) -> None:
+def record_start(workdir: epath.Path, step: int, config: Config) -> None:
     """Adds to `environment.json` with what code, libraries and hardware a run goes on from a step.
 
-    Any of them may change the bits of what follows, and a resumption may have others.
+    Any of them may change the bits of what follows, and a resumption may have others; that it
+    computes in another type is said.
     """
-    if jax.process_index() == 0:
-        starts = [*read_starts(workdir), {"step": step, **environment()}]
-        _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")
+    if jax.process_index() > 0:
+        return
+    starts = read_starts(workdir)
+    dtype = str(compute_dtype(config))
+    if starts and starts[-1].get("dtype", dtype) != dtype:
+        terminal.say(f"Computing in {dtype}; so far the run did in {starts[-1]['dtype']}")
+    starts.append({"step": step, "dtype": dtype, **environment()})
+    _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")
 
 
 def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
     """Returns what `record_start` has written of a run, in order; of none, nothing."""
-    path = workdir / "environment.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    try:
+        starts = json.loads((workdir / "environment.json").read_text())
+    except (FileNotFoundError, ValueError):
+        # It is for people to read: no run depends on it.
+        return []
+    return starts if isinstance(starts, list) else []
 
 
 def _write(path: epath.Path, text: str) -> None:

@@ -84,3 +84,10 @@ def without_augmentation(config: Config) -> Config:
     """Returns the configuration with every random change switched off."""
     off = {field.name: 0.0 for field in dataclasses.fields(config.augment)} | {"flip": False}
     return dataclasses.replace(config, augment=dataclasses.replace(config.augment, **off))
+
+
+def cut(path: Path) -> None:
+    """Halves every file of a checkpoint's state."""
+    for file in path.rglob("*"):
+        if file.is_file() and file.parent.name in ("d", "state"):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -16,14 +17,20 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
+from etils import epath
 
 from lungseg_jax.build import main
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.archive import write_archive
 from tests.pictures import chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY
+from tfds_builder.beam_pipeline import _ConvertChunk
 from tfds_builder.build_report import REPORT, SUMMARY
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.conversion import Conversion
+from tfds_builder.convert import ConvertSettings
+from tfds_builder.id_key import read_or_make_key
 from tfds_builder.prepare import prepare
 from tfds_builder.verify import verify
 
@@ -32,6 +39,9 @@ CONFIG = LungsConfig(source="folder", image_size=32)
 BUILD = """
 import sys
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.conversion import Conversion
+from tfds_builder.convert import ConvertSettings
+from tfds_builder.id_key import read_or_make_key
 from tfds_builder.prepare import prepare
 data_dir, manual_dir, on_error = sys.argv[1:]
 config = LungsConfig(source="folder", image_size=32, on_error=on_error, max_bad_share=0.9)
@@ -124,6 +134,19 @@ def test_beam_builds_the_same_records(built, tmp_path):
     assert records_of(again) == records_of(data_dir)
     assert report_of(builder) == report_of(built[2])
     assert verify(builder.data_path) == []
+
+
+def test_the_key_of_patients_is_not_sent_to_workers(tmp_path):
+    """Fault: the secret of all hashes in the files of a job, where a runner keeps them."""
+    key = read_or_make_key(epath.Path(tmp_path))
+    settings = ConvertSettings(32, key, ReadOptions())
+    folder = epath.Path(tmp_path)
+    sent = pickle.dumps(_ConvertChunk(Conversion(folder, settings, folder, fail_fast=False)))
+    assert key not in sent
+    worker = pickle.loads(sent)
+    worker.setup()
+    assert worker._conversion.settings == settings
+    worker.teardown()
 
 
 def rebuilt_after_kill(built: tuple[Path, Path, Any], data_dir: Path, seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from lungseg_jax.checkpoint import Checkpoints
@@ -9,7 +10,7 @@ from lungseg_jax.errors import CheckpointError
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.state import create_state, state_layout
-from tests.small import assert_trees_equal, small_config
+from tests.small import assert_trees_equal, cut, small_config
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +84,6 @@ def test_spread_optimizer_restores_onto_other_devices(tmp_path, states, eight_de
             assert x.sharding.is_equivalent_to(sharding, x.ndim)
 
 
-def cut(path) -> None:
-    """Halves every file of a checkpoint's state."""
-    for file in path.rglob("*"):
-        if file.is_file() and file.parent.name in ("d", "state"):
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
 def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(tmp_path, states, capfd):
     """Fault: a run that cannot resume, or whose damaged step is never replaced."""
     directory = tmp_path / "checkpoints"
@@ -150,6 +144,28 @@ def test_reading_changes_nothing_in_the_folder(tmp_path, states):
     assert_trees_equal(best, states[5])
     with pytest.raises(CheckpointError, match="train first"):
         Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_best(states[1])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), PermissionError("no"), ValueError("RESOURCE_EXHAUSTED: 2 GiB")]
+)
+def test_a_whole_checkpoint_stays_where_it_is(tmp_path, states, monkeypatch, error):
+    """Fault: the newest one thrown out, and steps done again, because memory was short."""
+    directory = tmp_path / "checkpoints"
+    save_all(directory, states, {})
+    before = sorted(tmp_path.rglob("*"))
+    checkpoints = Checkpoints(directory, 2, all_devices("mesh"))
+    restore = ocp.CheckpointManager.restore
+
+    def short_of_memory(manager, step, **options):
+        if step == 6:
+            raise error
+        return restore(manager, step, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", short_of_memory)
+    with pytest.raises(type(error)):
+        checkpoints.restore_latest(states[1])
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -10,18 +10,23 @@ from pathlib import Path
 import pytest
 
 from lungseg_jax.train import train_and_evaluate
-from tests.small import REPOSITORY, small_config_with_data, write_small_data
+from tests.small import REPOSITORY, cut, small_config_with_data, write_small_data
 
 # What a host of a pod runs; there JAX finds coordinator and ranks itself.
 HOST = """
-import sys, jax
+import sys, time, jax
+from etils import epath
 from lungseg_jax.train import train_and_evaluate
 from tests.small import small_config
-address, rank, root, kind, resident, space_shards = sys.argv[1:]
+address, rank, root, kind, resident, space_shards, rename_seconds = sys.argv[1:]
+kind_of_path = type(epath.Path(root))
+rename = kind_of_path.rename
+kind_of_path.rename = lambda path, to: (time.sleep(float(rename_seconds)), rename(path, to))[1]
 jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
 assert len(jax.local_devices()) == 4 and len(jax.devices()) == 8
 config = small_config(
-    num_steps=10, parallel=kind, data__source="kaggle", data__manual_dir=root + "/pictures",
+    num_steps=10, evaluation__every=5, parallel=kind,
+    data__source="kaggle", data__manual_dir=root + "/pictures",
     data__data_dir=root + "/records", data__resident=resident, space_shards=int(space_shards),
     shard_optimizer=kind == "mesh",
 )
@@ -29,7 +34,10 @@ train_and_evaluate(config, root + "/" + kind)
 """
 
 
-def run_hosts(root: Path, kind: str, resident: str, space_shards: int) -> None:
+def run_hosts(
+    root: Path, kind: str, resident: str, space_shards: int, rename_seconds: float = 0
+) -> str:
+    """Returns what both hosts printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -39,6 +47,7 @@ def run_hosts(root: Path, kind: str, resident: str, space_shards: int) -> None:
             [
                 sys.executable, "-c", HOST,
                 address, str(rank), str(root), kind, resident, str(space_shards),
+                str(rename_seconds),
             ],
             cwd=REPOSITORY, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -52,6 +61,7 @@ def run_hosts(root: Path, kind: str, resident: str, space_shards: int) -> None:
             host.kill()
     for host, output in zip(hosts, outputs, strict=True):
         assert host.returncode == 0, output[-3000:]
+    return "".join(outputs)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +77,25 @@ def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
     write_small_data(tmp_path / "pictures")
     run_hosts(tmp_path, kind, resident, space_shards)
     together = json.loads((tmp_path / kind / "metrics.json").read_text())
-    config = small_config_with_data(tmp_path / "one", num_steps=10, parallel=kind)
+    config = small_config_with_data(
+        tmp_path / "one", num_steps=10, evaluation__every=5, parallel=kind
+    )
     alone = train_and_evaluate(config, tmp_path / "alone")
     assert alone is not None
     assert together["test"]["num_examples"] == alone["test"]["num_examples"] == 6
     assert together["test"]["dice"] == pytest.approx(alone["test"]["dice"], abs=0.01)
     assert together["val"]["assd_px"] == pytest.approx(alone["val"]["assd_px"], abs=0.1)
+
+
+def test_two_processes_pass_over_a_damaged_checkpoint_together(tmp_path):
+    """Fault: one that looks before the other has set the damage aside, and never meets it again."""
+    write_small_data(tmp_path / "pictures")
+    run_hosts(tmp_path, "pmap", "true", 1)
+    expected = (tmp_path / "pmap" / "metrics.json").read_bytes()
+    (tmp_path / "pmap" / "metrics.json").unlink()
+    cut(tmp_path / "pmap" / "checkpoints" / "10")
+    said = run_hosts(tmp_path, "pmap", "true", 1, rename_seconds=2)
+    assert "Resuming after step 5 of 10" in said
+    assert [path.name for path in (tmp_path / "pmap").glob("damaged-*")] == ["damaged-0-10"]
+    assert (tmp_path / "pmap" / "checkpoints" / "10").exists()
+    assert (tmp_path / "pmap" / "metrics.json").read_bytes() == expected

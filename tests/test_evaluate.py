@@ -120,7 +120,7 @@ def test_overlays_show_the_asked_examples(config, records, eight_devices):
         example = records["test"].example(position)
         height, width, _ = example.original_mask.shape
         fit = fit_to_square(height, width, config.data.image_size)
-        grey = from_square(np.float32(example.image[..., 0]) / 65535, fit)
+        grey = from_square(np.float32(records["test"].images([position])[0, ..., 0]) / 65535, fit)
         found = predicted_mask(squares[position], example)
         expected = draw_overlay(grey, found, example.original_mask > 0)
         np.testing.assert_array_equal(picture, expected)

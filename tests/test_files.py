@@ -152,17 +152,18 @@ def test_arrays_that_are_no_grey_picture_are_refused(array: np.ndarray):
         radiograph_of(array)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_jpeg_is_turned_as_its_tag_says(tag: int):
+def test_pictures_are_turned_as_their_tag_says(tag: int, kind: str):
     """Fault: a picture that viewers show upright read upside down or mirrored."""
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x112] = tag
     stored = Image.fromarray(chest(120, 110, 0)[0])
-    stored.save(buffer, "JPEG", quality=100, exif=exif)
-    found = decode_radiograph(buffer.getvalue(), "a.jpg", ReadOptions(frontal_only=False))
+    stored.save(buffer, kind, exif=exif, **({"quality": 100} if kind == "JPEG" else {}))
+    found = decode_radiograph(buffer.getvalue(), "a", ReadOptions(frontal_only=False))
     # Pillow's own way to turn a picture.
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(buffer, formats=["JPEG"])))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(buffer, formats=[kind])))
     if "inverted" in " ".join(found.notes):
         expected = 255 - expected
     np.testing.assert_allclose(found.pixels, expected / 255, atol=1e-6)

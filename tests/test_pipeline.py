@@ -100,6 +100,17 @@ def test_processes_share_each_global_batch(config, records, monkeypatch):
             np.testing.assert_array_equal(together, expected)
 
 
+@pytest.mark.parametrize(("copies", "fits"), [(8, True), (7, False)])
+def test_resident_pictures_fit_with_the_copies_of_all_devices(
+    records, monkeypatch, eight_devices, copies: int, fits: bool
+):
+    """Fault: a laptop of eight cores whose memory holds eight times what was reckoned with."""
+    assert jax.local_device_count() == len(eight_devices) == 8
+    pictures = len(records) * 32 * 32 * 3
+    monkeypatch.setattr(pipeline, "RESIDENT_BYTES_ON_CPU", copies * pictures)
+    assert pipeline.use_resident(records, small_config()) == fits
+
+
 def test_order_depends_on_the_seed(config, records):
     """Fault: a seed that does not reach the shuffle."""
     other = small_config(batch_size=7, seed=1)

@@ -42,6 +42,40 @@ def test_grey_stored_as_colour_stays_the_same_grey(mode):
     )
 
 
+def sixteen_bit_png(channels: np.ndarray) -> bytes:
+    """A PNG of height × width × (grey and opacity, RGB, or RGBA), which Pillow does not write."""
+    height, width, count = channels.shape
+    colour_type = {2: 4, 3: 2, 4: 6}[count]
+    rows = channels.astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    ]
+    return b"".join([b"\x89PNG\r\n\x1a\n", *parts])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_sixteen_bits_of_grey_stored_as_colour_are_all_read(count: int):
+    """Cut to eight bits, twelve leave sixteen greys of 1 / 255 each: a black picture."""
+    grey = np.linspace(0, 4095, 240).astype(np.uint16).reshape(12, 20)
+    channels = np.stack([grey] * count, axis=-1)
+    if count in (2, 4):
+        channels[..., -1] = np.arange(20) * 3000
+    found = read_png(sixteen_bit_png(channels), "x.png").pixels
+    np.testing.assert_allclose(found, grey / 4095, atol=1e-6)
+
+
+def test_sixteen_bit_colours_have_their_luminance():
+    """Fault: red taken for blue."""
+    channels = np.zeros((1, 4, 3), np.uint16)
+    channels[0, 1:] = np.eye(3) * 65535
+    channels[0, 0] = 65535
+    found = read_png(sixteen_bit_png(channels), "x.png").pixels
+    np.testing.assert_allclose(found, [[1, 0.299, 0.587, 0.114]], atol=1e-4)
+
+
 @pytest.mark.parametrize("options", [{}, {"transparency": bytes(range(200))}, {"bits": 4}])
 def test_palettes_are_looked_up(options):
     """Palette positions are no intensities: here the palette is reversed."""
@@ -162,3 +196,28 @@ def test_masks_of_sixteen_bits_are_refused():
     """Cut at 127 of 65535, every anti-aliased pixel would be lung."""
     with pytest.raises(DataError, match=r"^x\.png: mask of more than 8 bits; "):
         read_mask(png_bytes(GREY.astype(np.uint16) * 257), "x.png")
+
+
+def test_masks_with_labels_are_refused_and_soft_outlines_are_not():
+    """Cut at half, of labels 127 and 255 one lung would be gone in silence."""
+    labels = np.zeros((60, 80), np.uint8)
+    labels[10:50, 10:30], labels[10:50, 50:70] = 127, 255
+    with pytest.raises(DataError, match=r"^x\.png: mask with regions of 127 and of 255; "):
+        read_mask(png_bytes(labels), "x.png")
+    soft = chest(300, 260, 0)[1]
+    np.testing.assert_array_equal(read_mask(png_bytes(soft), "x.png"), soft > 127)
+    # Enlarged without interpolation, an outline has flat pixels too.
+    enlarged = np.kron(soft, np.ones((3, 3), np.uint8))
+    np.testing.assert_array_equal(read_mask(png_bytes(enlarged), "x.png"), enlarged > 127)
+
+
+def test_a_mask_in_the_opacity_is_refused_and_one_beside_it_is_not():
+    """White on transparent white, all of the picture would be lung."""
+    lung = chest(60, 50, 0)[1] > 127
+    white = np.full((*lung.shape, 4), 255, np.uint8)
+    white[..., 3] = lung * 255
+    with pytest.raises(DataError, match=r"^x\.png: mask that is white where it is transparent; "):
+        read_mask(png_bytes(white), "x.png")
+    # As drawing programs export it: what is not lung is black and transparent.
+    white[..., :3] *= lung[..., None]
+    np.testing.assert_array_equal(read_mask(png_bytes(white), "x.png"), lung)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def test_whole_records_are_used_again(tmp_path, capsys):
     assert written.stat().st_mtime_ns == before
 
 
+def test_whole_records_are_used_where_nothing_may_be_written(tmp_path):
+    """Fault: a shared, read-only folder of records refused for a lock or a folder beside it."""
+    write_kaggle(tmp_path / "raw")
+    prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    shutil.rmtree(tmp_path / "data" / "downloads")
+    before = sorted(tmp_path.rglob("*"))
+    prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def change_picture(tree: Path) -> None:
     picture, _ = chest(50, 50, 99)
     (tree / "CXR_png" / "CHNCXR_0001_1.png").write_bytes(png_bytes(picture))
@@ -135,6 +146,23 @@ def test_a_changed_split_file_gives_new_records(tmp_path):
         builder = prepare(config, tmp_path / "data", tmp_path / "raw")
         assert ids(builder, "val") == [val.encode()]
         assert ids(builder, "test") == [test.encode()]
+
+
+def test_runs_of_other_seeds_share_the_records_of_a_split_file(tmp_path):
+    """Fault: an archive converted again for each seed, though a file says how it is split."""
+    write_kaggle(tmp_path / "raw")
+    path = write_splits(tmp_path / "splits.json", *KAGGLE_STEMS[:2])
+    folders = {
+        (seed, splits): prepare(
+            LungsConfig(source="kaggle", image_size=32, splits=splits, seed=seed),
+            tmp_path / "data",
+            tmp_path / "raw",
+        ).data_path
+        for seed in (0, 1)
+        for splits in (path, "")
+    }
+    assert folders[0, path] == folders[1, path]
+    assert len(set(folders.values())) == 3
 
 
 def test_a_faulty_split_file_is_a_config_error_and_leaves_nothing(tmp_path):

@@ -282,7 +282,9 @@ def test_right_and_left_lung_are_learned_apart(data, tmp_path):
         for own in map(open_records(config)["test"].example, range(len(rows)))
     }
     for row in rows:
-        row_mm, column_mm = spacing[row["id"]]
+        stated = spacing[row["id"]]
+        assert stated is not None
+        row_mm, column_mm = stated
         assert row_mm == column_mm != 1
         for figure in ("hd95", "assd"):
             assert float(row[f"{figure}_mm"]) == pytest.approx(row_mm * float(row[f"{figure}_px"]))

@@ -4,18 +4,20 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import cv2
 import jax
 import pytest
 from etils import epath
 
 from lungseg_jax.config import Config
-from lungseg_jax.errors import ConfigError
+from lungseg_jax.data.records import open_records
+from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, start
-from lungseg_jax.workdir import check_same_config, claim, read_starts
-from tests.small import assert_trees_close, small_config_with_data
+from lungseg_jax.workdir import check_same_config, claim, read_starts, record_start
+from tests.small import assert_trees_close, small_config, small_config_with_data
 
 # Differences between orders of summation, through two steps of an optimizer.
 ROUNDING = {"rtol": 2e-4, "atol": 5e-5}
@@ -47,6 +49,50 @@ def test_a_run_spread_over_devices_goes_on_without(tmp_path, capfd):
     assert_trees_close(found, expected, **ROUNDING)
     # Fault: a resumption that hides with what the first part was computed.
     assert [start["step"] for start in read_starts(tmp_path / "again")] == [0, 3]
+
+
+def test_a_run_goes_on_with_copies_of_its_pictures_and_with_no_others(tmp_path):
+    """Fault: a run lost because its data were moved, or trained on with other references."""
+    config = small_config_with_data(tmp_path, parallel="mesh")
+    workdir = epath.Path(tmp_path / "run")
+    train_on(config, workdir, until=3)
+    pictures = tmp_path / "moved"
+    shutil.copytree(tmp_path / "pictures", pictures, copy_function=shutil.copyfile)
+    data = dataclasses.replace(config.data, manual_dir=str(pictures))
+    moved = dataclasses.replace(config, data=data)
+    assert open_records(moved)["train"].name != open_records(config)["train"].name
+    assert int(train_on(moved, workdir, until=4).step) == 4
+    # Every third picture is of one size.
+    first, _, _, other, *_ = sorted((pictures / "masks").iterdir())
+    picture = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    cv2.imwrite(str(other), picture[::-1])
+    with pytest.raises(CheckpointError, match="hold something else"):
+        train_on(moved, workdir, until=5)
+
+
+def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
+    """Fault: an archive converted at another size before the mistyped key is told."""
+    config = small_config_with_data(tmp_path, parallel="mesh")
+    workdir = epath.Path(tmp_path / "run")
+    train_on(config, workdir, until=2)
+    before = sorted((tmp_path / "records").rglob("*"))
+    data = dataclasses.replace(config.data, image_size=64)
+    with pytest.raises(ConfigError, match=r"data.image_size: is 64, but the run"):
+        train_on(dataclasses.replace(config, data=data), workdir, until=3)
+    assert sorted((tmp_path / "records").rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["", "[{", '{"step": 1}'])
+def test_damage_to_what_only_people_read_stops_nothing(tmp_path, content: str, capfd):
+    """Fault: a run that cannot go on for a file that it does not need; another type unsaid."""
+    workdir = epath.Path(tmp_path)
+    (workdir / "environment.json").write_text(content)
+    record_start(workdir, 3, small_config(model__dtype="float32"))
+    assert "Computing in" not in capfd.readouterr().err
+    record_start(workdir, 5, small_config(model__dtype="bfloat16"))
+    assert "Computing in bfloat16; so far the run did in float32" in capfd.readouterr().err
+    assert [start["step"] for start in read_starts(workdir)] == [3, 5]
 
 
 def test_what_changes_no_weights_may_change(tmp_path):

@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from tfds_builder.conversion import Chunk, Conversion
+from tfds_builder.id_key import read_or_make_key
 from tfds_builder.sandbox import Sandbox
 
 
@@ -18,10 +19,13 @@ class _ConvertChunk(beam.DoFn):
     """Converts chunks in a sandbox that lives as long as the worker."""
 
     def __init__(self, conversion: Conversion) -> None:
-        self._conversion = conversion
+        # A runner keeps what it sends to its workers; they read the secret themselves.
+        self._conversion = _with_key(conversion, b"")
 
     def setup(self) -> None:
         """Makes the sandbox, whose process starts with the first case."""
+        key = read_or_make_key(self._conversion.key_folder)
+        self._conversion = _with_key(self._conversion, key)
         self._sandbox = Sandbox(self._conversion.settings.memory_bytes())
 
     def teardown(self) -> None:
@@ -31,6 +35,11 @@ class _ConvertChunk(beam.DoFn):
     def process(self, element: Chunk) -> None:
         """Writes a chunk; what became of its cases is read from there."""
         self._conversion.convert_chunk(element, self._sandbox)
+
+
+def _with_key(conversion: Conversion, key: bytes) -> Conversion:
+    settings = dataclasses.replace(conversion.settings, id_key=key)
+    return dataclasses.replace(conversion, settings=settings)
 
 
 def convert_with_beam(

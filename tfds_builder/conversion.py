@@ -93,11 +93,13 @@ class Conversion:
     Attributes:
       folder: where chunks are kept until the records are whole.
       settings: of each record.
+      key_folder: where the secret of the settings is kept.
       fail_fast: whether the first bad file ends the conversion.
     """
 
     folder: epath.Path
     settings: ConvertSettings
+    key_folder: epath.Path
     fail_fast: bool
 
     def cut(self, cases: Sequence[Case]) -> list[Chunk]:

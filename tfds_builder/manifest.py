@@ -5,6 +5,7 @@ It lies in the folder of the records, so that both can be told from changed or d
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 
@@ -79,6 +80,17 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
         raise DataError(MANIFEST, "absent or not readable", remedy) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(MANIFEST, "is no manifest", remedy) from error
+
+
+def content_of(folder: epath.PathLike, split: str) -> str:
+    """Returns a check sum of the records of a split, by the manifest of their folder.
+
+    Raises:
+      DataError: there is no manifest.
+    """
+    records = read_manifest(folder).records
+    own = [digest.sha256 for name, digest in sorted(records.items()) if f"-{split}." in name]
+    return hashlib.sha256("\n".join(own).encode()).hexdigest()
 
 
 def _digests(content: Mapping[str, Mapping]) -> dict[str, FileDigest]:

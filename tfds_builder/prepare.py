@@ -61,7 +61,9 @@ def prepare(
     )
     builder.listing, builder.beam_options = listing, beam_options
     downloads = data_dir / "downloads"
-    # Also with nothing to build: another process may be about to write the manifest.
+    if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
+        # Nothing is written: whole records may lie where that is not allowed.
+        return builder
     with _one_at_a_time(downloads):
         if not builder.is_prepared():
             terminal.say(f"Building records in {builder.data_path}")
@@ -110,7 +112,8 @@ def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
         "version": str(Builder.VERSION),
         "source": config.source,
         "image_size": config.image_size,
-        "seed": config.seed,
+        # Pictures are split by it, and phantoms drawn.
+        "seed": config.seed if listing is None or not config.splits else None,
         "splits": read_split_file(config.splits) if config.splits else None,
         "fold": config.fold,
         "num_phantoms": config.num_phantoms if listing is None else None,

@@ -20,7 +20,7 @@ from lungseg_jax.data.records import Records
 # What device-resident pictures may take of a device's memory: activations need the rest.
 RESIDENT_SHARE_OF_MEMORY = 0.2
 
-# Host memory has no such report; this keeps a laptop usable.
+# Host memory has no such report; this, of all devices of a CPU together, keeps a laptop usable.
 RESIDENT_BYTES_ON_CPU = 2**31
 
 
@@ -118,5 +118,6 @@ def _process_part(batch_size: int) -> slice:
 def _resident_budget() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if not stats or "bytes_limit" not in stats:
-        return RESIDENT_BYTES_ON_CPU
+        # Each device has a copy.
+        return RESIDENT_BYTES_ON_CPU // jax.local_device_count()
     return int(RESIDENT_SHARE_OF_MEMORY * stats["bytes_limit"])

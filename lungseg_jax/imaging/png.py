@@ -1,38 +1,56 @@
-"""PNG files to intensities, PNG and GIF files to masks."""
+"""PNG files to intensities, PNG and GIF files to masks.
+
+Section numbers are those of PNG, third edition (https://www.w3.org/TR/png-3/).
+"""
 
 import io
 
 import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.bit_depth import largest_value
+from lungseg_jax.imaging.exif import UPRIGHT, exif_turn
+from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 # Masks are drawn anti-aliased in the public sets; half coverage is the outline.
 MASK_THRESHOLD = 127
 
 
+# A region of one grey between black and the brightest: beyond this share of a mask it is a label of
+# its own. Outlines drawn anti-aliased are too thin to hold such a region.
+MOST_BETWEEN = 0.05
+
 _GIF_SIGNATURE = b"GIF8"
+
+# Bit depth and colour type in the header (11.2.1) of sixteen-bit RGB, grey with alpha, and RGBA.
+_HEADER = slice(24, 26)
+_SIXTEEN_BIT_COLOUR = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
+
+# Luminance of red, green and blue (ITU-R BT.601), as Pillow takes it of eight bits.
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) -> Radiograph:
     """Returns the radiograph in a PNG file of any bit depth; colour is reduced to luminance.
 
     Sixteen-bit files of digitised films often use 10 or 12 bits of the range: intensities are
-    scaled by the smallest whole number of bits that holds the brightest pixel.
+    scaled by the smallest whole number of bits that holds the brightest pixel. Opacity is left
+    aside.
 
     Raises:
       DataError: not a PNG, one that does not decode, or too large.
     """
     pixels = decode_grey(content, name, PngImageFile, options.max_pixels)
     largest = 255 if pixels.dtype == np.uint8 else largest_value(int(pixels.max()))
-    return Radiograph(pixels.astype(np.float32) / np.float32(largest), None, "none")
+    turn, notes = exif_turn(content, PngImageFile) if b"eXIf" in content else UPRIGHT
+    upright = np.ascontiguousarray(turn.to_upright(pixels), np.float32)
+    return Radiograph(upright / np.float32(largest), None, "none", turn, notes)
 
 
 def read_mask(
@@ -42,7 +60,7 @@ def read_mask(
 
     Raises:
       DataError: neither PNG nor GIF, one that does not decode or is too large, or values that are
-        no mask's.
+        no mask's: labels, or brightness and opacity that tell of two masks.
     """
     is_gif = content.startswith(_GIF_SIGNATURE)
     opener = GifImageFile if is_gif else PngImageFile
@@ -58,7 +76,34 @@ def read_mask(
         raise DataError(
             name, f"mask whose brightest pixel is {brightest}", "mark lung with 255 or with 1"
         )
-    return (pixels > MASK_THRESHOLD).astype(np.uint8)
+    _check_no_labels(pixels, brightest, name)
+    mask = (pixels > MASK_THRESHOLD).astype(np.uint8)
+    _check_opacity(content, opener, mask, name)
+    return mask
+
+
+def _check_no_labels(pixels: UInt8[np.ndarray, "h w"], brightest: int, name: str) -> None:
+    flat = cv2.dilate(pixels, np.ones((3, 3))) == cv2.erode(pixels, np.ones((3, 3)))
+    labels = pixels[flat & (pixels > 0) & (pixels < brightest)]
+    if len(labels) > MOST_BETWEEN * np.count_nonzero(pixels):
+        grey = int(np.bincount(labels).argmax())
+        raise DataError(
+            name, f"mask with regions of {grey} and of {brightest}", "mark all lung with 255"
+        )
+
+
+def _check_opacity(
+    content: bytes, opener: type[ImageFile], mask: UInt8[np.ndarray, "h w"], name: str
+) -> None:
+    """A mask drawn in white on white, with the lung in the opacity, would be all lung."""
+    image = opener(io.BytesIO(content))
+    if not image.has_transparency_data:
+        return
+    opaque = np.asarray(image.convert("RGBA"))[..., 3] > MASK_THRESHOLD
+    if np.any(mask[~opaque]):
+        raise DataError(
+            name, "mask that is white where it is transparent", "save masks as 8-bit grey PNG"
+        )
 
 
 def encode_png(pixels: Shaped[np.ndarray, "h w *rgb"]) -> bytes:
@@ -91,7 +136,7 @@ def decode_grey(
         if image.width * image.height <= max_pixels:
             # Loading skips the check sums of the picture's data.
             opener(io.BytesIO(content)).verify()
-            return _to_grey(image)
+            return _to_grey(image, content)
     except MemoryError:
         raise DataError(name, "needs more memory than there is", "leave it out") from None
     # Pillow lets through what its parsers meet in a broken file: OSError, SyntaxError, ValueError.
@@ -103,9 +148,16 @@ def decode_grey(
     )
 
 
-def _to_grey(image: Image.Image) -> Shaped[np.ndarray, "h w"]:
+def _to_grey(image: ImageFile, content: bytes) -> Shaped[np.ndarray, "h w"]:
     if image.mode == "I;16":
         return np.asarray(image)
+    if image.format == "PNG" and content[_HEADER] in _SIXTEEN_BIT_COLOUR:
+        # Pillow would cut these, and these alone, to eight bits.
+        with opencv_memory_errors():
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert pixels is not None, "Pillow found it whole"
+        # OpenCV's order is blue, green, red and opacity.
+        return np.rint(pixels[..., 2::-1] @ _LUMINANCE).astype(np.uint16)
     # Pillow would warn of what is meant here: opacity is left aside.
     image.info.pop("transparency", None)
     return np.asarray(image.convert("L"))

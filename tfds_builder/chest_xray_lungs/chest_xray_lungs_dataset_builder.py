@@ -66,8 +66,10 @@ class Builder(tfds.core.ShardBasedBuilder):
     TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.2")
+    VERSION = tfds.core.Version("2.1.3")
     RELEASE_NOTES: ClassVar = {
+        "2.1.3": "PNG of sixteen bits in colour or with opacity is read whole, and turned as Exif "
+        "says; masks of labels, or white where they are transparent, are refused.",
         "2.1.2": "DICOM VOI LUTs of fewer bits than they state span black to white.",
         "2.1.1": "DICOM windows beside all values of a picture are not used.",
         "2.1.0": "JPEG pictures; masks among the pictures are left out.",
@@ -155,7 +157,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         fail_fast = config.on_error == "fail"
         # By version: another one writes other records of the same files.
         folder = downloads / "converted" / str(self.VERSION)
-        self._conversion = Conversion(folder, settings, fail_fast)
+        self._conversion = Conversion(folder, settings, downloads, fail_fast)
         self._chunks = self._conversion.cut(listing.cases)
         converted = convert_chunks(self._conversion, self._chunks, self.beam_options)
         # Where a build that fails below has its report found.

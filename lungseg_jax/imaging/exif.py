@@ -1,0 +1,36 @@
+"""How viewers turn pictures by their Exif tag Orientation (Exif 2.32, 4.6.4)."""
+
+import io
+
+from PIL.ExifTags import Base
+from PIL.ImageFile import ImageFile
+
+from lungseg_jax.imaging.radiograph import Orientation
+
+# What a picture is turned by, and the notes on it.
+Turn = tuple[Orientation, tuple[str, ...]]
+
+UPRIGHT: Turn = (Orientation(), ())
+
+# 1 is upright as stored.
+_TURNS = {
+    2: Orientation(flip_columns=True),
+    3: Orientation(flip_rows=True, flip_columns=True),
+    4: Orientation(flip_rows=True),
+    5: Orientation(transpose=True),
+    6: Orientation(transpose=True, flip_columns=True),
+    7: Orientation(transpose=True, flip_rows=True, flip_columns=True),
+    8: Orientation(transpose=True, flip_rows=True),
+}
+
+
+def exif_turn(content: bytes, opener: type[ImageFile]) -> Turn:
+    """Returns how the picture in a file, which decodes, is to be turned.
+
+    Args:
+      content: the file's bytes.
+      opener: of its format.
+    """
+    tag = opener(io.BytesIO(content)).getexif().get(Base.Orientation)
+    turn = _TURNS.get(tag or 1)
+    return UPRIGHT if turn is None else (turn, ("turned as its Exif tag says",))
