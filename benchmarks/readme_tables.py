@@ -136,7 +136,7 @@ def scaling_table() -> str:
     result = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())
     lines = [
         "| topology | devices | step ms | gradients MiB | gradients ms | other all-reduces ms "
-        "| efficiency | images/s | of as many H200s |",
+        "| efficiency | images/s | efficiency of as many H200 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for topology, found in result["compiled"].items():

@@ -85,8 +85,8 @@ def predict(
 ) -> list[Row]:
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
-    A file that cannot be read is a rejected row and never stops the others: each is read in a
-    process of its own. What an earlier call made of these files is removed first.
+    A file that cannot be read is a rejected row and never stops the others: worker processes read
+    them. What an earlier call made of these files is removed first.
 
     Args:
       segmenter: the network.

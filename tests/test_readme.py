@@ -1,6 +1,11 @@
 """The README against what it speaks of."""
 
+import ast
+import importlib
+import importlib.util
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +25,57 @@ def test_every_key_exists():
     """Fault: a command copied from the README that is refused."""
     keys = set(re.findall(r"--config\.([a-z_.]+)=", README))
     assert len(keys) > 8
-    flat = {key.lower() for key in _flat(default_config().to_dict())}
-    assert keys <= flat
+    assert keys <= set(_flat(default_config().to_dict()))
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language, lines that go on joined."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [block.replace("\\\n", " ") for block in found]
+
+
+COMMANDS = sorted(set(re.findall(r"python -m +([\w.]+)([^\n&#]*)", "\n".join(blocks("bash")))))
+
+
+@pytest.mark.parametrize(("module", "arguments"), COMMANDS)
+def test_every_command_has_its_module_and_its_flags(module, arguments):
+    """Fault: a command copied from the README that ends in an error."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    usage = ast.get_docstring(ast.parse(Path(spec.origin).read_text()))
+    # What is quoted is another program's.
+    flags = re.findall(r"--([a-z_]+)", re.sub(r'="[^"]*"', "=", arguments))
+    for flag in set(flags) - {"config"}:
+        assert f"--{flag}" in str(usage), flag
+
+
+def test_commands_are_found():
+    """Fault: an expression that matches nothing, so that nothing is looked at."""
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_every_name_that_is_imported_exists(block):
+    """Fault: an example that does not even begin."""
+    for node in ast.parse(block).body:
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_the_table_of_keys_has_their_defaults():
+    """Fault: a default that was changed in the code alone."""
+    section = README.partition("## Configuration")[2].partition("\n## ")[0]
+    defaults = _flat(default_config().to_dict())
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]*)\|", section, re.MULTILINE)
+    stated = {}
+    for keys, values in rows:
+        names = re.findall(r"`([\w.]+)`", keys)
+        if names and all(name in defaults for name in names):
+            stated |= dict(zip(names, (x.strip(" `") for x in values.split(",")), strict=True))
+    assert len(stated) > 10
+    assert stated == {name: str(defaults[name]) for name in stated}
 
 
 PATHS = r"(?:configs|benchmarks|docs|examples|lungseg_jax)/[\w/]+\.(?:py|md|json|svg|ipynb)"
@@ -33,8 +87,10 @@ def test_every_file_exists(path):
     assert (REPOSITORY / path).is_file()
 
 
-def _flat(tree: dict, prefix: str = "") -> list[str]:
-    keys = []
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
     for key, value in tree.items():
-        keys += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
-    return keys
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
