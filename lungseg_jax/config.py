@@ -202,6 +202,8 @@ class Config:
       trimmed_share: of a batch's pictures: those of the largest loss, which a step's loss leaves
         out; 0 to leave none out. See `losses.segmentation_loss`.
       num_steps: steps of the whole run.
+      start_from: weights that training begins with: `packaged`, a file of `lungseg_jax.export`, or
+        the folder of a run, of a network of the same form; empty for random ones.
       seed: of initial parameters, order, augmentation, split and phantoms.
       fold: which fold of a five-fold cross-validation, 0 to 4: the test splits of all five hold
         every picture once. -1 for the one split of 70, 10 and 20 %.
@@ -227,6 +229,7 @@ class Config:
     accumulation_steps: int = 1
     trimmed_share: float = 0.0
     num_steps: int = 200
+    start_from: str = ""
     seed: int = 0
     fold: int = NO_FOLD
     parallel: Literal["pmap", "mesh"] = "pmap"

@@ -29,6 +29,7 @@ from lungseg_jax.command_line import parse_prediction, run
 from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
+from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.imaging import png
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
@@ -39,7 +40,6 @@ from lungseg_jax.prediction_results import key_of, make_room, overlay_of, read_n
 from lungseg_jax.prediction_table import TABLE, Row, open_table
 from lungseg_jax.segmentation import Segmentation
 from lungseg_jax.segmenter import BATCH_SIZE, Prediction, Segmenter
-from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
 from tfds_builder.convert import BYTES_PER_PIXEL
 from tfds_builder.sandbox import Sandboxes
 
@@ -57,7 +57,7 @@ def packaged_segmenter() -> Segmenter:
     Raises:
       CheckpointError: its file is damaged.
     """
-    return Segmenter(load_weights(packaged_weights()))
+    return Segmenter(find_weights(PACKAGED))
 
 
 def segment(
@@ -236,22 +236,12 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> None:
     given = parse_prediction(arguments)
     use_compilation_cache()
-    members = [_weights_at(epath.Path(own)) for own in given.checkpoints or [packaged_weights()]]
+    members = [find_weights(own) for own in given.checkpoints or [PACKAGED]]
     segmenter = Segmenter(*members, both_ways=given.both_ways)
     rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
     terminal.say(_closing_words(rows, epath.Path(given.output)))
     if not segmenter.calibrated:
         terminal.say("estimated_dice is not calibrated; lungseg_jax.export calibrates a run's")
-
-
-def _weights_at(path: epath.Path) -> Weights:
-    """Returns the weights in a file of `lungseg_jax.export`, or of a run, not calibrated."""
-    if path.suffix == SUFFIX:
-        return load_weights(path)
-    # Here, for Orbax takes a second to import.
-    from lungseg_jax.export import weights_of_run
-
-    return weights_of_run(path)
 
 
 def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:

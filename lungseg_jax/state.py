@@ -77,20 +77,37 @@ def model_graph(config: Config, axis_name: str | None = None) -> nnx.GraphDef:
     return split_model(nnx.eval_shape(lambda: make_model(config, axis_name)))[0]
 
 
-def create_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step, a function of the seed."""
+def create_state(
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    variables: tuple[ModelState, ModelState] | None = None,
+) -> TrainState:
+    """Returns the state before the first step.
 
-    def create() -> TrainState:
-        _, parameters, batch_stats = split_model(make_model(config))
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            parameters=parameters,
-            batch_stats=batch_stats,
-            optimizer=optimizer.init(parameters),
-            ema=(parameters, batch_stats),
+    Args:
+      config: of the run.
+      optimizer: the update rule.
+      variables: (parameters, batch_stats) to start from; `None` for those that the seed gives.
+    """
+
+    def create(variables: tuple[ModelState, ModelState] | None) -> TrainState:
+        if variables is None:
+            _, parameters, batch_stats = split_model(make_model(config))
+        else:
+            parameters, batch_stats = variables
+        # Copies: steps take over the memory of each part of a state.
+        return jax.tree.map(
+            jnp.copy,
+            TrainState(
+                step=jnp.zeros((), jnp.int32),
+                parameters=parameters,
+                batch_stats=batch_stats,
+                optimizer=optimizer.init(parameters),
+                ema=(parameters, batch_stats),
+            ),
         )
 
-    return jax.jit(create)()
+    return jax.jit(create)(variables)
 
 
 def state_layout(state: TrainState, parallel: Parallel) -> PyTree:

@@ -28,10 +28,18 @@ from lungseg_jax.state import (
 )
 
 
-def prepare_step(config: Config, parallel: Parallel) -> tuple[TrainState, Callable[..., Any]]:
-    """Returns the initial state on every device, and the step over all of them."""
+def prepare_step(
+    config: Config, parallel: Parallel, variables: tuple[ModelState, ModelState] | None = None
+) -> tuple[TrainState, Callable[..., Any]]:
+    """Returns the initial state on every device, and the step over all of them.
+
+    Args:
+      config: of the run.
+      parallel: how the batch is spread.
+      variables: see `create_state`.
+    """
     optimizer = make_optimizer(config)
-    state = create_state(config, optimizer)
+    state = create_state(config, optimizer, variables)
     layout = state_layout(state, parallel)
     step = make_train_step(config, optimizer, parallel)
     return parallel.place(state, layout), parallel.wrap_step(step, layout)

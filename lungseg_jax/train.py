@@ -24,6 +24,7 @@ from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, identity, open_records
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
+from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
 from lungseg_jax.parallel import Parallel, all_devices
@@ -95,14 +96,19 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     """Returns the run ready for its next step, restored if it was interrupted.
 
     Raises:
-      ConfigError: the folder belongs to another configuration.
+      ConfigError: the folder belongs to another configuration, or weights to start from to another
+        network.
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
     """
     workdir_lib.check_free(workdir, config)
+    # A run that goes on needs no more what it began with.
+    begins = not any((workdir / "checkpoints").glob("[0-9]*"))
+    variables = variables_to_start_from(config) if begins else None
     records = open_records(config)
     workdir_lib.claim(workdir, config)
     terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
-    state, step = prepare_step(config, parallel)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
+    state, step = prepare_step(config, parallel, variables)
     terminal.say(
         f"U-Net of {count_parameters(state.parameters):,} parameters on {len(parallel.devices)} x "
         f"{jax.devices()[0].device_kind}; "
@@ -111,7 +117,6 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     )
     resident = use_resident(records["train"], config)
     batches = training_batches(records["train"], config, resident=resident)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     restored = checkpoints.restore_latest(state)
     if restored:
         state, position = restored

@@ -1,0 +1,60 @@
+"""Weights by name: those in the package, of a file, or of a run."""
+
+import dataclasses
+
+from etils import epath
+
+from lungseg_jax.config import Config
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.forward import Variables
+from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
+
+PACKAGED = "packaged"
+
+
+def find_weights(name: str) -> Weights:
+    """Returns weights; those of a run are of its best checkpoint, and not calibrated.
+
+    Args:
+      name: `packaged`, a file of `lungseg_jax.export`, or the folder of a run.
+
+    Raises:
+      ConfigError: the folder holds no run.
+      CheckpointError: the file, or every checkpoint of the run, cannot be read.
+    """
+    if name == PACKAGED:
+        return load_weights(packaged_weights())
+    path = epath.Path(name)
+    if path.suffix == SUFFIX:
+        return load_weights(path)
+    # Here, for Orbax takes a second to import.
+    from lungseg_jax.export import weights_of_run
+
+    return weights_of_run(path)
+
+
+def variables_to_start_from(config: Config) -> Variables | None:
+    """Returns what a run starts from by its key `start_from`; `None` where it starts by chance.
+
+    Raises:
+      ConfigError: the weights are of another network.
+      CheckpointError: they cannot be read.
+    """
+    if not config.start_from:
+        return None
+    weights = find_weights(config.start_from)
+    own, other = (
+        # What the network computes in, and what it keeps, are no part of the weights.
+        (one.data.labels, dataclasses.replace(one.model, dtype="auto", remat=False))
+        for one in (config, weights.config)
+    )
+    if own != other:
+        labels, model = other
+        raise ConfigError(
+            "start_from",
+            f"{config.start_from} is of another network",
+            f"give data.labels={labels}, model.width={model.width}, model.depth={model.depth}, "
+            f"model.block_size={model.block_size}, model.norm={model.norm}, "
+            f"model.activation={model.activation}",
+        )
+    return weights.variables

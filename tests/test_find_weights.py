@@ -1,0 +1,87 @@
+"""Training that begins with weights that are there."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from lungseg_jax.config import Config
+from lungseg_jax.errors import CheckpointError, ConfigError
+from lungseg_jax.find_weights import find_weights, variables_to_start_from
+from lungseg_jax.log import Log
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.train import loop, start
+from lungseg_jax.weights import Calibration, Weights, save_weights
+from tests.small import assert_trees_equal, small_config, small_config_with_data
+from tests.test_predict import untrained_weights
+
+
+@pytest.fixture
+def saved(tmp_path) -> Weights:
+    """Weights of another seed, in `other.safetensors`."""
+    save_weights(tmp_path / "other.safetensors", untrained_weights(Calibration(), seed=7))
+    return find_weights(str(tmp_path / "other.safetensors"))
+
+
+def train_until(config: Config, workdir: Path, until: int):
+    """Takes a run up and on to a step; returns the state it had at first, and then."""
+    run = start(config, all_devices(config.parallel), epath.Path(workdir))
+    first = jax.device_get(run.state)
+    with Log(epath.Path(workdir)) as log:
+        loop(run, log, lambda step: step == until)
+    run.checkpoints.close()
+    return first, jax.device_get(run.state)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+def test_a_run_begins_with_them_and_goes_on_without(tmp_path, saved, kind):
+    """Fault: weights not taken, or averaged with random ones; a run bound to a file for ever."""
+    path = tmp_path / "other.safetensors"
+    config = small_config_with_data(tmp_path, parallel=kind, start_from=str(path))
+    first, _ = train_until(config, tmp_path / "run", 3)
+    assert_trees_equal((first.parameters, first.batch_stats), saved.variables)
+    assert_trees_equal(first.ema, saved.variables)
+    assert int(first.step) == 0
+    random = dataclasses.replace(config, start_from="")
+    other, _ = train_until(random, tmp_path / "random", 1)
+    leaf, own = (jax.tree.leaves(own.parameters)[-1] for own in (other, first))
+    assert np.abs(leaf - own).max() > 0
+    # What makes steps of it is not taken over.
+    assert_trees_equal(first.optimizer, other.optimizer)
+    _, expected = train_until(config, tmp_path / "whole", 5)
+    path.unlink()
+    resumed, found = train_until(config, tmp_path / "run", 5)
+    assert int(resumed.step) == 3
+    assert_trees_equal(found, expected)
+
+
+def test_another_network_or_no_file_is_said_before_anything_is_built(tmp_path, saved):
+    """Fault: an error of shapes from within JAX, or one after hours of converting."""
+    path = str(tmp_path / "other.safetensors")
+    wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
+    message = r"^start_from: .*other.safetensors is of another network; give .*model.width=4"
+    with pytest.raises(ConfigError, match=message):
+        start(wider, all_devices("mesh"), epath.Path(tmp_path / "run"))
+    absent = dataclasses.replace(wider, start_from=str(tmp_path / "absent.safetensors"))
+    with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
+        start(absent, all_devices("mesh"), epath.Path(tmp_path / "run"))
+    assert not (tmp_path / "records").exists()
+    sided = small_config(data__labels="left_right", start_from=path)
+    with pytest.raises(ConfigError, match=r"data.labels=lungs"):
+        variables_to_start_from(sided)
+    # Types and what is kept in memory are no part of a network.
+    alike = small_config(model__dtype="bfloat16", model__remat=True, start_from=path)
+    found = variables_to_start_from(alike)
+    assert found is not None
+    assert_trees_equal(found, saved.variables)
+
+
+def test_the_package_has_its_own():
+    """Fault: the word taken for a folder; weights that the default network cannot begin with."""
+    config = Config(start_from="packaged")
+    found = variables_to_start_from(config)
+    assert found is not None
+    assert_trees_equal(found, find_weights("packaged").variables)
