@@ -24,6 +24,7 @@ from benchmarks.main_job import RESULTS
 from lungseg_jax import quality
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
+from lungseg_jax.environment import environment
 from lungseg_jax.evaluate import Evaluator, lung_probability, to_original
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.metrics import ImageMetrics, image_metrics
@@ -42,6 +43,7 @@ Rows = dict[str, list[ImageMetrics]]
 
 def main(name: str, *arguments: str) -> None:
     """Measures and writes."""
+    own_environment = environment()
     workdirs, elsewhere = arguments, ()
     if arguments[-3:-2] == ("on",):
         workdirs, elsewhere = arguments[:-3], arguments[-2:]
@@ -64,6 +66,7 @@ def main(name: str, *arguments: str) -> None:
         if after.hd95_px > before.hd95_px
     ]
     result = {
+        "measured_with": own_environment,
         "runs": runs,
         "calibrations": calibrations,
         "test": {way: by_source(own) for way, own in rows.items()},

@@ -52,6 +52,7 @@ print(json.dumps({
 
 def main(folder: str, *options: str) -> None:
     """Measures and writes a result file."""
+    own_environment = environment()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         if options == ("--memory",):
@@ -61,7 +62,7 @@ def main(folder: str, *options: str) -> None:
             result, name = _rates(_pairs(folder, root, every=6, side=2048)), "build_rate_large"
         else:
             result, name = _rates(_pairs(folder, root)), "build_rate"
-    result = {**environment(), **result}
+    result = {**own_environment, **result}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

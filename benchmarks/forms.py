@@ -58,9 +58,10 @@ def main(folder: str, *runs: str) -> None:
     found = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
     for run in runs or [f"{form}:{seed}" for seed in SEEDS for form in FORMS]:
         form, seed = run.split(":")
+        own_environment = environment()
         found.setdefault(form, {})[seed] = train(folder, int(seed), form)
         result = {
-            **environment(),
+            "last_run": own_environment,
             "num_steps": NUM_STEPS,
             "forms": {
                 name: {"block_size": block_size, "width": width, "depth": depth}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.main_job import RESULTS
+from lungseg_jax.environment import environment
 
 RESULT = RESULTS / "input_stall.json"
 
@@ -23,11 +24,12 @@ TURNS = 3
 
 INPUTS = {"resident": "true", "streamed": "false"}
 
-KEPT = ("batch_size", "image_size", "dtype", "revision", "python", "versions")
+KEPT = ("batch_size", "image_size", "dtype")
 
 
 def main(*arguments: str) -> None:
     """Measures and puts the figures into the result file."""
+    own_environment = environment()
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in INPUTS}
     benchmark: dict[str, Any] = {}
     for _ in range(TURNS):
@@ -35,9 +37,9 @@ def main(*arguments: str) -> None:
             benchmark = _benchmark(*arguments, f"--config.data.resident={resident}")
             turns[name].append(_figures(benchmark))
     experiment = next(Path(own.partition("=")[2]).stem for own in arguments if "config=" in own)
-    case = {name: benchmark[name] for name in KEPT} | turns
+    case = own_environment | {name: benchmark[name] for name in KEPT} | turns
     kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    kept[f"{benchmark['hardware']}: {experiment}"] = case
+    kept[f"{own_environment['hardware']}: {experiment}"] = case
     RESULT.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
     print(json.dumps(case, indent=2))
 

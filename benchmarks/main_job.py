@@ -20,6 +20,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(config: str, *overrides: str) -> None:
     """Runs the experiment in a new folder and writes its result file."""
+    # First, for the commit may be another one later.
+    own_environment = environment()
     workdir = Path(tempfile.mkdtemp(prefix="main_job-"))
     start = time.perf_counter()
     subprocess.run(  # noqa: S603
@@ -31,7 +33,7 @@ def main(config: str, *overrides: str) -> None:
     )  # fmt: skip
     result = {
         "experiment": Path(config).stem,
-        **environment(),
+        **own_environment,
         "seconds": round(time.perf_counter() - start),
         "metrics": json.loads((workdir / "metrics.json").read_text()),
     }

@@ -30,6 +30,7 @@ REPEATS = 3
 
 def main() -> None:
     """Measures and writes."""
+    own_environment = environment()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         folders = {side: _pictures(root / str(side), side) for side in SIDES}
@@ -38,7 +39,7 @@ def main() -> None:
         # The program for several pictures at a time is compiled too.
         _seconds(sorted(folders[512].iterdir()), root)
         result = {
-            **environment(),
+            **own_environment,
             "start_seconds": {"empty cache": start[0], "filled cache": start[1:]},
             "seconds_a_file": {
                 side: [_a_file(folder, root) for _ in range(REPEATS)]

@@ -19,6 +19,7 @@ from etils import epath
 from benchmarks.accuracy import by_source, figures_of
 from benchmarks.main_job import RESULTS
 from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.environment import environment
 from lungseg_jax.evaluate import Evaluator, lung_probability
 from lungseg_jax.export import calibrated_weights_of_run, dice_of
 from lungseg_jax.metrics import ImageMetrics
@@ -33,6 +34,7 @@ SUMMARY = ("dice", "hd95_px", "assd_px")
 def main(name: str, *workdirs: str) -> None:
     """Measures and writes."""
     assert len(workdirs) > 1, __doc__
+    own_environment = environment()
     members = [calibrated_weights_of_run(workdir) for workdir in workdirs]
     records = [open_records(own.config)["test"] for own in members]
     ids = [[own.label(i)[0] for i in range(len(own))] for own in records]
@@ -54,6 +56,7 @@ def main(name: str, *workdirs: str) -> None:
     *single, mean = rows
     dice = np.array([[row.dice for row in own] for own in single])
     result = {
+        "measured_with": own_environment,
         "seeds": [own.config.seed for own in members],
         "starts": [read_starts(epath.Path(workdir)) for workdir in workdirs],
         "runs": [_summary(own) for own in single],

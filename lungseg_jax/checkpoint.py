@@ -115,7 +115,8 @@ class Checkpoints:
         abstract = self._abstract(template)
         for step in steps:
             restored = self._try_to_restore(step, abstract)
-            # One that goes on from another step than the others would never meet them again.
+            # A process that alone cannot read one must not go on from another step than the rest:
+            # that they meet in different collectives ends the job.
             if _in_any_process(restored is None):
                 broken.append(step)
                 continue

@@ -16,6 +16,7 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig, check_space_shards
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.data.records import Example, Records, identity, open_records
+from lungseg_jax.environment import environment
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
@@ -25,7 +26,7 @@ from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.postprocessing import smooth
 from lungseg_jax.state import create_state
-from lungseg_jax.workdir import check_same_config
+from lungseg_jax.workdir import check_same_config, claim, record_start
 
 THRESHOLD = 0.5
 
@@ -42,6 +43,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
         devices do not divide the devices.
     """
     workdir = epath.Path(workdir)
+    own_environment = environment()
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
@@ -54,6 +56,9 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
     records = open_records(config)
     check_same_records(workdir, position, records)
     terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
+    # The figures are of these tolerances now, and made here.
+    claim(workdir, config)
+    record_start(workdir, config, own_environment, step=int(state.step), mode="eval")
     return evaluate_splits(Evaluator(config, parallel), state.ema, records, workdir)
 
 

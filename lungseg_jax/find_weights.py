@@ -1,15 +1,22 @@
 """Weights by name: those in the package, of a file, or of a run."""
 
 import dataclasses
+import hashlib
 
+import jax
+import numpy as np
 from etils import epath
 
+from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.forward import Variables
 from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
 
 PACKAGED = "packaged"
+
+# Sources of the pictures that the weights in the package were trained on.
+SEEN_BY_PACKAGED = ("kaggle", "montgomery", "shenzhen")
 
 
 def find_weights(name: str) -> Weights:
@@ -24,7 +31,7 @@ def find_weights(name: str) -> Weights:
     """
     if name == PACKAGED:
         return load_weights(packaged_weights())
-    path = epath.Path(name)
+    path = epath.Path(name).expanduser()
     if path.suffix == SUFFIX:
         return load_weights(path)
     # Here, for Orbax takes a second to import.
@@ -43,6 +50,11 @@ def variables_to_start_from(config: Config) -> Variables | None:
     if not config.start_from:
         return None
     weights = find_weights(config.start_from)
+    if config.start_from == PACKAGED and config.data.source in SEEN_BY_PACKAGED:
+        terminal.say(
+            "The weights in the package have seen all of Montgomery and Shenzhen: on their pictures "
+            "figures of this run will be too high"
+        )
     own, other = (
         # What the network computes in, and what it keeps, are no part of the weights.
         (one.data.labels, dataclasses.replace(one.model, dtype="auto", remat=False))
@@ -58,3 +70,11 @@ def variables_to_start_from(config: Config) -> Variables | None:
             f"model.activation={model.activation}",
         )
     return weights.variables
+
+
+def check_sum(variables: Variables) -> str:
+    """Returns a check sum of weights: a name may stand for others tomorrow."""
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(variables):
+        digest.update(np.asarray(x).tobytes())
+    return digest.hexdigest()

@@ -22,9 +22,10 @@ from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, identity, open_records
+from lungseg_jax.environment import environment
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
-from lungseg_jax.find_weights import variables_to_start_from
+from lungseg_jax.find_weights import check_sum, variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
 from lungseg_jax.parallel import Parallel, all_devices
@@ -101,8 +102,10 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
     """
     workdir_lib.check_free(workdir, config)
-    # A run that goes on needs no more what it began with.
-    begins = not any((workdir / "checkpoints").glob("[0-9]*"))
+    # Before hours of work: what ran is what was imported.
+    own_environment = environment()
+    # Now, so that a mistake is told at once; a run that goes on needs no more what it began with.
+    begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
     records = open_records(config)
     workdir_lib.claim(workdir, config)
@@ -123,7 +126,14 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         check_same_records(workdir, position, records)
         batches.set_state(position["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
-    workdir_lib.record_start(workdir, int(state.step), config)
+    elif config.start_from and variables is None:
+        # Of a run that was killed before its first checkpoint, or whose checkpoints are damaged.
+        variables = variables_to_start_from(config)
+        state, _ = prepare_step(config, parallel, variables)
+    begun_with = None if restored or variables is None else check_sum(variables)
+    workdir_lib.record_start(
+        workdir, config, own_environment, step=int(state.step), begun_with=begun_with
+    )
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import json
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from etils import epath
@@ -11,11 +11,10 @@ from etils import epath
 from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
-from lungseg_jax.environment import environment
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.state import compute_dtype
 
-# What may differ between a run and its resumption: none of it changes more than rounding does.
+# What may differ between a run and its resumption: weights change by it no more than by rounding.
 _FREE_KEYS = frozenset(
     {
         "parallel",
@@ -65,11 +64,27 @@ def claim(workdir: epath.Path, config: Config) -> None:
         _write(workdir / "config.json", config_lib.to_json(config))
 
 
-def record_start(workdir: epath.Path, step: int, config: Config) -> None:
-    """Adds to `environment.json` with what code, libraries and hardware a run goes on from a step.
+def record_start(
+    workdir: epath.Path,
+    config: Config,
+    environment: dict[str, Any],
+    *,
+    step: int,
+    mode: Literal["train", "eval"] = "train",
+    begun_with: str | None = None,
+) -> None:
+    """Adds to `environment.json` with what a run goes on from a step, or is evaluated.
 
-    Any of them may change the bits of what follows, and a resumption may have others; that it
+    Any of it may change the bits of what follows, and a resumption may have others; that it
     computes in another type is said.
+
+    Args:
+      workdir: folder of the run.
+      config: of the run.
+      environment: see `environment.environment`.
+      step: of the state.
+      mode: what is done.
+      begun_with: check sum of the weights that were taken to start from.
     """
     if jax.process_index() > 0:
         return
@@ -77,7 +92,8 @@ def record_start(workdir: epath.Path, step: int, config: Config) -> None:
     dtype = str(compute_dtype(config))
     if starts and starts[-1].get("dtype", dtype) != dtype:
         terminal.say(f"Computing in {dtype}; so far the run did in {starts[-1]['dtype']}")
-    starts.append({"step": step, "dtype": dtype, **environment()})
+    begun = {} if begun_with is None else {"start_from": config.start_from, "sha256": begun_with}
+    starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **environment})
     _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")
 
 
@@ -88,7 +104,7 @@ def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
     except (FileNotFoundError, ValueError):
         # It is for people to read: no run depends on it.
         return []
-    return starts if isinstance(starts, list) else []
+    return [own for own in starts if isinstance(own, dict)] if isinstance(starts, list) else []
 
 
 def _write(path: epath.Path, text: str) -> None:

@@ -39,9 +39,6 @@ CONFIG = LungsConfig(source="folder", image_size=32)
 BUILD = """
 import sys
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
-from tfds_builder.conversion import Conversion
-from tfds_builder.convert import ConvertSettings
-from tfds_builder.id_key import read_or_make_key
 from tfds_builder.prepare import prepare
 data_dir, manual_dir, on_error = sys.argv[1:]
 config = LungsConfig(source="folder", image_size=32, on_error=on_error, max_bad_share=0.9)
@@ -147,6 +144,14 @@ def test_the_key_of_patients_is_not_sent_to_workers(tmp_path):
     worker.setup()
     assert worker._conversion.settings == settings
     worker.teardown()
+    # Fault: hashes of two keys in one data set, where a worker does not see the same folder.
+    (tmp_path / "patient_id.key").write_text(64 * "0")
+    with pytest.raises(DataError, match="holds another key"):
+        pickle.loads(sent).setup()
+    (tmp_path / "patient_id.key").unlink()
+    with pytest.raises(DataError, match="patient_id"):
+        pickle.loads(sent).setup()
+    assert not (tmp_path / "patient_id.key").exists()
 
 
 def rebuilt_after_kill(built: tuple[Path, Path, Any], data_dir: Path, seconds: float) -> bool:

@@ -10,11 +10,12 @@ from etils import epath
 
 from lungseg_jax.config import Config
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.find_weights import find_weights, variables_to_start_from
+from lungseg_jax.find_weights import check_sum, find_weights, variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.train import loop, start
 from lungseg_jax.weights import Calibration, Weights, save_weights
+from lungseg_jax.workdir import claim, read_starts
 from tests.small import assert_trees_equal, small_config, small_config_with_data
 from tests.test_predict import untrained_weights
 
@@ -56,6 +57,24 @@ def test_a_run_begins_with_them_and_goes_on_without(tmp_path, saved, kind):
     resumed, found = train_until(config, tmp_path / "run", 5)
     assert int(resumed.step) == 3
     assert_trees_equal(found, expected)
+
+
+@pytest.mark.parametrize("left", ["5.orbax-checkpoint-tmp/state", "5/metrics/metrics"])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_with_them(
+    tmp_path, saved, left: str
+):
+    """Fault: random weights without a word, for what a kill has left looks like a checkpoint."""
+    path = tmp_path / "other.safetensors"
+    config = small_config_with_data(tmp_path, parallel="mesh", start_from=str(path))
+    workdir = epath.Path(tmp_path / "run")
+    claim(workdir, config)
+    (workdir / "checkpoints" / left).parent.mkdir(parents=True)
+    (workdir / "checkpoints" / left).touch()
+    run = start(config, all_devices("mesh"), workdir)
+    run.checkpoints.close()
+    assert_trees_equal(jax.device_get(run.state.parameters), saved.variables[0])
+    (own,) = read_starts(workdir)
+    assert own["sha256"] == check_sum(saved.variables)
 
 
 def test_another_network_or_no_file_is_said_before_anything_is_built(tmp_path, saved):

@@ -207,8 +207,14 @@ def test_masks_with_labels_are_refused_and_soft_outlines_are_not():
     soft = chest(300, 260, 0)[1]
     np.testing.assert_array_equal(read_mask(png_bytes(soft), "x.png"), soft > 127)
     # Enlarged without interpolation, an outline has flat pixels too.
-    enlarged = np.kron(soft, np.ones((3, 3), np.uint8))
+    enlarged = np.kron(chest(64, 60, 0)[1], np.ones((8, 8), np.uint8))
     np.testing.assert_array_equal(read_mask(png_bytes(enlarged), "x.png"), enlarged > 127)
+    # Once saved as JPEG, black and white are only nearly so.
+    for quality in range(20, 101, 3):
+        buffer = io.BytesIO()
+        Image.fromarray(soft).save(buffer, "JPEG", quality=quality)
+        traced = np.asarray(Image.open(buffer))
+        np.testing.assert_array_equal(read_mask(png_bytes(traced), "x.png"), traced > 127)
 
 
 def test_a_mask_in_the_opacity_is_refused_and_one_beside_it_is_not():
@@ -218,6 +224,18 @@ def test_a_mask_in_the_opacity_is_refused_and_one_beside_it_is_not():
     white[..., 3] = lung * 255
     with pytest.raises(DataError, match=r"^x\.png: mask that is white where it is transparent; "):
         read_mask(png_bytes(white), "x.png")
-    # As drawing programs export it: what is not lung is black and transparent.
-    white[..., :3] *= lung[..., None]
-    np.testing.assert_array_equal(read_mask(png_bytes(white), "x.png"), lung)
+    # As drawing programs export it: what is not lung is black and transparent, edges are between.
+    soft = chest(60, 50, 0)[1]
+    white[..., :3] *= (soft > 0)[..., None]
+    white[..., 3] = soft
+    np.testing.assert_array_equal(read_mask(png_bytes(white), "x.png"), soft > 0)
+
+
+def test_broken_tags_are_no_broken_picture():
+    """Fault: a traceback, or a picture lost, for an Exif chunk of zeros."""
+    whole = png_bytes(GREY)
+    body = b"eXIf" + bytes(8)
+    chunk = struct.pack(">I", 8) + body + struct.pack(">I", zlib.crc32(body))
+    found = read_png(whole[:33] + chunk + whole[33:], "x.png")
+    np.testing.assert_array_equal(found.pixels, read_png(whole, "x.png").pixels)
+    assert found.notes == ("its Exif tags are broken",)

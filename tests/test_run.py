@@ -31,7 +31,7 @@ from lungseg_jax.report import read_ids
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.step import prepare_step
 from lungseg_jax.weights import load_weights
-from lungseg_jax.workdir import read_config
+from lungseg_jax.workdir import read_config, read_starts
 from tests.small import REPOSITORY, assert_trees_equal, small_config, write_small_data
 
 STEPS = 40
@@ -155,6 +155,7 @@ def test_eval_mode_gives_the_same_figures(data, finished):
     result = run(command(data, finished, "--mode=eval"))
     assert result.returncode == 0, result.stderr
     assert (finished / "metrics.json").read_bytes() == before
+    assert [own["mode"] for own in read_starts(epath.Path(finished))] == ["train", "eval"]
 
 
 def test_export_of_a_run_whose_pictures_moved_or_changed(finished, data, tmp_path, capsys):

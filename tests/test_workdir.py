@@ -83,14 +83,14 @@ def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
     assert sorted((tmp_path / "records").rglob("*")) == before
 
 
-@pytest.mark.parametrize("content", ["", "[{", '{"step": 1}'])
+@pytest.mark.parametrize("content", ["", "[{", '{"step": 1}', '[1, "a"]'])
 def test_damage_to_what_only_people_read_stops_nothing(tmp_path, content: str, capfd):
     """Fault: a run that cannot go on for a file that it does not need; another type unsaid."""
     workdir = epath.Path(tmp_path)
     (workdir / "environment.json").write_text(content)
-    record_start(workdir, 3, small_config(model__dtype="float32"))
+    record_start(workdir, small_config(model__dtype="float32"), {}, step=3)
     assert "Computing in" not in capfd.readouterr().err
-    record_start(workdir, 5, small_config(model__dtype="bfloat16"))
+    record_start(workdir, small_config(model__dtype="bfloat16"), {}, step=5)
     assert "Computing in bfloat16; so far the run did in float32" in capfd.readouterr().err
     assert [start["step"] for start in read_starts(workdir)] == [3, 5]
 

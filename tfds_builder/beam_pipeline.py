@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from lungseg_jax.errors import DataError
 from tfds_builder.conversion import Chunk, Conversion
-from tfds_builder.id_key import read_or_make_key
+from tfds_builder.digest import digest_bytes
+from tfds_builder.id_key import read_key
 from tfds_builder.sandbox import Sandbox
 
 
@@ -21,10 +23,15 @@ class _ConvertChunk(beam.DoFn):
     def __init__(self, conversion: Conversion) -> None:
         # A runner keeps what it sends to its workers; they read the secret themselves.
         self._conversion = _with_key(conversion, b"")
+        self._check_sum = digest_bytes(conversion.settings.id_key)
 
     def setup(self) -> None:
         """Makes the sandbox, whose process starts with the first case."""
-        key = read_or_make_key(self._conversion.key_folder)
+        key = read_key(self._conversion.key_folder)
+        if digest_bytes(key) != self._check_sum:
+            raise DataError(
+                self._conversion.key_folder, "holds another key here", "mount the same folder"
+            )
         self._conversion = _with_key(self._conversion, key)
         self._sandbox = Sandbox(self._conversion.settings.memory_bytes())
 

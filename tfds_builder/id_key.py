@@ -11,6 +11,8 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files
 
+_NAME = "patient_id.key"
+
 _FORM = re.compile(rb"[0-9a-fA-F]{64}")
 
 # For how long another process may take to write a key that it has begun.
@@ -27,11 +29,11 @@ def read_or_make_key(data_dir: epath.Path) -> bytes:
       DataError: the file is not readable or damaged; an empty key would make hashes that anybody
         can try out.
     """
-    path = data_dir / "patient_id.key"
+    path = data_dir / _NAME
     if not path.exists():
         data_dir.mkdir(parents=True, exist_ok=True)
         _make(path)
-    return _read(path)
+    return read_key(data_dir)
 
 
 def _make(path: epath.Path) -> None:
@@ -58,7 +60,13 @@ def _write_new(path: epath.Path, content: bytes) -> None:
         file.write(content)
 
 
-def _read(path: epath.Path) -> bytes:
+def read_key(data_dir: epath.Path) -> bytes:
+    """Returns the key kept in `data_dir`.
+
+    Raises:
+      DataError: the file is absent, not readable or damaged.
+    """
+    path = data_dir / _NAME
     give_up = time.monotonic() + _PATIENCE_S
     while True:
         content = files.read_bytes(path).strip()

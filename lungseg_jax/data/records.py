@@ -115,7 +115,7 @@ class Records:
           batch_size: pictures a batch.
         """
         images: Any = grain.MapDataset.source(positions).map(lambda own: self.images([own])[0])
-        options = grain.ReadOptions(num_threads=16, prefetch_buffer_size=batch_size)
+        options = grain.ReadOptions(num_threads=16, prefetch_buffer_size=max(16, batch_size))
         ready = iter(images.to_iter_dataset(options))
         for _ in range(0, len(positions), batch_size):
             yield np.stack(list(itertools.islice(ready, batch_size)))

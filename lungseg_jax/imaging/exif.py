@@ -1,6 +1,7 @@
 """How viewers turn pictures by their Exif tag Orientation (Exif 2.32, 4.6.4)."""
 
 import io
+import warnings
 
 from PIL.ExifTags import Base
 from PIL.ImageFile import ImageFile
@@ -31,6 +32,11 @@ def exif_turn(content: bytes, opener: type[ImageFile]) -> Turn:
       content: the file's bytes.
       opener: of its format.
     """
-    tag = opener(io.BytesIO(content)).getexif().get(Base.Orientation)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tag = opener(io.BytesIO(content)).getexif().get(Base.Orientation)
+    # Pillow lets through what its parser meets in broken tags. The picture is whole.
+    except Exception:  # noqa: BLE001
+        return Orientation(), ("its Exif tags are broken",)
     turn = _TURNS.get(tag or 1)
     return UPRIGHT if turn is None else (turn, ("turned as its Exif tag says",))

@@ -22,9 +22,13 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 MASK_THRESHOLD = 127
 
 
-# A region of one grey between black and the brightest: beyond this share of a mask it is a label of
-# its own. Outlines drawn anti-aliased are too thin to hold such a region.
-MOST_BETWEEN = 0.05
+# A region of one grey, farther than this from black and from the brightest, and beyond this share
+# of a mask, is a label of its own. Outlines drawn anti-aliased are too thin to hold such a region,
+# and JPEG's traces are nearer.
+LABEL_DISTANCE = 16
+LABEL_SHARE = 0.05
+
+_SQUARE = np.ones((3, 3), np.uint8)
 
 _GIF_SIGNATURE = b"GIF8"
 
@@ -83,10 +87,10 @@ def read_mask(
 
 
 def _check_no_labels(pixels: UInt8[np.ndarray, "h w"], brightest: int, name: str) -> None:
-    flat = cv2.dilate(pixels, np.ones((3, 3))) == cv2.erode(pixels, np.ones((3, 3)))
-    labels = pixels[flat & (pixels > 0) & (pixels < brightest)]
-    if len(labels) > MOST_BETWEEN * np.count_nonzero(pixels):
-        grey = int(np.bincount(labels).argmax())
+    flat = cv2.dilate(pixels, _SQUARE) == cv2.erode(pixels, _SQUARE)
+    count = np.bincount(pixels[flat], minlength=256)[LABEL_DISTANCE : brightest - LABEL_DISTANCE]
+    if count.max() > LABEL_SHARE * np.count_nonzero(pixels):
+        grey = LABEL_DISTANCE + int(count.argmax())
         raise DataError(
             name, f"mask with regions of {grey} and of {brightest}", "mark all lung with 255"
         )
@@ -100,7 +104,8 @@ def _check_opacity(
     if not image.has_transparency_data:
         return
     opaque = np.asarray(image.convert("RGBA"))[..., 3] > MASK_THRESHOLD
-    if np.any(mask[~opaque]):
+    # Soft edges may be white and half transparent.
+    if np.any(cv2.erode(mask * np.uint8(~opaque), _SQUARE)):
         raise DataError(
             name, "mask that is white where it is transparent", "save masks as 8-bit grey PNG"
         )
