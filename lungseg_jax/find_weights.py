@@ -52,8 +52,8 @@ def variables_to_start_from(config: Config) -> Variables | None:
     weights = find_weights(config.start_from)
     if config.start_from == PACKAGED and config.data.source in SEEN_BY_PACKAGED:
         terminal.say(
-            "The weights in the package have seen all of Montgomery and Shenzhen: on their pictures "
-            "figures of this run will be too high"
+            "The weights in the package have seen all of Montgomery and Shenzhen: on pictures of "
+            "these the figures of this run will be too high"
         )
     own, other = (
         # What the network computes in, and what it keeps, are no part of the weights.
