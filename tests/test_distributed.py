@@ -11,6 +11,7 @@ import pytest
 
 from lungseg_jax.train import train_and_evaluate
 from tests.small import REPOSITORY, cut, small_config_with_data, write_small_data
+from tests.test_run import losses
 
 # What a host of a pod runs; there JAX finds coordinator and ranks itself.
 HOST = """
@@ -83,6 +84,8 @@ def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
     alone = train_and_evaluate(config, tmp_path / "alone")
     assert alone is not None
     assert together["test"]["num_examples"] == alone["test"]["num_examples"] == 6
+    # The loss is of the whole batch: a host with other examples would show in the first.
+    assert losses(tmp_path / kind) == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
     assert together["test"]["dice"] == pytest.approx(alone["test"]["dice"], abs=0.01)
     assert together["val"]["assd_px"] == pytest.approx(alone["val"]["assd_px"], abs=0.1)
 
