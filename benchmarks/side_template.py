@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.main_job import RESULTS
-from lungseg_jax.imaging import files, png, sides
+from lungseg_jax.imaging import files, sides
+from lungseg_jax.imaging.mask_file import read_mask
 from tfds_builder.sources import list_source
 
 PENALTY = 100.0
@@ -31,7 +32,7 @@ def main(folder: str) -> None:
     rows, tell, patients, random = [], [], [], np.random.default_rng(0)
     for case in list_source("kaggle", folder).cases:
         radiograph = files.read_radiograph(case.image)
-        lungs = png.read_mask(Path(case.masks[0].path).read_bytes(), case.example_id) > 0
+        lungs = read_mask(Path(case.masks[0].path).read_bytes(), case.example_id) > 0
         if not all(lung.any() for lung in sides.split_lungs(lungs)):
             continue
         shapes = [(radiograph.pixels, lungs), *with_effusions(radiograph.pixels, lungs, random)]

@@ -115,8 +115,9 @@ class Checkpoints:
         abstract = self._abstract(template)
         for step in steps:
             restored = self._try_to_restore(step, abstract)
-            # A process that alone cannot read one must not go on from another step than the rest:
-            # that they meet in different collectives ends the job.
+            # Damage that all processes see is passed over by all. One that alone cannot read a
+            # checkpoint ends the job, for it meets the others in another collective: better than
+            # that it goes on from another step.
             if _in_any_process(restored is None):
                 broken.append(step)
                 continue
@@ -124,8 +125,7 @@ class Checkpoints:
             if broken and not self._read_only:
                 for bad_step in broken:
                     self._set_aside(bad_step)
-                # Those that do not rename must not look before.
-                _in_any_process(False)
+                _wait_for_renames()
                 self._manager.reload()
             return restored
         raise CheckpointError(
@@ -153,8 +153,7 @@ class Checkpoints:
         if self._read_only or jax.process_index() == 0:
             self._look_for_damaged_metrics()
         if not self._read_only:
-            # Those that do not rename must not look before.
-            _in_any_process(False)
+            _wait_for_renames()
 
     def _look_for_damaged_metrics(self) -> None:
         for path in self.directory.glob("*/metrics/metrics"):
@@ -229,6 +228,12 @@ def _in_any_process(is_so: bool) -> bool:
     if jax.process_count() == 1:
         return is_so
     return bool(np.any(multihost_utils.process_allgather(np.asarray(is_so))))
+
+
+def _wait_for_renames() -> None:
+    """The first process renames; the others must not look at the folder before."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("checkpoints are set aside")
 
 
 def _dice(metrics: dict[str, float]) -> float:

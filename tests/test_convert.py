@@ -10,8 +10,9 @@ from etils import epath
 from PIL import Image
 
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.network_input import read_network_input
-from lungseg_jax.imaging.png import read_mask, read_png
+from lungseg_jax.imaging.png import read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, dicom_bytes, png_bytes

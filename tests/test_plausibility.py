@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungseg_jax.imaging.png import read_mask
+from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.sides import split_lungs
 from lungseg_jax.plausibility import doubts
 from tests.pictures import SHARED

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.imaging.png import read_mask
+from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig

@@ -7,7 +7,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging import png
+from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import Orientation
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources import Case, MaskFile
@@ -50,7 +50,7 @@ def read_structures(
     bits = np.zeros(shape, np.uint8)
     notes = []
     for file in case.masks:
-        mask = png.read_mask(contents[file.path], file.path.name, max_pixels)
+        mask = read_mask(contents[file.path], file.path.name, max_pixels)
         if mask.shape != shape:
             mask = _enlarge_twofold(mask, shape, file, case)
             notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")

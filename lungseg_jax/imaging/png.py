@@ -1,4 +1,4 @@
-"""PNG files to intensities, PNG and GIF files to masks.
+"""PNG files to intensities, and back.
 
 Section numbers are those of PNG, third edition (https://www.w3.org/TR/png-3/).
 """
@@ -7,8 +7,7 @@ import io
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
-from PIL.GifImagePlugin import GifImageFile
+from jaxtyping import Shaped
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -17,20 +16,6 @@ from lungseg_jax.imaging.bit_depth import largest_value
 from lungseg_jax.imaging.exif import UPRIGHT, exif_turn
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
-
-# Masks are drawn anti-aliased in the public sets; half coverage is the outline.
-MASK_THRESHOLD = 127
-
-
-# A region of one grey, farther than this from black and from the brightest, and beyond this share
-# of a mask, is a label of its own. Outlines drawn anti-aliased are too thin to hold such a region,
-# and JPEG's traces are nearer.
-LABEL_DISTANCE = 16
-LABEL_SHARE = 0.05
-
-_SQUARE = np.ones((3, 3), np.uint8)
-
-_GIF_SIGNATURE = b"GIF8"
 
 # Bit depth and colour type in the header (11.2.1) of sixteen-bit RGB, grey with alpha, and RGBA.
 _HEADER = slice(24, 26)
@@ -55,60 +40,6 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
     turn, notes = exif_turn(content, PngImageFile) if b"eXIf" in content else UPRIGHT
     upright = np.ascontiguousarray(turn.to_upright(pixels), np.float32)
     return Radiograph(upright / np.float32(largest), None, "none", turn, notes)
-
-
-def read_mask(
-    content: bytes, name: str, max_pixels: int = ReadOptions().max_pixels
-) -> UInt8[np.ndarray, "h w"]:
-    """Returns a mask of {0, 1} from a PNG or GIF file, thresholded at half its coverage.
-
-    Raises:
-      DataError: neither PNG nor GIF, one that does not decode or is too large, or values that are
-        no mask's: labels, or brightness and opacity that tell of two masks.
-    """
-    is_gif = content.startswith(_GIF_SIGNATURE)
-    opener = GifImageFile if is_gif else PngImageFile
-    pixels = decode_grey(content, name, opener, max_pixels)
-    if pixels.dtype != np.uint8:
-        raise DataError(name, "mask of more than 8 bits", "save masks as 8-bit grey PNG")
-    brightest = int(pixels.max())
-    # Files that mark the lung with 1 instead of 255 are masks all the same.
-    if brightest == 1:
-        return pixels
-    # Labels 1 and 2, or the lung in red: thresholding would leave an empty mask unnoticed.
-    if 0 < brightest <= MASK_THRESHOLD:
-        raise DataError(
-            name, f"mask whose brightest pixel is {brightest}", "mark lung with 255 or with 1"
-        )
-    _check_no_labels(pixels, brightest, name)
-    mask = (pixels > MASK_THRESHOLD).astype(np.uint8)
-    _check_opacity(content, opener, mask, name)
-    return mask
-
-
-def _check_no_labels(pixels: UInt8[np.ndarray, "h w"], brightest: int, name: str) -> None:
-    flat = cv2.dilate(pixels, _SQUARE) == cv2.erode(pixels, _SQUARE)
-    count = np.bincount(pixels[flat], minlength=256)[LABEL_DISTANCE : brightest - LABEL_DISTANCE]
-    if count.max() > LABEL_SHARE * np.count_nonzero(pixels):
-        grey = LABEL_DISTANCE + int(count.argmax())
-        raise DataError(
-            name, f"mask with regions of {grey} and of {brightest}", "mark all lung with 255"
-        )
-
-
-def _check_opacity(
-    content: bytes, opener: type[ImageFile], mask: UInt8[np.ndarray, "h w"], name: str
-) -> None:
-    """A mask drawn in white on white, with the lung in the opacity, would be all lung."""
-    image = opener(io.BytesIO(content))
-    if not image.has_transparency_data:
-        return
-    opaque = np.asarray(image.convert("RGBA"))[..., 3] > MASK_THRESHOLD
-    # Soft edges may be white and half transparent.
-    if np.any(cv2.erode(mask * np.uint8(~opaque), _SQUARE)):
-        raise DataError(
-            name, "mask that is white where it is transparent", "save masks as 8-bit grey PNG"
-        )
 
 
 def encode_png(pixels: Shaped[np.ndarray, "h w *rgb"]) -> bytes:
