@@ -55,7 +55,7 @@ def main(name: str, *arguments: str) -> None:
         own_rows, own_estimates = measure(weights, open_records(config)["test"])
         for way, own in own_rows.items():
             rows[way] += own
-        runs.append({"seed": weights.config.seed, "starts": read_starts(epath.Path(workdir))})
+        runs.append({"seed": weights.config.seed, "starts": starts_of(workdir)})
         estimates.append(own_estimates)
         calibrations.append(dataclasses.asdict(weights.calibration))
     kept = rows["two lungs kept"]
@@ -79,6 +79,15 @@ def main(name: str, *arguments: str) -> None:
     }
     (RESULTS / f"accuracy_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def starts_of(workdir: str) -> list[dict]:
+    """Returns what a run was made with, without the folders of the machine that made it."""
+    starts = read_starts(epath.Path(workdir))
+    for start in starts:
+        if "start_from" in start:
+            start["start_from"] = epath.Path(start["start_from"]).name
+    return starts
 
 
 def _on(config: Config, folder: str, splits: str) -> Config:

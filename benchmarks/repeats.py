@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
-from benchmarks.accuracy import by_source, figures_of
+from benchmarks.accuracy import by_source, figures_of, starts_of
 from benchmarks.main_job import RESULTS
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.environment import environment
@@ -26,7 +25,6 @@ from lungseg_jax.metrics import ImageMetrics
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.weights import Weights
-from lungseg_jax.workdir import read_starts
 
 SUMMARY = ("dice", "hd95_px", "assd_px")
 
@@ -58,7 +56,7 @@ def main(name: str, *workdirs: str) -> None:
     result = {
         "measured_with": own_environment,
         "seeds": [own.config.seed for own in members],
-        "starts": [read_starts(epath.Path(workdir)) for workdir in workdirs],
+        "starts": [starts_of(workdir) for workdir in workdirs],
         "runs": [_summary(own) for own in single],
         "spread_of_runs": _spread([_summary(own) for own in single]),
         "mean_of_networks": by_source(mean),
