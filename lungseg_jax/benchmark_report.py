@@ -4,7 +4,8 @@ from typing import Any
 
 from lungseg_jax import terminal
 
-# Shares of the step or of the end-to-end time from which a cause is named as the limit.
+# Shares of the step or of the end-to-end time from which a cause is named as the limit, where
+# steps themselves differ by less.
 INPUT_STALL = 0.02
 COMMUNICATION = 0.1
 
@@ -39,7 +40,10 @@ def limit(result: dict[str, Any]) -> str:
     shares = {name: stages[name]["median_ms"] / whole for name in STAGE_NAMES if stages[name]}
     communication = shares.pop("all_reduce", 0.0)
     dearest = max(shares, key=lambda name: shares[name])
-    if stall > INPUT_STALL:
+    step = result["train_step"]
+    # A machine whose steps differ by more than the stall has none that can be told.
+    scatter = step["p95_ms"] / step["median_ms"] - 1
+    if stall > max(INPUT_STALL, scatter):
         return f"input; steps wait for it {stall:.1%} of the time"
     if communication > COMMUNICATION:
         return f"communication; {communication:.0%} of the step is not there on one device"

@@ -73,7 +73,10 @@ def variables_to_start_from(config: Config) -> Variables | None:
 
 
 def check_sum(variables: Variables) -> str:
-    """Returns a check sum of weights: a name may stand for others tomorrow."""
+    """Returns a check sum of arrays, whatever file they came from.
+
+    A name may stand for others tomorrow.
+    """
     digest = hashlib.sha256()
     for x in jax.tree.leaves(variables):
         digest.update(np.asarray(x).tobytes())

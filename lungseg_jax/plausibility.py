@@ -45,7 +45,7 @@ def doubts(
         )
     yield from _cut_off(lungs)
     if dice is not None and dice < MIN_DICE:
-        yield f"uncertain: estimated Dice {dice:.3f}"
+        yield f"uncertain: estimated Dice {dice:.3f}, below {MIN_DICE:g}"
 
 
 def _cut_off(lungs: Bool[np.ndarray, "h w"]) -> Iterator[str]:

@@ -131,6 +131,8 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         variables = variables_to_start_from(config)
         state, _ = prepare_step(config, parallel, variables)
     begun_with = None if restored or variables is None else check_sum(variables)
+    if begun_with:
+        terminal.say(f"Beginning with the weights of {config.start_from}")
     workdir_lib.record_start(
         workdir, config, own_environment, step=int(state.step), begun_with=begun_with
     )

@@ -84,7 +84,7 @@ def record_start(
       environment: see `environment.environment`.
       step: of the state.
       mode: what is done.
-      begun_with: check sum of the weights that were taken to start from.
+      begun_with: check sum of the arrays that were taken to start from, `arrays` there.
     """
     if jax.process_index() > 0:
         return
@@ -92,7 +92,7 @@ def record_start(
     dtype = str(compute_dtype(config))
     if starts and starts[-1].get("dtype", dtype) != dtype:
         terminal.say(f"Computing in {dtype}; so far the run did in {starts[-1]['dtype']}")
-    begun = {} if begun_with is None else {"start_from": config.start_from, "sha256": begun_with}
+    begun = {} if begun_with is None else {"start_from": config.start_from, "arrays": begun_with}
     starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **environment})
     _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")
 
@@ -124,7 +124,7 @@ def read_config(workdir: epath.Path) -> Config:
     try:
         return config_lib.from_json(path.read_text())
     except FileNotFoundError as error:
-        raise ConfigError(workdir, "holds no run", "give the --workdir of a trained run") from error
+        raise ConfigError(workdir, "holds no run", "give the folder of a trained run") from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error
     except (ValueError, TypeError) as error:
@@ -146,13 +146,14 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
     except (ValueError, TypeError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
     given = _flat(dataclasses.asdict(config))
-    for key in sorted(given.keys() - _FREE_KEYS):
-        if saved[key] != given[key]:
-            raise ConfigError(
-                key,
-                f"is {given[key]!r}, but the run in {workdir} has {saved[key]!r}",
-                f"pass --config.{key}={saved[key]} or another --workdir",
-            )
+    others = [key for key in sorted(given.keys() - _FREE_KEYS) if saved[key] != given[key]]
+    if others:
+        key, *more = others
+        fault = f"is {given[key]!r}, but the run in {workdir} has {saved[key]!r}"
+        if more:
+            fault += f"; {', '.join(more)} differ too"
+        flags = " ".join(f"--config.{key}={saved[key]}" for key in others)
+        raise ConfigError(key, fault, f"pass {flags} or another --workdir")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

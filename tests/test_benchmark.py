@@ -132,7 +132,11 @@ def changed(result: dict, key: str, **figures: object) -> dict:
 def test_limit_names_the_cause(result):
     """Fault: a run that waits for its input called compute-bound."""
     fed = changed(result, "end_to_end", input_stall=0.0)
-    assert limit(changed(result, "end_to_end", input_stall=0.3)).startswith("input; ")
+    steady = changed(result, "train_step", median_ms=10.0, p95_ms=10.5)
+    assert limit(changed(steady, "end_to_end", input_stall=0.3)).startswith("input; ")
+    # Fault: noise of a busy machine taken for a slow input.
+    noisy = changed(result, "train_step", median_ms=10.0, p95_ms=15.0)
+    assert not limit(changed(noisy, "end_to_end", input_stall=0.3)).startswith("input; ")
     whole = {"median_ms": 10.0}
     slow_links = changed(fed, "stages", all_reduce={"median_ms": 4.0}, whole=whole)
     assert limit(slow_links).startswith("communication; 40%")

@@ -103,3 +103,8 @@ def test_what_changes_no_weights_may_change(tmp_path):
     check_same_config(workdir, dataclasses.replace(Config(), data=data))
     with pytest.raises(ConfigError, match="seed: is 1, but the run"):
         check_same_config(workdir, dataclasses.replace(Config(), seed=1))
+    # Fault: differences told one at a time, so that a command is mended as often as it has keys.
+    other = dataclasses.replace(Config(), num_steps=3, batch_size=8)
+    message = r"num_steps differ too; pass --config.batch_size=16 --config.num_steps=200 or"
+    with pytest.raises(ConfigError, match=message):
+        check_same_config(workdir, other)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont
 
-from lungseg_jax.imaging.overlay import REFERENCE_COLOURS, Colour, draw_outlines
+from lungseg_jax.imaging.overlay import PREDICTION_COLOURS, REFERENCE_COLOURS, Colour, draw_outlines
 from lungseg_jax.imaging.structures import Structure
 
 ROWS, COLUMNS = 6, 8
@@ -18,12 +18,13 @@ TILE, GAP, LABEL, HEADER = 224, 12, 36, 40
 
 BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 36, 44), (110, 116, 128)
 
-# Sides are drawn over the lungs, so that lung of unknown side alone stays in the lungs' colour.
+# Sides, in the colours of predictions, are drawn over the lungs, so that lung of unknown side alone
+# stays in the lungs' colour.
 COLOURS: dict[Structure, Colour] = {
     Structure.LUNGS: REFERENCE_COLOURS[0],
-    Structure.RIGHT_LUNG: (255, 176, 64),
-    Structure.LEFT_LUNG: (88, 184, 255),
-    Structure.HEART: (255, 96, 120),
+    Structure.RIGHT_LUNG: PREDICTION_COLOURS[0],
+    Structure.LEFT_LUNG: PREDICTION_COLOURS[1],
+    Structure.HEART: (88, 184, 255),
     Structure.CLAVICLES: (240, 232, 96),
 }
 
