@@ -4,7 +4,7 @@
 
 Runs benchmark mode with either input, in turn, and puts its figures of step, input and both
 together under the hardware's and the experiment's names into `benchmarks/results/input_stall.json`.
-About five minutes for `configs/kaggle.py` on two cores.
+About nine minutes for `configs/kaggle.py` on two cores.
 """
 
 import json

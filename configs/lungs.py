@@ -16,6 +16,10 @@ WORKDIR…`. From phantoms alone: `--config.data.source=phantom --config.data.nu
 --config.num_steps=500`, measured by `python -m benchmarks.accuracy phantoms_to_real WORKDIR on
 FOLDER configs/splits/all_tested.json`.
 
+Phantoms first, for few pictures of one's own: the run on phantoms, then `--config.start_from=` its
+folder. Montgomery to Shenzhen .9528 instead of .9519; why it is not the recipe is in
+benchmarks/ABLATIONS.md.
+
 The weights themselves, calibrated by the pooled run, which kept pictures for it:
 
     python -m lungseg_jax.main --config=configs/lungs.py --config.data.manual_dir=FOLDER \
