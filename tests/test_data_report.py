@@ -150,6 +150,21 @@ def test_duplicates_are_those_that_are_found(folder, page):
     assert f"{across}pairs alike across splits" in page.text
 
 
+def test_phantoms_that_look_alike_are_no_alarm(tmp_path, capsys):
+    """Fault: a newcomer warned of a leak among pictures that the package has drawn."""
+    folder = write_records(tmp_path, size=32)
+    twin = read_split(folder, "train")[0]["image"]
+    rewrite(folder, "test", lambda records: [records[0] | {"image": twin}, *records[1:]])
+    write_data_report(folder)
+    assert "look alike" in capsys.readouterr().err
+    for split in SPLITS:
+        rewrite(folder, split, lambda records: [own | {"source": "phantom"} for own in records])
+    write_data_report(folder)
+    assert "look alike" not in capsys.readouterr().err
+    # The page has them all the same.
+    assert json.loads((folder / "data_report" / "duplicates.json").read_text())["pairs"]
+
+
 def test_absent_build_report_leaves_its_part_out(tmp_path):
     """Fault: records of an older build cannot be looked at; an old figure remains."""
     folder = write_records(tmp_path, size=32)
