@@ -49,7 +49,7 @@ def name_files(
 
     Args:
       paths: files, and folders of which every file counts but hidden ones. Results of earlier calls
-        do not count, wherever they went.
+        do not count, wherever they went, nor what a training run has left.
       output: where results go.
       earlier: names of results of earlier calls there, the only ones that may be overwritten.
 
@@ -75,7 +75,7 @@ def name_files(
 
 def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
     """Returns the labels of the files at the paths that are no results, no two alike."""
-    results = functools.cache(results_in)
+    results, is_run = functools.cache(results_in), functools.cache(_is_run)
     # By their whole paths, for a file may be given in two ways.
     found: dict[epath.Path, tuple[epath.Path, str]] = {}
     for given in map(epath.Path, paths):
@@ -83,7 +83,11 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
             # Of several folders the table must tell which.
             root = given if len(paths) == 1 else given.parent
             for path in files_below(given):
-                if not is_hidden(path, given) and path.name not in results(path.parent):
+                below = path.relative_to(given)
+                # Overlays of a run are pictures of chests too.
+                if is_hidden(path, given) or any(is_run(given / own) for own in below.parents):
+                    continue
+                if path.name not in results(path.parent):
                     label = path.relative_to(root).as_posix()
                     found.setdefault(path.absolute(), (path, label))
         elif not given.exists():
@@ -94,6 +98,10 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
         return dict(found.values())
     common = os.path.commonpath([epath.Path(given).absolute() for given in paths])
     return {path: whole.relative_to(common).as_posix() for whole, (path, _) in found.items()}
+
+
+def _is_run(folder: epath.Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
 
 
 def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:

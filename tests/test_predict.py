@@ -371,6 +371,19 @@ def test_results_elsewhere_are_no_pictures(tmp_path, untrained):
     assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 4
 
 
+def test_what_a_run_has_left_are_no_pictures(tmp_path):
+    """Fault: outlines of lungs, drawn over a chest, segmented as if they were a radiograph."""
+    run = ("run/config.json", "run/checkpoints/10/x", "run/overlays/best.png")
+    touch(tmp_path, "a.png", "config.json", *run)
+    output = epath.Path(tmp_path / "out")
+    assert [own.label for own in name_files([tmp_path], output, ())] == ["a.png", "config.json"]
+    with pytest.raises(DataError, match="holds no file to segment"):
+        name_files([tmp_path / "run"], output, ())
+    # By its own name a file is taken for what the user says it is.
+    best = tmp_path / "run" / "overlays" / "best.png"
+    assert len(name_files([best], output, ())) == 1
+
+
 def test_rows_of_unequal_length_are_no_picture():
     """Fault: NumPy's own exception, which no caller waits for."""
     with pytest.raises(DataError, match=r"array: .*inhomogeneous"):
