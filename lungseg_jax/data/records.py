@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import grain
 import jax
 import numpy as np
-import tensorflow_datasets as tfds
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
+from lungseg_jax.data.fields import Fields
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
@@ -58,20 +58,16 @@ class Records:
     """
 
     def __init__(self, builder: Builder, split: str, labels: Labels) -> None:
-        skip = tfds.decode.SkipDecoding()
-        open_split: Any = builder.as_data_source
-
-        def without(*fields: str) -> Any:  # noqa: ANN401
-            """Decoding is what reading a record takes time for."""
-            return open_split(split, decoders=dict.fromkeys(fields, skip))
-
-        self._pictures = without("original_mask")
-        self._images = without("mask", "original_mask")
-        self._examples = without("image", "mask")
-        self._labels = without("image", "mask", "original_mask")
+        info: Any = builder.info
         try:
-            for whole in (self._pictures, self._examples):
-                whole[len(whole) - 1]
+            self._pictures = Fields(builder, split, "example_id", "image", "mask")
+            self._images = Fields(builder, split, "image")
+            self._examples = Fields(
+                builder, split, "example_id", "source", "spacing_mm", "original_mask"
+            )
+            self._labels = Fields(builder, split, "example_id", "source")
+            for fields in (self._pictures, self._examples):
+                fields.read([len(fields) - 1])
         # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
         except Exception as error:
             raise DataError(
@@ -81,9 +77,9 @@ class Records:
             ) from error
         self.split = split
         self.labels: Labels = labels
-        self.name: str = self._labels.dataset_info.config_name
+        self.name: str = info.config_name
         self.content = content_of(builder.data_path, split)
-        self.image_size: int = self._labels.dataset_info.features["image"].shape[0]
+        self.image_size: int = info.features["image"].shape[0]
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -94,16 +90,15 @@ class Records:
         Raises:
           DataError: a mask does not tell the sides that the labels ask for.
         """
-        records: Any = self._pictures.__getitems__([int(position) for position in positions])
+        records = self._pictures.read(positions)
         return Pictures(
             np.stack([record["image"] for record in records]),
             np.stack([self._channels(record, "mask") for record in records]),
         )
 
     def images(self, positions: Sequence[int]) -> UInt16[np.ndarray, "b s s 1"]:
-        """Returns the pictures alone, at a third of the time."""
-        records: Any = self._images.__getitems__([int(position) for position in positions])
-        return np.stack([record["image"] for record in records])
+        """Returns the pictures alone, in their order."""
+        return np.stack([record["image"] for record in self._images.read(positions)])
 
     def images_in_batches(
         self, positions: Sequence[int], batch_size: int
@@ -126,7 +121,7 @@ class Records:
         Raises:
           DataError: its mask does not tell the sides that the labels ask for.
         """
-        record: Any = self._examples[position]
+        (record,) = self._examples.read([position])
         row, column = (float(x) for x in record["spacing_mm"])
         return Example(
             example_id=record["example_id"].decode(),
@@ -137,12 +132,12 @@ class Records:
 
     def label(self, position: int) -> tuple[str, str]:
         """Returns the id and the source of the example at a position."""
-        record: Any = self._labels[position]
+        (record,) = self._labels.read([position])
         return record["example_id"].decode(), record["source"].decode()
 
     def has_sides(self) -> bool:
         """Whether the first example's mask tells right from left."""
-        record: Any = self._pictures[0]
+        (record,) = self._pictures.read([0])
         return has_sides(record["mask"])
 
     def _channels(self, record: dict[str, Any], name: str) -> UInt8[np.ndarray, "h w c"]:

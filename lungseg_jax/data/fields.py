@@ -1,0 +1,61 @@
+"""Chosen fields of a split's records; parsing and decoding the others would take time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Shaped
+
+from lungseg_jax.errors import DataError
+
+
+class Fields:
+    """Reads the named fields of a split's records, by position.
+
+    Args:
+      builder: of records that are there.
+      split: of them.
+      names: of the fields.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *names: str) -> None:
+        features: Any = builder.info.features
+        open_split: Any = builder.as_data_source
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._records = open_split(split, deserialize_method=raw)
+        self._features = tfds.features.FeaturesDict({name: features[name] for name in names})
+        images = [name for name in names if isinstance(features[name], tfds.features.Image)]
+        self._decoders = {name: _GreyPng() for name in images}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the fields of the records at the positions, in their order.
+
+        Raises:
+          DataError: a picture does not decode.
+        """
+        own = [int(position) for position in positions]
+        return [self._parse(record) for record in self._records.__getitems__(own)]
+
+    def _parse(self, record: bytes) -> dict[str, Any]:
+        parsed: Any = self._features.deserialize_example_np(record, decoders=self._decoders)
+        return parsed
+
+
+class _GreyPng(tfds.decode.Decoder):
+    """Decodes as TFDS does, whose repeating of pixels for each channel takes as long again."""
+
+    def decode_example(self, serialized_example: bytes) -> Shaped[np.ndarray, "h w 1"]:
+        content = np.frombuffer(serialized_example, np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise DataError(
+                "records",
+                "a picture in them does not decode",
+                "python -m tfds_builder.verify names it; remove their folder to build them again",
+            )
+        return pixels[..., np.newaxis]

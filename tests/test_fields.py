@@ -1,0 +1,46 @@
+"""Fields of records, read by a shorter way than TFDS's own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from lungseg_jax.data.fields import Fields
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.png import encode_png
+from tests.stored import rewrite, write_records
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_records(tmp_path_factory.mktemp("records"))
+
+
+def test_fields_are_what_tfds_reads(folder):
+    """Fault: bytes swapped, bits cut, channels or an order other than those of `tfds.load`."""
+    builder: Any = tfds.builder_from_directory(folder)
+    whole = builder.as_data_source("train")
+    names = list(builder.info.features)
+    fields = Fields(builder, "train", *names)
+    backwards = list(range(len(fields)))[::-1]
+    assert len(fields) == len(whole) > 1
+    for own, position in zip(fields.read(backwards), backwards, strict=True):
+        assert own.keys() == whole[position].keys()
+        for name in names:
+            expected = whole[position][name]
+            np.testing.assert_array_equal(own[name], expected)
+            assert np.asarray(own[name]).dtype == np.asarray(expected).dtype
+            assert np.shape(own[name]) == np.shape(expected)
+
+
+def test_only_what_was_asked_for_is_decoded(tmp_path):
+    """Fault: training stops at a mask of full size, which it has no use for."""
+    folder = write_records(tmp_path)
+    broken = encode_png(np.zeros((9, 9), np.uint8))[:40]
+    rewrite(folder, "test", lambda records: [own | {"original_mask": broken} for own in records])
+    builder = tfds.builder_from_directory(folder)
+    (record,) = Fields(builder, "test", "image", "example_id").read([0])
+    assert set(record) == {"image", "example_id"}
+    with pytest.raises(DataError, match="does not decode"):
+        Fields(builder, "test", "original_mask").read([0])
