@@ -8,7 +8,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Shaped
 
+from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
+
+# More threads than cores pass the interpreter's lock to and fro, a third of their time on two.
+READING_THREADS = min(16, usable_cores())
 
 
 class Fields:

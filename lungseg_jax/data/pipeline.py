@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lungseg_jax.config import Config
+from lungseg_jax.data.fields import READING_THREADS
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.data.pictures import Batch, Pictures
 from lungseg_jax.data.records import Records
@@ -50,7 +51,7 @@ def training_batches(
 
     order = Order(len(records), config.batch_size, config.seed)
     positions = grain.MapDataset.source(order)
-    threads = 0 if resident else 16
+    threads = 0 if resident else READING_THREADS
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(positions.map(to_batch).to_iter_dataset(options))
 
@@ -102,7 +103,7 @@ def read_store(records: Records) -> Pictures:
     positions = np.array_split(np.arange(len(records)), max(1, len(records) // 16))
     chunks = [chunk.tolist() for chunk in positions]
     dataset = grain.MapDataset.source(chunks).map(records.pictures)  # type: ignore[arg-type]
-    parts = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=16)))
+    parts = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=READING_THREADS)))
     return Pictures(
         np.concatenate([part.image for part in parts]),
         np.concatenate([part.mask for part in parts]),

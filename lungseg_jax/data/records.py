@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
-from lungseg_jax.data.fields import Fields
+from lungseg_jax.data.fields import READING_THREADS, Fields
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
@@ -110,7 +110,9 @@ class Records:
           batch_size: pictures a batch.
         """
         images: Any = grain.MapDataset.source(positions).map(lambda own: self.images([own])[0])
-        options = grain.ReadOptions(num_threads=16, prefetch_buffer_size=max(16, batch_size))
+        options = grain.ReadOptions(
+            num_threads=READING_THREADS, prefetch_buffer_size=max(16, batch_size)
+        )
         ready = iter(images.to_iter_dataset(options))
         for _ in range(0, len(positions), batch_size):
             yield np.stack(list(itertools.islice(ready, batch_size)))
