@@ -186,7 +186,7 @@ def _finish(
     try:
         with opencv_memory_errors():
             result = segmenter.finish(radiograph, prediction)
-            mask = png.encode_png(result.mask.astype(np.uint8) * 255, png.MASK)
+            mask = png.encode_png(result.mask.astype(np.uint8) * 255, png.UNFILTERED)
             upright = radiograph.orientation.to_upright
             sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
             overlay = png.encode_png(draw_overlay(radiograph.pixels, sides))

@@ -12,7 +12,7 @@ from PIL import Image
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.network_input import read_network_input
-from lungseg_jax.imaging.png import read_png
+from lungseg_jax.imaging.png import UNFILTERED, encode_png, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, dicom_bytes, png_bytes
@@ -49,6 +49,16 @@ def test_networks_see_files_as_they_were_trained_on_them(tmp_path, as_dicom: boo
     stored = np.asarray(Image.open(io.BytesIO(record["image"])))
     np.testing.assert_array_equal(square[..., 0], stored)
     assert np.ptp(stored) > 10000
+
+
+def test_what_is_read_often_is_quick_to_decode(tmp_path):
+    """Fault: streaming waits for decoders, which no test of pixels notices."""
+    picture, mask = chest(130, 113, 0)
+    record = convert_taken(write_case(tmp_path, png_bytes(picture), png_bytes(mask)), 48)
+    stored = np.asarray(Image.open(io.BytesIO(record["image"])))
+    assert all(row.astype(">u2").tobytes() in record["image"] for row in stored)
+    for name in ("mask", "original_mask"):
+        assert record[name] == encode_png(stored_mask(record[name]), UNFILTERED)
 
 
 def stored_mask(content: bytes) -> np.ndarray:

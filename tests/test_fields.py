@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from lungseg_jax.data.fields import Fields
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import encode_png
-from tests.stored import rewrite, write_records
+from tests.stored import read_split, rewrite, shard, write_records
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 
 
 def test_fields_are_what_tfds_reads(folder):
-    """Fault: bytes swapped, bits cut, channels or an order other than those of `tfds.load`."""
+    """Fault: bytes swapped, bits cut, channels or an order other than TFDS's own."""
     builder: Any = tfds.builder_from_directory(folder)
     whole = builder.as_data_source("train")
     names = list(builder.info.features)
@@ -35,12 +35,26 @@ def test_fields_are_what_tfds_reads(folder):
 
 
 def test_only_what_was_asked_for_is_decoded(tmp_path):
-    """Fault: training stops at a mask of full size, which it has no use for."""
+    """Fault: time for masks of full size, which training has no use for, and no word of damage."""
     folder = write_records(tmp_path)
     broken = encode_png(np.zeros((9, 9), np.uint8))[:40]
     rewrite(folder, "test", lambda records: [own | {"original_mask": broken} for own in records])
     builder = tfds.builder_from_directory(folder)
     (record,) = Fields(builder, "test", "image", "example_id").read([0])
     assert set(record) == {"image", "example_id"}
-    with pytest.raises(DataError, match="does not decode"):
+    with pytest.raises(DataError, match=r"test split is damaged .*verify"):
         Fields(builder, "test", "original_mask").read([0])
+
+
+def test_a_rotten_byte_names_the_folder(tmp_path):
+    """Fault: hours of training end in a traceback of ArrayRecord."""
+    folder = write_records(tmp_path)
+    path = shard(folder, "train")
+    content = bytearray(path.read_bytes())
+    picture = read_split(folder, "train")[1]["image"]
+    content[content.index(picture[40].astype(">u2").tobytes())] ^= 0xFF
+    path.write_bytes(content)
+    fields = Fields(tfds.builder_from_directory(folder), "train", "image")
+    with pytest.raises(DataError) as caught:
+        fields.read(range(len(fields)))
+    assert str(folder) in str(caught.value)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging.png import MASK, PICTURE, STORED, encode_png, read_png
+from lungseg_jax.imaging.png import COMPRESSED, UNCOMPRESSED, UNFILTERED, encode_png, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import chest, png_bytes
 
@@ -97,7 +97,7 @@ def test_one_bit():
 
 
 @given(
-    st.sampled_from([PICTURE, MASK, STORED]),
+    st.sampled_from([COMPRESSED, UNFILTERED, UNCOMPRESSED]),
     st.sampled_from([np.uint8, np.uint16]),
     st.integers(1, 9),
     st.integers(1, 9),
@@ -116,14 +116,14 @@ def test_what_is_encoded_comes_back(parameters, kind, height, width, data):
 def test_a_stored_picture_has_its_rows_as_they_are():
     """Fault: OpenCV passes over a parameter in silence, and decoding takes five times as long."""
     pixels = np.random.default_rng(0).integers(0, 65536, (64, 64), np.uint16)
-    content = encode_png(pixels, STORED)
+    content = encode_png(pixels, UNCOMPRESSED)
     assert all(row.astype(">u2").tobytes() in content for row in pixels[:3])
 
 
 def test_a_mask_without_filters_is_smaller():
     """Fault: as above, for masks."""
     mask = cv2.circle(np.zeros((256, 256), np.uint8), (128, 128), 90, (3,), -1)
-    assert len(encode_png(mask, MASK)) < len(encode_png(mask))
+    assert len(encode_png(mask, UNFILTERED)) < len(encode_png(mask))
 
 
 @pytest.mark.parametrize("picture", [GREY, GREY.astype(np.uint16) * 257])

@@ -83,7 +83,7 @@ def test_a_flipped_byte_names_file_and_record(folder):
     path = shard(folder, "train")
     content = bytearray(path.read_bytes())
     record = raw_records(path)[3]
-    # What compresses well is not there as it was; a picture's own compressed bytes are.
+    # Rows of a padded or black frame may be there many times.
     windows = (record[start : start + 64] for start in range(len(record) - 64))
     position = content.index(next(window for window in windows if content.count(window) == 1))
     content[position + 30] ^= 0xFF

@@ -94,9 +94,9 @@ def _take(
         spacing_mm, spacing_source = documented, "detector"
     notes = radiograph.notes + mask_notes
     record = {
-        "image": png.encode_png(stored_square(radiograph, fit), png.STORED),
-        "mask": png.encode_png(structures_to_square(mask, fit), png.MASK),
-        "original_mask": png.encode_png(mask, png.MASK),
+        "image": png.encode_png(stored_square(radiograph, fit), png.UNCOMPRESSED),
+        "mask": png.encode_png(structures_to_square(mask, fit), png.UNFILTERED),
+        "original_mask": png.encode_png(mask, png.UNFILTERED),
         "example_id": case.example_id,
         "patient_id": patient_id,
         "source": case.source,

@@ -1,4 +1,4 @@
-"""Chosen fields of a split's records; parsing and decoding the others would take time."""
+"""Chosen fields of a split's records; converting and decoding the others would take time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
 
-# More threads than cores pass the interpreter's lock to and fro, a third of their time on two.
+# More threads than cores pass the interpreter's lock to and fro.
 READING_THREADS = min(16, usable_cores())
 
 
@@ -25,6 +25,7 @@ class Fields:
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *names: str) -> None:
+        self._folder, self._split = builder.data_path, split
         features: Any = builder.info.features
         open_split: Any = builder.as_data_source
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -40,14 +41,24 @@ class Fields:
         """Returns the fields of the records at the positions, in their order.
 
         Raises:
-          DataError: a picture does not decode.
+          DataError: a record is damaged.
         """
-        own = [int(position) for position in positions]
-        return [self._parse(record) for record in self._records.__getitems__(own)]
+        return [self._read_one(int(position)) for position in positions]
 
-    def _parse(self, record: bytes) -> dict[str, Any]:
-        parsed: Any = self._features.deserialize_example_np(record, decoders=self._decoders)
-        return parsed
+    def _read_one(self, position: int) -> dict[str, Any]:
+        try:
+            # One by one: of several ArrayRecord makes threads, for more than they save.
+            record = self._records[position]
+            fields: Any = self._features.deserialize_example_np(record, decoders=self._decoders)
+        # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
+        except Exception as error:
+            raise DataError(
+                self._folder,
+                f"a record of the {self._split} split is damaged ({type(error).__name__})",
+                f"python -m tfds_builder.verify {self._folder} names it; remove the folder to have "
+                "all built again",
+            ) from error
+        return fields
 
 
 class _GreyPng(tfds.decode.Decoder):
@@ -57,9 +68,5 @@ class _GreyPng(tfds.decode.Decoder):
         content = np.frombuffer(serialized_example, np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if pixels is None:
-            raise DataError(
-                "records",
-                "a picture in them does not decode",
-                "python -m tfds_builder.verify names it; remove their folder to build them again",
-            )
+            raise ValueError("not a whole PNG")
         return pixels[..., np.newaxis]

@@ -59,22 +59,15 @@ class Records:
 
     def __init__(self, builder: Builder, split: str, labels: Labels) -> None:
         info: Any = builder.info
-        try:
-            self._pictures = Fields(builder, split, "example_id", "image", "mask")
-            self._images = Fields(builder, split, "image")
-            self._examples = Fields(
-                builder, split, "example_id", "source", "spacing_mm", "original_mask"
-            )
-            self._labels = Fields(builder, split, "example_id", "source")
-            for fields in (self._pictures, self._examples):
-                fields.read([len(fields) - 1])
-        # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
-        except Exception as error:
-            raise DataError(
-                builder.data_path,
-                f"records of the {split} split are damaged ({type(error).__name__})",
-                "remove this folder to have them built again",
-            ) from error
+        self._pictures = Fields(builder, split, "example_id", "image", "mask")
+        self._images = Fields(builder, split, "image")
+        self._examples = Fields(
+            builder, split, "example_id", "source", "spacing_mm", "original_mask"
+        )
+        self._labels = Fields(builder, split, "example_id", "source")
+        # A shard that was cut short is told before the first step.
+        for fields in (self._pictures, self._examples):
+            fields.read([len(fields) - 1])
         self.split = split
         self.labels: Labels = labels
         self.name: str = info.config_name

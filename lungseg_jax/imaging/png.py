@@ -23,12 +23,11 @@ _HEADER = slice(24, 26)
 _SIXTEEN_BIT_COLOUR = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
 
 # How to encode. OpenCV's defaults: a sixth of the time of Pillow's fastest, files as small.
-PICTURE = ()
+COMPRESSED = ()
 # Filters break the runs of a mask: half the time to decode and two thirds of the bytes without.
-_UNFILTERED = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
-MASK = (*_UNFILTERED, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-# Without compression: a fifth of the time to decode, for a third more bytes of sixteen bits.
-STORED = (*_UNFILTERED, cv2.IMWRITE_PNG_COMPRESSION, 0)
+UNFILTERED = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
+# A fifth of the time to decode, for up to twice the bytes.
+UNCOMPRESSED = (*UNFILTERED, cv2.IMWRITE_PNG_COMPRESSION, 0)
 
 # Luminance of red, green and blue (ITU-R BT.601), as Pillow takes it of eight bits.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
@@ -52,13 +51,13 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
 
 
 def encode_png(
-    pixels: Shaped[np.ndarray, "h w *rgb"], parameters: Sequence[int] = PICTURE
+    pixels: Shaped[np.ndarray, "h w *rgb"], parameters: Sequence[int] = COMPRESSED
 ) -> bytes:
     """Returns 8- or 16-bit grey pixels, or 8-bit RGB, as a PNG file.
 
     Args:
       pixels: any values of the type.
-      parameters: `PICTURE`, `MASK` or `STORED`, which trade size for the time to decode.
+      parameters: `COMPRESSED`; `UNFILTERED`, for masks; `UNCOMPRESSED`, for what is read often.
     """
     # OpenCV's order is blue, green, red.
     pixels = pixels[..., ::-1] if pixels.ndim == 3 else pixels
