@@ -50,6 +50,8 @@ class Fields:
             # One by one: of several ArrayRecord makes threads, for more than they save.
             record = self._records[position]
             fields: Any = self._features.deserialize_example_np(record, decoders=self._decoders)
+        except MemoryError:
+            raise
         # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
         except Exception as error:
             raise DataError(

@@ -81,7 +81,7 @@ class Records:
         """Returns the pictures and masks at the positions, in their order.
 
         Raises:
-          DataError: a mask does not tell the sides that the labels ask for.
+          DataError: a record is damaged, or a mask does not tell the sides that the labels ask for.
         """
         records = self._pictures.read(positions)
         return Pictures(
@@ -90,7 +90,11 @@ class Records:
         )
 
     def images(self, positions: Sequence[int]) -> UInt16[np.ndarray, "b s s 1"]:
-        """Returns the pictures alone, in their order."""
+        """Returns the pictures alone, in their order.
+
+        Raises:
+          DataError: a record is damaged.
+        """
         return np.stack([record["image"] for record in self._images.read(positions)])
 
     def images_in_batches(
@@ -114,7 +118,7 @@ class Records:
         """Returns the whole example at a position.
 
         Raises:
-          DataError: its mask does not tell the sides that the labels ask for.
+          DataError: it is damaged, or its mask does not tell the sides that the labels ask for.
         """
         (record,) = self._examples.read([position])
         row, column = (float(x) for x in record["spacing_mm"])
