@@ -121,7 +121,9 @@ def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
 
     from lungseg_jax.losses import segmentation_loss
     from lungseg_jax.optim import make_optimizer
-    from lungseg_jax.state import create_state, model_graph, split_model
+    from lungseg_jax.packing import pack_like, unpack
+    from lungseg_jax.parallel import all_devices
+    from lungseg_jax.state import create_state, model_graph, pack_state, split_model
 
     optimizer = make_optimizer(config)
     graph = model_graph(config)
@@ -130,15 +132,17 @@ def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
         parameters, batch_stats, optimizer_state = state
 
         def loss_of(parameters: Any) -> Any:  # noqa: ANN401
-            model = nnx.merge(graph, parameters, batch_stats, copy=True)
+            model = nnx.merge(graph, *unpack((parameters, batch_stats)), copy=True)
             loss = segmentation_loss(model(image, train=True), mask)
-            return loss, split_model(model)[2]
+            return loss, pack_like(split_model(model)[2], batch_stats)
 
         (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
         return (optax.apply_updates(parameters, updates), batch_stats, optimizer_state), loss
 
     state = create_state(config, optimizer)
+    if all_devices(config.parallel).pack_state:
+        state = pack_state(state)
     return (state.parameters, state.batch_stats, state.optimizer), step
 
 

@@ -13,6 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import CheckpointError
+from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
 
@@ -50,7 +51,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(self._parallel.to_checkpoint(state)),  # type: ignore[call-arg]
+                state=ocp.args.StandardSave(self._parallel.to_checkpoint(self._named(state))),  # type: ignore[call-arg]
                 iterator=ocp.args.JsonSave(position),  # type: ignore[call-arg]
             ),
             metrics=None if dice is None else {"dice": dice},
@@ -127,7 +128,8 @@ class Checkpoints:
                     self._set_aside(bad_step)
                 _wait_for_renames()
                 self._manager.reload()
-            return restored
+            state, position = restored
+            return pack_like(state, template), position
         raise CheckpointError(
             self.directory, "holds no readable checkpoint", "start again in another workdir"
         )
@@ -180,13 +182,20 @@ class Checkpoints:
             terminal.say(f"It is set aside as {target}")
 
     def _abstract(self, template: TrainState) -> TrainState:
-        """Returns shapes, types and places of the arrays of a state."""
+        """Returns shapes, types and places of the arrays of a state, which are saved by names."""
+        template = jax.eval_shape(unpack, template)
         layout = jax.tree.map(self._parallel.in_checkpoint, state_layout(template, self._parallel))
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             template,
             layout,
         )
+
+    def _named(self, state: TrainState) -> TrainState:
+        """Returns the state with an array for each layer, however the run carries it."""
+        if not self._parallel.pack_state:
+            return state
+        return jax.jit(unpack, out_shardings=self._parallel.replicated)(state)
 
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         restored = self._manager.restore(

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt16
 
 from lungseg_jax.config import Config
+from lungseg_jax.packing import unpack
 from lungseg_jax.state import ModelState, model_graph
 
 # Parameters and batch statistics.
@@ -22,7 +23,7 @@ def make_forward(
     graph = model_graph(config)
 
     def forward(variables: Variables, images: UInt16[Array, "b s s 1"]) -> Float[Array, "b s s c"]:
-        model = nnx.merge(graph, *variables)
+        model = nnx.merge(graph, *unpack(variables))
         return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
 
     return forward

@@ -1,10 +1,13 @@
 """The optimizer and its schedule."""
 
+import dataclasses
+
 import jax
 import optax
 from jaxtyping import PyTree
 
 from lungseg_jax.config import Config
+from lungseg_jax.packing import Packed, is_kernel
 
 
 def learning_rate_schedule(config: Config) -> optax.Schedule:
@@ -32,4 +35,6 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def _is_kernel(parameters: PyTree) -> PyTree:
     """Decay pulls kernels only: scales and biases of a few numbers each have nothing to overfit."""
-    return jax.tree.map(lambda x: x.ndim > 1, parameters)
+    if isinstance(parameters, Packed):
+        return dataclasses.replace(parameters, kernels=True, others=False)
+    return jax.tree.map(lambda x: is_kernel(x.shape), parameters)

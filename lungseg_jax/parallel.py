@@ -36,12 +36,15 @@ class Parallel:
       space_shards: devices that share the rows of a picture; more than 1 under `mesh` only.
       shard_optimizer: spread what only the update reads, instead of holding it on every device
         (ZeRO stage 1, https://arxiv.org/abs/1910.02054); under `mesh` only.
+      pack_state: carry parameters and statistics from step to step as few long vectors, see
+        `lungseg_jax.packing`; not with `shard_optimizer`, which cuts each array by itself.
     """
 
     kind: str
     devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]
     space_shards: int = 1
     shard_optimizer: bool = False
+    pack_state: bool = False
 
     @property
     def axis_name(self) -> str | None:
@@ -211,4 +214,6 @@ def sum_over_devices(tree: PyTree[Array], axis_name: str) -> PyTree[Array]:
 
 def all_devices(kind: str, space_shards: int = 1, *, shard_optimizer: bool = False) -> Parallel:
     """Returns the way of `kind` (`pmap` or `mesh`) over every device of every process."""
-    return Parallel(kind, tuple(jax.devices()), space_shards, shard_optimizer)
+    devices = tuple(jax.devices())
+    pack_state = devices[0].platform == "gpu" and not shard_optimizer
+    return Parallel(kind, devices, space_shards, shard_optimizer, pack_state)

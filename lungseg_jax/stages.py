@@ -71,7 +71,7 @@ def time_stages(
     calls: dict[str, Call] = {name: partial(dispatch, own, batch) for name, own in steps.items()}
     # Of pictures whose rows are spread, one device may not be able to hold one.
     if parallel.batch_shards > 1 == parallel.space_shards and parallel.devices[0].platform != "cpu":
-        calls["one_device"] = step_of_one_device(config, parallel.batch_shards)
+        calls["one_device"] = step_of_one_device(config, parallel)
     seconds = time_in_turn(calls, config.benchmark.warmup_steps, rounds)
     return stage_figures(seconds)
 
@@ -115,10 +115,10 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
     return {"augment": augment, "loss": loss, "gradients": gradients}
 
 
-def step_of_one_device(config: Config, num_devices: int) -> Call:
+def step_of_one_device(config: Config, parallel: Parallel) -> Call:
     """Returns the step of this process's first device alone on its share of the batch."""
-    alone = Parallel(config.parallel, (jax.local_devices()[0],))
-    batch_size = config.batch_size // num_devices
+    alone = dataclasses.replace(parallel, devices=(jax.local_devices()[0],))
+    batch_size = config.batch_size // len(parallel.devices)
     # Of a device's own pictures the share may be less than one, which no configuration may say.
     whole = num_trimmed(config.trimmed_share, batch_size // config.accumulation_steps)
     share = dataclasses.replace(

@@ -1,6 +1,6 @@
 """What a training run carries from step to step."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,18 @@ from jaxtyping import Array, Float, Int32, PyTree
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.models.unet import UNet
+from lungseg_jax.packing import pack_each
 from lungseg_jax.parallel import Parallel
 
-# Nested dictionaries of arrays, by the names of modules and the numbers of lists.
-ModelState = dict[Any, Any]
+# Nested dictionaries of arrays, by the names of modules and the numbers of lists; or these packed.
+ModelState = PyTree
 
 
 class TrainState(NamedTuple):
     """The state of a run; no random key, which is a function of seed and step.
+
+    Between the steps of a run, parameters and statistics may be packed, the optimizer's and the
+    averages too: see `Parallel.pack_state`.
 
     Attributes:
       step: number of updates done.
@@ -108,6 +112,12 @@ def create_state(
         )
 
     return jax.jit(create)(variables)
+
+
+def pack_state(state: TrainState) -> TrainState:
+    """Returns the state with parameters and statistics packed, the optimizer's too."""
+    parts = (state.parameters, state.batch_stats)
+    return pack_each(state, [jax.tree.structure(part) for part in parts])
 
 
 def state_layout(state: TrainState, parallel: Parallel) -> PyTree:

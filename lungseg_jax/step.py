@@ -14,6 +14,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Store, fetch
 from lungseg_jax.losses import segmentation_loss
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
+from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel, Step, sum_over_devices
 from lungseg_jax.state import (
     Metrics,
@@ -22,6 +23,7 @@ from lungseg_jax.state import (
     create_state,
     model_graph,
     named_key,
+    pack_state,
     split_model,
     state_layout,
     update_ema,
@@ -40,6 +42,8 @@ def prepare_step(
     """
     optimizer = make_optimizer(config)
     state = create_state(config, optimizer, variables)
+    if parallel.pack_state:
+        state = pack_state(state)
     layout = state_layout(state, parallel)
     step = make_train_step(config, optimizer, parallel)
     return parallel.place(state, layout), parallel.wrap_step(step, layout)
@@ -49,6 +53,8 @@ def make_train_step(
     config: Config, optimizer: optax.GradientTransformation, parallel: Parallel
 ) -> Step:
     """Returns the function (state, store, batch) → (state, metrics) of one update.
+
+    It takes a state whose parameters and statistics are packed or not, and returns it as it was.
 
     Metrics are `loss`, `dice` (of the thresholded prediction over the whole batch, the mean over
     classes; 0 for a class that is neither there nor predicted), `gradient_norm` (before clipping),
@@ -65,9 +71,9 @@ def make_train_step(
     def loss_of(
         parameters: ModelState, batch_stats: ModelState, images: Array, masks: Array
     ) -> tuple[Array, tuple[ModelState, Array]]:
-        model = nnx.merge(graph, parameters, batch_stats, copy=True)
+        model = nnx.merge(graph, *unpack((parameters, batch_stats)), copy=True)
         logits = model(images, train=True)
-        _, _, batch_stats = split_model(model)
+        batch_stats = pack_like(split_model(model)[2], batch_stats)
         loss = segmentation_loss(logits, masks, axis_name, config.trimmed_share)
         return loss, (batch_stats, dice_sums(logits, masks))
 

@@ -47,13 +47,13 @@ def test_cut_steps_end_with_the_figures_of_the_whole(eight_devices, kind):
 
 
 @pytest.mark.parametrize("trimmed_share", [0.0, 1 / 8])
-def test_one_device_takes_its_share_of_the_batch(trimmed_share):
+def test_one_device_takes_its_share_of_the_batch(eight_devices, trimmed_share):
     """Fault: communication measured against a step of another size.
 
     Or none at all, where less than a picture of a device's share is to be left out.
     """
     config = small_config(batch_size=16, trimmed_share=trimmed_share)
-    call = step_of_one_device(config, num_devices=8)
+    call = step_of_one_device(config, Parallel("pmap", eight_devices))
     assert np.isfinite(call()["loss"])
     assert call.args[1]["image"].shape == (1, 2, 32, 32, 1)
 
