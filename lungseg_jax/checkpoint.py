@@ -129,7 +129,7 @@ class Checkpoints:
                 _wait_for_renames()
                 self._manager.reload()
             state, position = restored
-            return pack_like(state, template), position
+            return self._carried_as(template, state), position
         raise CheckpointError(
             self.directory, "holds no readable checkpoint", "start again in another workdir"
         )
@@ -192,10 +192,22 @@ class Checkpoints:
         )
 
     def _named(self, state: TrainState) -> TrainState:
-        """Returns the state with an array for each layer, however the run carries it."""
+        """Returns the state with an array for each layer, however the run carries it.
+
+        Of a packed state that is a second one on the devices, until Orbax has copied it.
+        """
         if not self._parallel.pack_state:
             return state
         return jax.jit(unpack, out_shardings=self._parallel.replicated)(state)
+
+    def _carried_as(self, template: TrainState, state: TrainState) -> TrainState:
+        """Returns the state packed as the template is."""
+        if jax.tree.structure(template) == jax.tree.structure(state):
+            return state
+        # Without the template's arrays, which the compiled function would keep alive.
+        form = jax.tree.map(lambda _: 0, template)
+        pack = jax.jit(lambda own: pack_like(own, form), out_shardings=self._parallel.replicated)
+        return pack(state)
 
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         restored = self._manager.restore(

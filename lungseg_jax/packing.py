@@ -55,7 +55,7 @@ def pack(tree: PyTree) -> Packed:
     return Packed(
         kernels=_joined(x for x in arrays if is_kernel(x.shape)),
         others=_joined(x for x in arrays if not is_kernel(x.shape)),
-        places=Places(structure, tuple(x.shape for x in arrays)),
+        places=_places(structure, tuple(x.shape for x in arrays)),
     )
 
 
@@ -84,6 +84,11 @@ def pack_each(tree: PyTree, structures: Iterable[Hashable]) -> PyTree:
 def is_kernel(shape: Sequence[int]) -> bool:
     """Whether an array is a kernel, and neither a scale nor a bias."""
     return len(shape) > 1
+
+
+# One and the same object for the same places: each call of a compiled step compares what it is
+# given with what it was compiled for, and that costs nothing where both are identical.
+_places = functools.cache(Places)
 
 
 def _is_packed(x: Any) -> bool:  # noqa: ANN401

@@ -43,7 +43,7 @@ def prepare_step(
     optimizer = make_optimizer(config)
     state = create_state(config, optimizer, variables)
     if parallel.pack_state:
-        state = pack_state(state)
+        state = jax.jit(pack_state)(state)
     layout = state_layout(state, parallel)
     step = make_train_step(config, optimizer, parallel)
     return parallel.place(state, layout), parallel.wrap_step(step, layout)

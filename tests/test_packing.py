@@ -1,6 +1,7 @@
 """Trees of arrays as vectors, and the training step that carries them."""
 
 import shutil
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from etils import epath
 from lungseg_jax.log import Log
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.packing import Packed, is_kernel, pack, pack_like, unpack
-from lungseg_jax.parallel import Parallel
+from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.state import create_state, pack_state
 from lungseg_jax.step import prepare_step
 from lungseg_jax.train import loop, start
@@ -71,8 +72,13 @@ def test_state_is_packed_whole():
     again = pack_like(state, packed)
     assert jax.tree.structure(again) == jax.tree.structure(packed)
     assert_trees_equal(again, packed)
-    assert pack_like(state, state) is not packed
     assert jax.tree.structure(pack_like(state, state)) == jax.tree.structure(state)
+
+
+def places(state) -> list:
+    """Where the arrays of each packed part of a state lie."""
+    parts = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Packed))
+    return [part.places for part in parts if isinstance(part, Packed)]
 
 
 def run_steps(config, parallel: Parallel, steps: int):
@@ -85,6 +91,7 @@ def run_steps(config, parallel: Parallel, steps: int):
     for _ in range(steps):
         before, (state, metrics) = state, step(state, None, batch)
         assert all(x.is_deleted() for x in jax.tree.leaves(before)), "two states in memory"
+        assert all(own is was for own, was in zip(places(state), places(before), strict=True))
         history.append(jax.device_get(metrics))
     return state, history
 
@@ -103,6 +110,7 @@ def run_steps(config, parallel: Parallel, steps: int):
 def test_packed_steps_equal_plain_ones(kind, devices, changes, eight_devices):
     """Fault: decay of scales and biases, statistics in another's place, a norm of a part.
 
+    Or places that are equal and not the same object, which each call would compare.
     Decay is strong enough to show within three steps.
     """
     config = small_config(
@@ -142,3 +150,14 @@ def test_run_goes_on_from_its_checkpoint_packed_or_not(kind, tmp_path, eight_dev
     shutil.copytree(tmp_path / "interrupted", tmp_path / "elsewhere")
     assert_trees_equal(run_on("interrupted", packed), whole)
     assert_trees_close(run_on("elsewhere", plain), whole, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("platform", "shard_optimizer", "expected"),
+    [("gpu", False, True), ("gpu", True, False), ("cpu", False, False), ("tpu", False, False)],
+)
+def test_only_gpus_pack_the_state(platform, shard_optimizer, expected, monkeypatch):
+    """Fault: packing that no machine does, or moments held whole that were to be spread."""
+    monkeypatch.setattr(jax, "devices", lambda: [Mock(spec=jax.Device, platform=platform)])
+    parallel = all_devices("mesh", shard_optimizer=shard_optimizer)
+    assert (parallel.pack_state, parallel.shard_optimizer) == (expected, shard_optimizer)
