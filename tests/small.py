@@ -9,6 +9,10 @@ from jaxtyping import PyTree
 
 from lungseg_jax.config import Config, default_config, resolve
 from lungseg_jax.data.pictures import Pictures
+from lungseg_jax.packing import Packed, Places
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.state import TrainState
+from lungseg_jax.step import prepare_step
 from tests.pictures import chest, png_bytes
 
 REPOSITORY = Path(__file__).parent.parent
@@ -42,6 +46,35 @@ def small_pictures(count: int = 8, size: int = 32) -> Pictures:
     mask = np.broadcast_to(mask, (count, size, size, 1)).copy()
     image = 20000 + 25000 * mask.astype(np.uint16) + rng.integers(0, 9000, mask.shape)
     return Pictures(image.astype(np.uint16), mask)
+
+
+def run_steps(
+    config: Config, parallel: Parallel, steps: int, *, resident: bool = False
+) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
+    """Returns the state after some steps on one batch, and the figures of each.
+
+    Each step takes over the memory of the state before it, and gives back places that are the same
+    object where it is packed: a call compares what is only equal.
+    """
+    state, step = prepare_step(config, parallel)
+    pictures = small_pictures(config.batch_size, config.data.image_size)
+    numbers = np.arange(config.batch_size, dtype=np.int32)
+    batch = {"position": numbers, "slot": numbers}
+    store = parallel.replicate(pictures) if resident else None
+    if not resident:
+        batch |= {"image": pictures.image, "mask": pictures.mask}
+    history = []
+    for _ in range(steps):
+        before, (state, metrics) = state, step(state, store, parallel.shard(batch))
+        assert all(x.is_deleted() for x in jax.tree.leaves(before)), "two states in memory"
+        assert all(own is was for own, was in zip(_places(state), _places(before), strict=True))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+def _places(state: TrainState) -> list[Places]:
+    parts = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Packed))
+    return [part.places for part in parts if isinstance(part, Packed)]
 
 
 def assert_trees_close(left: PyTree, right: PyTree, **tolerance: float) -> None:

@@ -9,28 +9,19 @@ import pytest
 
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.step import prepare_step
-from tests.small import assert_trees_close, small_config, small_pictures, without_augmentation
+from tests.small import (
+    assert_trees_close,
+    run_steps,
+    small_config,
+    small_pictures,
+    without_augmentation,
+)
 
 # Two of eight pictures, of all devices' losses, are left out.
 CONFIG = small_config(trimmed_share=0.25)
 
 # Differences between orders of summation, through two steps of an optimizer.
 ROUNDING = {"rtol": 2e-4, "atol": 5e-5}
-
-
-def run_steps(config, parallel: Parallel, steps: int, *, resident: bool = False):
-    state, step = prepare_step(config, parallel)
-    pictures = small_pictures(config.batch_size, config.data.image_size)
-    numbers = np.arange(config.batch_size, dtype=np.int32)
-    batch = {"position": numbers, "slot": numbers}
-    store = parallel.replicate(pictures) if resident else None
-    if not resident:
-        batch |= {"image": pictures.image, "mask": pictures.mask}
-    history = []
-    for _ in range(steps):
-        state, metrics = step(state, store, parallel.shard(batch))
-        history.append(jax.device_get(metrics))
-    return jax.device_get(state), history
 
 
 @pytest.fixture(scope="module")
