@@ -5,7 +5,6 @@ intensity I FLOP/byte reaches at most min(peak, I * bandwidth).
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lungseg_jax import hlo
 from lungseg_jax.hardware import accelerator, devices_per_chip
 from lungseg_jax.timing import Call, time_calls
 
@@ -168,30 +168,19 @@ def bytes_accessed(compiled: Any) -> float:  # noqa: ANN401
     return float(properties["bytes accessed"]) + custom_call_bytes(compiled.as_text())
 
 
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\((.*?)\)", re.MULTILINE)
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\w*\[([\d,]*)\]")
-
-
-def custom_call_bytes(hlo: str) -> float:
+def custom_call_bytes(text: str) -> float:
     """Returns the bytes of operands and results of the custom calls in a module's text."""
-    instructions = _INSTRUCTION.findall(hlo)
-    sizes = {name: _bytes_of(kind) for name, kind, _, _ in instructions}
-    total = 0.0
-    for _, kind, operation, operands in instructions:
-        if operation == "custom-call":
-            total += _bytes_of(kind) - _scratch_bytes(kind)
-            total += sum(sizes.get(name, 0) for name in re.findall(r"%([\w.\-]+)", operands))
-    return total
-
-
-def _bytes_of(kind: str) -> float:
-    """Returns the bytes of an array's type, or of a tuple of them, such as `(bf16[8,4]{1,0})`."""
-    return sum(
-        int("".join(filter(str.isdigit, name)) or 8) / 8 * math.prod(map(int, filter(None, sides)))
-        for name, sides in ((name, text.split(",")) for name, text in _ARRAY.findall(kind))
+    instructions = [i for body in hlo.parse(text).computations.values() for i in body]
+    sizes = {instruction.name: hlo.shape_bytes(instruction.shape) for instruction in instructions}
+    return float(
+        sum(
+            sizes[call.name] - _scratch_bytes(call.shape) + sum(sizes[x] for x in call.operands)
+            for call in instructions
+            if call.opcode == "custom-call"
+        )
     )
 
 
-def _scratch_bytes(kind: str) -> float:
+def _scratch_bytes(shape: str) -> int:
     """Returns the bytes of the workspace that cuDNN's and cuBLAS's calls have as a result."""
-    return sum(map(_bytes_of, re.findall(r"[us]8\[\d+\]", kind)))
+    return sum(map(hlo.shape_bytes, re.findall(r"[us]8\[\d+\]", shape)))

@@ -153,7 +153,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
             stopping = step < config.num_steps and stop(step)
             if due or stopping:
                 pending.drain()
-                dice = validate(run, log, step) if due else None
+                dice = validate(run, log, step, pending.latest) if due else None
                 position = {"order": run.batches.get_state(), **identity(run.records)}
                 run.checkpoints.save(run.state, position, dice)
                 pending.restart_clock()
@@ -166,8 +166,15 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
     return True
 
 
-def validate(run: Training, log: Log, step: int) -> float:
-    """Measures the averaged model on the validation split, logs it, and returns the mean Dice."""
+def validate(run: Training, log: Log, step: int, trained: str) -> float:
+    """Measures the averaged model on the validation split, logs it, and returns the mean Dice.
+
+    Args:
+      run: in progress.
+      log: of the figures and a picture.
+      step: that was done last.
+      trained: figures of that step, for the person at the terminal.
+    """
     records = run.records["val"]
     rows = run.evaluator.measure(run.state.ema, records)
     figures = summarize(rows)
@@ -178,7 +185,8 @@ def validate(run: Training, log: Log, step: int) -> float:
             log.picture(f"val/{rank}", step, picture)
     dice = float(figures.get("dice", 0.0))
     terminal.say(
-        f"step {step}: validation Dice {dice:.4f}, HD95 {figures.get('hd95_px', np.nan):.2f} px"
+        f"step {step}: {trained}; validation Dice {dice:.4f}, "
+        f"HD95 {figures.get('hd95_px', np.nan):.2f} px"
     )
     return dice
 
@@ -187,12 +195,16 @@ class Pending:
     """Steps that were sent to the device and whose figures are not yet fetched.
 
     Fetching only what is at least one step old keeps the device busy.
+
+    Attributes:
+      latest: figures of the newest step that was fetched, for a person.
     """
 
     def __init__(self, run: Training, log: Log, bar: Any) -> None:  # noqa: ANN401
         self._run, self._log, self._bar = run, log, bar
         self._steps: collections.deque[tuple[int, np.ndarray, Metrics]] = collections.deque()
         self._fetched_at = time.monotonic()
+        self.latest = ""
 
     def add(self, step: int, positions: np.ndarray, metrics: Metrics) -> None:
         """Remembers a step, and fetches older ones when it is time."""
@@ -227,10 +239,8 @@ class Pending:
         images = len(due) * self._run.config.batch_size
         rate = images / (time.monotonic() - self._fetched_at)
         self._log.scalars("train", step, {"images_per_second": rate})
-        self._bar.set_postfix_str(
-            f"loss {figures['loss']:.4f}, Dice {figures['dice']:.4f}, {rate:.1f} images/s",
-            refresh=False,
-        )
+        self.latest = f"loss {figures['loss']:.4f}, Dice {figures['dice']:.4f}, {rate:.1f} images/s"
+        self._bar.set_postfix_str(self.latest, refresh=False)
         self._bar.update(len(due))
         self.restart_clock()
 

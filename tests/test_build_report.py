@@ -16,6 +16,15 @@ def test_one_reason_is_counted_once_whatever_the_names(names: tuple[str, str]):
     assert ["bad:", "pixels", "do", "not", "decode", "2"] in map(str.split, reasons.splitlines())
 
 
+def test_pictures_are_told_from_files():
+    """Fault: 600 taken where there are 200 pictures, each with two masks."""
+    names = ("1.dcm", "1_left.png", "1_right.png", "2.dcm", "2_left.png", "2_right.png")
+    entries = [FileEntry(name, "taken", example_id=name[0]) for name in names]
+    entries.append(FileEntry("3.dcm", "left out", "a lateral view", example_id="3"))
+    first = summary(entries).splitlines()[0]
+    assert first.startswith("Pictures in the records: 2,")
+
+
 def test_notes_and_reasons_without_a_file_stay_whole():
     """Fault: words before a colon taken for the name of a file."""
     note = "stored mirrored according to the header: turned upright"

@@ -289,6 +289,20 @@ def test_sheet_shows_each_chosen_record_once_and_each_structure_in_its_colour():
     assert np.all((columns - 12) % 236 < 112)
 
 
+def test_the_key_names_only_colours_that_show():
+    """Fault: a colour for lungs beside pictures in which sides are drawn over all of them."""
+    sheet = ContactSheet(2, 0)
+    sheet.add(0, "train", example(0))
+    key = np.asarray(sheet.image())[:40].reshape(-1, 3)
+    assert (key == COLOURS[Structure.RIGHT_LUNG]).all(-1).any()
+    assert not (key == COLOURS[Structure.LUNGS]).all(-1).any()
+    of_unknown_side = example(1)
+    of_unknown_side["mask"] = (of_unknown_side["mask"] > 0).astype(np.uint8)
+    sheet.add(1, "train", of_unknown_side)
+    key = np.asarray(sheet.image())[:40].reshape(-1, 3)
+    assert (key == COLOURS[Structure.LUNGS]).all(-1).any()
+
+
 def test_the_seed_chooses():
     """Fault: a sheet that differs from run to run, or never."""
 

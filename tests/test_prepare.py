@@ -1,5 +1,6 @@
 """Records on disk: equal to the files, never stale, never half."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import ReadOptions
@@ -163,6 +165,25 @@ def test_runs_of_other_seeds_share_the_records_of_a_split_file(tmp_path):
     }
     assert folders[0, path] == folders[1, path]
     assert len(set(folders.values())) == 3
+
+
+def test_folds_share_one_conversion(tmp_path):
+    """Fault: an archive converted five times for a cross-validation, or its copy kept for good."""
+    tree = write_kaggle(tmp_path / "raw")
+    chunks = tmp_path / "data" / "downloads" / "converted"
+    held_out = []
+    for fold in range(NUM_FOLDS):
+        config = dataclasses.replace(CONFIG, fold=fold)
+        builder = prepare(config, tmp_path / "data", tmp_path / "raw")
+        assert set(read_all(builder)) == set(KAGGLE_STEMS)
+        held_out += ids(builder, "test")
+        assert any(chunks.glob("*/*.chunk")) == (fold < NUM_FOLDS - 1)
+        # Whoever reads it again finds no picture.
+        for path in tree.rglob("*.png"):
+            stamp = path.stat()
+            path.write_bytes(bytes(stamp.st_size))
+            os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert sorted(held_out) == sorted(stem.encode() for stem in KAGGLE_STEMS)
 
 
 def test_a_faulty_split_file_is_a_config_error_and_leaves_nothing(tmp_path):

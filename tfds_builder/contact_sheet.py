@@ -1,5 +1,7 @@
 """A sheet of small pictures of records with the outlines of their masks."""
 
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +44,7 @@ class ContactSheet:
         self._place_of = {int(position): place for place, position in enumerate(chosen)}
         self._sheet = Image.new("RGB", _sheet_size(len(chosen)), BACKGROUND)
         self._draw = ImageDraw.Draw(self._sheet)
-        self._structures = 0
+        self._drawn = Structure(0)
 
     def add(self, position: int, split: str, record: Mapping[str, Any]) -> None:
         """Draws a record into its place if it is one of the chosen.
@@ -59,7 +61,7 @@ class ContactSheet:
         left = GAP + column * (TILE + GAP)
         top = HEADER + row * (TILE + LABEL + GAP)
         mask = record["mask"][..., 0]
-        self._structures |= int(np.bitwise_or.reduce(mask, axis=None))
+        self._drawn |= _drawn(mask)
         self._sheet.paste(Image.fromarray(_tile(record["image"][..., 0], mask)), (left, top))
         self._text((left, top + TILE + 3), record["example_id"].decode(), INK)
         where = f"{split} · {record['source'].decode()}"
@@ -69,7 +71,7 @@ class ContactSheet:
         """Returns the sheet, under a key to the colours of what is drawn on it."""
         left = GAP
         for structure, colour in COLOURS.items():
-            if structure & self._structures:
+            if structure & self._drawn:
                 name = str(structure.name).lower().replace("_", " ")
                 self._draw.rounded_rectangle((left, 16, left + 16, 24), 3, colour)
                 self._text((left + 22, 12), name, INK)
@@ -92,6 +94,14 @@ def _tile(
         share = cv2.resize(inside, (TILE, TILE), interpolation=method)
         masks.append((share > 0.5, colour))
     return draw_outlines(pixels, masks)
+
+
+def _drawn(mask: UInt8[np.ndarray, "s s"]) -> Structure:
+    """Returns the structures whose colour shows: lungs only where no side is drawn over them."""
+    values = [Structure(int(value)) for value in np.unique(mask)]
+    sides = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
+    shown = (value & ~Structure.LUNGS if value & sides else value for value in values)
+    return functools.reduce(operator.or_, shown)
 
 
 def _sheet_size(pictures: int) -> tuple[int, int]:

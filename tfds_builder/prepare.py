@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lungseg_jax import terminal
+from lungseg_jax.config import NUM_FOLDS
 from tfds_builder.build_report import SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.conversion import describe_case
@@ -36,6 +37,7 @@ def prepare(
     The builder configuration is named by a fingerprint of all that records are a function of: a
     changed file, split or size leads to new records, never to stale ones. TFDS writes into a
     temporary folder and renames it, so that an interrupted build is never taken for a whole one.
+    What was converted for one fold of cross-validation is kept until the records of all are there.
 
     Args:
       config: what the records are made of; its name is derived.
@@ -52,14 +54,9 @@ def prepare(
     if config.source != "phantom":
         listing = list_source(config.source, manual_dir, config.patterns)
         _say_what_was_found(config, listing)
-    name = f"{config.source}_{config.image_size}_{fingerprint(config, listing)}"
     data_dir = epath.Path(data_dir).expanduser()
-    builder = Builder(
-        data_dir=data_dir,
-        config=dataclasses.replace(config, name=name),
-        file_format="array_record",
-    )
-    builder.listing, builder.beam_options = listing, beam_options
+    builder = _builder(config, data_dir, listing)
+    builder.beam_options = beam_options
     downloads = data_dir / "downloads"
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
         # Nothing is written: whole records may lie where that is not allowed.
@@ -72,8 +69,24 @@ def prepare(
         # Here, not in the build: a process killed in between leaves the rest to the next one.
         if not (builder.data_path / MANIFEST).exists():
             write_manifest(builder.data_path, read_digests(builder.data_path))
-        builder.remove_chunks()
+        if all(_builder(other, data_dir, listing).is_prepared() for other in _folds(config)):
+            builder.remove_chunks()
     return builder
+
+
+def _builder(config: LungsConfig, data_dir: epath.Path, listing: Listing | None) -> Builder:
+    name = f"{config.source}_{config.image_size}_{fingerprint(config, listing)}"
+    config = dataclasses.replace(config, name=name)
+    builder = Builder(data_dir=data_dir, config=config, file_format="array_record")
+    builder.listing = listing
+    return builder
+
+
+def _folds(config: LungsConfig) -> list[LungsConfig]:
+    """Returns the configurations of all folds, whose records are made of the same conversion."""
+    if config.fold is None:
+        return []
+    return [dataclasses.replace(config, fold=fold) for fold in range(NUM_FOLDS)]
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ import grain
 import tensorflow_datasets as tfds
 from etils import epath
 
+from lungseg_jax.data.fields import READING_THREADS, Fields
 from lungseg_jax.errors import DataError
 
 # What TFDS writes beside the shards.
 RECORD_FILES = ("dataset_info.json", "features.json")
 
 # Records decoded ahead of the one in use; more would only take memory.
-READ_OPTIONS = grain.ReadOptions(num_threads=8, prefetch_buffer_size=16)
+READ_OPTIONS = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=16)
 
 Result = TypeVar("Result")
 
@@ -97,27 +98,18 @@ def read_records(
       look: what several threads do with the records while earlier ones are used.
 
     Raises:
-      DataError: a record cannot be read.
+      DataError: a record is damaged.
     """
-    skip = {"original_mask": tfds.decode.SkipDecoding()}
+    names = [name for name in features(builder) if name != "original_mask"]
     for split in builder.info.splits:
-        open_split: Any = builder.as_data_source
-        source = open_split(split, decoders=skip)
-        try:
+        fields = Fields(builder, split, *names)
 
-            def read(position: int, source: Any = source) -> tuple[dict[str, Any], Result]:  # noqa: ANN401
-                record = source[position]
-                return record, look(record)
+        def read(position: int, fields: Fields = fields) -> tuple[dict[str, Any], Result]:
+            (record,) = fields.read([position])
+            return record, look(record)
 
-            for record, seen in in_order(len(source), read):
-                yield split, record, seen
-        # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
-        except Exception as error:
-            raise DataError(
-                builder.data_path,
-                f"a record of the {split} split is damaged ({type(error).__name__})",
-                "run python -m tfds_builder.verify on the folder",
-            ) from error
+        for record, seen in in_order(len(fields), read):
+            yield split, record, seen
 
 
 def in_order(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
