@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,9 @@ from tfds_builder.sources import Case, documented_spacing
 
 # Stored where the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
+
+# Stored where the age is not known.
+UNKNOWN_AGE = math.nan
 
 # Of memory: a DICOM file's content, its values and intensities, and what resizing needs.
 BYTES_PER_PIXEL = 28
@@ -93,6 +97,7 @@ def _take(
     if spacing_mm is None and documented is not None:
         spacing_mm, spacing_source = documented, "detector"
     notes = radiograph.notes + mask_notes
+    age = case.clinical.age_years
     record = {
         "image": png.encode_png(stored_square(radiograph, fit), png.UNCOMPRESSED),
         "mask": png.encode_png(structures_to_square(mask, fit), png.UNFILTERED),
@@ -102,7 +107,7 @@ def _take(
         "source": case.source,
         "finding": case.clinical.finding,
         "sex": case.clinical.sex,
-        "age_years": case.clinical.age_years,
+        "age_years": UNKNOWN_AGE if age is None else age,
         "reading": case.clinical.reading,
         "original_size": [height, width],
         "spacing_mm": list(spacing_mm or NO_SPACING),

@@ -1,6 +1,5 @@
 """Clinical readings as their publishers wrote them, typing errors and all."""
 
-import math
 import re
 
 from tfds_builder.sources.layout import Clinical, Finding, Sex
@@ -37,7 +36,7 @@ def parse_montgomery(text: str, finding: Finding) -> Clinical:
     reading = _MONTGOMERY_AGE.sub("", _MONTGOMERY_SEX.sub("", text))
     return Clinical(
         _sex(sex[1]) if sex else "",
-        _age(age[1], age[2]) if age else math.nan,
+        _age(age[1], age[2]) if age else None,
         finding,
         _one_line(reading),
     )
@@ -93,12 +92,12 @@ def _sex(word: str) -> Sex:
     return ""
 
 
-def _age(number: str, unit: str) -> float:
+def _age(number: str, unit: str) -> float | None:
     try:
         age = float(number) / _UNITS_PER_YEAR[unit[:1].lower() or "y"]
     except ValueError:
-        return math.nan
-    return age if age <= MAX_AGE_YEARS else math.nan
+        return None
+    return age if age <= MAX_AGE_YEARS else None
 
 
 def _one_line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import os
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -41,13 +40,13 @@ class Clinical:
 
     Attributes:
       sex: of the patient; empty where not known.
-      age_years: NaN where not known.
+      age_years: `None` where not known; not NaN, which is no reading's equal.
       finding: splits are stratified by it.
       reading: the radiologist's words; empty where there are none.
     """
 
     sex: Sex = ""
-    age_years: float = math.nan
+    age_years: float | None = None
     finding: Finding = "unknown"
     reading: str = ""
 

@@ -181,10 +181,10 @@ class _Row:
             self.refuse(column, "an unknown word", f"write {words} or nothing")
         return cell
 
-    def _age(self) -> float:
+    def _age(self) -> float | None:
         cell = self.cells.get("age")
         if not cell:
-            return math.nan
+            return None
         try:
             age = float(cell)
         except ValueError:
