@@ -54,8 +54,8 @@ def _benchmark(*arguments: str) -> dict[str, Any]:
 def _figures(benchmark: dict[str, Any]) -> dict[str, float]:
     rates = {name: benchmark[name]["images_per_second"] for name in ("input", "end_to_end")}
     step = benchmark["train_step"]["pipelined"]["images_per_second"]
-    stall = benchmark["end_to_end"]["input_stall"]
-    return {"step": step, **rates, "input_stall": stall}
+    stall = {name: benchmark["end_to_end"][name] for name in ("input_stall", "input_stall_error")}
+    return {"step": step, **rates, **stall}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from lungseg_jax.flops import forward_flops, training_flops
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.roofline import Peaks, Rate, measure_peaks, place
 from lungseg_jax.state import compute_dtype
-from lungseg_jax.timing import spread
+from lungseg_jax.timing import SecondsOfRounds, median_and_error, spread
 
 
 def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
@@ -100,6 +100,7 @@ def training_figures(
     median = float(np.median(times.step))
     own_flops = flops * config.batch_size / devices
     one_part = config.accumulation_steps == 1
+    pipelined = float(np.mean(times.pipelined))
     return {
         "gflop_per_image": {
             "training": flops / 1e9,
@@ -108,7 +109,7 @@ def training_figures(
         "train_step": {
             **spread(times.step),
             **rate.figures(median),
-            "pipelined": {"mean_ms": 1e3 * times.pipelined, **rate.figures(times.pipelined)},
+            "pipelined": {"mean_ms": 1e3 * pipelined, **rate.figures(pipelined)},
         },
         "roofline": place(own_flops, times.bytes_accessed, median, peaks) if one_part else None,
         "stages": times.stages,
@@ -116,25 +117,30 @@ def training_figures(
     }
 
 
-def input_figures(batch_size: int, alone: float, fed: float, input_alone: float) -> dict[str, Any]:
+def input_figures(
+    batch_size: int, alone: SecondsOfRounds, fed: SecondsOfRounds, input_alone: float
+) -> dict[str, Any]:
     """Returns the figures of the input without steps, and of steps fed by it.
 
     A prefetch buffer can hide for as long as is timed that the input is slower than the step: the
     end-to-end rate is thus the lower of the rate that was timed and that of the input alone.
-    `input_stall` is the share of its time that the step alone does not explain.
+    `input_stall` is the share of its time that the step alone does not explain, the median of the
+    rounds, and `input_stall_error` its standard error.
 
     Args:
       batch_size: over all devices.
-      alone: seconds of a step on a batch that is on the devices, pipelined.
-      fed: seconds of a step whose batch comes from the input, pipelined.
+      alone: seconds of a step on a batch that is on the devices, pipelined, round by round.
+      fed: seconds of a step whose batch comes from the input, pipelined, in rounds between those.
       input_alone: seconds of a batch from the input to the devices.
     """
-    end_to_end = max(fed, input_alone)
+    stall, error = median_and_error(1 - alone / np.maximum(fed, input_alone))
+    timed = float(np.mean(fed))
     return {
         "input": {"images_per_second": batch_size / input_alone},
         "end_to_end": {
-            "images_per_second": batch_size / end_to_end,
-            "timed_images_per_second": batch_size / fed,
-            "input_stall": max(0.0, 1 - alone / end_to_end),
+            "images_per_second": batch_size / max(timed, input_alone),
+            "timed_images_per_second": batch_size / timed,
+            "input_stall": max(0.0, stall),
+            "input_stall_error": error,
         },
     }

@@ -34,16 +34,14 @@ def benchmark_report(result: dict[str, Any]) -> str:
 
 def limit(result: dict[str, Any]) -> str:
     """Returns what limits the run: input, communication, memory bandwidth or computation."""
-    stall = result["end_to_end"]["input_stall"]
+    stall, error = (result["end_to_end"][key] for key in ("input_stall", "input_stall_error"))
     stages, roofline = result["stages"], result["roofline"]
     whole = stages["whole"]["median_ms"]
     shares = {name: stages[name]["median_ms"] / whole for name in STAGE_NAMES if stages[name]}
     communication = shares.pop("all_reduce", 0.0)
     dearest = max(shares, key=lambda name: shares[name])
-    step = result["train_step"]
-    # A machine whose steps differ by more than the stall has none that can be told.
-    scatter = step["p95_ms"] / step["median_ms"] - 1
-    if stall > max(INPUT_STALL, scatter):
+    # A stall that the machine's own disturbances may be is none that can be told.
+    if stall - 2 * error > INPUT_STALL:
         return f"input; steps wait for it {stall:.1%} of the time"
     if communication > COMMUNICATION:
         return f"communication; {communication:.0%} of the step is not there on one device"
@@ -108,12 +106,16 @@ def _stage_name(name: str, figures: dict[str, float]) -> str:
 
 def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
     peaks, compilation, roofline = result["peaks"], result["compile"], result["roofline"]
-    step, memory = result["train_step"], result["memory"]
+    step, memory, fed = result["train_step"], result["memory"], result["end_to_end"]
     cache = "loaded from the persistent cache" if compilation["persistent_cache"] == "hit" else ""
     rows = [
         ["tracing and lowering", f"{compilation['lowering_seconds']:.1f} s", ""],
         ["compiling", f"{compilation['xla_seconds']:.1f} s", cache],
-        ["input stall", f"{result['end_to_end']['input_stall']:.1%}", "of the end-to-end time"],
+        [
+            "input stall",
+            f"{fed['input_stall']:.1%} ± {fed['input_stall_error']:.1%}",
+            "of the end-to-end time",
+        ],
         [
             "images/s per device",
             _number(step["images_per_second_per_device"]),

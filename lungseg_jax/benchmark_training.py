@@ -20,13 +20,15 @@ from lungseg_jax.parallel import Parallel
 from lungseg_jax.roofline import bytes_accessed
 from lungseg_jax.stages import Dispatcher, time_stages
 from lungseg_jax.step import prepare_step
-from lungseg_jax.timing import Call, Seconds, time_calls, time_pipelined
+from lungseg_jax.timing import Call, Seconds, SecondsOfRounds, time_calls, time_pipelined
 
 # Rounds of the programs whose differences are the stages.
 STAGE_ROUNDS = 10
 
-# Steps in a row with and without the input take turns, so that both meet the same disturbances.
-PARTS = 3
+# Steps in a row with and without the input take turns, so that both meet the same disturbances. A
+# round is long enough that how it begins and ends does not count.
+INPUT_ROUNDS = 10
+ROUND_SECONDS = 0.5
 
 PROFILED_STEPS = 5
 
@@ -39,8 +41,8 @@ class TrainingTimes:
       resident: whether the pictures live on the devices.
       compilation: see `compile_step`.
       step: of steps on one batch that is on the devices, each waited for.
-      pipelined: of such a step, many in a row waited for once.
-      fed: of a step whose batch comes from the input, likewise.
+      pipelined: of such a step, many in a row waited for once, round by round.
+      fed: of a step whose batch comes from the input, likewise, in rounds between those.
       input_alone: of a batch from the input to the devices.
       stages: see `time_stages`.
       memory: see `memory_figures`.
@@ -50,8 +52,8 @@ class TrainingTimes:
     resident: bool
     compilation: dict[str, Any]
     step: Seconds
-    pipelined: float
-    fed: float
+    pipelined: SecondsOfRounds
+    fed: SecondsOfRounds
     input_alone: float
     stages: dict[str, dict[str, float] | None]
     memory: dict[str, Any]
@@ -79,14 +81,12 @@ def time_training(
 
     warmup, steps = config.benchmark.warmup_steps, config.benchmark.steps
     alone = time_calls(on_device, warmup, steps)
-    part = math.ceil(steps / PARTS)
-    pipelined, fed = np.mean(
-        [
-            (time_pipelined(on_device, warmup, part), time_pipelined(from_input, warmup, part))
-            for _ in range(PARTS)
-        ],
-        axis=0,
-    )
+    part = math.ceil(max(steps / INPUT_ROUNDS, ROUND_SECONDS / np.median(alone)))
+    rounds = [
+        (time_pipelined(on_device, 1, part), time_pipelined(from_input, 1, part))
+        for _ in range(INPUT_ROUNDS)
+    ]
+    pipelined, fed = np.transpose(rounds)
     memory = memory_figures(compiled)
     if trace_folder:
         profile(from_input, trace_folder)
@@ -97,8 +97,8 @@ def time_training(
         resident=store is not None,
         compilation=compilation,
         step=alone,
-        pipelined=float(pipelined),
-        fed=float(fed),
+        pipelined=pipelined,
+        fed=fed,
         input_alone=input_alone,
         stages=time_stages(config, parallel, step, dispatch, batch, STAGE_ROUNDS),
         memory=memory,

@@ -1,6 +1,7 @@
 """Seconds that calls take, of functions that return before the device is done."""
 
 import collections
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ MAX_PENDING = 16
 
 Call = Callable[[], Any]
 Seconds = Float64[np.ndarray, " n"]
+SecondsOfRounds = Float64[np.ndarray, " rounds"]
 
 
 def time_calls(call: Call, warmup: int, count: int) -> Seconds:
@@ -70,3 +72,14 @@ def spread(seconds: Seconds) -> dict[str, float]:
     """Returns median, 5th and 95th percentile in milliseconds."""
     p5, median, p95 = 1e3 * np.percentile(seconds, [5, 50, 95])
     return {"median_ms": float(median), "p5_ms": float(p5), "p95_ms": float(p95)}
+
+
+def median_and_error(values: Float64[np.ndarray, " n"]) -> tuple[float, float]:
+    """Returns the median and its standard error, of values that are normal but for outliers.
+
+    The error is that of a normal distribution's median, its spread taken from the median absolute
+    deviation (Rousseeuw and Croux 1993, https://doi.org/10.1080/01621459.1993.10476408).
+    """
+    median = np.median(values)
+    deviation = 1.4826 * np.median(np.abs(values - median))
+    return float(median), float(math.sqrt(math.pi / 2 / len(values)) * deviation)

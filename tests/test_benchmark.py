@@ -92,15 +92,21 @@ def test_utilisation_of_a_device_whose_vendor_is_silent(result):
 
 def test_input_slower_than_the_step_that_a_prefetch_buffer_hides():
     """Fault: no stall, because the batches of the steps that were timed lay ready before."""
-    figures = input_figures(batch_size=10, alone=0.1, fed=0.1, input_alone=0.4)
+    alone = fed = np.full(10, 0.1)
+    figures = input_figures(batch_size=10, alone=alone, fed=fed, input_alone=0.4)
     assert figures["end_to_end"]["images_per_second"] == pytest.approx(25)
     assert figures["end_to_end"]["input_stall"] == pytest.approx(0.75)
 
 
 def test_input_that_takes_time_from_the_step():
     """Fault: a stall of zero where the input alone is fast, but shares the step's cores."""
-    figures = input_figures(batch_size=10, alone=0.3, fed=0.4, input_alone=0.1)
+    # Fault: a disturbance that meets one round taken for the input.
+    machine = np.array([1.0, 1.1, 1.2, 1.3, 1.0, 1.0, 1.2, 1.0, 9.0, 1.0])
+    alone, fed = 0.3 * machine, 0.4 * machine
+    alone[2] *= 5
+    figures = input_figures(batch_size=10, alone=alone, fed=fed, input_alone=0.1)
     assert figures["end_to_end"]["input_stall"] == pytest.approx(0.25)
+    assert figures["end_to_end"]["input_stall_error"] == pytest.approx(0, abs=1e-9)
 
 
 def test_compilation_says_whether_it_was_one():
@@ -131,12 +137,12 @@ def changed(result: dict, key: str, **figures: object) -> dict:
 
 def test_limit_names_the_cause(result):
     """Fault: a run that waits for its input called compute-bound."""
-    fed = changed(result, "end_to_end", input_stall=0.0)
-    steady = changed(result, "train_step", median_ms=10.0, p95_ms=10.5)
-    assert limit(changed(steady, "end_to_end", input_stall=0.3)).startswith("input; ")
+    fed = changed(result, "end_to_end", input_stall=0.0, input_stall_error=0.0)
+    slow = changed(result, "end_to_end", input_stall=0.3, input_stall_error=0.1)
+    assert limit(slow).startswith("input; ")
     # Fault: noise of a busy machine taken for a slow input.
-    noisy = changed(result, "train_step", median_ms=10.0, p95_ms=15.0)
-    assert not limit(changed(noisy, "end_to_end", input_stall=0.3)).startswith("input; ")
+    noisy = changed(result, "end_to_end", input_stall=0.3, input_stall_error=0.2)
+    assert not limit(noisy).startswith("input; ")
     whole = {"median_ms": 10.0}
     slow_links = changed(fed, "stages", all_reduce={"median_ms": 4.0}, whole=whole)
     assert limit(slow_links).startswith("communication; 40%")

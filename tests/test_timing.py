@@ -10,6 +10,7 @@ import pytest
 from lungseg_jax.timing import (
     MAX_PENDING,
     call_in_a_row,
+    median_and_error,
     spread,
     time_in_turn,
     time_pipelined,
@@ -63,6 +64,16 @@ def test_spread_is_in_milliseconds():
     """Fault: a factor of a thousand, or percentiles of the wrong side."""
     found = spread(np.linspace(0, 1, 101))
     assert found == pytest.approx({"median_ms": 500, "p5_ms": 50, "p95_ms": 950})
+
+
+def test_error_of_a_median_is_how_medians_scatter():
+    """Fault: an error that promises more than rounds can tell, or that one bad round decides."""
+    values = np.random.default_rng(0).normal(3.0, 0.5, (4000, 20))
+    found = np.array([median_and_error(own) for own in values])
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.1)
+    disturbed = values[0].copy()
+    disturbed[0] = 1e6
+    assert median_and_error(disturbed)[1] < 2 * median_and_error(values[0])[1]
 
 
 def test_short_calls_on_many_cpu_devices_do_not_come_to_a_halt():
