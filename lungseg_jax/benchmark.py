@@ -31,11 +31,11 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     """Times the configured run's parts, writes `benchmark.json` and returns its content.
 
     Figures are of single calls, each waited for; `pipelined` are steps sent one after the other
-    and waited for once, as the training loop does. FLOP/s are work counted from the architecture
-    (`lungseg_jax.flops`) on all devices. `mfu` relates a device's share of it to the vendor's dense
-    bfloat16 peak or, where none is known (CPU), to the matrix product measured on the spot, as
-    `mfu_measured` always does. `stages` are those of `lungseg_jax.stages`. For the rest see the
-    functions that return it.
+    and waited for once, as the training loop does, the median of several rounds. FLOP/s are work
+    counted from the architecture (`lungseg_jax.flops`) on all devices. `mfu` relates a device's
+    share of it to the vendor's dense bfloat16 peak or, where none is known (CPU), to the matrix
+    product measured on the spot, as `mfu_measured` always does. `stages` are those of
+    `lungseg_jax.stages`. For the rest see the functions that return it.
 
     With `config.profile` a trace of some steps is left in `profile/`.
 
@@ -100,7 +100,7 @@ def training_figures(
     median = float(np.median(times.step))
     own_flops = flops * config.batch_size / devices
     one_part = config.accumulation_steps == 1
-    pipelined = float(np.mean(times.pipelined))
+    pipelined = float(np.median(times.pipelined))
     return {
         "gflop_per_image": {
             "training": flops / 1e9,
@@ -118,28 +118,30 @@ def training_figures(
 
 
 def input_figures(
-    batch_size: int, alone: SecondsOfRounds, fed: SecondsOfRounds, input_alone: float
+    batch_size: int, alone: SecondsOfRounds, fed: SecondsOfRounds, input_alone: SecondsOfRounds
 ) -> dict[str, Any]:
     """Returns the figures of the input without steps, and of steps fed by it.
 
     A prefetch buffer can hide for as long as is timed that the input is slower than the step: the
     end-to-end rate is thus the lower of the rate that was timed and that of the input alone.
-    `input_stall` is the share of its time that the step alone does not explain, the median of the
-    rounds, and `input_stall_error` its standard error.
+    `input_stall` is the share of its time that the step alone does not explain, and
+    `input_stall_error` its standard error. All are medians of the rounds. Where the input is slower
+    than the step and takes time from it as well, they are those of the input alone, that is too
+    good.
 
     Args:
       batch_size: over all devices.
       alone: seconds of a step on a batch that is on the devices, pipelined, round by round.
       fed: seconds of a step whose batch comes from the input, pipelined, in rounds between those.
-      input_alone: seconds of a batch from the input to the devices.
+      input_alone: seconds of a batch from the input to the devices, in as many rounds.
     """
-    stall, error = median_and_error(1 - alone / np.maximum(fed, input_alone))
-    timed = float(np.mean(fed))
+    end_to_end = np.maximum(fed, input_alone)
+    stall, error = median_and_error(1 - alone / end_to_end)
     return {
-        "input": {"images_per_second": batch_size / input_alone},
+        "input": {"images_per_second": batch_size / float(np.median(input_alone))},
         "end_to_end": {
-            "images_per_second": batch_size / max(timed, input_alone),
-            "timed_images_per_second": batch_size / timed,
+            "images_per_second": batch_size / float(np.median(end_to_end)),
+            "timed_images_per_second": batch_size / float(np.median(fed)),
             "input_stall": max(0.0, stall),
             "input_stall_error": error,
         },

@@ -4,8 +4,7 @@ from typing import Any
 
 from lungseg_jax import terminal
 
-# Shares of the step or of the end-to-end time from which a cause is named as the limit, where
-# steps themselves differ by less.
+# Shares of the step or of the end-to-end time from which a cause is named as the limit.
 INPUT_STALL = 0.02
 COMMUNICATION = 0.1
 
@@ -80,7 +79,7 @@ def _time_rows(result: dict[str, Any]) -> list[list[str]]:
     ]
     return [
         ["step, each waited for", *_spread(step), *_rate(step)],
-        ["steps in a row (mean)", _number(pipelined["mean_ms"]), "", "", *_rate(pipelined)],
+        ["steps in a row", _number(pipelined["mean_ms"]), "", "", *_rate(pipelined)],
         *stages,
         ["  all of it, in the stages' own rounds", *_spread(result["stages"]["whole"]), "", "", ""],
         [f"input alone ({_kind(result)})", "", "", "", *_rate(result["input"])],

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from lungseg_jax.config import Config
@@ -26,9 +27,10 @@ from lungseg_jax.timing import Call, Seconds, SecondsOfRounds, time_calls, time_
 STAGE_ROUNDS = 10
 
 # Steps in a row with and without the input take turns, so that both meet the same disturbances. A
-# round is long enough that how it begins and ends does not count.
-INPUT_ROUNDS = 10
+# round's first batch is waited for, which longer rounds make count less.
+ROUND_STEPS = 10
 ROUND_SECONDS = 0.5
+MIN_ROUNDS = 5
 
 PROFILED_STEPS = 5
 
@@ -43,7 +45,7 @@ class TrainingTimes:
       step: of steps on one batch that is on the devices, each waited for.
       pipelined: of such a step, many in a row waited for once, round by round.
       fed: of a step whose batch comes from the input, likewise, in rounds between those.
-      input_alone: of a batch from the input to the devices.
+      input_alone: of a batch from the input to the devices, in as many rounds.
       stages: see `time_stages`.
       memory: see `memory_figures`.
       bytes_accessed: of a step on one device.
@@ -54,7 +56,7 @@ class TrainingTimes:
     step: Seconds
     pipelined: SecondsOfRounds
     fed: SecondsOfRounds
-    input_alone: float
+    input_alone: SecondsOfRounds
     stages: dict[str, dict[str, float] | None]
     memory: dict[str, Any]
     bytes_accessed: float
@@ -81,29 +83,39 @@ def time_training(
 
     warmup, steps = config.benchmark.warmup_steps, config.benchmark.steps
     alone = time_calls(on_device, warmup, steps)
-    part = math.ceil(max(steps / INPUT_ROUNDS, ROUND_SECONDS / np.median(alone)))
-    rounds = [
-        (time_pipelined(on_device, 1, part), time_pipelined(from_input, 1, part))
-        for _ in range(INPUT_ROUNDS)
+    part = _steps_a_round(float(np.median(alone)))
+    rounds = max(MIN_ROUNDS, math.ceil(steps / ROUND_STEPS))
+    in_turn = [
+        (time_pipelined(on_device, warmup, part), time_pipelined(from_input, warmup, part))
+        for _ in range(rounds)
     ]
-    pipelined, fed = np.transpose(rounds)
+    pipelined, fed = np.transpose(in_turn)
     memory = memory_figures(compiled)
     if trace_folder:
         profile(from_input, trace_folder)
-    # As many batches again before the clock starts: what was read ahead is used up by then.
     fresh = open_batches()
-    input_alone = time_pipelined(lambda: parallel.shard(next(fresh)), steps, steps)
+    # What was read ahead is used up before the first round.
+    input_alone = [
+        time_pipelined(lambda: parallel.shard(next(fresh)), steps if first else 0, ROUND_STEPS)
+        for first in (True, *(rounds - 1) * [False])
+    ]
     return TrainingTimes(
         resident=store is not None,
         compilation=compilation,
         step=alone,
         pipelined=pipelined,
         fed=fed,
-        input_alone=input_alone,
+        input_alone=np.array(input_alone),
         stages=time_stages(config, parallel, step, dispatch, batch, STAGE_ROUNDS),
         memory=memory,
         bytes_accessed=bytes_accessed(compiled),
     )
+
+
+def _steps_a_round(step_seconds: float) -> int:
+    """Returns the length of a round, the same in all processes: a step waits for all of them."""
+    count = max(ROUND_STEPS, math.ceil(ROUND_SECONDS / step_seconds))
+    return int(multihost_utils.broadcast_one_to_all(np.int32(count)))
 
 
 def open_input(config: Config, parallel: Parallel) -> tuple[Store, Callable[[], Iterator[Batch]]]:

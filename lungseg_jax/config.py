@@ -182,8 +182,9 @@ class BenchmarkConfig:
     Attributes:
       data: `records` as in training, or `synthetic`: noise, which needs no records and none of the
         libraries that read them.
-      warmup_steps: steps before timing starts.
-      steps: steps timed.
+      warmup_steps: steps before timing starts, each time.
+      steps: steps timed one by one. Steps in a row are timed in a round of at least ten for each
+        ten of these, five rounds at least.
     """
 
     data: Literal["records", "synthetic"] = "records"

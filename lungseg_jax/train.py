@@ -153,7 +153,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
             stopping = step < config.num_steps and stop(step)
             if due or stopping:
                 pending.drain()
-                dice = validate(run, log, step, pending.latest) if due else None
+                dice = validate(run, log, step, pending.summary()) if due else None
                 position = {"order": run.batches.get_state(), **identity(run.records)}
                 run.checkpoints.save(run.state, position, dice)
                 pending.restart_clock()
@@ -173,7 +173,7 @@ def validate(run: Training, log: Log, step: int, trained: str) -> float:
       run: in progress.
       log: of the figures and a picture.
       step: that was done last.
-      trained: figures of that step, for the person at the terminal.
+      trained: what a person is told of the training so far.
     """
     records = run.records["val"]
     rows = run.evaluator.measure(run.state.ema, records)
@@ -195,16 +195,17 @@ class Pending:
     """Steps that were sent to the device and whose figures are not yet fetched.
 
     Fetching only what is at least one step old keeps the device busy.
-
-    Attributes:
-      latest: figures of the newest step that was fetched, for a person.
     """
 
     def __init__(self, run: Training, log: Log, bar: Any) -> None:  # noqa: ANN401
         self._run, self._log, self._bar = run, log, bar
         self._steps: collections.deque[tuple[int, np.ndarray, Metrics]] = collections.deque()
         self._fetched_at = time.monotonic()
-        self.latest = ""
+        self._figures: dict[str, Any] = {}
+        # Of the rate since the last validation. Before the first it begins with the first fetch, so
+        # that compiling is left out.
+        self._counts_from: float | None = None
+        self._counted = 0
 
     def add(self, step: int, positions: np.ndarray, metrics: Metrics) -> None:
         """Remembers a step, and fetches older ones when it is time."""
@@ -223,8 +224,17 @@ class Pending:
         self._fetch(leave=0)
 
     def restart_clock(self) -> None:
-        """Leaves the time since the last fetch out of the rate."""
-        self._fetched_at = time.monotonic()
+        """Leaves the time since the last fetch out of the rates."""
+        self._fetched_at = self._counts_from = time.monotonic()
+        self._counted = 0
+
+    def summary(self) -> str:
+        """Returns the last fetched step's loss and Dice, and the rate since the last validation."""
+        text = f"loss {self._figures['loss']:.4f}, Dice {self._figures['dice']:.4f}"
+        if self._counted and self._counts_from:
+            seconds = self._fetched_at - self._counts_from
+            text += f", {self._counted * self._run.config.batch_size / seconds:.1f} images/s"
+        return text
 
     def _fetch(self, leave: int) -> None:
         due = [self._steps.popleft() for _ in range(len(self._steps) - leave)]
@@ -236,13 +246,16 @@ class Pending:
             if not np.isfinite([figures[name] for name in MUST_BE_FINITE]).all():
                 raise self._diverged(step, positions, figures)
             self._log.scalars("train", step, {key: float(x) for key, x in figures.items()})
-        images = len(due) * self._run.config.batch_size
-        rate = images / (time.monotonic() - self._fetched_at)
+        now = time.monotonic()
+        rate = len(due) * self._run.config.batch_size / (now - self._fetched_at)
         self._log.scalars("train", step, {"images_per_second": rate})
-        self.latest = f"loss {figures['loss']:.4f}, Dice {figures['dice']:.4f}, {rate:.1f} images/s"
-        self._bar.set_postfix_str(self.latest, refresh=False)
+        self._fetched_at, self._figures = now, figures
+        if self._counts_from is None:
+            self._counts_from = now
+        else:
+            self._counted += len(due)
+        self._bar.set_postfix_str(self.summary(), refresh=False)
         self._bar.update(len(due))
-        self.restart_clock()
 
     def _diverged(self, step: int, positions: np.ndarray, figures: dict) -> DivergedError:
         self._run.checkpoints.wait()

@@ -93,9 +93,14 @@ def test_utilisation_of_a_device_whose_vendor_is_silent(result):
 def test_input_slower_than_the_step_that_a_prefetch_buffer_hides():
     """Fault: no stall, because the batches of the steps that were timed lay ready before."""
     alone = fed = np.full(10, 0.1)
-    figures = input_figures(batch_size=10, alone=alone, fed=fed, input_alone=0.4)
+    figures = input_figures(10, alone, fed, input_alone=np.full(10, 0.4))
     assert figures["end_to_end"]["images_per_second"] == pytest.approx(25)
     assert figures["end_to_end"]["input_stall"] == pytest.approx(0.75)
+    # Fault: one disturbance of the input's own rounds decides.
+    disturbed = np.where(np.arange(10) == 4, 0.4, 0.05)
+    figures = input_figures(10, alone, fed, disturbed)
+    assert figures["end_to_end"]["input_stall"] == pytest.approx(0)
+    assert figures["end_to_end"]["images_per_second"] == pytest.approx(100)
 
 
 def test_input_that_takes_time_from_the_step():
@@ -104,7 +109,7 @@ def test_input_that_takes_time_from_the_step():
     machine = np.array([1.0, 1.1, 1.2, 1.3, 1.0, 1.0, 1.2, 1.0, 9.0, 1.0])
     alone, fed = 0.3 * machine, 0.4 * machine
     alone[2] *= 5
-    figures = input_figures(batch_size=10, alone=alone, fed=fed, input_alone=0.1)
+    figures = input_figures(10, alone, fed, input_alone=np.full(10, 0.1))
     assert figures["end_to_end"]["input_stall"] == pytest.approx(0.25)
     assert figures["end_to_end"]["input_stall_error"] == pytest.approx(0, abs=1e-9)
 

@@ -22,7 +22,7 @@ def test_pictures_are_told_from_files():
     entries = [FileEntry(name, "taken", example_id=name[0]) for name in names]
     entries.append(FileEntry("3.dcm", "left out", "a lateral view", example_id="3"))
     first = summary(entries).splitlines()[0]
-    assert first.startswith("Pictures in the records: 2,")
+    assert first.startswith("Pictures in the records: 2 ")
 
 
 def test_notes_and_reasons_without_a_file_stay_whole():

@@ -197,6 +197,16 @@ def test_damaged_records_point_to_verify(tmp_path):
     assert not (folder / "data_report").exists()
 
 
+def test_a_record_that_no_build_writes_points_to_verify(tmp_path):
+    """Fault: a traceback where a record can be read and its figures make no sense."""
+    folder = write_records(tmp_path, size=32)
+    rewrite(
+        folder, "val", lambda records: [record | {"original_size": [0, 0]} for record in records]
+    )
+    with pytest.raises(DataError, match=r"not what a build writes.*tfds_builder\.verify"):
+        write_data_report(folder)
+
+
 def example(number: int = 0, **fields) -> dict:
     """A decoded record as a reader hands it out."""
     rng = np.random.default_rng(number)

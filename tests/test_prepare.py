@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
+from tfds_builder.conversion import Conversion
 from tfds_builder.convert import ConvertSettings, convert
 from tfds_builder.prepare import prepare
 from tfds_builder.sources import list_source
@@ -171,19 +171,41 @@ def test_folds_share_one_conversion(tmp_path):
     """Fault: an archive converted five times for a cross-validation, or its copy kept for good."""
     tree = write_kaggle(tmp_path / "raw")
     chunks = tmp_path / "data" / "downloads" / "converted"
+    # Fault: for one bad file its neighbours are converted again.
+    (tree / "CXR_png" / "CHNCXR_0999_1.png").write_bytes(b"not a picture")
+    (tree / "masks" / "CHNCXR_0999_1_mask.png").write_bytes(b"not a mask")
     held_out = []
-    for fold in range(NUM_FOLDS):
-        config = dataclasses.replace(CONFIG, fold=fold)
+    # Fault: what folds wait for removed by a build that is none.
+    for fold in (0, 1, None, 2, 3, 4):
+        config = dataclasses.replace(CONFIG, fold=fold, on_error="skip")
         builder = prepare(config, tmp_path / "data", tmp_path / "raw")
         assert set(read_all(builder)) == set(KAGGLE_STEMS)
-        held_out += ids(builder, "test")
-        assert any(chunks.glob("*/*.chunk")) == (fold < NUM_FOLDS - 1)
+        held_out += [] if fold is None else ids(builder, "test")
+        assert any(chunks.glob("*/*.chunk")) == (fold != 4)
         # Whoever reads it again finds no picture.
         for path in tree.rglob("*.png"):
             stamp = path.stat()
             path.write_bytes(bytes(stamp.st_size))
             os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert sorted(held_out) == sorted(stem.encode() for stem in KAGGLE_STEMS)
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    """Fault: a second copy of an archive that stays for good, after a kill at a build's end."""
+    write_kaggle(tmp_path / "raw")
+    chunks = tmp_path / "data" / "downloads" / "converted"
+    with monkeypatch.context() as patch:
+        patch.setattr(Conversion, "remove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert prepared(tmp_path / "data")
+    assert any(chunks.glob("*/*.chunk"))
+    prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert not any(chunks.glob("*/*.chunk"))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_faulty_split_file_is_a_config_error_and_leaves_nothing(tmp_path):

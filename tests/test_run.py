@@ -14,27 +14,64 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 from tensorboardX.proto.event_pb2 import Event
+from tqdm import tqdm
 
 from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.config import Config
 from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator
 from lungseg_jax.export import main as export
 from lungseg_jax.export import predictions, weights_of_run
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
+from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import smooth
 from lungseg_jax.report import read_ids
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.step import prepare_step
+from lungseg_jax.train import Pending, Training
 from lungseg_jax.weights import load_weights
 from lungseg_jax.workdir import read_config, read_starts
 from tests.small import REPOSITORY, assert_trees_equal, small_config, write_small_data
 
 STEPS = 40
+
+
+def test_the_rate_that_is_told_counts_waiting_for_input(tmp_path, monkeypatch):
+    """Fault: the last step's rate on the device, where a run's batches come slower than that."""
+    clock = [0.0]
+
+    def monotonic() -> float:
+        clock[0] += 1e-6
+        return clock[0]
+
+    monkeypatch.setattr("lungseg_jax.train.time.monotonic", monotonic)
+    # Of a run only its configuration is needed.
+    run = object.__new__(Training)
+    run.config = Config(batch_size=16)
+    pending = Pending(run, Log(epath.Path(tmp_path)), tqdm(disable=True))
+    named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
+    figures = {name: jnp.float32(value) for name, value in named.items()}
+    # Compiling, which is no step's rate.
+    clock[0] += 60.0
+    for step in range(20):
+        # A batch that is waited for; the device takes no time.
+        clock[0] += 0.8
+        pending.add(step, np.arange(16), figures)
+    pending.drain()
+    assert pending.summary() == "loss 0.5000, Dice 0.2500, 20.0 images/s"
+    # A validation takes no part.
+    clock[0] += 100.0
+    pending.restart_clock()
+    clock[0] += 0.4
+    pending.add(20, np.arange(16), figures)
+    pending.drain()
+    assert pending.summary().endswith(", 40.0 images/s")
 
 
 @pytest.fixture(scope="module")

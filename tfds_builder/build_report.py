@@ -116,7 +116,7 @@ def summary(entries: Sequence[FileEntry]) -> str:
     notes = collections.Counter(_without_numbers(note) for entry in entries for note in entry.notes)
     pictures = {entry.example_id for entry in entries if entry.status == "taken"}
     parts = [
-        f"Pictures in the records: {len(pictures)}, each of a file and those of its masks",
+        f"Pictures in the records: {len(pictures)} (files below include their masks)",
         table(
             ("files", "count"),
             [*((name, str(count)) for name, count in sorted(by_status.items())),

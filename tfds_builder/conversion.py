@@ -14,7 +14,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -130,6 +130,8 @@ class Conversion:
     ) -> None:
         """Converts a chunk's cases and writes them; one case is in memory at a time.
 
+        Of a chunk that is there, in which some case is bad, only such cases are converted again.
+
         Raises:
           DataError: a file is bad and the conversion is to fail fast.
         """
@@ -137,23 +139,42 @@ class Conversion:
         entries = []
         try:
             with partial.open("wb") as file:
-                for case in chunk.cases:
-                    try:
-                        outcome, record = sandbox.call(case.image, convert, case, self.settings)
-                    except DataError as error:
-                        outcome, record = Outcome.not_taken(case, "bad", error), None
-                    if outcome.status == "bad" and self.fail_fast:
-                        raise _first_bad(outcome)
-                    packed = bytes(msgpack.packb(record) or b"") if record else b""
+                for case, known in zip(chunk.cases, self._known(chunk), strict=True):
+                    entry, packed = known or self._convert_case(case, sandbox)
                     place = {"start": file.tell(), "length": len(packed)}
-                    entries.append(outcome.to_json() | place)
+                    entries.append(entry | place)
                     file.write(packed)
                     after_each()
                 index = json.dumps(entries).encode()
                 file.write(index + _INDEX_LENGTH.pack(len(index)))
-            partial.rename(self._path(chunk))
+            partial.replace(self._path(chunk))
         finally:
             partial.unlink(missing_ok=True)
+
+    def _convert_case(
+        self, case: Case, sandbox: Sandbox | Sandboxes
+    ) -> tuple[dict[str, Any], bytes]:
+        """Returns what became of a case, and its record's bytes."""
+        try:
+            outcome, record = sandbox.call(case.image, convert, case, self.settings)
+        except DataError as error:
+            outcome, record = Outcome.not_taken(case, "bad", error), None
+        if outcome.status == "bad" and self.fail_fast:
+            raise _first_bad(outcome)
+        return outcome.to_json(), bytes(msgpack.packb(record) or b"") if record else b""
+
+    def _known(self, chunk: Chunk) -> Iterator[tuple[dict[str, Any], bytes] | None]:
+        """Yields what an earlier conversion has of each case; `None` of those that were bad."""
+        index = self._read_index(chunk)
+        if index is None:
+            yield from [None] * len(chunk.cases)
+            return
+        # One handle throughout: the chunk may be replaced meanwhile.
+        with self._path(chunk).open("rb") as file:
+            for entry in index:
+                file.seek(entry["start"])
+                packed = file.read(entry["length"])
+                yield None if entry["status"] == "bad" else (entry, packed)
 
     def collect(self, chunks: Sequence[Chunk]) -> Converted:
         """Returns what became of all cases of chunks that are whole."""

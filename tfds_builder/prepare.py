@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -21,6 +21,9 @@ from tfds_builder.conversion import describe_case
 from tfds_builder.manifest import MANIFEST, write_manifest
 from tfds_builder.sources import Listing, list_source
 from tfds_builder.splits import read_split_file
+
+# Each as `describe_case` has it.
+Cases = Sequence[list[Any]] | None
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -37,7 +40,8 @@ def prepare(
     The builder configuration is named by a fingerprint of all that records are a function of: a
     changed file, split or size leads to new records, never to stale ones. TFDS writes into a
     temporary folder and renames it, so that an interrupted build is never taken for a whole one.
-    What was converted for one fold of cross-validation is kept until the records of all are there.
+    What was converted for one fold of cross-validation is kept until the records of all five are
+    there.
 
     Args:
       config: what the records are made of; its name is derived.
@@ -50,13 +54,14 @@ def prepare(
       DataError: a file or folder is missing or broken; nothing is left that looks whole.
       ConfigError: the split file is not valid.
     """
-    listing = None
+    listing = cases = None
     if config.source != "phantom":
         listing = list_source(config.source, manual_dir, config.patterns)
         _say_what_was_found(config, listing)
+        cases = [describe_case(case, listing.root) for case in listing.cases]
     data_dir = epath.Path(data_dir).expanduser()
-    builder = _builder(config, data_dir, listing)
-    builder.beam_options = beam_options
+    builder = _builder(config, cases, data_dir)
+    builder.listing, builder.beam_options = listing, beam_options
     downloads = data_dir / "downloads"
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
         # Nothing is written: whole records may lie where that is not allowed.
@@ -66,27 +71,22 @@ def prepare(
             terminal.say(f"Building records in {builder.data_path}")
             _build(builder, downloads, manual_dir if listing else None)
             terminal.say((builder.data_path / SUMMARY).read_text())
-        # Here, not in the build: a process killed in between leaves the rest to the next one.
+        # Here, not in the build: a process killed in between leaves the rest to the next one, which
+        # knows by the manifest, written last, that all is done.
+        folds = [dataclasses.replace(config, fold=fold) for fold in range(NUM_FOLDS)]
+        built = sum(_builder(fold, cases, data_dir).is_prepared() for fold in folds)
+        # Other folds wait for it.
+        if not 0 < built < NUM_FOLDS:
+            builder.remove_chunks(downloads)
         if not (builder.data_path / MANIFEST).exists():
             write_manifest(builder.data_path, read_digests(builder.data_path))
-        if all(_builder(other, data_dir, listing).is_prepared() for other in _folds(config)):
-            builder.remove_chunks()
     return builder
 
 
-def _builder(config: LungsConfig, data_dir: epath.Path, listing: Listing | None) -> Builder:
-    name = f"{config.source}_{config.image_size}_{fingerprint(config, listing)}"
+def _builder(config: LungsConfig, cases: Cases, data_dir: epath.Path) -> Builder:
+    name = f"{config.source}_{config.image_size}_{fingerprint(config, cases)}"
     config = dataclasses.replace(config, name=name)
-    builder = Builder(data_dir=data_dir, config=config, file_format="array_record")
-    builder.listing = listing
-    return builder
-
-
-def _folds(config: LungsConfig) -> list[LungsConfig]:
-    """Returns the configurations of all folds, whose records are made of the same conversion."""
-    if config.fold is None:
-        return []
-    return [dataclasses.replace(config, fold=fold) for fold in range(NUM_FOLDS)]
+    return Builder(data_dir=data_dir, config=config, file_format="array_record")
 
 
 @contextlib.contextmanager
@@ -115,8 +115,12 @@ def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike |
         )
 
 
-def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
+def fingerprint(config: LungsConfig, cases: Cases) -> str:
     """Returns a short hash of what records are made of: settings, split file, cases, file times.
+
+    Args:
+      config: of the records.
+      cases: described; `None` for phantoms.
 
     Raises:
       ConfigError: the split file is not one.
@@ -126,13 +130,13 @@ def fingerprint(config: LungsConfig, listing: Listing | None) -> str:
         "source": config.source,
         "image_size": config.image_size,
         # Pictures are split by it, and phantoms drawn.
-        "seed": config.seed if listing is None or not config.splits else None,
+        "seed": config.seed if cases is None or not config.splits else None,
         "splits": read_split_file(config.splits) if config.splits else None,
         "fold": config.fold,
-        "num_phantoms": config.num_phantoms if listing is None else None,
+        "num_phantoms": config.num_phantoms if cases is None else None,
         "reading": repr(config.reading),
         "on_error": config.on_error,
-        "cases": [describe_case(case, listing.root) for case in listing.cases] if listing else None,
+        "cases": cases,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -104,9 +104,23 @@ def read_records(
     for split in builder.info.splits:
         fields = Fields(builder, split, *names)
 
-        def read(position: int, fields: Fields = fields) -> tuple[dict[str, Any], Result]:
+        def read(
+            position: int, split: str = split, fields: Fields = fields
+        ) -> tuple[dict[str, Any], Result]:
             (record,) = fields.read([position])
-            return record, look(record)
+            try:
+                return record, look(record)
+            except MemoryError:
+                raise
+            # Of an empty picture, or one of another size than the others.
+            except Exception as error:
+                raise DataError(
+                    builder.data_path,
+                    f"a record of the {split} split is not what a build writes "
+                    f"({type(error).__name__})",
+                    f"python -m tfds_builder.verify {builder.data_path} names it; remove the "
+                    "folder to have all built again",
+                ) from error
 
         for record, seen in in_order(len(fields), read):
             yield split, record, seen

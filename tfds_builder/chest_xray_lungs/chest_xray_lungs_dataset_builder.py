@@ -95,8 +95,8 @@ class Builder(tfds.core.ShardBasedBuilder):
     # Of the Beam pipeline that converts the files; `None` for the cores of this machine.
     beam_options: Any = None
 
-    _conversion: Conversion | None = None
-    _chunks: Sequence[Chunk] = ()
+    # Kept, for naming chunks looks at every file.
+    _opened: tuple[Conversion, list[Chunk]] | None = None
 
     @property
     def _lungs(self) -> LungsConfig:
@@ -149,18 +149,13 @@ class Builder(tfds.core.ShardBasedBuilder):
         config = self._lungs
         downloads = epath.Path(dl_manager.download_dir)
         listing = self.listing
-        if listing is None:
+        if listing is None and config.source == "phantom":
+            listing = _phantoms(config, downloads)
+        elif listing is None:
             # TFDS raises where the manual folder is asked for and was not given.
-            is_phantom = config.source == "phantom"
-            directory = _phantoms(config, downloads) if is_phantom else dl_manager.manual_dir
-            listing = list_source(config.source, directory, config.patterns)
-        settings = ConvertSettings(config.image_size, read_or_make_key(downloads), config.reading)
-        fail_fast = config.on_error == "fail"
-        # By version: another one writes other records of the same files.
-        folder = downloads / "converted" / str(self.VERSION)
-        self._conversion = Conversion(folder, settings, downloads, fail_fast)
-        self._chunks = self._conversion.cut(listing.cases)
-        converted = convert_chunks(self._conversion, self._chunks, self.beam_options)
+            listing = list_source(config.source, dl_manager.manual_dir, config.patterns)
+        conversion, chunks = self._open_conversion(listing, downloads)
+        converted = convert_chunks(conversion, chunks, self.beam_options)
         # Where a build that fails below has its report found.
         draft = downloads / "reports" / config.name
         try:
@@ -184,10 +179,28 @@ class Builder(tfds.core.ShardBasedBuilder):
             return PlainArrayRecordWriter(self.info.file_format)
         return super()._example_writer()
 
-    def remove_chunks(self) -> None:
-        """Removes what was kept for a build that might be interrupted."""
-        if self._conversion is not None:
-            self._conversion.remove(self._chunks)
+    def remove_chunks(self, downloads: epath.Path) -> None:
+        """Removes what was kept for a build that might be interrupted, by whichever process.
+
+        Args:
+          downloads: the folder that the build was given.
+        """
+        if self._opened is None:
+            self._open_conversion(self.listing or _phantoms(self._lungs, downloads), downloads)
+        assert self._opened is not None
+        conversion, chunks = self._opened
+        conversion.remove(chunks)
+
+    def _open_conversion(
+        self, listing: Listing, downloads: epath.Path
+    ) -> tuple[Conversion, list[Chunk]]:
+        config = self._lungs
+        settings = ConvertSettings(config.image_size, read_or_make_key(downloads), config.reading)
+        # By version: another one writes other records of the same files.
+        folder = downloads / "converted" / str(self.VERSION)
+        conversion = Conversion(folder, settings, downloads, fail_fast=config.on_error == "fail")
+        self._opened = conversion, conversion.cut(listing.cases)
+        return self._opened
 
 
 class PlainArrayRecordWriter(ExampleWriter):
@@ -234,12 +247,12 @@ def _read_records(places: Sequence[Place]) -> Iterator[tuple[str, dict[str, Any]
         yield place.example_id, place.read()
 
 
-def _phantoms(config: LungsConfig, downloads: epath.Path) -> epath.Path:
-    """Returns the folder of the phantoms, written if they are not there."""
+def _phantoms(config: LungsConfig, downloads: epath.Path) -> Listing:
+    """Returns the phantoms, written if they are not there."""
     # The generator's version says which phantoms: those of an older one are not reused.
     name = f"phantoms-{phantom_files.VERSION}-{config.num_phantoms}-{config.seed}"
     phantom_files.write_phantoms(Path(downloads / name), config.num_phantoms, config.seed)
-    return downloads / name
+    return list_source(config.source, downloads / name, config.patterns)
 
 
 def _check_share_of_bad(outcomes: Sequence[Outcome], largest: float, report: epath.Path) -> None:
