@@ -64,7 +64,8 @@ def test_the_rate_that_is_told_counts_waiting_for_input(tmp_path, monkeypatch):
         clock[0] += 0.8
         pending.add(step, np.arange(16), figures)
     pending.drain()
-    assert pending.summary() == "loss 0.5000, Dice 0.2500, 20.0 images/s"
+    # 19 steps since the first was done, when the second's batch was there: 18 were waited for.
+    assert pending.summary() == f"loss 0.5000, Dice 0.2500, {19 * 16 / (18 * 0.8):.1f} images/s"
     # A validation takes no part.
     clock[0] += 100.0
     pending.restart_clock()
