@@ -43,13 +43,13 @@ def limit(result: dict[str, Any]) -> str:
     if stall - 2 * error > INPUT_STALL:
         return f"input; steps wait for it {stall:.1%} of the time"
     if communication > COMMUNICATION:
-        return f"communication; {communication:.0%} of the step is not there on one device"
-    where = f"; dearest stage: {STAGE_NAMES[dearest]}, {shares[dearest]:.0%} of the step"
+        return f"communication; {communication:.0%} of the step does not occur on a single device"
+    where = f"; longest stage: {STAGE_NAMES[dearest]}, {shares[dearest]:.0%} of the step"
     if roofline is None:
-        return "not placed under the roofline, because of accumulation" + where
+        return "unknown, since there is no roofline with accumulation_steps above 1" + where
     name = "memory bandwidth" if roofline["bound"] == "memory" else "computation"
     return (
-        f"{name}, {roofline['flop_per_byte']:.3g} FLOP a byte where the ridge is at "
+        f"{name}, {roofline['flop_per_byte']:.3g} FLOP/byte with the ridge at "
         f"{roofline['ridge_flop_per_byte']:.3g}; the step takes "
         f"{1 / roofline['share_of_attainable']:.2g} times its floor{where}"
     )
@@ -78,10 +78,10 @@ def _time_rows(result: dict[str, Any]) -> list[list[str]]:
         if result["stages"][key]
     ]
     return [
-        ["step, each waited for", *_spread(step), *_rate(step)],
+        ["step, synchronised after each", *_spread(step), *_rate(step)],
         ["steps in a row", _number(pipelined["mean_ms"]), "", "", *_rate(pipelined)],
         *stages,
-        ["  all of it, in the stages' own rounds", *_spread(result["stages"]["whole"]), "", "", ""],
+        ["  whole step, timed with the stages", *_spread(result["stages"]["whole"]), "", "", ""],
         [f"input alone ({_kind(result)})", "", "", "", *_rate(result["input"])],
         ["end to end", "", "", "", *_rate(end_to_end)],
         [
@@ -100,7 +100,7 @@ def _time_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def _stage_name(name: str, figures: dict[str, float]) -> str:
     # Differences of two programs, which may be less than what each varies by.
-    return f"  {name}" if figures["p5_ms"] > 0 else f"  {name} (not told from 0)"
+    return f"  {name}" if figures["p5_ms"] > 0 else f"  {name} (not distinguishable from 0)"
 
 
 def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -118,7 +118,7 @@ def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
         [
             "images/s per device",
             _number(step["images_per_second_per_device"]),
-            "each step waited for",
+            "synchronised after each",
         ],
         ["work", f"{result['gflop_per_image']['training']:.2f} GFLOP", "per image, analytic"],
         ["matrix product", f"{peaks['matmul_tflops']:.4g} TFLOP/s", "measured, per device"],

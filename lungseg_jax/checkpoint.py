@@ -179,7 +179,7 @@ class Checkpoints:
             number = len(list(self.directory.parent.glob("damaged-*")))
             target = self.directory.parent / f"damaged-{number}-{step}"
             (self.directory / str(step)).rename(target)
-            terminal.say(f"It is set aside as {target}")
+            terminal.say(f"Damaged checkpoint {step} moved to {target}")
 
     def _abstract(self, template: TrainState) -> TrainState:
         """Returns shapes, types and places of the arrays of a state, which are saved by names."""

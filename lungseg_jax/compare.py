@@ -67,8 +67,8 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
         common = len(tables[0].keys() & tables[1].keys())
         raise DataError(
             second,
-            f"{len(tables[1])} pictures, {common} of them among the {len(tables[0])} of {first}",
-            "compare runs of one data.splits",
+            f"has {len(tables[1])} pictures, {common} shared with the {len(tables[0])} of {first}",
+            "compare runs with the same data.splits",
         )
     return [_differ(figure, *tables) for figure in FIGURES]
 
@@ -127,7 +127,7 @@ def _number(path: epath.Path, row: dict[str, str | None], figure: str) -> float:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the comparison; returns the exit code."""
-    again = "the same command starts again"
+    again = "run the same command to start over"
     return run(arguments, str(__doc__), lambda: _run(arguments), again)
 
 

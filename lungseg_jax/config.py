@@ -46,12 +46,12 @@ class DataConfig:
       masks: names of a picture's masks there; `{stem}` is the picture's name without suffix.
       data_dir: where records are kept.
       splits: JSON file `{"train": [id…], "val": […], "test": […]}`; empty to split by hash.
-      labels: `lungs` as one class, or `left_right`: the patient's right and left lung as one each.
+      labels: `lungs`, one class, or `left_right`, two: the patient's right and left lung.
       image_size: side of the model's square in pixels.
       num_phantoms: pictures to generate for `phantom`.
       on_error: whether a bad file ends the build (`fail`) or is left out and reported (`skip`).
-      max_bad_share: of the pictures, above which `skip` ends the build all the same.
-      frontal_only: leave out what header or pixels show not to be a frontal chest radiograph.
+      max_bad_share: share of bad pictures above which even `skip` ends the build.
+      frontal_only: leave out pictures that, by header or pixels, are no frontal chest radiographs.
       correct_polarity: invert a picture whose pixels contradict its photometric tag.
       max_megapixels: the largest picture that is decoded.
       resident: whether the decoded training split lives in device memory; `auto` if it fits.
@@ -102,11 +102,11 @@ class AugmentConfig:
     """Random changes to training pictures; see `lungseg_jax.augment`.
 
     Attributes:
-      flip: mirror left and right in half of the pictures; with `data.labels=lungs` only, because a
-        mirrored chest is none whose lungs have changed names: its heart is on the wrong side.
+      flip: mirror half of the pictures left to right; only with `data.labels=lungs`, because a
+        mirrored chest is not one with its lungs swapped: its heart is on the wrong side.
       rotation_degrees: largest rotation; see `MAX_TURN_DEGREES`.
-      scale: largest change of size, as a share; height against width changes by as much again.
-      aspect: largest change of height against width beyond that, as a share.
+      scale: largest change of size, as a share; the ratio of height to width changes by as much.
+      aspect: largest additional change of the ratio of height to width, as a share.
       shear: largest shear, as a share.
       shift: largest shift, as a share of the side.
       gamma: largest change of gamma, as a power of two.
@@ -116,9 +116,10 @@ class AugmentConfig:
       blur: largest standard deviation of blur, in pixels.
       tone: largest bend of the curve of intensities, in intensity; see `appearance.bend`.
       local_contrast: largest change of contrast within a neighbourhood, as a power of two.
-      shading: standard deviation of what is added smoothly over the picture, in intensity.
-      opacity: largest brightness of blots over lungs and all else, in intensity.
-      bars: largest breadth of black bars beside the lungs, as a share of the side.
+      shading: standard deviation of smooth shading added to the picture, in intensity.
+      opacity: largest brightness of soft blobs, on the lungs or elsewhere, in intensity.
+      bars: largest width of black bars along the picture's edges, off the lungs, as a share of the
+        side.
     """
 
     flip: bool = True
@@ -144,11 +145,11 @@ class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay to zero.
 
     Attributes:
-      learning_rate: at the end of the warm-up.
-      warmup_steps: steps of linear growth from zero.
+      learning_rate: its peak, at the end of the warm-up.
+      warmup_steps: steps in which the learning rate rises linearly from zero.
       weight_decay: decoupled; applied to convolution kernels only.
       clip_norm: largest global norm of the gradient.
-      ema_decay: of the exponential moving average of the model that is evaluated.
+      ema_decay: decay of the exponential moving average of the model; the average is evaluated.
     """
 
     learning_rate: float = 2e-3
@@ -164,9 +165,9 @@ class EvaluationConfig:
 
     Attributes:
       every: steps between validations; a checkpoint is saved at each.
-      batch_size: pictures at a time over all devices.
-      tolerance_px: of surface Dice, in pixels of the original frame.
-      tolerance_mm: of surface Dice where the spacing is known.
+      batch_size: pictures per batch over all devices.
+      tolerance_px: tolerance of surface Dice in pixels of the original frame.
+      tolerance_mm: tolerance of surface Dice in mm, where the spacing is known.
     """
 
     every: int = 50
@@ -182,9 +183,9 @@ class BenchmarkConfig:
     Attributes:
       data: `records` as in training, or `synthetic`: noise, which needs no records and none of the
         libraries that read them.
-      warmup_steps: steps before timing starts, each time.
-      steps: steps timed one by one. Steps in a row are timed in a round of at least ten for each
-        ten of these, five rounds at least.
+      warmup_steps: untimed steps before each timing.
+      steps: steps timed one by one. Steps in a row are timed in rounds of at least ten steps: one
+        round for every ten of these, but at least five.
     """
 
     data: Literal["records", "synthetic"] = "records"
@@ -197,27 +198,27 @@ class Config:
     """One run.
 
     Attributes:
-      batch_size: pictures a step over all devices.
-      accumulation_steps: parts a batch is processed in, one after the other, to save memory. Batch
-        statistics, the Dice loss and what is trimmed are then those of a part.
-      trimmed_share: of a batch's pictures: those of the largest loss, which a step's loss leaves
-        out; 0 to leave none out. See `losses.segmentation_loss`.
+      batch_size: pictures per step over all devices.
+      accumulation_steps: number of parts that a batch is processed in, one after the other, to save
+        memory. Batch statistics, the Dice loss and trimming are then computed per part.
+      trimmed_share: share of a batch's pictures, those with the largest loss, that a step's loss
+        leaves out; 0 to leave none out. See `losses.segmentation_loss`.
       num_steps: steps of the whole run.
-      start_from: weights that training begins with: `packaged`, a file of `lungseg_jax.export`, or
-        the folder of a run, of a network of the same form; empty for random ones.
+      start_from: weights that training starts from: `packaged`, a file of `lungseg_jax.export`, or
+        the folder of a run, if their network has the same form; empty for random ones.
       seed: of initial parameters, order, augmentation, split and phantoms.
-      fold: which fold of a five-fold cross-validation, 0 to 4: the test splits of all five hold
-        every picture once. -1 for the one split of 70, 10 and 20 %.
-      parallel: how a step spreads over devices: `pmap` or `mesh`; both compute the same.
+      fold: fold of a five-fold cross-validation, 0 to 4, whose test splits together contain every
+        picture once; -1 for a single split of 70, 10 and 20 %.
+      parallel: how a step is distributed over devices: `pmap` or `mesh`, with the same result.
       space_shards: devices that share the rows of each picture, for pictures whose activations one
         device cannot hold; with `parallel=mesh` only. They must belong to one host.
-      shard_optimizer: spread optimizer and moving average over the devices instead of holding them
-        on each; with `parallel=mesh` only.
-      profile: with `--mode=benchmark`, leave a trace of some steps for XProf and Perfetto in
-        `profile/` of the run's folder. Training writes none: what a step costs does not change
-        from one to the next, and a trace of many steps is too large to look at.
+      shard_optimizer: split optimizer and moving average over the devices instead of copying them
+        to each; with `parallel=mesh` only.
+      profile: with `--mode=benchmark`, write a trace of some steps for XProf and Perfetto to
+        `profile/` in the run's folder. Training writes none: one step costs as much as the next,
+        and a trace of many is too large to view.
       distributed: join the other hosts of a pod or cluster before anything else.
-      keep_checkpoints: how many of the newest checkpoints stay, besides the best.
+      keep_checkpoints: how many of the newest checkpoints to keep, besides the best.
       data: what to train on.
       model: the network.
       augment: random changes to training pictures.
@@ -379,7 +380,7 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
     if config.fold != NO_FOLD and config.data.splits:
         raise ConfigError(
-            "fold", f"is {config.fold}", "leave out data.splits, which gives the one split"
+            "fold", f"is {config.fold}, but data.splits fixes the split", "leave out one of the two"
         )
     # Below ten phantoms a split of 70, 10 and 20 % has an empty part.
     at_least("data.num_phantoms", 10)
@@ -429,8 +430,8 @@ def _check_augment(augment: AugmentConfig) -> None:
     if turn > MAX_TURN_DEGREES:
         raise ConfigError(
             "augment.rotation_degrees",
-            f"is {augment.rotation_degrees}, with augment.shear a turn by {turn:.0f} degrees",
-            f"give at most {MAX_TURN_DEGREES} with the shear's",
+            f"is {augment.rotation_degrees}, together with augment.shear {turn:.0f} degrees",
+            f"keep the total at most {MAX_TURN_DEGREES}",
         )
 
 

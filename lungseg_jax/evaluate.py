@@ -73,9 +73,9 @@ def check_same_records(
     if not are_same_records(position, records):
         raise CheckpointError(
             workdir,
-            f"was trained on the records {position['records']}; those of the data as they are now "
-            f"are {records['train'].name}, and hold something else",
-            "restore the data, and the version, it was trained with or use another --workdir",
+            f"was trained on the records {position['records']}, but the data now give "
+            f"{records['train'].name}, with other content",
+            "restore the data and the version it was trained with, or use another --workdir",
         )
 
 

@@ -3,10 +3,10 @@
 Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
 
 --workdir=DIR        folder of a trained run
---output=FILE        written, and FILE.sha256 beside it
+--output=FILE        file to write; its checksum goes to FILE.sha256
 --config.KEY=VALUE   where the run's pictures or records are now: data.manual_dir, data.data_dir
---calibration=FILE   weights of another run of the same recipe whose calibration to take, for a run
-                     that kept no pictures for it
+--calibration=FILE   exported weights of another run with the same recipe, to copy the calibration
+                     from; for a run that kept no pictures aside to calibrate on
 """
 
 import dataclasses
@@ -127,7 +127,7 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
     with_lungs = (found for found in predictions(weights, records) if found[2].any())
     calibration = fit_calibration(with_lungs)
     if calibration is None:
-        raise DataError(records.name, f"no lungs in its {records.split} split", "give others")
+        raise DataError(records.name, f"no lungs in its {records.split} split", "use other data")
     return calibration
 
 
@@ -169,13 +169,19 @@ def calibration_of(path: str, config: Config) -> Calibration:
     """
     weights = load_weights(path)
     own, other = (
-        # A network is calibrated alike whatever it is computed in.
-        (one.data.image_size, one.data.labels, dataclasses.replace(one.model, dtype="auto"))
+        # A network is calibrated alike however it is computed.
+        (
+            one.data.image_size,
+            one.data.labels,
+            dataclasses.replace(one.model, dtype="auto", remat=False),
+        )
         for one in (config, weights.config)
     )
     if own != other:
         raise ConfigError(
-            "--calibration", f"{path} is of another network", "give one of the run's own form"
+            "--calibration",
+            f"{path} belongs to another network",
+            "give one with the run's data.image_size, data.labels and model keys",
         )
     return weights.calibration
 
@@ -203,7 +209,7 @@ def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> 
 
 def main(arguments: Sequence[str]) -> int:
     """Makes the file; returns the exit code."""
-    again = "the same command starts again"
+    again = "run the same command to start over"
     return run(arguments, str(__doc__), lambda: _run(arguments), again)
 
 

@@ -52,8 +52,8 @@ def variables_to_start_from(config: Config) -> Variables | None:
     weights = find_weights(config.start_from)
     if config.start_from == PACKAGED and config.data.source in SEEN_BY_PACKAGED:
         terminal.say(
-            "The weights in the package have seen all of Montgomery and Shenzhen: on pictures of "
-            "these the figures of this run will be too high"
+            "The weights in the package were trained on pictures of Montgomery and Shenzhen: "
+            "on these, the metrics of this run will be too high"
         )
     own, other = (
         # What the network computes in, and what it keeps, are no part of the weights.
@@ -64,8 +64,8 @@ def variables_to_start_from(config: Config) -> Variables | None:
         labels, model = other
         raise ConfigError(
             "start_from",
-            f"{config.start_from} is of another network",
-            f"give data.labels={labels}, model.width={model.width}, model.depth={model.depth}, "
+            f"{config.start_from} belongs to another network",
+            f"set data.labels={labels}, model.width={model.width}, model.depth={model.depth}, "
             f"model.block_size={model.block_size}, model.norm={model.norm}, "
             f"model.activation={model.activation}",
         )

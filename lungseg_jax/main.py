@@ -4,9 +4,9 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 
 --config=FILE       experiment, a file with get_config(); every key is in lungseg_jax/config.py
 --config.KEY=VALUE  changes one key
---workdir=DIR       folder of the run (default: runs/<experiment>-<time>); again to resume
+--workdir=DIR       folder of the run (default: runs/<experiment>-<time>); give it again to resume
 --mode=MODE         train (default), eval, benchmark or compile
---topology=NAME     TPUs that --mode=compile compiles for, such as v5e:2x2; none is needed
+--topology=NAME     TPUs that --mode=compile compiles for, such as v5e:2x2; no TPU is needed
 """
 
 import sys
@@ -33,8 +33,8 @@ from lungseg_jax.errors import ConfigError
 
 OUT_OF_MEMORY = ConfigError(
     "batch_size",
-    "the device's memory does not suffice",
-    "fewer pictures, a larger accumulation_steps or model.remat=true need less",
+    "the device's memory is too small",
+    "lower batch_size or evaluation.batch_size, raise accumulation_steps or set model.remat=true",
 )
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
@@ -43,7 +43,7 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
-    resume = "a run goes on from its last checkpoint, if it has one, with the same --workdir"
+    resume = "run it again with the same --workdir to resume from the last checkpoint, if any"
     return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, OUT_OF_MEMORY)
 
 
@@ -56,7 +56,8 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
     use_all_cores(config)
     if config.distributed:
         _join_hosts()
-    if config.data.source == "phantom":
+    synthetic = mode == "benchmark" and config.benchmark.data == "synthetic"
+    if config.data.source == "phantom" and not synthetic:
         terminal.say(PHANTOM_NOTICE)
     if mode == "benchmark":
         benchmark(config, workdir)

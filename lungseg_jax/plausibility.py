@@ -39,7 +39,7 @@ def doubts(
     smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
     if larger and smaller < SYMMETRY * larger:
         yield (
-            "one lung"
+            "only one lung"
             if not smaller
             else f"one lung has {smaller / larger:.0%} of the other's area"
         )

@@ -3,11 +3,12 @@
 Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoint=WORKDIR]
 
 --output=DIR        where <name>_mask.png, <name>_overlay.png and predictions.csv go
---checkpoint=PATH   folder of a run, or a file of lungseg_jax.export, instead of the weights in the
-                    package; of a run, threshold and estimate are not calibrated; given several
-                    times, the mean of all, such as the folds of a cross-validation
---both_ways         average with the prediction of the mirrored picture, at twice the work
---config.KEY=VALUE  changes one key of how files are read, such as --config.data.frontal_only=false
+--checkpoint=PATH   network to use instead of the weights in the package: a file of
+                    lungseg_jax.export, or the folder of a run, whose threshold and estimate are
+                    not calibrated; given several times, the networks' mean, such as that of the
+                    folds of a cross-validation
+--both_ways         average with the prediction of the mirrored picture, at twice the time
+--config.KEY=VALUE  changes how files are read, such as --config.data.frontal_only=false
 """
 
 import collections
@@ -131,9 +132,7 @@ def _make_folder(output: epath.Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(
-            output, "is a file or lies below one", "give a folder as --output"
-        ) from error
+        raise DataError(output, "is a file or inside one", "give a folder as --output") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +228,7 @@ def _map_ahead(
 
 def main(arguments: Sequence[str]) -> int:
     """Segments what the command line names; returns the exit code."""
-    again = "the same command starts again"
+    again = "run the same command to start over"
     return run(arguments, str(__doc__), lambda: _run(arguments), again)
 
 
@@ -241,7 +240,7 @@ def _run(arguments: Sequence[str]) -> None:
     rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
     terminal.say(_closing_words(rows, epath.Path(given.output)))
     if not segmenter.calibrated:
-        terminal.say("estimated_dice is not calibrated; lungseg_jax.export calibrates a run's")
+        terminal.say("estimated_dice is not calibrated; to calibrate a run, use lungseg_jax.export")
 
 
 def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:

@@ -67,7 +67,7 @@ def name_files(
         if name not in earlier and os.path.lexists(output / name):
             raise DataError(
                 output / name,
-                "would be overwritten, and is no result of an earlier call",
+                "would be overwritten, but was not written by this command",
                 "give another --output",
             )
     return inputs

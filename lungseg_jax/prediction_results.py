@@ -43,7 +43,7 @@ def read_note(output: epath.Path) -> dict[str, str] | None:
     except (OSError, ValueError) as error:
         raise DataError(path, "cannot be read", "give another --output") from error
     if not isinstance(masks, dict) or not all(map(_is_mask, masks)):
-        raise DataError(path, "is no note of an earlier call", "give another --output")
+        raise DataError(path, "was not written by this command", "give another --output")
     return masks
 
 

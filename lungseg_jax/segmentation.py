@@ -95,10 +95,10 @@ def make_segmentation(
         right, left = split_lungs(lungs)
         if looks_mirrored(radiograph.pixels, right, left):
             if radiograph.orientation_stated:
-                notes = (*notes, "seems to be mirrored; sides named by the header")
+                notes = (*notes, "appears mirrored (right and left as in the header)")
             else:
                 right, left = left, right
-                notes = (*notes, "seems to be mirrored; sides named by the heart")
+                notes = (*notes, "appears mirrored (right and left by the position of the heart)")
     turn, spacing_mm = radiograph.orientation, radiograph.spacing_mm
     if spacing_mm and turn.transpose:
         row, column = spacing_mm

@@ -64,7 +64,7 @@ class Segmenter:
         if both_ways and data[0].labels != "lungs":
             # Mirrored, a network of two classes calls the right lung the left one.
             raise ConfigError(
-                "--both_ways", "is for networks of one class", "leave it out for left_right"
+                "--both_ways", "needs a network with data.labels=lungs", "leave it out"
             )
         self._both_ways = both_ways
         self.image_size = data[0].image_size

@@ -111,7 +111,8 @@ def load_weights(path: epath.PathLike) -> Weights:
         absent = error.filename or path
         raise CheckpointError(absent, error.strerror or "not readable", "check the path") from error
     if stated != [hashlib.sha256(content).hexdigest().encode()]:
-        raise CheckpointError(path, f"is not what {_check_sum_of(path).name} tells of", _REMEDY)
+        fault = f"does not match the checksum in {_check_sum_of(path).name}"
+        raise CheckpointError(path, fault, _REMEDY)
     try:
         length = int.from_bytes(content[:8], "little")
         text = json.loads(content[8 : 8 + length])["__metadata__"]

@@ -91,7 +91,7 @@ def record_start(
     starts = read_starts(workdir)
     dtype = str(compute_dtype(config))
     if starts and starts[-1].get("dtype", dtype) != dtype:
-        terminal.say(f"Computing in {dtype}; so far the run did in {starts[-1]['dtype']}")
+        terminal.say(f"Computing in {dtype}; until now the run used {starts[-1]['dtype']}")
     begun = {} if begun_with is None else {"start_from": config.start_from, "arrays": begun_with}
     starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **environment})
     _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")

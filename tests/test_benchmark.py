@@ -155,7 +155,7 @@ def test_limit_names_the_cause(result):
     assert limit(changed(fed, "roofline", bound="compute")).startswith("computation")
     stages = {name: {"median_ms": 1.0} for name in ("augment", "forward_and_loss", "update")}
     backward = changed(fed, "stages", **stages, backward={"median_ms": 7.0}, whole=whole)
-    assert limit(backward).endswith("dearest stage: backward, 70% of the step")
+    assert limit(backward).endswith("longest stage: backward, 70% of the step")
 
 
 def test_synthetic_data_on_a_bare_machine_with_a_trace(tmp_path):

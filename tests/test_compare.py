@@ -61,7 +61,7 @@ def test_runs_on_other_pictures_are_refused(tmp_path, dice, capsys):
     """Fault: two test splits compared as if they were one."""
     first = write_run(tmp_path / "a", dice)
     second = write_run(tmp_path / "b", dice, [f"q{i}" for i in range(60)])
-    with pytest.raises(DataError, match="0 of them among the 60"):
+    with pytest.raises(DataError, match="0 shared with the 60"):
         compare(first, second)
     assert main(["compare", str(first), str(tmp_path / "absent")]) == 1
     assert "No such file" in capsys.readouterr().err

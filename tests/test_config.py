@@ -121,7 +121,7 @@ def test_what_only_a_mesh_can_do_is_refused_elsewhere(change):
 
 def test_a_fold_of_a_split_file_is_refused():
     """Fault: one of the two silently ignored, and five runs tested on the same pictures."""
-    with pytest.raises(ConfigError, match=r"^fold: is 0; leave out data\.splits"):
+    with pytest.raises(ConfigError, match=r"^fold: is 0, but data\.splits"):
         resolve(ml_collections.ConfigDict({"fold": 0, "data": {"splits": "a.json"}}))
 
 

@@ -81,7 +81,7 @@ def test_another_network_or_no_file_is_said_before_anything_is_built(tmp_path, s
     """Fault: an error of shapes from within JAX, or one after hours of converting."""
     path = str(tmp_path / "other.safetensors")
     wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
-    message = r"^start_from: .*other.safetensors is of another network; give .*model.width=4"
+    message = r"^start_from: .*other.safetensors belongs to another network; set .*model.width=4"
     with pytest.raises(ConfigError, match=message):
         start(wider, all_devices("mesh"), epath.Path(tmp_path / "run"))
     absent = dataclasses.replace(wider, start_from=str(tmp_path / "absent.safetensors"))

@@ -346,5 +346,5 @@ def test_percentiles_do_not_depend_on_the_rescale(slope):
 )
 def test_steps_that_cannot_be_are_data_errors(attributes):
     """Fault: a picture of NaN, or NumPy's words about a buffer."""
-    with pytest.raises(DataError, match=r"^picture\.dcm: grey scale makes no sense"):
+    with pytest.raises(DataError, match=r"^picture\.dcm: greyscale attributes are inconsistent"):
         read(STORED, attributes)

@@ -106,7 +106,7 @@ def test_a_mask_without_its_picture_is_refused(tmp_path):
 
 def test_nothing_that_fits(tmp_path):
     """Fault: an empty data set where the patterns have a typing error."""
-    with pytest.raises(DataError, match=r"fits 0 pictures, data\.masks=.* masks of 0"):
+    with pytest.raises(DataError, match=r"matches 0 pictures, data\.masks=.* masks for 0"):
         list_source(
             "folder", write_tree(tmp_path, FOLDER), FolderPatterns("pictures/*", "m/{stem}")
         )
@@ -114,7 +114,7 @@ def test_nothing_that_fits(tmp_path):
 
 def test_patterns_that_do_not_tell_masks_from_pictures(tmp_path):
     """Fault: a KeyError where a file is the mask of one picture and the picture of another mask."""
-    with pytest.raises(DataError, match="mask of a mask; give patterns"):
+    with pytest.raises(DataError, match="its picture is a mask too; give patterns"):
         list_source("folder", write_tree(tmp_path, ("a", "a_b.png", "a_b_c.png")), OVERLAPPING)
 
 

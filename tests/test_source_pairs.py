@@ -42,9 +42,9 @@ def test_a_list_of_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("", "line 1: no columns image and mask; name the columns"),
+        ("", "line 1: must name image and mask .*; name the columns"),
         ("image;mask\n", "line 1: unknown column 'image;mask'; .* with commas"),
-        ("image,left_mask\n", "line 1: no columns"),
+        ("image,left_mask\n", "line 1: must name image and mask"),
         ("image,mask,mask\n", "line 1: a column twice"),
         ("image,mask\nimages/a.dcm\n", "line 2: not 2 cells"),
         ("image,mask\nimages/a.dcm,masks/a.png,x\n", "line 2: not 2 cells"),
@@ -59,19 +59,19 @@ def test_a_list_of_pairs(tmp_path):
         ),
         (
             "image,mask,id\nimages/a.dcm,masks/a.png,x\nimages/b.png,masks/b_left.png,x\n",
-            "line 3, column id: an id for the second time",
+            "line 3, column id: duplicate id",
         ),
         (
             "image,mask\nimages/a.dcm,masks/a.png\nimages/b.png,masks/a.png\n",
-            "line 3, column mask: a file of line 2 again",
+            "line 3, column mask: already used in line 2",
         ),
         (
             "image,mask,id\nimages/a.dcm,masks/a.png,x\nimages/a.dcm,masks/b_left.png,y\n",
-            "line 3, column image: a file of line 2 again",
+            "line 3, column image: already used in line 2",
         ),
         (
             "image,left_mask,right_mask\nimages/a.dcm,masks/a.png,masks/a.png\n",
-            "line 2, column right_mask: a file of line 2 again",
+            "line 2, column right_mask: already used in line 2",
         ),
         ("image,mask,age\nimages/a.dcm,masks/a.png,nan\n", "line 2, column age: no age"),
         ("image,mask,age\nimages/a.dcm,masks/a.png,old\n", "line 2, column age: no age"),

@@ -89,7 +89,7 @@ def test_a_flipped_byte_names_file_and_record(folder):
     content[position + 30] ^= 0xFF
     path.write_bytes(content)
     faults = found(folder)
-    assert "check sum" in faults[path.name, ""]
+    assert "checksum" in faults[path.name, ""]
     assert "cannot be read" in faults[f"record 3 of {path.name}", ""]
     assert len(faults) == 2
 
@@ -157,8 +157,8 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
         ({"original_size": np.array([0, 9], np.int32)}, "original_size", "not positive"),
         ({"image": np.full((64, 64), 700, np.uint16)}, "image", "is empty"),
         ({"mask": SQUARE}, "mask", "differs from original_mask"),
-        ({"mask": SQUARE + 2, "original_mask": ORIGINAL + 2}, "mask", "are no lung"),
-        ({"mask": SQUARE + 33, "original_mask": ORIGINAL + 33}, "original_mask", "no structure"),
+        ({"mask": SQUARE + 2, "original_mask": ORIGINAL + 2}, "mask", "but not as lung"),
+        ({"mask": SQUARE + 33, "original_mask": ORIGINAL + 33}, "original_mask", "no known"),
         ({"spacing_mm": np.array([0.2, 0.2], np.float32)}, "spacing_mm", "source is none"),
         ({"spacing_source": "calibrated"}, "spacing_mm", "not within"),
         (

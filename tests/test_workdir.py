@@ -67,7 +67,7 @@ def test_a_run_goes_on_with_copies_of_its_pictures_and_with_no_others(tmp_path):
     picture = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
     assert picture is not None
     cv2.imwrite(str(other), picture[::-1])
-    with pytest.raises(CheckpointError, match="hold something else"):
+    with pytest.raises(CheckpointError, match="with other content"):
         train_on(moved, workdir, until=5)
 
 
@@ -91,7 +91,7 @@ def test_damage_to_what_only_people_read_stops_nothing(tmp_path, content: str, c
     record_start(workdir, small_config(model__dtype="float32"), {}, step=3)
     assert "Computing in" not in capfd.readouterr().err
     record_start(workdir, small_config(model__dtype="bfloat16"), {}, step=5)
-    assert "Computing in bfloat16; so far the run did in float32" in capfd.readouterr().err
+    assert "Computing in bfloat16; until now the run used float32" in capfd.readouterr().err
     assert [start["step"] for start in read_starts(workdir)] == [3, 5]
 
 

@@ -30,7 +30,9 @@ class _ConvertChunk(beam.DoFn):
         key = read_key(self._conversion.key_folder)
         if digest_bytes(key) != self._check_sum:
             raise DataError(
-                self._conversion.key_folder, "holds another key here", "mount the same folder"
+                self._conversion.key_folder,
+                "holds another key on this worker",
+                "mount the folder of the build",
             )
         self._conversion = _with_key(self._conversion, key)
         self._sandbox = Sandbox(self._conversion.settings.memory_bytes())

@@ -98,11 +98,11 @@ def _check_image(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _check_bits(mask: UInt8[np.ndarray, "h w 1"]) -> Iterator[str]:
     if np.any(mask & ~np.uint8(ALL_BITS)):
-        yield f"has bits that stand for no structure (only {ALL_BITS} are known)"
+        yield f"has bits of no known structure (known: {ALL_BITS})"
     sides = (mask & np.uint8(SIDE_BITS)) > 0
     outside = np.count_nonzero(sides & ((mask & np.uint8(Structure.LUNGS)) == 0))
     if outside:
-        yield f"has {outside} pixels of a right or left lung that are no lung"
+        yield f"has {outside} pixels marked as right or left lung but not as lung"
 
 
 def _check_original_mask(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -78,7 +78,7 @@ class Sandbox:
                     return _unwrap(file, *self._connection.recv())
                 fault = f"takes more than {self._seconds:g} s to read"
             except (EOFError, OSError):
-                fault = f"reading it ends the process ({self._last_words()})"
+                fault = f"crashes the process that reads it ({self._last_words()})"
             self.close()
             if self._stopped:
                 raise SandboxStoppedError
@@ -135,7 +135,7 @@ class Sandbox:
         try:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            return "it answers no more"
+            return "no answer"
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 

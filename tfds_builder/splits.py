@@ -75,7 +75,7 @@ def read_split_file(path: epath.PathLike) -> dict[str, list]:
     except (OSError, ValueError) as error:
         raise ConfigError(path, f"not readable as JSON ({error})", _FORM) from error
     if not isinstance(splits, dict) or set(splits) != set(SPLITS):
-        raise ConfigError(path, "has other keys than train, val and test", _FORM)
+        raise ConfigError(path, "does not have just the keys train, val and test", _FORM)
     for name, ids in splits.items():
         if not isinstance(ids, list) or not ids:
             raise ConfigError(path, f"split {name} is empty or no list", _FORM)
@@ -97,7 +97,7 @@ def read_splits(path: epath.PathLike, taken: Sequence[Outcome]) -> dict[str, lis
         for example_id in ids:
             if not isinstance(example_id, str) or example_id not in patient_of:
                 raise ConfigError(
-                    path, f"{name} names {example_id!r}, which the data lack", "correct the id"
+                    path, f"{name} lists {example_id!r}, which is not in the data", "correct the id"
                 )
             patient_id = patient_of[example_id]
             if split_of.setdefault(patient_id, name) != name:
@@ -142,7 +142,7 @@ def _checked(
         raise ConfigError(
             key,
             f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
-            _remedy_of_few(taken),
+            _remedy_of_few(key, taken),
         )
     return {name: sorted(ids) for name, ids in splits.items()}
 
@@ -150,8 +150,9 @@ def _checked(
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
 
 
-def _remedy_of_few(taken: Iterable[Outcome]) -> str:
-    remedy = "add patients or give the splits in a file"
+def _remedy_of_few(key: str, taken: Iterable[Outcome]) -> str:
+    remedy = "add patients or "
+    remedy += "leave out the fold" if key == "fold" else "give the splits in a file"
     if any(outcome.patient_is_hashed for outcome in taken):
         # An archive made anonymous may state one PatientID for all.
         remedy += (

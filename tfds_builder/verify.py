@@ -86,7 +86,7 @@ def _check_files(folder: epath.Path, manifest: Manifest) -> Iterator[Fault]:
         if found.bytes != stated.bytes:
             yield Fault(name, "", f"has {found.bytes} bytes where {stated.bytes} were written")
         elif found.sha256 != stated.sha256:
-            yield Fault(name, "", "is not what was written: its check sum differs")
+            yield Fault(name, "", "has changed since it was written: its checksum differs")
     written = {*RECORD_FILES, *(path.name for path in folder.glob("*array_record*"))}
     for name in sorted(written - manifest.records.keys()):
         yield Fault(name, "", f"is not in {MANIFEST}")
@@ -159,9 +159,9 @@ def _summary(folder: epath.Path) -> str:
     manifest = read_manifest(folder)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     return (
-        f"Whole: {sum(manifest.counts.values())} records ({counts}), made of {len(manifest.files)} "
-        f"files. {len(manifest.records)} files have the check sums they were written with; every "
-        "record decodes and agrees with itself; ids are unique and no patient is in two splits."
+        f"No faults: {sum(manifest.counts.values())} records ({counts}), made from "
+        f"{len(manifest.files)} files. The checksums of {len(manifest.records)} files match; every "
+        "record decodes and is consistent; ids are unique and no patient is in two splits."
     )
 
 

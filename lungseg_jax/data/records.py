@@ -202,7 +202,7 @@ def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
         raise ConfigError(
             "data.labels",
             f"is left_right, but masks of source {data.source} do not tell right from left",
-            "give lungs, or a source that keeps the sides: phantom, montgomery, jsrt, or folder "
+            "give lungs, or a source with a mask per lung: phantom, montgomery, jsrt, or folder "
             "with left and right masks",
         )
 

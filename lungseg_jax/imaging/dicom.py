@@ -42,7 +42,7 @@ def read_dicom(
         greyscale = read_greyscale(dataset)
         if against_tag:
             greyscale = dataclasses.replace(greyscale, inverted=not greyscale.inverted)
-        with guarded(name, "grey scale makes no sense"):
+        with guarded(name, "greyscale attributes are inconsistent"):
             pixels = to_intensities(stored, dataset, greyscale)
         stated = read_orientation(dataset)
         orientation = stated or Orientation()

@@ -110,7 +110,7 @@ def _inflate(content: bytes, name: str, max_bytes: int) -> bytes | None:
         return None
     inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), max_bytes + 1)
     if len(inflated) > max_bytes:
-        raise DataError(name, "inflates beyond all pictures' size", "leave it out")
+        raise DataError(name, "inflates beyond the largest accepted size", "leave it out")
     return inflated
 
 

@@ -61,7 +61,8 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
     stored = read_numbers(dataset, "BitsStored")
     allocated = read_numbers(dataset, "BitsAllocated")
     if not stored or not allocated or not 1 <= stored[0] <= min(MAX_BITS, allocated[0]):
-        raise DataError(name, "pixels do not decode (bits stored)", "fetch the file again")
+        fault = "pixels do not decode (invalid BitsStored or BitsAllocated)"
+        raise DataError(name, fault, "fetch the file again")
     if (
         not dataset.file_meta.TransferSyntaxUID.is_encapsulated
         and len(dataset.PixelData) < rows * columns * allocated[0] / 8

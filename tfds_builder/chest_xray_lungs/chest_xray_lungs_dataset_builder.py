@@ -263,5 +263,5 @@ def _check_share_of_bad(outcomes: Sequence[Outcome], largest: float, report: epa
             "data.manual_dir",
             f"{len(bad)} of {len(outcomes)} cases are bad, more than a share of {largest:g} "
             f"({first})",
-            f"mend the files or raise data.max_bad_share; all are named in {report.parent}",
+            f"fix the files or raise data.max_bad_share; all are listed in {report.parent}",
         )

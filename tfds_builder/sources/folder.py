@@ -62,7 +62,7 @@ class FolderPatterns:
     def __post_init__(self) -> None:
         if self.masks.count("{stem}") != 1:
             raise ConfigError(
-                "patterns.masks", "does not name the picture once", "write {stem} for its name"
+                "data.masks", "must contain {stem} once", "write {stem} for the picture's name"
             )
 
 
@@ -107,14 +107,16 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     if not pictures or not masks:
         raise DataError(
             root,
-            f"data.images={patterns.images} fits {len(pictures)} pictures, "
-            f"data.masks={patterns.masks} masks of {len(masks)}",
+            f"data.images={patterns.images} matches {len(pictures)} pictures, "
+            f"data.masks={patterns.masks} masks for {len(masks)}",
             "change the folder or the patterns, such as data.masks='masks/*/{stem}*'",
         )
     for stem, own in masks.items():
         if stem not in pictures:
             raise DataError(
-                min(own.values()), "mask of a mask", "give patterns that tell masks from pictures"
+                min(own.values()),
+                "its picture is a mask too",
+                "give patterns that tell masks from pictures",
             )
     cases = [
         Case(

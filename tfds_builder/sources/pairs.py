@@ -74,14 +74,14 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
         image, masks = cells.pair(root, known)
         for column, path in (("image", image), *((_COLUMN[m.structure], m.path) for m in masks)):
             if path in first_use:
-                cells.refuse(column, f"a file of line {first_use[path]} again", "use a file once")
+                cells.refuse(column, f"already used in line {first_use[path]}", "use files once")
             first_use[path] = line
         if not masks:
             unlabelled.append(image)
             continue
         case = cells.case(image, masks)
         if cases.setdefault(case.example_id, case) is not case:
-            cells.refuse("id", "an id for the second time", "give each picture an id of its own")
+            cells.refuse("id", "duplicate id", "give each picture its own id")
     check_not_empty(root, [*cases, *unlabelled], cases)
     return make_listing(root, paths, cases.values(), unlabelled, {pairs: LIST_OF_PAIRS})
 
@@ -99,7 +99,7 @@ def _read_rows(pairs: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     if "image" not in columns or not (
         "mask" in columns or {"left_mask", "right_mask"} <= {*columns}
     ):
-        raise DataError(pairs, "line 1: no columns image and mask", remedy)
+        raise DataError(pairs, "line 1: must name image and mask (or both lungs' masks)", remedy)
     if len(columns) != len(set(columns)):
         raise DataError(pairs, "line 1: a column twice", remedy)
     reader.fieldnames = columns
