@@ -42,7 +42,7 @@ def test_two_lungs_pass():
     [
         (NONE, NONE, 0.0, "lungs cover 0% of the picture"),
         (np.s_[0:100, 0:50], np.s_[0:100, 50:100], 0.99, "lungs cover 100% of the picture"),
-        (GOOD[0], NONE, 0.96, "one lung"),
+        (GOOD[0], NONE, 0.96, "only one lung"),
         (GOOD[0], np.s_[20:30, 55:75], 0.96, "one lung has 10% of the other's area"),
         (np.s_[0:60, 10:45], np.s_[0:60, 55:90], 0.96, "lungs out of view at the top"),
         (np.s_[40:100, 10:45], np.s_[40:100, 55:90], 0.96, "lungs out of view at the bottom"),
@@ -63,4 +63,4 @@ def test_reference_masks_pass():
         mask = read_mask(Path(case.masks[0].path).read_bytes(), case.example_id) > 0
         if reasons := list(doubts(*split_lungs(mask), 1.0)):
             rejected[case.example_id] = reasons
-    assert rejected == {"CHNCXR_0603_1": ["one lung"]}
+    assert rejected == {"CHNCXR_0603_1": ["only one lung"]}
