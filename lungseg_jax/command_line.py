@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, DataConfig, resolve
+from lungseg_jax.config import Config, DataConfig, default_config, resolve
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
@@ -213,7 +213,16 @@ def _reason(error: Exception) -> str:
     text = lines[-1].strip() if isinstance(error, OSError) else " ".join(lines)
     # ml_collections says the key alone, or asks about one that is near.
     if key := re.fullmatch(r"'([\w.]+)'(?: Did you mean \"(\w+)\".*)?", text):
-        nearest = f", perhaps {key[2]!r}" if key[2] else ""
+        near = _keys_named(key[1]) or ([key[2]] if key[2] else [])
+        nearest = f", perhaps {' or '.join(map(repr, near))}" if near else ""
         text = f"unknown key {key[1]!r}{nearest}"
     known = isinstance(error, flags.Error | OSError | AttributeError | KeyError)
     return text if known else f"{type(error).__name__}: {text}"
+
+
+def _keys_named(name: str) -> list[str]:
+    """Returns the keys of the groups that have one of that name: `optimizer.learning_rate`."""
+    groups = default_config().items()
+    return [
+        f"{group}.{name}" for group, own in groups if isinstance(own, ConfigDict) and name in own
+    ]

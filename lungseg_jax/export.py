@@ -235,7 +235,8 @@ def _run(arguments: Sequence[str]) -> None:
         moved = {key: place for key, place in places.value.data.items() if place}
         weights = calibrated_weights_of_run(workdir.value, **moved)
     save_weights(output.value, weights)
-    terminal.say(f"{output.value} written; threshold {weights.calibration.threshold}")
+    threshold = weights.calibration.threshold
+    terminal.say(f"{output.value} written; a pixel is lung from a probability of {threshold} on")
 
 
 if __name__ == "__main__":

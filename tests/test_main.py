@@ -39,6 +39,8 @@ def kaggle(tmp_path) -> list[str]:
     ("argument", "words"),
     [
         ("--config.num_step=3", "unknown key 'num_step', perhaps 'num_steps';"),
+        # Fault: no word of the group that a key is in.
+        ("--config.learning_rate=1", "unknown key 'learning_rate', perhaps 'optimizer.learning_r"),
         ("--config.model.widht=3", "widht"),
         ("--config.num_steps=many", "num_steps"),
         ("--config.batch_size=0", "batch_size: is 0; give at least 1"),
