@@ -21,7 +21,14 @@ from lungseg_jax.parallel import Parallel
 from lungseg_jax.roofline import bytes_accessed
 from lungseg_jax.stages import Dispatcher, time_stages
 from lungseg_jax.step import prepare_step
-from lungseg_jax.timing import Call, Seconds, SecondsOfRounds, time_calls, time_pipelined
+from lungseg_jax.timing import (
+    Call,
+    Seconds,
+    SecondsOfRounds,
+    call_in_a_row,
+    time_calls,
+    time_pipelined,
+)
 
 # Rounds of the programs whose differences are the stages.
 STAGE_ROUNDS = 10
@@ -94,11 +101,13 @@ def time_training(
     if trace_folder:
         profile(from_input, trace_folder)
     fresh = open_batches()
-    # What was read ahead is used up before the first round.
-    input_alone = [
-        time_pipelined(lambda: parallel.shard(next(fresh)), steps if first else 0, ROUND_STEPS)
-        for first in (True, *(rounds - 1) * [False])
-    ]
+
+    def next_batch() -> PyTree:
+        return parallel.shard(next(fresh))
+
+    # What was read ahead is used up before the clock starts.
+    call_in_a_row(next_batch, steps)
+    input_alone = [time_pipelined(next_batch, 0, ROUND_STEPS) for _ in range(rounds)]
     return TrainingTimes(
         resident=store is not None,
         compilation=compilation,

@@ -203,7 +203,9 @@ def test_a_record_that_no_build_writes_points_to_verify(tmp_path):
     rewrite(
         folder, "val", lambda records: [record | {"original_size": [0, 0]} for record in records]
     )
-    with pytest.raises(DataError, match=r"not what a build writes.*tfds_builder\.verify"):
+    with pytest.raises(
+        DataError, match=r"val split is damaged \(ZeroDivisionError\).*tfds_builder\.verify"
+    ):
         write_data_report(folder)
 
 

@@ -1,6 +1,7 @@
 """A folder of finished records: opened, its shards listed, its pictures read in order."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -8,7 +9,7 @@ import grain
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lungseg_jax.data.fields import READING_THREADS, Fields
+from lungseg_jax.data.fields import READING_THREADS, Fields, damaged_record
 from lungseg_jax.errors import DataError
 
 # What TFDS writes beside the shards.
@@ -103,27 +104,26 @@ def read_records(
     names = [name for name in features(builder) if name != "original_mask"]
     for split in builder.info.splits:
         fields = Fields(builder, split, *names)
-
-        def read(
-            position: int, split: str = split, fields: Fields = fields
-        ) -> tuple[dict[str, Any], Result]:
-            (record,) = fields.read([position])
-            try:
-                return record, look(record)
-            except MemoryError:
-                raise
-            # Of an empty picture, or one of another size than the others.
-            except Exception as error:
-                raise DataError(
-                    builder.data_path,
-                    f"a record of the {split} split is not what a build writes "
-                    f"({type(error).__name__})",
-                    f"python -m tfds_builder.verify {builder.data_path} names it; remove the "
-                    "folder to have all built again",
-                ) from error
-
+        damaged = functools.partial(damaged_record, builder.data_path, split)
+        read = functools.partial(_read_and_look, fields, look, damaged)
         for record, seen in in_order(len(fields), read):
             yield split, record, seen
+
+
+def _read_and_look(
+    fields: Fields,
+    look: Callable[[dict[str, Any]], Result],
+    damaged: Callable[[Exception], DataError],
+    position: int,
+) -> tuple[dict[str, Any], Result]:
+    (record,) = fields.read([position])
+    try:
+        return record, look(record)
+    except MemoryError:
+        raise
+    # Of an empty picture, or one of another size than the others.
+    except Exception as error:
+        raise damaged(error) from error
 
 
 def in_order(count: int, work: Callable[[int], Result]) -> Iterator[Result]:

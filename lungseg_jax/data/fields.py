@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from jaxtyping import Shaped
 
 from lungseg_jax.cores import usable_cores
@@ -54,13 +55,24 @@ class Fields:
             raise
         # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
         except Exception as error:
-            raise DataError(
-                self._folder,
-                f"a record of the {self._split} split is damaged ({type(error).__name__})",
-                f"python -m tfds_builder.verify {self._folder} names it; remove the folder to have "
-                "all built again",
-            ) from error
+            raise damaged_record(self._folder, self._split, error) from error
         return fields
+
+
+def damaged_record(folder: epath.PathLike, split: str, cause: Exception) -> DataError:
+    """Returns the error of a record that cannot be used.
+
+    Args:
+      folder: of the records.
+      split: that the record is of.
+      cause: what it raised.
+    """
+    return DataError(
+        folder,
+        f"a record of the {split} split is damaged ({type(cause).__name__})",
+        f"python -m tfds_builder.verify {folder} names it; remove the folder to have all built "
+        "again",
+    )
 
 
 class _GreyPng(tfds.decode.Decoder):
