@@ -28,6 +28,13 @@ STOPPED = 143
 
 MODES = ["train", "eval", "benchmark", "compile"]
 
+# What a flag's parser says of a value of another type, and what that type is called here.
+TYPES = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean argument to boolean flag": "true or false",
+}
+
 
 def run(
     arguments: Sequence[str],
@@ -216,6 +223,11 @@ def _reason(error: Exception) -> str:
         near = _keys_named(key[1]) or ([key[2]] if key[2] else [])
         nearest = f", perhaps {' or '.join(map(repr, near))}" if near else ""
         text = f"unknown key {key[1]!r}{nearest}"
+    if isinstance(error, flags.IllegalFlagValueError):
+        for said_by_parser, wanted in TYPES.items():
+            flag, found, _ = text.partition(said_by_parser)
+            if found:
+                return flag.rstrip(": ('") + f": not {wanted}"
     known = isinstance(error, flags.Error | OSError | AttributeError | KeyError)
     return text if known else f"{type(error).__name__}: {text}"
 

@@ -239,6 +239,9 @@ def _run(arguments: Sequence[str]) -> None:
     segmenter = Segmenter(*members, both_ways=given.both_ways)
     rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
     terminal.say(_closing_words(rows, epath.Path(given.output)))
+    if not any(row.mask for row in rows):
+        table = epath.Path(given.output) / TABLE
+        raise DataError(table, "no file could be segmented", "see the reasons in it")
     if not segmenter.calibrated:
         terminal.say("estimated_dice is not calibrated; to calibrate a run, use lungseg_jax.export")
 

@@ -42,7 +42,11 @@ def kaggle(tmp_path) -> list[str]:
         # Fault: no word of the group that a key is in.
         ("--config.learning_rate=1", "unknown key 'learning_rate', perhaps 'optimizer.learning_r"),
         ("--config.model.widht=3", "widht"),
-        ("--config.num_steps=many", "num_steps"),
+        # Fault: the words of Python's own parsers.
+        ("--config.num_steps=many", "flag --config.num_steps=many: not a whole number;"),
+        ("--config.seed=1.5", "flag --config.seed=1.5: not a whole number;"),
+        ("--config.optimizer.learning_rate=x: y", "learning_rate=x: y: not a number;"),
+        ("--config.model.remat=maybe", "flag --config.model.remat=maybe: not true or false;"),
         ("--config.batch_size=0", "batch_size: is 0; give at least 1"),
         ("--config.parallel=threads", "pmap, mesh"),
         ("--config.batch_size=12", "12 pictures do not divide over 8 devices"),
@@ -50,7 +54,6 @@ def kaggle(tmp_path) -> list[str]:
         ("--workdri=x", "workdri"),
         ("extra", "unknown argument 'extra'"),
         ("--config=configs/none.py", "none.py"),
-        ("--config.num_steps=abc", "'abc';"),
     ],
 )
 def test_bad_argument(capfd, kaggle, argument, words):

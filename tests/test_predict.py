@@ -422,6 +422,21 @@ def test_user_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, mess
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(("names", "code"), [(["a.txt"], 1), (["a.txt", "a.png"], 0)])
+def test_a_call_without_a_mask_has_failed(tmp_path, capsys, names, code):
+    """Fault: exit code 0 for the wrong folder, or another for one odd file in an archive."""
+    (tmp_path / "a.txt").write_text("no picture")
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    save_weights(tmp_path / "own.safetensors", untrained_weights(Calibration(0.1, -1.0, 1.0)))
+    paths = [str(tmp_path / name) for name in names]
+    output, own = tmp_path / "out", f"--checkpoint={tmp_path / 'own.safetensors'}"
+    assert main(["predict", *paths, f"--output={output}", own]) == code
+    said = capsys.readouterr().err
+    assert "a.txt: rejected" in said
+    assert ("predictions.csv: no file could be segmented" in said) == (code == 1)
+    assert len((output / "predictions.csv").read_text().splitlines()) == 1 + len(names)
+
+
 @pytest.mark.parametrize(
     "calibration", [Calibration(0.1), Calibration(0.1, -1.0, 1.0)], ids=["none", "some"]
 )

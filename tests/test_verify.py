@@ -69,6 +69,12 @@ def test_manifest_is_read_as_written(folder):
     assert digest_file(folder / "empty").sha256.startswith("e3b0c44298fc1c149afbf4c8996fb924")
 
 
+def test_a_folder_of_other_things_is_not_called_damaged(folder, capsys):
+    """Fault: the folder above the records, given by mistake, reads like a loss of data."""
+    assert main([str(folder.parent)]) == 1
+    assert "holds no records; give the folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"files": {}}', '{"files": 3}'])
 def test_absent_or_broken_manifest_is_a_fault(folder, content):
     """Fault: records that cannot be compared with anything pass as whole."""

@@ -55,11 +55,14 @@ def verify(folder: epath.PathLike) -> list[Fault]:
     in two splits. Of a record only its id and its patient's are kept, so memory stays small.
 
     Raises:
-      DataError: there is no such folder.
+      DataError: there is no such folder, or none of its files is of records.
     """
     folder = epath.Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "give the folder that holds the records")
+    if not any((folder / name).exists() for name in (MANIFEST, *RECORD_FILES)):
+        remedy = "give the folder of dataset_info.json: DATA_DIR/chest_xray_lungs/NAME/VERSION"
+        raise DataError(folder, "holds no records", remedy)
     manifest = None
     faults = []
     try:
