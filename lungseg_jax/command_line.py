@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
@@ -201,8 +202,12 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
     Raises:
       ConfigError: an unknown flag or key, or a value that is none of its.
     """
+    home = f"{Path.home()}/"
     try:
-        return values(arguments)[1:]
+        # Shells do so at the beginning of a word alone.
+        return values([re.sub(r"^(--[\w.]+=)~/", lambda x: x[1] + home, own) for own in arguments])[
+            1:
+        ]
     # A config file is the user's own program: it may raise anything.
     except Exception as error:
         raise ConfigError("command line", _reason(error), "see --help and README.md") from error

@@ -97,7 +97,7 @@ def predict(
 
     Raises:
       DataError: a path is absent, there is no file, or the output is no folder or holds a file of
-        another's where a result goes.
+        another's, or another file's result, where a result goes.
     """
     output = epath.Path(output)
     noted = read_note(output)
@@ -248,7 +248,9 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:
     rejected = [row for row in rows if row.status == "rejected"]
-    lines = [f"{row.file}: rejected, {row.reason}" for row in rejected[:MOST_SHOWN]]
+    lines = [
+        f"{terminal.on_one_line(row.file)}: rejected, {row.reason}" for row in rejected[:MOST_SHOWN]
+    ]
     if len(rejected) > MOST_SHOWN:
         lines.append(f"and {len(rejected) - MOST_SHOWN} more")
     count = len(rows) - len(rejected)

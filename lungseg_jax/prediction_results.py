@@ -61,7 +61,7 @@ def results_in(folder: epath.Path) -> frozenset[str]:
 
 
 def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, str]) -> None:
-    """Removes what earlier calls made of pictures or by names of this one, and notes its masks.
+    """Removes what earlier calls made of this one's pictures, and notes its masks.
 
     They are noted before they are written: a call may be killed between a mask and its row.
 
@@ -69,9 +69,17 @@ def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, 
       output: the folder.
       noted: as `read_note` returns them.
       masks: of this call, likewise.
+
+    Raises:
+      DataError: another picture has a mask of that name; nothing was removed.
     """
     keys = set(masks.values())
-    gone = {mask for mask, key in noted.items() if mask in masks or key in keys}
+    for mask in masks:
+        if noted.get(mask, masks[mask]) not in keys:
+            # Archives call the pictures of every patient alike.
+            fault = "is the result of another file, of the same name in another folder"
+            raise DataError(output / mask, fault, "give another --output")
+    gone = {mask for mask, key in noted.items() if key in keys}
     for name in (*gone, *map(overlay_of, gone)):
         (output / name).unlink(missing_ok=True)
     kept = {mask: key for mask, key in noted.items() if mask not in gone}

@@ -5,10 +5,22 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+# What a terminal obeys instead of showing it: C0 and C1 (ISO/IEC 6429), by its escape in Python.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROLS_BUT_LINE_ENDS = {code: text for code, text in _CONTROLS.items() if chr(code) != "\n"}
+
 
 def say(message: str) -> None:
-    """Writes one line to standard error, above any progress bar; standard output stays data."""
-    tqdm.write(message, file=sys.stderr)
+    """Writes to standard error, above any progress bar; standard output stays data.
+
+    Names of files may hold what a terminal obeys: all but the ends of lines is written as escapes.
+    """
+    tqdm.write(message.translate(_CONTROLS_BUT_LINE_ENDS), file=sys.stderr)
+
+
+def on_one_line(name: str) -> str:
+    """Returns a file's name as a part of a message that no line's end in it breaks."""
+    return name.translate(_CONTROLS)
 
 
 def progress(description: str, total: int, unit: str, initial: int = 0) -> tqdm:

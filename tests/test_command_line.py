@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lungseg_jax.command_line import run
+from lungseg_jax.command_line import parse, parse_prediction, run
 from lungseg_jax.workdir import default_workdir
 
 
@@ -39,6 +39,15 @@ def test_a_job_that_was_stopped_is_not_done(capsys):
 
     assert run(["main"], usage="", job=job, resume="again") == 143
     assert "Stopped; again" in capsys.readouterr().err
+
+
+def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
+    """Fault: a folder called ~, for shells put the home folder at the start of words alone."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    arguments = ["main", "--config=configs/unet.py", "--workdir=~/run"]
+    _, config, workdir, _ = parse([*arguments, "--config.data.data_dir=~/records"])
+    assert (str(workdir), config.data.data_dir) == ("/home/someone/run", "/home/someone/records")
+    assert parse_prediction(["predict", "a", "--output=~/b~/c"]).output == "/home/someone/b~/c"
 
 
 def test_runs_that_start_together_have_folders_of_their_own():

@@ -255,6 +255,15 @@ def test_a_name_that_is_no_text_has_its_row(tmp_path, untrained):
     assert row["mask"]
 
 
+def test_a_name_that_a_terminal_obeys_is_shown_as_escapes(tmp_path, capsys):
+    """Fault: a file in an archive that clears the screen, or writes lines of its own."""
+    (tmp_path / "\x1b[2Jx\nb.png accepted").write_text("no picture")
+    assert main(["predict", str(tmp_path), f"--output={tmp_path / 'out'}"]) == 1
+    said = capsys.readouterr().err
+    assert "\\x1b[2Jx\\x0ab.png accepted: rejected" in said
+    assert "\x1b[2J" not in said
+
+
 @pytest.mark.parametrize("output", [".", "out"])
 def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output: str):
     """Fault: masks segmented as if they were chests, because results go beside the pictures."""
@@ -351,13 +360,20 @@ def test_a_note_of_others_names_no_file_elsewhere(tmp_path, untrained, note: str
     assert (tmp_path / "dear_overlay.png").exists()
 
 
-def test_a_name_that_another_picture_had_is_free(tmp_path, untrained):
-    """Fault: a picture that is rejected now, beside the mask of another one of its name."""
-    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
-    (tmp_path / "a.dcm").write_bytes(b"<html>")
-    predict(untrained, [tmp_path / "a.png"], tmp_path / "out")
-    predict(untrained, [tmp_path / "a.dcm"], tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.png"))
+def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
+    """Fault: the mask of one patient over that of another, in a loop over folders of studies."""
+    touch(tmp_path, "study1/1.png", "study2/1.png")
+    (tmp_path / "study1" / "1.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / "study2" / "1.png").write_bytes(png_bytes(CHEST))
+    output = tmp_path / "out"
+    predict(untrained, [tmp_path / "study1"], output)
+    before = {own.name: own.read_bytes() for own in output.iterdir()}
+    with pytest.raises(DataError, match=r"1_mask.png: is the result of another file.*--output"):
+        predict(untrained, [tmp_path / "study2"], output)
+    assert {own.name: own.read_bytes() for own in output.iterdir()} == before
+    # Given together, both have names of their own.
+    assert len(predict(untrained, [tmp_path], output)) == 2
+    assert len(list(output.glob("*_mask.png"))) == 2
 
 
 def test_results_elsewhere_are_no_pictures(tmp_path, untrained):

@@ -79,6 +79,9 @@ class Sandbox:
                 fault = f"takes more than {self._seconds:g} s to read"
             except (EOFError, OSError):
                 fault = f"crashes the process that reads it ({self._last_words()})"
+            except MemoryError:
+                # Of this process, which is to hold the result. Half of it was received.
+                fault = "needs more memory than there is"
             self.close()
             if self._stopped:
                 raise SandboxStoppedError
