@@ -126,7 +126,9 @@ def test_damaged_files_raise_data_errors_only(data):
 
 
 def patient_hash(key: bytes = KEY, **attributes: Any) -> str | None:
-    return read_patient_id(dicom_bytes(STORED, attributes), "picture.dcm", key)
+    patient_id, notes = read_patient_id(dicom_bytes(STORED, attributes), "picture.dcm", key)
+    assert notes == ()
+    return patient_id
 
 
 def test_patient_ids_are_compared_but_not_kept():
@@ -138,10 +140,19 @@ def test_patient_ids_are_compared_but_not_kept():
     assert len({first, patient_hash(b"another"), patient_hash(PatientID="MRN-4712")}) == 3
 
 
-@pytest.mark.parametrize("identifier", ["", None])
+@pytest.mark.parametrize("identifier", ["", None, " "])
 def test_no_patient_id(identifier):
-    """Fault: all patients without identifier taken for one."""
-    assert patient_hash(PatientID=identifier) is None
+    """Fault: all patients without identifier taken for one, or two pictures of a study for two."""
+
+    def read(study: str | None) -> tuple[str | None, tuple[str, ...]]:
+        attributes = {"PatientID": identifier} | ({"StudyInstanceUID": study} if study else {})
+        return read_patient_id(dicom_bytes(STORED, attributes), "e.dcm", KEY)
+
+    (first, notes), (second, _) = read("1.2.3"), read("1.2.4")
+    assert first == hash_patient("1.2.3", KEY)
+    assert first != second
+    assert notes == ("no PatientID: each study counts as a patient",)
+    assert read(None) == (None, ("no PatientID: counts as a patient of its own",))
 
 
 def test_patient_id_of_large_deflated_files():
@@ -150,7 +161,8 @@ def test_patient_id_of_large_deflated_files():
     content = dicom_bytes(STORED, pixels, DeflatedExplicitVRLittleEndian)
     with pytest.raises(DataError, match="inflates beyond"):
         read_patient_id(content, "e.dcm", KEY, ReadOptions(max_pixels=2**23))
-    assert read_patient_id(content, "e.dcm", KEY, ReadOptions(max_pixels=2**25)) == patient_hash()
+    options = ReadOptions(max_pixels=2**25)
+    assert read_patient_id(content, "e.dcm", KEY, options) == (patient_hash(), ())
 
 
 def test_patient_id_of_broken_files():

@@ -72,6 +72,16 @@ def test_lungs_of_unknown_side_are_1(tmp_path):
     assert notes == ()
 
 
+def test_an_inverted_mask_is_refused(tmp_path):
+    """Fault: a network that learns the heart and the air around the patient as lung."""
+    inverted = 255 - np.maximum(LEFT, RIGHT)
+    with pytest.raises(DataError, match=r"most of the picture's border as lung; mark"):
+        read(write_case(tmp_path, {Structure.LUNGS: inverted}), (HEIGHT, WIDTH))
+    # A tight frame cuts lungs at every side.
+    tight = np.maximum(LEFT, RIGHT)[2:6]
+    read(write_case(tmp_path, {Structure.LUNGS: tight}), tight.shape)
+
+
 def test_masks_of_half_the_picture_are_repeated(tmp_path):
     """Fault: SCR's masks refused, or enlarged with a shift."""
     case = write_case(tmp_path, {Structure.LUNGS: LEFT})

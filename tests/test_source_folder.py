@@ -1,5 +1,7 @@
 """Folders of one's own: a list of pairs, or patterns of names."""
 
+import os
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,13 @@ def test_a_mask_without_its_picture_is_refused(tmp_path):
         list_source("folder", write_tree(tmp_path, (*FOLDER, "masks/z.png")))
 
 
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    """Fault: a build of hours that ends in a traceback for the name of one old file."""
+    names = [os.fsdecode(b"images/p\xe9.png"), os.fsdecode(b"masks/p\xe9.png")]
+    with pytest.raises(DataError, match="its name is not UTF-8; rename it"):
+        list_source("folder", write_tree(tmp_path, (*FOLDER, *names)))
+
+
 def test_nothing_that_fits(tmp_path):
     """Fault: an empty data set where the patterns have a typing error."""
     with pytest.raises(DataError, match=r"matches 0 pictures, data\.masks=.* masks for 0"):
@@ -130,6 +139,7 @@ def test_a_pattern_without_the_stem_is_refused():
         (FolderPatterns(), ("images/1.png", "masks/1_mask.png", "masks/10_mask.png"), "10_mask"),
         (FolderPatterns(), ("images/case.png", "masks/case.png", "masks/cases.png"), "cases"),
         (FolderPatterns(), ("images/1.2.8", "masks/1.2.8.png", "masks/1.2.8.3.png"), "1.2.8.3"),
+        (FolderPatterns(), ("images/p0.png", "masks/p0.png", "masks/p0_2.png"), "p0_2"),
         (
             FolderPatterns(masks="masks/*{stem}.png"),
             ("images/1.png", "masks/of_1.png", "masks/of_11.png"),

@@ -46,6 +46,9 @@ def test_a_list_of_pairs(tmp_path):
         ("image;mask\n", "line 1: unknown column 'image;mask'; .* with commas"),
         ("image,left_mask\n", "line 1: must name image and mask"),
         ("image,mask,mask\n", "line 1: a column twice"),
+        ('image,mask\n"images/a.dcm,masks/a.png\n' + 140_000 * "x", "line .*field larger"),
+        ("image,mask\rimages/z.dcm,masks/a.png\r", "line 2, column image: no file images/z.dcm"),
+        ("image,mask\nim\0ages/a.dcm,masks/a.png\n", "line 2, column image: holds a NUL"),
         ("image,mask\nimages/a.dcm\n", "line 2: not 2 cells"),
         ("image,mask\nimages/a.dcm,masks/a.png,x\n", "line 2: not 2 cells"),
         ("image,mask\n\n,masks/a.png\n", "line 3, column image: is empty"),
@@ -84,6 +87,15 @@ def test_faults_of_a_list_are_named_by_line_and_column(tmp_path, pairs, message)
     """Fault: a traceback, or a picture paired with a file that it does not belong to."""
     (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(pairs)
     with pytest.raises(DataError, match=message):
+        list_source("folder", tmp_path)
+
+
+def test_a_list_in_another_encoding_is_refused(tmp_path):
+    """Fault: a patient's name in Latin-1 becomes that of another, or a file that does not exist."""
+    (write_tree(tmp_path, FOLDER) / "pairs.csv").write_bytes(
+        b"image,mask\nb\xf6b.png,masks/a.png\n"
+    )
+    with pytest.raises(DataError, match=r"pairs\.csv: is not UTF-8; save it"):
         list_source("folder", tmp_path)
 
 

@@ -11,6 +11,7 @@ from hypothesis import assume, example, given, settings
 
 from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError
+from tfds_builder.digest import FileDigest
 from tfds_builder.outcome import Outcome
 from tfds_builder.splits import HELD_OUT_SHARES, SPLITS, assign_fold, assign_splits, read_splits
 
@@ -152,6 +153,30 @@ def test_too_few_patients_are_refused():
         assign_splits(cases, 0)
 
 
+def test_copies_of_a_file_are_in_one_split():
+    """Fault: a picture that is trained on and, under another name, asked."""
+
+    def with_picture(outcome: Outcome, *pictures: str) -> Outcome:
+        digests = {f"{i}": FileDigest(picture, 1) for i, picture in enumerate(pictures)}
+        return dataclasses.replace(outcome, digests=digests)
+
+    # A chain: the copies of p0 and p1, and those of p1 and p2, make one patient of three. Equal
+    # masks, such as empty ones, do not.
+    cases = [
+        with_picture(make_outcome(f"e{i}", f"p{i // 2}", "shenzhen", "normal"), f"own {i}", "mask")
+        for i in range(80)
+    ]
+    for copy, original in ((2, 1), (4, 3), (41, 78)):
+        cases[copy] = with_picture(cases[copy], f"own {original}")
+    for seed in range(20):
+        splits = assign_splits(cases, seed)
+        split_of = {example_id: name for name, ids in splits.items() for example_id in ids}
+        assert len(split_of) == 80
+        assert len({split_of[f"e{i}"] for i in range(6)}) == 1
+        assert len({split_of[f"e{i}"] for i in (40, 41, 78, 79)}) == 1
+        assert {len(ids) > 0 for ids in splits.values()} == {True}
+
+
 def test_headers_that_name_one_patient_for_all_have_a_remedy():
     """Fault: an archive made anonymous with one PatientID cannot be built, nor is a way shown."""
     cases = [
@@ -200,6 +225,21 @@ def test_faulty_split_files_are_told_apart(tmp_path, content, fault):
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert fault in message
+
+
+def test_pictures_that_were_not_taken_leave_a_split_file_valid(tmp_path, capsys):
+    """Fault: one lateral view ends a build of hours, as an id that is not in the data."""
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(GOOD))
+    lateral = {"status": "left out", "fault": "not a frontal view", "patient_id": "e1"}
+    cases = [
+        dataclasses.replace(case, **lateral) if case.example_id == "e1" else case for case in CASES
+    ]
+    assert read_splits(path, cases)["train"] == ["e0", "e2"]
+    assert "1 of its pictures are left out, such as e1 (not a frontal" in capsys.readouterr().err
+    path.write_text(json.dumps(GOOD | {"train": ["e2"], "val": ["e1"]}))
+    with pytest.raises(ConfigError, match=r"every picture of split val .* e1; .*not a frontal"):
+        read_splits(path, cases)
 
 
 def test_an_absent_split_file(tmp_path):

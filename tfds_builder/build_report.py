@@ -55,11 +55,12 @@ def file_entries(
     entries = []
     for case, outcome in zip(listing.cases, outcomes, strict=True):
         split = split_of.get(case.example_id)
-        status, reason = outcome.status, f"{outcome.subject}: {outcome.fault}"
-        if status == "taken":
-            reason = ""
-            if split is None:
-                status, reason = "left out", "the split file does not name it"
+        status, reason = outcome.status, ""
+        if status != "taken":
+            # Reports hold no path of the machine.
+            reason = f"{_below(listing, outcome.subject)}: {outcome.fault}"
+        elif split is None:
+            status, reason = "left out", "the split file does not name it"
         for path in (case.image, *(mask.path for mask in case.masks)):
             digest = outcome.digests.get(os.fspath(path))
             entries.append(
@@ -150,5 +151,5 @@ def _without_numbers(text: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", text)
 
 
-def _below(listing: Listing, path: epath.Path) -> str:
+def _below(listing: Listing, path: epath.PathLike) -> str:
     return os.path.relpath(path, listing.root)

@@ -16,7 +16,7 @@ from lungseg_jax.imaging import dicom, files, png
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.network_input import stored_square
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
-from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.radiograph import Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.digest import FileDigest, digest_bytes
 from tfds_builder.masks import read_structures
@@ -83,7 +83,7 @@ def _take(
     settings: ConvertSettings,
 ) -> tuple[Outcome, dict[str, Any]]:
     content = contents[case.image]
-    radiograph = files.decode_radiograph(content, case.image.name, settings.reading)
+    radiograph = files.decode_radiograph(content, os.fspath(case.image), settings.reading)
     turn = radiograph.orientation
     shape = turn.to_stored(radiograph.pixels).shape
     largest = settings.reading.max_pixels
@@ -91,12 +91,14 @@ def _take(
     mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
     fit = fit_to_square(height, width, settings.image_size)
-    patient_id, hashed = _patient(case, content, settings)
+    patient_id, hashed, patient_notes = _patient(case, content, settings)
     spacing_mm, spacing_source = radiograph.spacing_mm, radiograph.spacing_source
     documented = documented_spacing(case, (height, width))
     if spacing_mm is None and documented is not None:
         spacing_mm, spacing_source = documented, "detector"
-    notes = radiograph.notes + mask_notes
+    if turn != Orientation():
+        mask_notes = ("mask turned with the picture", *mask_notes)
+    notes = radiograph.notes + mask_notes + patient_notes
     age = case.clinical.age_years
     record = {
         "image": png.encode_png(stored_square(radiograph, fit), png.UNCOMPRESSED),
@@ -141,15 +143,17 @@ def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.n
     return square
 
 
-def _patient(case: Case, content: bytes, settings: ConvertSettings) -> tuple[str, bool]:
-    """Returns who the patient is, and whether that is a keyed hash."""
+def _patient(
+    case: Case, content: bytes, settings: ConvertSettings
+) -> tuple[str, bool, tuple[str, ...]]:
+    """Returns who the patient is, whether that is a keyed hash, and notes."""
     if case.patient_id:
         if case.patient_is_secret:
-            return dicom.hash_patient(case.patient_id, settings.id_key), True
-        return case.patient_id, False
-    if files.is_dicom(content):
-        name, reading = case.image.name, settings.reading
-        patient_id = dicom.read_patient_id(content, name, settings.id_key, reading)
-        if patient_id is not None:
-            return patient_id, True
-    return case.example_id, False
+            return dicom.hash_patient(case.patient_id, settings.id_key), True, ()
+        return case.patient_id, False, ()
+    if not files.is_dicom(content):
+        return case.example_id, False, ()
+    patient_id, notes = dicom.read_patient_id(
+        content, os.fspath(case.image), settings.id_key, settings.reading
+    )
+    return patient_id or case.example_id, patient_id is not None, notes

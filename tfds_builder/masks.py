@@ -1,5 +1,6 @@
 """A case's mask files to one mask with a bit for each structure."""
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,9 @@ _WORDS = {
     Structure.HEART: "heart",
     Structure.CLAVICLES: "clavicle",
 }
+
+# Lungs that a tight frame cuts touch less of its border than this.
+_LARGEST_SHARE_OF_BORDER = 0.5
 
 # Outlines drawn along one border share a few of its pixels: this share of the smaller lung.
 _TOLERATED_OVERLAP = 0.001
@@ -45,17 +49,19 @@ def read_structures(
       max_pixels: the largest mask that is decoded.
 
     Raises:
-      DataError: a mask is missing, broken, too large or of another size than the picture.
+      DataError: a mask is missing, broken, too large, of another size than the picture, or marks
+        what is not lung.
     """
     bits = np.zeros(shape, np.uint8)
     notes = []
     for file in case.masks:
-        mask = read_mask(contents[file.path], file.path.name, max_pixels)
+        mask = read_mask(contents[file.path], os.fspath(file.path), max_pixels)
         if mask.shape != shape:
             mask = _enlarge_twofold(mask, shape, file, case)
             notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")
         if not mask.any():
             notes.append(f"{_WORDS[file.structure]} mask is empty")
+        _check_border(mask, file)
         bits |= mask * np.uint8(_bits_of(file.structure))
     upright = orientation.to_upright(bits)
     return bits, (*notes, *_doubts_about_sides(upright))
@@ -66,11 +72,22 @@ def _enlarge_twofold(
 ) -> UInt8[np.ndarray, "h w"]:
     if (2 * mask.shape[0], 2 * mask.shape[1]) != shape:
         raise DataError(
-            file.path.name,
+            file.path,
             f"mask of {_size(mask.shape)} for a picture of {_size(shape)} ({case.image.name})",
             "draw the mask at the picture's own size",
         )
     return mask.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def _check_border(mask: UInt8[np.ndarray, "h w"], file: MaskFile) -> None:
+    """Refuses what an inverted mask is: most of the picture's border."""
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    if border.mean() > _LARGEST_SHARE_OF_BORDER:
+        raise DataError(
+            file.path,
+            f"marks most of the picture's border as {_WORDS[file.structure]}",
+            "mark the structure with 255 and all else with 0",
+        )
 
 
 def _bits_of(structure: Structure) -> int:

@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any, Literal
 
-from etils import epath
-
 from lungseg_jax.errors import DataError
 from tfds_builder.digest import FileDigest
 from tfds_builder.sources import Case
@@ -20,7 +18,7 @@ class Outcome:
       example_id: of the case.
       status: `taken`; `left out` for readable files that do not belong in the data set; `bad` for
         files at fault.
-      subject: name of the file at fault, where it was not taken.
+      subject: path of the file at fault, where it was not taken.
       fault: why it was not taken.
       remedy: what would make it right.
       notes: corrections and doubts about a case that was taken.
@@ -28,7 +26,7 @@ class Outcome:
       patient_is_hashed: whether that is a keyed hash.
       source: where the picture was taken.
       finding: `normal`, `abnormal` or `unknown`.
-      digests: of the case's files, by path.
+      digests: of the case's files, by path, the picture's first.
     """
 
     example_id: str
@@ -43,6 +41,11 @@ class Outcome:
     finding: str
     digests: dict[str, FileDigest]
 
+    @property
+    def picture_digest(self) -> str | None:
+        """SHA-256 of the picture's file, where it was read."""
+        return next((digest.sha256 for digest in self.digests.values()), None)
+
     @classmethod
     def not_taken(
         cls,
@@ -55,8 +58,7 @@ class Outcome:
         return cls(
             example_id=case.example_id,
             status=status,
-            # Its name alone: reports hold no path of the machine.
-            subject=epath.Path(str(error.subject)).name,
+            subject=str(error.subject),
             fault=error.fault,
             remedy=error.remedy,
             notes=(),

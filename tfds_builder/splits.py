@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
+from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError
 from tfds_builder.outcome import Outcome
@@ -20,10 +21,10 @@ SPLITS = ("train", "val", "test")
 def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
     """Returns the example ids of each split.
 
-    All pictures of a patient go to one split. Within each stratum (source and finding; a patient
-    with any abnormal picture counts as abnormal) patients are ordered by a hash of seed and id, and
-    the first ones are held out. Where the id is a keyed hash, the first of the patient's pictures
-    stands for it: splits must not depend on the key.
+    All pictures of a patient go to one split, and so do copies of one file. Within each stratum
+    (source and finding; a patient with any abnormal picture counts as abnormal) patients are
+    ordered by a hash of seed and id, and the first ones are held out. Where the id is a keyed hash,
+    the first of the patient's pictures stands for it: splits must not depend on the key.
 
     Raises:
       ConfigError: too few patients for three splits.
@@ -82,16 +83,18 @@ def read_split_file(path: epath.PathLike) -> dict[str, list]:
     return splits
 
 
-def read_splits(path: epath.PathLike, taken: Sequence[Outcome]) -> dict[str, list[str]]:
+def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
     """Returns the splits written in a JSON file `{"train": [id…], "val": […], "test": […]}`.
 
-    Examples that the file does not name are left out.
+    Examples that the file does not name are left out. Those that it names but that were not taken
+    are dropped, and that is said.
 
     Raises:
-      ConfigError: not such a file, an unknown id, or a patient in two splits.
+      ConfigError: not such a file, an unknown id, a patient in two splits, or a split of which no
+        picture was taken.
     """
     splits = read_split_file(path)
-    patient_of = {outcome.example_id: outcome.patient_id for outcome in taken}
+    patient_of = {outcome.example_id: outcome.patient_id for outcome in outcomes}
     split_of: dict[str, str] = {}
     for name, ids in splits.items():
         for example_id in ids:
@@ -106,16 +109,25 @@ def read_splits(path: epath.PathLike, taken: Sequence[Outcome]) -> dict[str, lis
                     f"patient {patient_id} is in {split_of[patient_id]} and in {name}",
                     "keep each patient's pictures in one split",
                 )
-    return {name: sorted(set(splits[name])) for name in SPLITS}
+    dropped = {own.example_id: own.fault for own in outcomes if own.status != "taken"}
+    kept = {name: sorted(set(splits[name]) - dropped.keys()) for name in SPLITS}
+    if lost := sorted(dropped.keys() & itertools.chain(*splits.values())):
+        terminal.say(
+            f"{path}: {len(lost)} of its pictures are left out, "
+            f"such as {lost[0]} ({dropped[lost[0]]})"
+        )
+    for name, ids in kept.items():
+        if not ids:
+            fault = f"every picture of split {name} is left out, such as {splits[name][0]}"
+            raise ConfigError(path, fault, f"name others, or mend them: {dropped[splits[name][0]]}")
+    return kept
 
 
 def _strata(
     taken: Sequence[Outcome], seed: int
 ) -> tuple[Mapping[str, list[Outcome]], list[list[str]]]:
     """Returns each patient's pictures, and the patients of each stratum in a random order."""
-    by_patient = collections.defaultdict(list)
-    for outcome in taken:
-        by_patient[outcome.patient_id].append(outcome)
+    by_patient = _by_patient(taken)
     strata = collections.defaultdict(list)
     for patient_id, own in by_patient.items():
         # min() because "abnormal" sorts before "normal" and "unknown".
@@ -124,6 +136,27 @@ def _strata(
     for patients in strata.values():
         patients.sort(key=lambda patient_id: _hash(seed, by_patient[patient_id]))
     return by_patient, [patients for _, patients in sorted(strata.items())]
+
+
+def _by_patient(taken: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Returns the pictures of each patient; who have copies of one file are one patient."""
+    merged: dict[str, str] = {}
+
+    def known_as(patient_id: str) -> str:
+        while (other := merged.get(patient_id, patient_id)) != patient_id:
+            patient_id = other
+        return patient_id
+
+    first_with: dict[str, str] = {}
+    for outcome in taken:
+        picture = outcome.picture_digest or outcome.example_id
+        one = known_as(first_with.setdefault(picture, outcome.patient_id))
+        other = known_as(outcome.patient_id)
+        merged[max(one, other)] = min(one, other)
+    by_patient = collections.defaultdict(list)
+    for outcome in taken:
+        by_patient[known_as(outcome.patient_id)].append(outcome)
+    return by_patient
 
 
 def _checked(

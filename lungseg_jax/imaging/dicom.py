@@ -14,6 +14,12 @@ from lungseg_jax.imaging.pixel_data import read_stored_values
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph, ReadOptions
 from lungseg_jax.imaging.spacing import read_spacing
 
+# What tells patients apart, the first that a file states, and what is noted of it.
+_IDENTIFIERS = {
+    "PatientID": (),
+    "StudyInstanceUID": ("no PatientID: each study counts as a patient",),
+}
+
 # Room for what a deflated file holds beside its pixels of up to four bytes each.
 _HEADER_BYTES = 2**26
 
@@ -65,18 +71,23 @@ def read_dicom(
 
 def read_patient_id(
     content: bytes, name: str, key: bytes, options: ReadOptions = ReadOptions()
-) -> str | None:
-    """Returns a keyed hash of the DICOM PatientID, `None` where the file states none.
+) -> tuple[str | None, tuple[str, ...]]:
+    """Returns a keyed hash of the DICOM PatientID, and notes on what it was made of.
 
-    Only equality matters, so the identifier itself never leaves the header.
+    Where the file states none, as after many an anonymisation, it is of the study instead; `None`
+    where that is not stated either. Only equality matters, so the identifier itself never leaves
+    the header.
 
     Raises:
       DataError: not DICOM, or deflated and larger than the largest picture.
     """
     with guarded(name, "broken DICOM header"):
         dataset = parse_dicom(content, name, _max_bytes(options), until_pixels=True)
-        patient_id = dataset.get("PatientID")
-    return hash_patient(str(patient_id), key) if patient_id else None
+        for keyword, note in _IDENTIFIERS.items():
+            identifier = str(dataset.get(keyword) or "").strip()
+            if identifier:
+                return hash_patient(identifier, key), note
+    return None, ("no PatientID: counts as a patient of its own",)
 
 
 def hash_patient(patient_id: str, key: bytes) -> str:

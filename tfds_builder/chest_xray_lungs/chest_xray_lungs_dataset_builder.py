@@ -18,7 +18,7 @@ from tensorflow_datasets.core.writer import ExampleWriter
 from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
-from tfds_builder.build_report import SUMMARY, file_entries, write_report
+from tfds_builder.build_report import file_entries, write_report
 from tfds_builder.conversion import Chunk, Conversion, Place, convert_chunks
 from tfds_builder.convert import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
@@ -66,8 +66,9 @@ class Builder(tfds.core.ShardBasedBuilder):
     TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.4")
+    VERSION = tfds.core.Version("2.1.5")
     RELEASE_NOTES: ClassVar = {
+        "2.1.5": "Patients by study where there is no PatientID; outliers of 16-bit PNG are cut.",
         "2.1.4": "Pictures are PNG without compression, with the same pixels.",
         "2.1.3": "PNG of sixteen bits in colour or with opacity is read whole, and turned as Exif "
         "says; masks of labels, or white where they are transparent, are refused.",
@@ -159,7 +160,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         # Where a build that fails below has its report found.
         draft = downloads / "reports" / config.name
         try:
-            _check_share_of_bad(converted.outcomes, config.max_bad_share, draft / SUMMARY)
+            _check_share_of_bad(converted.outcomes, config.max_bad_share, listing, draft)
             ids = _split(converted.outcomes, config)
         except UserError:
             write_report(draft, file_entries(listing, converted.outcomes, {}))
@@ -221,9 +222,9 @@ class PlainArrayRecordWriter(ExampleWriter):
 
 def _split(outcomes: Sequence[Outcome], config: LungsConfig) -> dict[str, list[str]]:
     """Returns the ids of each split's examples."""
-    taken = [outcome for outcome in outcomes if outcome.status == "taken"]
     if config.splits:
-        return splits.read_splits(config.splits, taken)
+        return splits.read_splits(config.splits, outcomes)
+    taken = [outcome for outcome in outcomes if outcome.status == "taken"]
     if config.fold is not None:
         return splits.assign_fold(taken, config.seed, config.fold)
     return splits.assign_splits(taken, config.seed)
@@ -255,13 +256,18 @@ def _phantoms(config: LungsConfig, downloads: epath.Path) -> Listing:
     return list_source(config.source, downloads / name, config.patterns)
 
 
-def _check_share_of_bad(outcomes: Sequence[Outcome], largest: float, report: epath.Path) -> None:
+def _check_share_of_bad(
+    outcomes: Sequence[Outcome], largest: float, listing: Listing, draft: epath.Path
+) -> None:
     bad = [outcome for outcome in outcomes if outcome.status == "bad"]
     if len(bad) > largest * len(outcomes):
-        first = "; ".join(f"{outcome.subject}: {outcome.fault}" for outcome in bad[:3])
+        first = "; ".join(
+            f"{os.path.relpath(outcome.subject, listing.root)}: {outcome.fault}"
+            for outcome in bad[:3]
+        )
         raise DataError(
             "data.manual_dir",
             f"{len(bad)} of {len(outcomes)} cases are bad, more than a share of {largest:g} "
             f"({first})",
-            f"fix the files or raise data.max_bad_share; all are listed in {report.parent}",
+            f"fix the files or raise data.max_bad_share; all are listed in {draft}",
         )

@@ -141,10 +141,18 @@ def make_listing(
       cases: labelled pictures.
       unlabelled: pictures without a mask.
       reasons: why files are neither, where the layout knows.
+
+    Raises:
+      DataError: the name of a picture or mask is not UTF-8, as records and reports are.
     """
     cases = tuple(sorted(cases, key=lambda case: case.example_id))
     unlabelled = tuple(sorted(unlabelled))
     used = {path for case in cases for path in _files(case)}.union(unlabelled)
+    for path in used:
+        try:
+            os.fspath(path).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(path, "its name is not UTF-8", "rename it") from error
     names = {path.name for path in (*used, *reasons)}
     other = [
         (path, reasons.get(path) or _why_unused(path, root, names))

@@ -89,8 +89,22 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
 def _read_rows(pairs: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the number of each line and its cells, without the blanks around them."""
     # Spreadsheets put a byte-order mark before the first column's name.
-    text = read_regular(pairs, _MAX_BYTES).decode("utf-8-sig", errors="replace")
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    try:
+        text = read_regular(pairs, _MAX_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(pairs, "is not UTF-8", "save it as CSV in UTF-8") from error
+    # Spreadsheets of long ago end lines with a carriage return alone.
+    reader = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True)
+    try:
+        yield from _check_rows(pairs, reader)
+    except csv.Error as error:
+        fault = f"line {reader.line_num}: {error}"
+        raise DataError(pairs, fault, "save it as CSV, and close quotation marks") from error
+
+
+def _check_rows(
+    pairs: epath.Path, reader: "csv.DictReader[str]"
+) -> Iterator[tuple[int, dict[str, str]]]:
     columns = [name.strip() for name in reader.fieldnames or ()]
     remedy = f"name the columns in line 1, with commas between: {', '.join(_COLUMNS)}"
     for name in columns:
@@ -163,6 +177,8 @@ class _Row:
         cell = self.cells.get(column)
         if not cell:
             return None
+        if "\0" in cell:
+            self.refuse(column, "holds a NUL", "correct the path")
         relative = PurePosixPath(cell)
         if relative.is_absolute() or ".." in relative.parts:
             self.refuse(column, "leads out of the folder", "give paths relative to data.manual_dir")
