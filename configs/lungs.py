@@ -1,4 +1,4 @@
-r"""The recipe of the weights in the package: pictures changed as hospitals differ.
+r"""The recipe of the packaged weights: augmentation for differences between hospitals.
 
     python -m lungseg_jax.main --config=configs/lungs.py --config.data.manual_dir=FOLDER \
         --config.data.splits=configs/splits/pooled.json --workdir=runs/pooled
@@ -6,21 +6,21 @@ r"""The recipe of the weights in the package: pictures changed as hospitals diff
 
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". Two cores of an AMD EPYC, float32, jax 0.10.2:
 15 minutes beside other work. Test Dice .9635 (Montgomery .9754, Shenzhen .9608), HD95 13.4 px, with
-the threshold of the validation split and both lungs kept.
+the validation split's threshold and two lungs kept.
 
 From one hospital to the other: `--config.data.splits=configs/splits/montgomery_to_shenzhen.json`,
-and `shenzhen_to_montgomery.json`. Other seeds: `--config.seed=1`; their spread, and the mean of
-their networks, by `python -m benchmarks.repeats pooled WORKDIR…`. Five folds of all pictures:
-`--config.fold=0` to `4` without `data.splits`, together by `python -m benchmarks.accuracy folds
-WORKDIR…`. From phantoms alone: `--config.data.source=phantom --config.data.num_phantoms=600
+or `shenzhen_to_montgomery.json`. Other seeds: `--config.seed=1`; `python -m benchmarks.repeats
+pooled WORKDIR…` gives their spread and the mean of their networks. Five folds of all pictures:
+`--config.fold=0` to `4` without `data.splits`, evaluated together by `python -m benchmarks.accuracy
+folds WORKDIR…`. From phantoms alone: `--config.data.source=phantom --config.data.num_phantoms=600
 --config.num_steps=500`, measured by `python -m benchmarks.accuracy phantoms_to_real WORKDIR on
 FOLDER configs/splits/all_tested.json`.
 
-Phantoms first, for few pictures of one's own: the run on phantoms, then `--config.start_from=` its
-folder. Montgomery to Shenzhen .9528 instead of .9519; why it is not the recipe is in
-benchmarks/ABLATIONS.md.
+Phantoms first, if you have few pictures: the run on phantoms, then `--config.start_from=` its
+folder. Montgomery to Shenzhen .9528 instead of .9519; benchmarks/ABLATIONS.md says why it is not
+the recipe.
 
-The weights themselves, calibrated by the pooled run, which kept pictures for it:
+The packaged weights, calibrated by the pooled run, which held out pictures for that:
 
     python -m lungseg_jax.main --config=configs/lungs.py --config.data.manual_dir=FOLDER \
         --config.data.splits=configs/splits/all.json --config.num_steps=2000 \
@@ -36,7 +36,7 @@ from lungseg_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """Returns sixty passes over the training split."""
+    """Returns a run of sixty passes over the training split."""
     config = default_config()
     config.data.source = "kaggle"
     config.num_steps = 1500

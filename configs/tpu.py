@@ -1,24 +1,24 @@
-r"""The U-Net in the form that TPUs run fastest, for a host of eight of them.
+r"""The U-Net in the form that runs fastest on TPUs, for a host with eight of them.
 
     python -m lungseg_jax.main --config=configs/tpu.py --config.data.source=kaggle \
         --config.data.manual_dir=FOLDER --workdir=runs/tpu
     python -m lungseg_jax.main --config=configs/tpu.py --mode=compile --topology=v5e:2x4
 
 Blocks of 4 x 4 pixels at the input and 128 channels at the finest level fill the 128 lanes of a
-TPU's vector and matrix units. Its three levels are the three coarsest of a plain U-Net of width 32
+TPU's vector and matrix units. The three levels are the three coarsest of a plain U-Net of width 32
 and depth 4 (128, 256 and 512 channels at 64², 32² and 16²), with the same field of view at the
-bottom and as many parameters.
+bottom and 4 % fewer parameters.
 
-Predicted by the TPU compiler for v5e:2x2, 32 pictures of 256² a device, jax 0.10.2, libtpu
-0.0.42.1 (`benchmarks/results/tpu.json`); no TPU was run: 15.9 M cycles and 10.6 ms a step, 3,022
-images/s a device, MFU 58.6 %, 0.6 GiB a device, gradients in one all-reduce of 28.5 MiB. The plain
-U-Net (width 32, depth 4, block size 1) at the same batch: 144.8 M cycles, 332 images/s a device; at
-128 a device, which suits it better, 751 images/s.
+Predicted by the TPU compiler for v5e:2x2, 32 pictures of 256² per device, jax 0.10.2, libtpu
+0.0.42.1 (`benchmarks/results/tpu.json`), without running a TPU: 15.9 M cycles and 10.6 ms per step,
+3,022 images/s per device, MFU 58.6 %, 0.6 GiB per device, gradients in one all-reduce of 28.5 MiB.
+The plain U-Net (width 32, depth 4, block size 1) at the same batch: 144.8 M cycles, 332 images/s
+per device; at 128 per device, which suits it better, 751 images/s.
 
-Accuracy is the price: at a quarter of the widths, blocks of 4 have a test Dice of .9503 on real
-pictures where blocks of 2 have .9552 and the plain form .9543 (`benchmarks/forms.py`, the means of
-three seeds). Blocks of 2, as accurate as the plain form, are the fastest at 128 pictures a device:
-1,447 images/s there, MFU 40.5 %:
+The cost is accuracy: at a quarter of the widths, blocks of 4 have a test Dice of .9503 on real
+pictures, blocks of 2 .9552 and the plain form .9543 (`benchmarks/forms.py`, means of three seeds).
+Blocks of 2, as accurate as the plain form, run fastest at 128 pictures per device: 1,447 images/s
+there, MFU 40.5 %:
 
     python -m lungseg_jax.main --config=configs/tpu.py --config.data.source=kaggle \
         --config.data.manual_dir=FOLDER --config.model.block_size=2 --config.model.width=64 \
@@ -33,7 +33,7 @@ NUM_DEVICES = 8
 
 
 def get_config() -> ConfigDict:
-    """Returns the form, with 32 pictures a device."""
+    """Returns this form, with 32 pictures per device."""
     config = default_config()
     config.batch_size = 32 * NUM_DEVICES
     config.model.block_size = 4

@@ -38,6 +38,7 @@ class Accelerator:
 ACCELERATORS = {
     "TPU v4": Accelerator("TPU v4", 275.0, 1228.0, 32.0, 300.0, 1.05),
     "TPU v5 lite": Accelerator("TPU v5e", 197.0, 819.0, 16.0, 200.0, 1.5),
+    "TPU v5e": Accelerator("TPU v5e", 197.0, 819.0, 16.0, 200.0, 1.5),
     "TPU v5": Accelerator("TPU v5p", 459.0, 2765.0, 95.0, 600.0, 1.75),
     "TPU v6": Accelerator("TPU v6e", 918.0, 1640.0, 32.0, 448.0, 1.75),
     "TPU7x": Accelerator("TPU7x", 2307.0, 7380.0, 192.0, 600.0, 2.2),
