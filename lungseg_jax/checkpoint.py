@@ -1,5 +1,6 @@
 """Checkpoints of state and iterator by Orbax: asynchronous, atomic, newest and best kept."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,12 @@ from lungseg_jax.errors import CheckpointError
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
+
+# By default Orbax has each device save a part of a replicated array, which takes a compiled slice
+# for each device and shape: seconds at the first save, when a preempted machine may have few.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
 
 
 class Checkpoints:
@@ -176,8 +183,9 @@ class Checkpoints:
         if self._read_only:
             self._passed_over.add(step)
         elif jax.process_index() == 0:
-            number = len(list(self.directory.parent.glob("damaged-*")))
-            target = self.directory.parent / f"damaged-{number}-{step}"
+            numbers = itertools.count()
+            names = (self.directory.parent / f"damaged-{number}-{step}" for number in numbers)
+            target = next(path for path in names if not path.exists())
             (self.directory / str(step)).rename(target)
             terminal.say(f"Damaged checkpoint {step} moved to {target}")
 

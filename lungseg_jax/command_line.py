@@ -24,7 +24,7 @@ OUT_OF_MEMORY = DataError(
     "the device", "its memory does not suffice", "free it, or set JAX_PLATFORMS=cpu"
 )
 
-# Exit code after SIGTERM, by the custom of shells, unless the job saved itself.
+# Exit code after SIGTERM, by the custom of shells.
 STOPPED = 143
 
 MODES = ["train", "eval", "benchmark", "compile"]
@@ -69,8 +69,8 @@ def run(
             raise
         terminal.say(f"Error: {out_of_memory}")
         return 1
-    except Stopped:
-        terminal.say(f"Stopped; {resume}")
+    except Stopped as stopped:
+        terminal.say(str(stopped) or f"Stopped; {resume}")
         return STOPPED
     except KeyboardInterrupt:
         terminal.say(f"Interrupted; {resume}")

@@ -18,7 +18,7 @@ from lungseg_jax.errors import ConfigError
 # The largest picture side that a mistyped size can ask for before memory runs out.
 MAX_IMAGE_SIZE = 8192
 
-# Seven halvings leave 2 x 2 positions of a 256 x 256 picture.
+# Seven halvings leave 2 x 2 positions of 256 x 256 pixels, and one of blocks of 2.
 MAX_DEPTH = 7
 
 # Of cross-validation, numbered from 0; and the number that stands for none.
@@ -27,6 +27,9 @@ NO_FOLD = -1
 
 # Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
 MAX_TONE = 0.159
+
+# In pixels: a picture is shifted and added for each pixel that blur reaches.
+MAX_BLUR = 10
 
 # Of columns, by rotation and shear together, far beyond what chests are turned by: from 90 degrees
 # on the resampling of TPUs fails.
@@ -146,7 +149,8 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: its peak, at the end of the warm-up.
-      warmup_steps: steps in which the learning rate rises linearly from zero.
+      warmup_steps: steps in which the learning rate rises linearly from zero; of a run of no more
+        steps, all but one.
       weight_decay: decoupled; applied to convolution kernels only.
       clip_norm: largest global norm of the gradient.
       ema_decay: decay of the exponential moving average of the model; the average is evaluated.
@@ -376,6 +380,9 @@ def _check_ranges(config: Config) -> None:
     ):  # fmt: skip
         at_least(key, 0)
     _check_trimming(config)
+    _check_data(config.data)
+    if config.seed >= 2**32:
+        raise ConfigError("seed", f"is {config.seed}", "give less than 2**32")
     if not NO_FOLD <= config.fold < NUM_FOLDS:
         raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
     if config.fold != NO_FOLD and config.data.splits:
@@ -384,13 +391,10 @@ def _check_ranges(config: Config) -> None:
         )
     # Below ten phantoms a split of 70, 10 and 20 % has an empty part.
     at_least("data.num_phantoms", 10)
-    if not 0 <= config.data.max_bad_share <= 1:
-        raise ConfigError(
-            "data.max_bad_share", f"is {config.data.max_bad_share}", "give a share in [0, 1]"
-        )
-    if config.data.max_megapixels <= 0:
-        raise ConfigError("data.max_megapixels", f"is {config.data.max_megapixels}", "give > 0")
-    for key, high in (("model.depth", MAX_DEPTH), ("augment.tone", MAX_TONE)):
+    for key, high in (
+        ("model.depth", MAX_DEPTH), ("augment.tone", MAX_TONE), ("augment.blur", MAX_BLUR),
+        ("augment.shift", 1), ("augment.brightness", 1), ("augment.noise", 1), ("augment.bars", 1),
+    ):  # fmt: skip
         if _get(config, key) > high:
             raise ConfigError(key, f"is {_get(config, key)}", f"give at most {high}")
     if config.optimizer.clip_norm <= 0:
@@ -409,6 +413,24 @@ def _check_ranges(config: Config) -> None:
             if _get(config, key) != _get(Config, key):
                 raise ConfigError(key, f"is {_get(config, key)}", "needs parallel=mesh")
     _check_image_size(config)
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.source == "phantom" and data.manual_dir:
+        raise ConfigError(
+            "data.manual_dir",
+            "is given, but data.source=phantom generates its pictures",
+            "give its data.source, such as kaggle or folder",
+        )
+    for key in ("images", "masks"):
+        if data.source != "folder" and getattr(data, key) != getattr(DataConfig, key):
+            raise ConfigError(f"data.{key}", "is given", "needs data.source=folder")
+    if not 0 <= data.max_bad_share <= 1:
+        raise ConfigError(
+            "data.max_bad_share", f"is {data.max_bad_share}", "give a share in [0, 1]"
+        )
+    if data.max_megapixels <= 0:
+        raise ConfigError("data.max_megapixels", f"is {data.max_megapixels}", "give > 0")
 
 
 def _check_trimming(config: Config) -> None:

@@ -19,6 +19,7 @@ from lungseg_jax.data.records import Example, Records, identity, open_records
 from lungseg_jax.environment import environment
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
+from lungseg_jax.hosts import check_hosts_agree
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
@@ -54,6 +55,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
     state, position = checkpoints.restore_best(template)
     checkpoints.close()
     records = open_records(config)
+    check_hosts_agree(config, records)
     check_same_records(workdir, position, records)
     terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
     # The figures are of these tolerances now, and made here.
@@ -125,16 +127,15 @@ class Evaluator:
     ) -> Iterator[tuple[int, Float[np.ndarray, "s s c"]]]:
         """Yields (position, probabilities in the model's square) for this process's share.
 
-        Positions are cut into batches of one shape. The last is filled up with repetitions, whose
-        results are dropped: one compilation, and every example counts once.
+        Positions are cut into batches of one shape. The last is filled up with black pictures,
+        whose results are dropped: one compilation, and every example counts once.
         """
         local = self.batch_size // jax.process_count()
         first = jax.process_index() * local
         starts = range(0, len(positions), self.batch_size)
         batches = [positions[start : start + self.batch_size] for start in starts]
         parts = [batch[first : first + local] for batch in batches]
-        filled = [x for own in parts for x in (*own, *[positions[0]] * (local - len(own)))]
-        for own, images in zip(parts, records.images_in_batches(filled, local), strict=True):
+        for own, images in zip(parts, records.images_in_batches(parts, local), strict=True):
             squares = self.forward(variables, self._parallel.shard(images))
             yield from zip(own, self._parallel.collect(squares), strict=False)
 

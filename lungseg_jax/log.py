@@ -8,10 +8,17 @@ from tensorboardX import SummaryWriter
 
 
 class Log:
-    """TensorBoard events of a run, written by the first process only."""
+    """TensorBoard events of a run, written by the first process only.
 
-    def __init__(self, workdir: epath.Path) -> None:
-        self._writer = SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0)
+    Args:
+      workdir: folder of the run.
+      first_step: that is logged; what an interrupted run has logged from there on is not shown.
+    """
+
+    def __init__(self, workdir: epath.Path, first_step: int) -> None:
+        self._writer = SummaryWriter(
+            str(workdir), purge_step=first_step, write_to_disk=jax.process_index() == 0
+        )
 
     def scalars(self, group: str, step: int, figures: dict[str, float]) -> None:
         """Logs figures under `group/name`."""

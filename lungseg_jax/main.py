@@ -9,6 +9,7 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 --topology=NAME     TPUs that --mode=compile compiles for, such as v5e:2x2; no TPU is needed
 """
 
+import os
 import sys
 
 from lungseg_jax.huge_pages import restart_with_huge_pages
@@ -30,11 +31,13 @@ from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
 from lungseg_jax.cpu_devices import use_all_cores
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.preemption import Stopped
 
 OUT_OF_MEMORY = ConfigError(
     "batch_size",
     "the device's memory is too small",
-    "lower batch_size or evaluation.batch_size, raise accumulation_steps or set model.remat=true",
+    "lower batch_size or evaluation.batch_size, raise accumulation_steps, or set model.remat=true "
+    "or data.resident=false",
 )
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
@@ -70,17 +73,24 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
     job = evaluate if mode == "eval" else train_and_evaluate
     summary = job(config, workdir)
     if summary is None:
-        terminal.say(f"Stopped and saved; the same command with --workdir={workdir} resumes")
-    else:
-        terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
+        raise Stopped(f"Stopped and saved; the same command with --workdir={workdir} resumes")
+    terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
 
 
 def _join_hosts() -> None:
+    # JAX reads the address from the environment by itself, but not these two.
+    count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(own) if own else None
+        )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError("distributed", reason, "leave it out on a single host") from error
+        raise ConfigError(
+            "distributed",
+            str(error).partition("\n")[0].rstrip("."),
+            "start it on Cloud TPUs or under Slurm, Open MPI or GKE, set JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave it out on a single host",
+        ) from error
 
 
 if __name__ == "__main__":

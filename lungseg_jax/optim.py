@@ -11,7 +11,10 @@ from lungseg_jax.packing import Packed, is_kernel
 
 
 def learning_rate_schedule(config: Config) -> optax.Schedule:
-    """Returns linear warm-up from zero, then cosine decay to zero at `num_steps`."""
+    """Returns linear warm-up from zero, then cosine decay to zero at `num_steps`.
+
+    In a run as short as the warm-up, that is cut to end a step before the run.
+    """
     warmup = min(config.optimizer.warmup_steps, config.num_steps - 1)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else config.optimizer.learning_rate,

@@ -10,7 +10,10 @@ from jax.experimental import multihost_utils
 
 
 class Stopped(BaseException):
-    """SIGTERM came where there is nothing to save; not an error, so no `Exception`."""
+    """SIGTERM ended the job before it was done; not an error, so no `Exception`.
+
+    Its text, if any, says how to go on.
+    """
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from lungseg_jax.environment import environment
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
 from lungseg_jax.find_weights import check_sum, variables_to_start_from
+from lungseg_jax.hosts import check_hosts_agree
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
 from lungseg_jax.parallel import Parallel, all_devices
@@ -41,6 +42,9 @@ from lungseg_jax.timing import MAX_PENDING
 # How often figures are fetched from the device, unless more steps are on their way than may be:
 # often enough for a person, seldom enough that the device never waits.
 FETCH_SECONDS = 0.5
+
+# Pictures of a batch that are named where training diverged.
+MOST_SHOWN = 16
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
 
@@ -81,7 +85,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> report.Summar
     )
     check_devices(config, len(parallel.devices), jax.process_count())
     run = start(config, parallel, workdir)
-    with Log(workdir) as log, stop_after_step() as stop:
+    with Log(workdir, int(run.state.step) + 1) as log, stop_after_step() as stop:
         finished = loop(run, log, stop)
     run.checkpoints.wait()
     if not finished:
@@ -108,6 +112,9 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
     records = open_records(config)
+    check_hosts_agree(config, records)
+    # Again: another run may have taken the folder while records were built.
+    workdir_lib.check_free(workdir, config)
     workdir_lib.claim(workdir, config)
     terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
@@ -266,6 +273,8 @@ class Pending:
         return DivergedError(
             f"step {step}",
             ", ".join(f"{name} {figures[name]}" for name in MUST_BE_FINITE)
-            + f" on the batch {', '.join(ids)}; last good checkpoint: {where}",
-            "look at these pictures or lower optimizer.learning_rate",
+            + f" on the batch of {', '.join(ids[:MOST_SHOWN])}"
+            + (f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else "")
+            + f"; last good checkpoint: {where}",
+            "look at these pictures, or lower optimizer.learning_rate in another --workdir",
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import shlex
 from typing import Any, Literal
 
 import jax
@@ -147,12 +148,15 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
         raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
     given = _flat(dataclasses.asdict(config))
     others = [key for key in sorted(given.keys() - _FREE_KEYS) if saved[key] != given[key]]
+    # Another file may say the same; without one, other records would be built first of all.
+    if bool(saved["data.splits"]) != bool(given["data.splits"]):
+        others.append("data.splits")
     if others:
         key, *more = others
         fault = f"is {given[key]!r}, but the run in {workdir} has {saved[key]!r}"
         if more:
             fault += f"; {', '.join(more)} differ too"
-        flags = " ".join(f"--config.{key}={saved[key]}" for key in others)
+        flags = shlex.join(f"--config.{key}={saved[key]}" for key in others)
         raise ConfigError(key, fault, f"pass {flags} or another --workdir")
 
 

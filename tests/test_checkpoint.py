@@ -43,6 +43,24 @@ def test_state_and_iterator_come_back_bit_for_bit(tmp_path, states):
     assert restored[1] == {"next_index": 6}
 
 
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+def test_saving_compiles_nothing(tmp_path, states, eight_devices, kind):
+    """Fault: a program for each array and device, before a preempted machine has saved anything."""
+    compiled = []
+    listen = jax.monitoring.register_event_duration_secs_listener
+    listen(lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)
+    jax.jit(lambda x: x + len(states))(1.0).block_until_ready()
+    assert compiled, "compilations are not heard of"
+    compiled.clear()
+    parallel = Parallel(kind, eight_devices)
+    state = parallel.replicate(jax.device_get(states[1]))
+    checkpoints = Checkpoints(tmp_path, 2, parallel)
+    compiled.clear()
+    checkpoints.save(state, {"next_index": 1}, 0.5)
+    checkpoints.close()
+    assert not compiled
+
+
 def test_newest_and_best_are_kept(tmp_path, states):
     """Fault: the best checkpoint deleted because it is old, or all of them kept."""
     save_all(tmp_path, states, {1: 0.2, 2: 0.9, 4: 0.5})

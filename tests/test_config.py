@@ -58,6 +58,12 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("data.image_size", 10**6, "such as 8192"),
         ("data.num_phantoms", 3, "at least 10"),
         ("fold", 5, "0 to 4"),
+        ("seed", 2**32, r"less than 2\*\*32"),
+        ("augment.blur", 200.0, "at most 10"),
+        ("augment.shift", 2.0, "at most 1"),
+        # Fault: a run on phantoms, taken for one on the pictures that the command names.
+        ("data.manual_dir", "pictures", "give its data.source, such as kaggle"),
+        ("data.masks", "m/{stem}*", "needs data.source=folder"),
     ],
 )
 def test_impossible_value_names_key_and_remedy(key, value, remedy):

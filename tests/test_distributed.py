@@ -19,7 +19,7 @@ import sys, time, jax
 from etils import epath
 from lungseg_jax.train import train_and_evaluate
 from tests.small import small_config
-address, rank, root, kind, resident, space_shards, rename_seconds = sys.argv[1:]
+address, rank, root, kind, resident, space_shards, rename_seconds, rates = sys.argv[1:]
 kind_of_path = type(epath.Path(root))
 rename = kind_of_path.rename
 kind_of_path.rename = lambda path, to: (time.sleep(float(rename_seconds)), rename(path, to))[1]
@@ -29,16 +29,22 @@ config = small_config(
     num_steps=10, evaluation__every=5, parallel=kind,
     data__source="kaggle", data__manual_dir=root + "/pictures",
     data__data_dir=root + "/records", data__resident=resident, space_shards=int(space_shards),
-    shard_optimizer=kind == "mesh",
+    shard_optimizer=kind == "mesh", optimizer__learning_rate=float(rates.split()[int(rank)]),
 )
 train_and_evaluate(config, root + "/" + kind)
 """
 
 
 def run_hosts(
-    root: Path, kind: str, resident: str, space_shards: int, rename_seconds: float = 0
+    root: Path,
+    kind: str,
+    resident: str,
+    space_shards: int,
+    rename_seconds: float = 0,
+    rates: str = "2e-3 2e-3",
+    code: int = 0,
 ) -> str:
-    """Returns what both hosts printed."""
+    """Returns what both hosts printed; `rates` are the learning rate of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -48,7 +54,7 @@ def run_hosts(
             [
                 sys.executable, "-c", HOST,
                 address, str(rank), str(root), kind, resident, str(space_shards),
-                str(rename_seconds),
+                str(rename_seconds), rates,
             ],
             cwd=REPOSITORY, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -61,7 +67,7 @@ def run_hosts(
         for host in hosts:
             host.kill()
     for host, output in zip(hosts, outputs, strict=True):
-        assert host.returncode == 0, output[-3000:]
+        assert host.returncode == code, output[-3000:]
     return "".join(outputs)
 
 
@@ -88,6 +94,14 @@ def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
     assert losses(tmp_path / kind) == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
     assert together["test"]["dice"] == pytest.approx(alone["test"]["dice"], abs=0.01)
     assert together["val"]["assd_px"] == pytest.approx(alone["val"]["assd_px"], abs=0.1)
+
+
+def test_hosts_that_were_started_differently_do_not_train(tmp_path):
+    """Fault: one host with another configuration, whose gradients are taken for the job's."""
+    write_small_data(tmp_path / "pictures")
+    said = run_hosts(tmp_path, "pmap", "true", 1, rates="2e-3 3e-3", code=1)
+    assert said.count("ConfigError: distributed: the hosts of the job differ in the config") == 2
+    assert not (tmp_path / "pmap").exists()
 
 
 def test_two_processes_pass_over_a_damaged_checkpoint_together(tmp_path):

@@ -31,7 +31,7 @@ def train_until(config: Config, workdir: Path, until: int):
     """Takes a run up and on to a step; returns the state it had at first, and then."""
     run = start(config, all_devices(config.parallel), epath.Path(workdir))
     first = jax.device_get(run.state)
-    with Log(epath.Path(workdir)) as log:
+    with Log(epath.Path(workdir), first_step=1) as log:
         loop(run, log, lambda step: step == until)
     run.checkpoints.close()
     return first, jax.device_get(run.state)

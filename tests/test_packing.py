@@ -117,7 +117,7 @@ def test_run_goes_on_from_its_checkpoint_packed_or_not(kind, tmp_path, eight_dev
     def run_on(name: str, parallel: Parallel, until: int = 4):
         workdir = epath.Path(tmp_path / name)
         run = start(config, parallel, workdir)
-        with Log(workdir) as log:
+        with Log(workdir, first_step=1) as log:
             loop(run, log, lambda step: step == until)
         run.checkpoints.close()
         return jax.device_get(unpack(run.state))

@@ -54,7 +54,7 @@ def test_the_rate_that_is_told_counts_waiting_for_input(tmp_path, monkeypatch):
     # Of a run only its configuration is needed.
     run = object.__new__(Training)
     run.config = Config(batch_size=16)
-    pending = Pending(run, Log(epath.Path(tmp_path)), tqdm(disable=True))
+    pending = Pending(run, Log(epath.Path(tmp_path), first_step=1), tqdm(disable=True))
     named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
     figures = {name: jnp.float32(value) for name, value in named.items()}
     # Compiling, which is no step's rate.
@@ -120,7 +120,8 @@ def run_until(arguments: list[str], reached: Callable[[], bool], signal_number: 
         time.sleep(0.002)
     process.send_signal(signal_number)
     output, _ = process.communicate(timeout=100)
-    assert process.returncode == (-signal.SIGKILL if signal_number == signal.SIGKILL else 0), output
+    # Whoever waits for the run must see that it is not done.
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[signal_number], output
     return output
 
 

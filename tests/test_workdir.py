@@ -29,7 +29,7 @@ def train_on(config: Config, workdir: epath.Path, until: int) -> TrainState:
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
     run = start(config, parallel, workdir)
-    with Log(workdir) as log:
+    with Log(workdir, first_step=1) as log:
         assert not loop(run, log, lambda step: step == until)
     run.checkpoints.close()
     return jax.device_get(run.state)
@@ -98,9 +98,16 @@ def test_damage_to_what_only_people_read_stops_nothing(tmp_path, content: str, c
 def test_what_changes_no_weights_may_change(tmp_path):
     """Fault: a run refused for how its file of splits is named; a free key that is not."""
     workdir = epath.Path(tmp_path)
+    own, renamed = (
+        dataclasses.replace(Config(), data=dataclasses.replace(Config().data, splits=name))
+        for name in ("my splits.json", "./splits.json")
+    )
+    claim(workdir, own)
+    check_same_config(workdir, renamed)
+    # Fault: records built anew, for hours, for an evaluation whose command lacks the file.
+    with pytest.raises(ConfigError, match=r"pass .--config\.data\.splits=my splits\.json. or another"):
+        check_same_config(workdir, Config())
     claim(workdir, Config())
-    data = dataclasses.replace(Config().data, splits="./splits.json")
-    check_same_config(workdir, dataclasses.replace(Config(), data=data))
     with pytest.raises(ConfigError, match="seed: is 1, but the run"):
         check_same_config(workdir, dataclasses.replace(Config(), seed=1))
     # Fault: differences told one at a time, so that a command is mended as often as it has keys.

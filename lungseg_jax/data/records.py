@@ -98,21 +98,27 @@ class Records:
         return np.stack([record["image"] for record in self._images.read(positions)])
 
     def images_in_batches(
-        self, positions: Sequence[int], batch_size: int
+        self, batches: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[UInt16[np.ndarray, "b s s 1"]]:
-        """Yields the pictures in batches; threads read the next one while one is used.
+        """Yields pictures in batches of one size, of which black ones are what is missing.
+
+        Threads read the next batch while one is used.
 
         Args:
-          positions: of the pictures, whole batches of them.
-          batch_size: pictures a batch.
+          batches: the positions of each batch's pictures.
+          batch_size: of every batch.
         """
+        positions = list(itertools.chain.from_iterable(batches))
         images: Any = grain.MapDataset.source(positions).map(lambda own: self.images([own])[0])
         options = grain.ReadOptions(
             num_threads=READING_THREADS, prefetch_buffer_size=max(16, batch_size)
         )
-        ready = iter(images.to_iter_dataset(options))
-        for _ in range(0, len(positions), batch_size):
-            yield np.stack(list(itertools.islice(ready, batch_size)))
+        ready = iter(images.to_iter_dataset(options)) if positions else iter(())
+        for own in batches:
+            batch = np.zeros((batch_size, self.image_size, self.image_size, 1), np.uint16)
+            for place in range(len(own)):
+                batch[place] = next(ready)
+            yield batch
 
     def example(self, position: int) -> Example:
         """Returns the whole example at a position.
