@@ -1,11 +1,11 @@
-"""Prints how each DICOM file of a folder is read, and why, as a Markdown table.
+"""Prints how each file in a folder and those below it is read, and why, as a Markdown table.
 
 python -m benchmarks.dicom_table FOLDER
 """
 
 import sys
-from pathlib import Path
 
+from etils import epath
 from pydicom.dataset import Dataset
 
 from lungseg_jax.errors import DataError
@@ -14,6 +14,7 @@ from lungseg_jax.imaging.files import decode_radiograph
 from lungseg_jax.imaging.greyscale import read_greyscale
 from lungseg_jax.imaging.header import read_numbers, read_word
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph
+from tfds_builder.sources.layout import files_below
 
 COLUMNS = (
     "file", "rows x columns", "bits", "photometric", "transfer syntax", "grey scale",
@@ -23,14 +24,14 @@ PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL",
 MAX_BYTES = 2**30
 
 
-def table(folder: Path) -> str:
+def table(folder: epath.Path) -> str:
     """Returns the table; values of a header appear in it only out of fixed vocabularies."""
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    rows += [_row(path) for path in sorted(folder.iterdir()) if path.is_file()]
+    rows += [_row(path, path.relative_to(folder).as_posix()) for path in files_below(folder)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _row(path: Path) -> tuple[str, ...]:
+def _row(path: epath.Path, name: str) -> tuple[str, ...]:
     content = path.read_bytes()
     try:
         header = _describe_header(content, path.name) if is_dicom(content) else ("",) * 5
@@ -40,7 +41,7 @@ def _row(path: Path) -> tuple[str, ...]:
         outcome = _describe_radiograph(decode_radiograph(content, path.name))
     except DataError as error:
         outcome = ("", "", f"{type(error).__name__}: {error.fault}")
-    return path.name, *header, *outcome
+    return name, *header, *outcome
 
 
 def _describe_header(content: bytes, name: str) -> tuple[str, ...]:
@@ -78,4 +79,4 @@ def _describe_radiograph(radiograph: Radiograph) -> tuple[str, str, str]:
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])))
+    print(table(epath.Path(sys.argv[1])))

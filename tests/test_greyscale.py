@@ -160,6 +160,18 @@ def test_voi_table_of_signed_pixels(transfer_syntax):
     np.testing.assert_allclose(pixels, STORED / 4095, atol=1e-5)
 
 
+def test_voi_table_whose_first_value_lost_its_sign():
+    """Fault: a black picture where pixels have no sign and what rescaling makes of them has."""
+    table = np.arange(4096, dtype=np.uint16)
+    rescale = {"RescaleSlope": "1", "RescaleIntercept": "-2048"}
+    pixels = read(STORED, rescale | {"VOILUTSequence": [lut_item(2**16 - 2048, 12, table)]}).pixels
+    np.testing.assert_allclose(pixels, STORED / 4095, atol=1e-5)
+    # Values beyond 2**15 are what they are.
+    high = STORED + np.uint16(2**16 - 4096)
+    attributes = {"BitsStored": 16, "HighBit": 15, "VOILUTSequence": [lut_item(61440, 12, table)]}
+    np.testing.assert_allclose(read(high, attributes).pixels, STORED / 4095, atol=1e-5)
+
+
 @pytest.mark.parametrize("transfer_syntax", NATIVE)
 @pytest.mark.parametrize("kept_as", [np.uint8, np.uint16])
 def test_table_of_eight_bits(kept_as, transfer_syntax):
@@ -283,6 +295,12 @@ def test_padding_is_black_and_does_not_widen_the_range(photometric, value, limit
 def test_a_picture_of_padding_alone_is_black():
     """Fault: percentiles of no pixel at all."""
     assert not read(np.full((4, 4), 7, np.uint16), {"PixelPaddingValue": 7}).pixels.any()
+
+
+def test_padding_of_every_value_is_none():
+    """Fault: a black picture for a header that states the whole range of the type."""
+    attributes = {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535}
+    np.testing.assert_array_equal(read(STORED, attributes).pixels, read(STORED).pixels)
 
 
 def test_signed_padding():

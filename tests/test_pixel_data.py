@@ -125,6 +125,8 @@ def test_several_frames_are_refused_by_name(frames):
         ({"HighBit": 3}, "do not decode"),
         ({"HighBit": 99}, "do not decode"),
         ({"SamplesPerPixel": 3}, "not grey"),
+        ({"PixelData": None, "FloatPixelData": bytes(256)}, "floating-point pixels"),
+        ({"PixelData": None, "DirectoryRecordSequence": []}, "list of DICOM files"),
         ({"PhotometricInterpretation": "YBR_FULL"}, "not grey"),
     ],
 )

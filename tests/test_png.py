@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.files import radiograph_of
 from lungseg_jax.imaging.png import COMPRESSED, UNCOMPRESSED, UNFILTERED, encode_png, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import chest, png_bytes
@@ -33,6 +34,21 @@ def test_sixteen_bit_files_use_the_bits_they_fill(bits):
     pixels = np.linspace(0, 2**bits - 1, 240).astype(np.uint16).reshape(12, 20)
     radiograph = read_png(png_bytes(pixels), "x.png")
     np.testing.assert_allclose(radiograph.pixels, pixels / (2**bits - 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["file", "array"])
+def test_a_marker_at_the_largest_value_does_not_darken_the_chest(kind):
+    """Fault: twelve bits divided by 65535 for the sake of one letter: a black picture."""
+    pixels = np.linspace(0, 4095, 64 * 64).astype(np.uint16).reshape(64, 64)
+    marked = pixels.copy()
+    marked[:4, :4] = 65535
+    if kind == "file":
+        found = read_png(png_bytes(marked), "x.png")
+    else:
+        found = radiograph_of(marked, ReadOptions(frontal_only=False, correct_polarity=False))
+    expected = np.minimum(marked, 4095) / 4095
+    np.testing.assert_allclose(found.pixels, expected, atol=1e-6)
+    assert "pixels beyond 12 bits cut" in found.notes
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])

@@ -105,7 +105,7 @@ def test_what_changes_no_weights_may_change(tmp_path):
     claim(workdir, own)
     check_same_config(workdir, renamed)
     # Fault: records built anew, for hours, for an evaluation whose command lacks the file.
-    with pytest.raises(ConfigError, match=r"pass .--config\.data\.splits=my splits\.json. or another"):
+    with pytest.raises(ConfigError, match=r"pass .--config\.data\.splits=my splits\.json. or"):
         check_same_config(workdir, Config())
     claim(workdir, Config())
     with pytest.raises(ConfigError, match="seed: is 1, but the run"):

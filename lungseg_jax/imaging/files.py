@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging import chest_template, dicom, jpeg, png, raw
-from lungseg_jax.imaging.bit_depth import largest_value
+from lungseg_jax.imaging.bit_depth import largest_shown
 from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
@@ -86,12 +86,12 @@ def radiograph_of(
     if not 0 < pixels.size <= options.max_pixels:
         raise DataError(name, f"has {pixels.size} pixels", f"give 1 to {options.max_pixels}")
     whole = pixels.dtype.kind in "ui"
-    scale = largest_value(int(pixels.max())) if whole else 1
-    scaled = pixels.astype(np.float32) / np.float32(scale)
     # Written so that NaN fails too.
-    if not (scaled.min() >= 0 and scaled.max() <= 1):
+    if not (pixels.min() >= 0 and (whole or pixels.max() <= 1)):
         raise DataError(name, "values out of [0, 1]", "scale them, bone bright")
-    radiograph = Radiograph(scaled, None, "none")
+    scale, notes = largest_shown(pixels) if whole else (1, ())
+    scaled = np.minimum(pixels.astype(np.float32) / np.float32(scale), 1)
+    radiograph = Radiograph(scaled, None, "none", notes=notes)
     return _judge(radiograph, name, options, lambda: _negative(radiograph))
 
 

@@ -98,7 +98,9 @@ def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.
         return np.zeros(len(levels), np.bool_)
     limit = read_numbers(dataset, "PixelPaddingRangeLimit") or value
     low, high = sorted(_with_sign(x[0], dataset) for x in (value, limit))
-    return (levels >= low) & (levels <= high)
+    padding = (levels >= low) & (levels <= high)
+    # Some state the whole range of the type, which would leave no picture.
+    return padding & (low == high or not padding.all())
 
 
 def _with_sign(padding: float, dataset: Dataset) -> float:
@@ -211,6 +213,9 @@ def _look_up(
     tables longer than 256, and expect integers, which rescaling does not leave.
     """
     first = int(lut.LUTDescriptor[1])
+    # Written without its sign where pixels have none, though rescaling gives one to what is looked
+    # up: no value would reach the table.
+    first -= 2**16 * (first >= 2**15 and values.max() < first)
     place = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int64)
     return table.astype(np.float64)[place]
 

@@ -39,9 +39,12 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
     """Checks before anything is allocated that the header promises one grey picture."""
     if "PixelData" not in dataset:
         # Where compressed pixels are cut short, pydicom drops them whole.
-        raise DataError(
-            name, "DICOM file without PixelData, or cut short", "fetch it again or leave it out"
-        )
+        fault = "DICOM file without PixelData, or cut short"
+        if "DirectoryRecordSequence" in dataset:
+            fault = "list of DICOM files (DICOMDIR), not a picture"
+        elif "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            fault = "DICOM file of floating-point pixels"
+        raise DataError(name, fault, "fetch it again or leave it out")
     if read_numbers(dataset, "NumberOfFrames") > (1,):
         raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
     photometric = read_word(dataset, "PhotometricInterpretation")

@@ -13,7 +13,7 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging.bit_depth import largest_value
+from lungseg_jax.imaging.bit_depth import largest_shown
 from lungseg_jax.imaging.exif import UPRIGHT, exif_turn
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
@@ -37,17 +37,18 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
     """Returns the radiograph in a PNG file of any bit depth; colour is reduced to luminance.
 
     Sixteen-bit files of digitised films often use 10 or 12 bits of the range: intensities are
-    scaled by the smallest whole number of bits that holds the brightest pixel. Opacity is left
-    aside.
+    scaled by the smallest whole number of bits that holds all but a few pixels; see
+    `bit_depth.largest_shown`. Opacity is left aside.
 
     Raises:
       DataError: not a PNG, one that does not decode, or too large.
     """
     pixels = decode_grey(content, name, PngImageFile, options.max_pixels)
-    largest = 255 if pixels.dtype == np.uint8 else largest_value(int(pixels.max()))
+    largest, cut = (255, ()) if pixels.dtype == np.uint8 else largest_shown(pixels)
     turn, notes = exif_turn(content, PngImageFile) if b"eXIf" in content else UPRIGHT
     upright = np.ascontiguousarray(turn.to_upright(pixels), np.float32)
-    return Radiograph(upright / np.float32(largest), None, "none", turn, notes)
+    intensities = np.minimum(upright / np.float32(largest), 1)
+    return Radiograph(intensities, None, "none", turn, (*notes, *cut))
 
 
 def encode_png(
