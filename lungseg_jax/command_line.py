@@ -113,7 +113,7 @@ def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
+class PredictionArguments:
     """What `lungseg_jax.predict` is asked for.
 
     Attributes:
@@ -131,7 +131,7 @@ class Prediction:
     config: Config
 
 
-def parse_prediction(arguments: Sequence[str]) -> Prediction:
+def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
     """Returns what a command line asks for.
 
     Raises:
@@ -149,7 +149,7 @@ def parse_prediction(arguments: Sequence[str]) -> Prediction:
         raise ConfigError("command line", "no file is given", "name files or folders")
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that results go to")
-    return Prediction(
+    return PredictionArguments(
         paths, output.value, checkpoints.value, bool(both_ways.value), resolve(config.value)
     )
 

@@ -70,7 +70,8 @@ def time_stages(
     } | {"whole": step}
     calls: dict[str, Call] = {name: partial(dispatch, own, batch) for name, own in steps.items()}
     # Of pictures whose rows are spread, one device may not be able to hold one.
-    if parallel.batch_shards > 1 == parallel.space_shards and parallel.devices[0].platform != "cpu":
+    whole_pictures = parallel.batch_shards > 1 and parallel.space_shards == 1
+    if whole_pictures and parallel.devices[0].platform != "cpu":
         calls["one_device"] = step_of_one_device(config, parallel)
     seconds = time_in_turn(calls, config.benchmark.warmup_steps, rounds)
     return stage_figures(seconds)

@@ -186,10 +186,10 @@ def validate(run: Training, log: Log, step: int, trained: str) -> float:
     rows = run.evaluator.measure(run.state.ema, records)
     figures = summarize(rows)
     log.scalars("val", step, {key: x for key, x in figures.items() if isinstance(x, float)})
-    middle = list(report.best_median_worst(rows).items())[1:2]
-    for rank, position in middle:
-        for picture in run.evaluator.overlays(run.state.ema, records, [position]).values():
-            log.picture(f"val/{rank}", step, picture)
+    # Of a split without a Dice there is none.
+    median = [own for rank, own in report.best_median_worst(rows).items() if rank == "median"]
+    for picture in run.evaluator.overlays(run.state.ema, records, median).values():
+        log.picture("val/median", step, picture)
     dice = float(figures.get("dice", 0.0))
     terminal.say(
         f"step {step}: {trained}; validation Dice {dice:.4f}, "
