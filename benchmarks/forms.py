@@ -4,7 +4,7 @@
 
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". The forms have the same channels at the same
 resolutions; those with blocks leave out the finest one or two, where a network takes most of its
-time. Trained are networks of a quarter and of half of the usual width, which two cores do in
+time. The networks have a quarter and half of the usual width, which two cores train in
 minutes. A seed gives split, order, augmentation and initial parameters, the same for all forms.
 Writes `benchmarks/results/forms.json`; runs that are in it and not named are kept.
 """

@@ -92,7 +92,7 @@ class Suite:
         self._path: Path | None = None
 
     def measure(self, main_arguments: Sequence[str]) -> dict[str, Any]:
-        """Returns the content of the result file; `main_arguments` name records, if there are."""
+        """Returns the content of the result file; `main_arguments` name records, if any."""
         device = self._part("device", 60)
         if device.get("platform") == "gpu":
             self._sizes = GPU_SIZES

@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(config: str, *overrides: str) -> None:
     """Runs the experiment in a new folder and writes its result file."""
-    # First, for the commit may be another one later.
+    # First, because the commit may be another one later.
     own_environment = environment()
     workdir = Path(tempfile.mkdtemp(prefix="main_job-"))
     start = time.perf_counter()

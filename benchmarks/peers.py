@@ -6,8 +6,8 @@ Without a case those of `CASES` are run, in about ten minutes on two cores. Each
 own entry of `benchmarks/results/peers_cpu.json`, with commit, versions, hardware and every turn. A
 ratio is the rate of ours over that of PyTorch's fastest variant in the same turn: eager or
 compiled, with or without the huge pages that ours asks for by itself. Cases that end in `bfloat16`
-compare PyTorch's autocast with the fastest of ours, of either type. Of a single picture two devices
-share the rows (`space_shards`), which prediction on files does not do: its small network gains
+compare PyTorch's autocast with the fastest of ours, of either type. Two devices share the rows of a
+single picture (`space_shards`), which prediction on files does not do: its small network gains
 nothing by it.
 """
 

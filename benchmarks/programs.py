@@ -191,7 +191,7 @@ def _our_inference(program: Program) -> Run:
 
 
 def _devices(config: Config) -> Any:  # noqa: ANN401
-    """One device, as PyTorch's; of a CPU, whose cores are devices, as many as the batch fills."""
+    """One device, as for PyTorch; on a CPU, whose cores are devices, as many as fit the batch."""
     import jax
 
     from lungseg_jax.cpu_devices import devices_for, use_all_cores

@@ -2,7 +2,7 @@
 
 Each process keeps its compiled program warm and sleeps while others run, so that neither thread
 pools nor allocators meet. On a machine that is shared or slows down, turns that follow each other
-meet the same weather; their ratio is steadier than either time.
+meet the same conditions; their ratio is steadier than either time.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from lungseg_jax.huge_pages import environment
 
 ROOT = Path(__file__).parent.parent
 
-# The library of ours takes memory as needed: other processes share the GPU.
+# Our library takes memory only as needed, because other processes share the GPU.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 # What a result says of a program, besides its name.
@@ -80,7 +80,7 @@ class Runner:
           ProgramError: it ended, or was not done in time and was ended.
         """
         assert self._process.stdin is not None
-        # A process that has ended has no ears; why it ended is in its answer.
+        # A process that has ended cannot read this; its answer tells why it ended.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
             self._process.stdin.flush()

@@ -3,8 +3,8 @@
   python -m benchmarks.repeats NAME WORKDIR WORKDIR…
 
 Measures the test split, lungs kept, in the original frame: each run's figures, their spread, those
-of the mean of all networks, and how far masks of two networks agree, in which no reference has a
-part. Thresholds come from each run's validation split. Writes
+of the mean of all networks, and how far masks of two networks agree, which takes no
+reference. Thresholds come from each run's validation split. Writes
 `benchmarks/results/repeats_NAME.json`.
 """
 

@@ -113,7 +113,7 @@ class UNet(nn.Module):
         weight, bias = self.head.weight, self.head.bias
         assert bias is not None
         if torch.compiler.is_compiling() and len(bias) == 1:
-            # As in ours, what the compiler merges with its neighbours; a convolution it leaves be.
+            # As in ours: the compiler fuses this with its neighbours, but leaves convolutions be.
             return (x * weight[0]).sum(1, keepdim=True) + bias
         return self.head(x)
 

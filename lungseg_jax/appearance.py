@@ -1,4 +1,4 @@
-"""Random changes of what differs between hospitals: tone, shading, local contrast, what lies over.
+"""Random changes to what differs between hospitals: tone, contrast, shading, opacities and bars.
 
 None of them moves the lungs, so masks stay as they are. All are sums and products of small
 matrices with the picture: nothing is gathered, which accelerators do slowly.
@@ -17,7 +17,7 @@ Picture = Float[Array, "h w"]
 # In each direction.
 _SHADING_PARTS = 4
 
-# In each direction, that local contrast is measured against.
+# In each direction; local contrast is measured against their means.
 _NEIGHBOURHOODS = 16
 
 _OPACITIES = 4
@@ -58,8 +58,8 @@ def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
 
     Args:
       image: in [0, 1].
-      amounts: of half a wave, which lifts or lowers the middle, and of a whole one, which does one
-        to the dark and the other to the bright. The curve rises everywhere as long as
+      amounts: of half a sine wave, which lifts or lowers the midtones, and of a whole one, which
+        moves dark and bright tones in opposite directions. The curve rises everywhere as long as
         π |a| + π |b| < 1.
     """
     x = jnp.clip(image, 0, 1)
@@ -67,7 +67,7 @@ def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
 
 
 def change_local_contrast(image: Picture, gain: Float[Array, ""]) -> Picture:
-    """Returns the picture with differences from the neighbourhood's mean times `gain`.
+    """Returns the picture with its differences from the neighbourhood's mean scaled by `gain`.
 
     More than 1 looks like the adaptive equalisation of detectors' software, less than 1 like film.
     """
@@ -77,7 +77,7 @@ def change_local_contrast(image: Picture, gain: Float[Array, ""]) -> Picture:
 
 
 def opacities(key: Key[Array, ""], shape: tuple[int, ...]) -> Picture:
-    """Returns soft blots, bright or dark, the largest of up to 1: consolidation, or a lucency."""
+    """Returns soft blobs, bright or dark, each of height 1 at most: consolidations or lucencies."""
     size_key, place_key, strength_key = jax.random.split(key, 3)
     low, high = _OPACITY_RADIUS
     radius = jax.random.uniform(size_key, (2, _OPACITIES), minval=low, maxval=high)
@@ -116,7 +116,7 @@ def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool
 
 
 def enlarge(values: Float[Array, "a b"], shape: tuple[int, ...]) -> Picture:
-    """Returns values between those of equal parts of the picture, bilinearly from their centres."""
+    """Returns values of equal parts of the picture, interpolated between their centres."""
     rows, columns = (
         _interpolation(side, count) for side, count in zip(shape, values.shape, strict=True)
     )
@@ -130,7 +130,7 @@ def _interpolation(side: int, count: int) -> Float[Array, "s n"]:
 
 
 def _means(side: int, count: int) -> Float[Array, "n s"]:
-    """Returns the matrix that takes means of `count` equal parts of a side."""
+    """Returns the matrix that averages over each of `count` equal parts of a side."""
     part = jnp.floor(_centres(side) * count)
     member = (part == jnp.arange(count)[:, None]).astype(jnp.float32)
     return member / member.sum(axis=1, keepdims=True)

@@ -18,7 +18,7 @@ from lungseg_jax.resampling import affine, blur
 
 Picture = Float[Array, "h w"]
 
-# Of the stream of random numbers; the others are named by `split`.
+# Number of the appearance's stream of random numbers; `split` makes the others.
 _APPEARANCE = 4
 
 # Standard deviations of the blur's kernel on each side.
@@ -42,7 +42,7 @@ def augment(
 
     Args:
       key: of the step.
-      slots: each picture's place in the global batch; picks its own random numbers.
+      slots: each picture's place in the global batch, which determines its random numbers.
       images: in [0, 1].
       masks: {0, 1}.
       config: strength of each change; 0 switches it off.
@@ -98,7 +98,7 @@ def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2
 
 def _change_intensity(key: Key[Array, ""], image: Picture, config: AugmentConfig) -> Picture:
     gamma, contrast, brightness = jax.random.split(key, 3)
-    # Other changes leave values below zero, whose powers are no numbers.
+    # Other changes leave negative values, whose powers would be NaN.
     image = jnp.maximum(image, 1e-6) ** (2 ** _symmetric(gamma, config.gamma))
     image = 0.5 + (image - 0.5) * (1 + _symmetric(contrast, config.contrast))
     return image + _symmetric(brightness, config.brightness)

@@ -30,9 +30,9 @@ from lungseg_jax.timing import SecondsOfRounds, median_and_error, spread
 def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     """Times the configured run's parts, writes `benchmark.json` and returns its content.
 
-    Figures are of single calls, each waited for; `pipelined` are steps sent one after the other
-    and waited for once, as the training loop does, the median of several rounds. FLOP/s are work
-    counted from the architecture (`lungseg_jax.flops`) on all devices. `mfu` relates a device's
+    Figures are those of single calls, each waited for; `pipelined` is the median of several rounds
+    of steps sent one after the other and waited for once, as in the training loop. FLOP/s are
+    counted from the architecture (`lungseg_jax.flops`), over all devices. `mfu` relates a device's
     share of it to the vendor's dense bfloat16 peak or, where none is known (CPU), to the matrix
     product measured on the spot, as `mfu_measured` always does. `stages` are those of
     `lungseg_jax.stages`. For the rest see the functions that return it.
@@ -122,12 +122,11 @@ def input_figures(
 ) -> dict[str, Any]:
     """Returns the figures of the input without steps, and of steps fed by it.
 
-    A prefetch buffer can hide for as long as is timed that the input is slower than the step: the
-    end-to-end rate is thus the lower of the rate that was timed and that of the input alone.
-    `input_stall` is the share of its time that the step alone does not explain, and
-    `input_stall_error` its standard error. All are medians of the rounds. Where the input is slower
-    than the step and takes time from it as well, they are those of the input alone, that is too
-    good.
+    While it lasts, a prefetch buffer hides an input that is slower than the step: the end-to-end
+    rate is therefore the lower of the timed rate and the rate of the input alone. `input_stall` is
+    the share of the end-to-end time that the step alone does not explain, `input_stall_error` its
+    standard error. All are medians over the rounds. Where the input is slower than the step and
+    also takes time from it, the figures are those of the input alone, and so too good.
 
     Args:
       batch_size: over all devices.

@@ -39,7 +39,7 @@ def limit(result: dict[str, Any]) -> str:
     shares = {name: stages[name]["median_ms"] / whole for name in STAGE_NAMES if stages[name]}
     communication = shares.pop("all_reduce", 0.0)
     dearest = max(shares, key=lambda name: shares[name])
-    # A stall that the machine's own disturbances may be is none that can be told.
+    # A smaller stall cannot be told from the machine's own disturbances.
     if stall - 2 * error > INPUT_STALL:
         return f"input; steps wait for it {stall:.1%} of the time"
     if communication > COMMUNICATION:
@@ -99,7 +99,7 @@ def _time_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _stage_name(name: str, figures: dict[str, float]) -> str:
-    # Differences of two programs, which may be less than what each varies by.
+    # Differences between two programs, which may be smaller than the spread of either.
     return f"  {name}" if figures["p5_ms"] > 0 else f"  {name} (not distinguishable from 0)"
 
 

@@ -34,7 +34,7 @@ from lungseg_jax.timing import (
 STAGE_ROUNDS = 10
 
 # Steps in a row with and without the input take turns, so that both meet the same disturbances. A
-# round's first batch is waited for, which longer rounds make count less.
+# round waits for its first batch, which weighs less in longer rounds.
 ROUND_STEPS = 10
 ROUND_SECONDS = 0.5
 MIN_ROUNDS = 5
@@ -49,10 +49,10 @@ class TrainingTimes:
     Attributes:
       resident: whether the pictures live on the devices.
       compilation: see `compile_step`.
-      step: of steps on one batch that is on the devices, each waited for.
-      pipelined: of such a step, many in a row waited for once, round by round.
-      fed: of a step whose batch comes from the input, likewise, in rounds between those.
-      input_alone: of a batch from the input to the devices, in as many rounds.
+      step: of each step on one batch that is already on the devices, every step waited for.
+      pipelined: of such a step, in rounds of many in a row that are waited for once.
+      fed: of a step whose batch comes from the input, in rounds that alternate with those.
+      input_alone: of bringing a batch from the input to the devices, in as many rounds.
       stages: see `time_stages`.
       memory: see `memory_figures`.
       bytes_accessed: of a step on one device.
@@ -78,7 +78,7 @@ def time_training(
     batch = parallel.shard(next(batches))
     state, jitted = prepare_step(config, parallel)
     compiled, compilation = compile_step(jitted, state, store, batch)
-    # Compiled ahead, `pmap` wants the batches of all hosts, of which each has only its own.
+    # A `pmap` compiled ahead expects the batches of all hosts, but each host has only its own.
     step = jitted if parallel.kind == "pmap" and jax.process_count() > 1 else compiled
     dispatch = Dispatcher(state, store)
 
@@ -130,7 +130,7 @@ def _steps_a_round(step_seconds: float) -> int:
 def open_input(config: Config, parallel: Parallel) -> tuple[Store, Callable[[], Iterator[Batch]]]:
     """Returns the pictures on the devices, if any, and what opens an endless iterator of batches.
 
-    Synthetic batches are one and the same, and carry their pictures.
+    Synthetic input repeats one batch, which carries its own pictures.
     """
     if config.benchmark.data == "synthetic":
         batch = synthetic_batch(config, config.batch_size // jax.process_count())

@@ -19,7 +19,7 @@ from lungseg_jax.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Does the build; returns the exit code."""
+    """Builds the records; returns the exit code."""
     resume = "run the same command again to resume"
     return run(arguments, str(__doc__), lambda: _build(*parse_build(arguments)), resume)
 

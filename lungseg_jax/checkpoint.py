@@ -19,7 +19,7 @@ from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
 
 # By default Orbax has each device save a part of a replicated array, which takes a compiled slice
-# for each device and shape: seconds at the first save, when a preempted machine may have few.
+# for each device and shape: seconds at the first save, which a preempted machine may not have.
 ocp.type_handlers.register_type_handler(
     jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
 )
@@ -30,9 +30,9 @@ class Checkpoints:
 
     Args:
       directory: made if absent, unless it is only read.
-      keep: how many of the newest stay, besides the best by validation Dice; `None` to only read,
-        which changes nothing in the folder: damaged checkpoints are passed over where they are.
-      parallel: where states live; any may restore what any other saved.
+      keep: how many of the newest stay, besides the best by validation Dice; `None` to read only,
+        which changes nothing in the folder: damaged checkpoints are skipped and left in place.
+      parallel: where states live; it can restore what any other one saved.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int | None, parallel: Parallel) -> None:
@@ -104,7 +104,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and gives the folder free."""
+        """Waits for all saves, and releases the folder."""
         self._manager.close()
 
     def _steps(self) -> list[int]:
@@ -123,9 +123,9 @@ class Checkpoints:
         abstract = self._abstract(template)
         for step in steps:
             restored = self._try_to_restore(step, abstract)
-            # Damage that all processes see is passed over by all. One that alone cannot read a
-            # checkpoint ends the job, for it meets the others in another collective: better than
-            # that it goes on from another step.
+            # Damage that all processes see is skipped by all. A process that alone cannot read a
+            # checkpoint ends the job, because it meets the others in another collective: better
+            # than going on from another step.
             if _in_any_process(restored is None):
                 broken.append(step)
                 continue
@@ -190,7 +190,7 @@ class Checkpoints:
             terminal.say(f"Damaged checkpoint {step} moved to {target}")
 
     def _abstract(self, template: TrainState) -> TrainState:
-        """Returns shapes, types and places of the arrays of a state, which are saved by names."""
+        """Returns shapes, types and shardings of the arrays of a saved state, which has names."""
         template = jax.eval_shape(unpack, template)
         layout = jax.tree.map(self._parallel.in_checkpoint, state_layout(template, self._parallel))
         return jax.tree.map(
@@ -202,7 +202,7 @@ class Checkpoints:
     def _named(self, state: TrainState) -> TrainState:
         """Returns the state with an array for each layer, however the run carries it.
 
-        Of a packed state that is a second one on the devices, until Orbax has copied it.
+        For a packed state this puts a second one on the devices until Orbax has copied it.
         """
         if not self._parallel.pack_state:
             return state
@@ -247,7 +247,7 @@ def _reading() -> ocp.CheckpointManagerOptions:
 
 
 def _is_not_the_files_fault(error: Exception) -> bool:
-    """Whether memory or permissions are short: a checkpoint that is whole must not be set aside."""
+    """Whether memory or permissions are lacking: an intact checkpoint must not be set aside."""
     short = isinstance(error, MemoryError | PermissionError)
     return short or "RESOURCE_EXHAUSTED" in str(error)
 

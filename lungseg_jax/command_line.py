@@ -20,9 +20,7 @@ from lungseg_jax.workdir import default_workdir
 # Of `DataConfig`: how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
 
-OUT_OF_MEMORY = DataError(
-    "the device", "its memory does not suffice", "free it, or set JAX_PLATFORMS=cpu"
-)
+OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
 
 # Exit code after SIGTERM, by the custom of shells.
 STOPPED = 143
@@ -44,14 +42,14 @@ def run(
     resume: str,
     out_of_memory: UserError = OUT_OF_MEMORY,
 ) -> int:
-    """Does a command's job; returns the exit code. Faults that a user can mend end in one line.
+    """Runs a command's job; returns the exit code. Errors that a user can fix end in one line.
 
     Args:
       arguments: of the command.
       usage: what `--help` shows.
       job: what to do.
       resume: how a job that was stopped goes on.
-      out_of_memory: what is said where a device's memory does not suffice.
+      out_of_memory: what is printed where a device runs out of memory.
     """
     if "--help" in arguments:
         terminal.say(usage)
@@ -64,7 +62,7 @@ def run(
         terminal.say(f"Error: {error}")
         return 1
     except RuntimeError as error:
-        # XLA's errors begin with a code. JAX is not imported here, for commands that do without.
+        # XLA's errors begin with a code, by which they are told here.
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         terminal.say(f"Error: {out_of_memory}")
@@ -120,8 +118,8 @@ class PredictionArguments:
       paths: files and folders.
       output: folder for results.
       checkpoints: folders of runs and files of weights; none for the weights in the package.
-      both_ways: whether the mirrored picture counts too.
-      config: of which it matters how files are read.
+      both_ways: whether the prediction of the mirrored picture is averaged in.
+      config: only how files are read matters.
     """
 
     paths: list[str]
@@ -165,10 +163,10 @@ def define_keys(
       keys: below `data`, with their defaults.
 
     Raises:
-      ConfigError: a key that is none of them.
+      ConfigError: a key that is not one of them.
     """
     try:
-        # It looks at the overrides' keys at once.
+        # It checks the overrides' keys at once.
         return config_flags.DEFINE_config_dict(
             "config", ConfigDict({"data": keys}), flag_values=values, sys_argv=arguments
         )
@@ -197,14 +195,14 @@ def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[st
 
 
 def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-    """Parses all flags; returns the arguments that are none.
+    """Parses all flags; returns the arguments that are not flags.
 
     Raises:
-      ConfigError: an unknown flag or key, or a value that is none of its.
+      ConfigError: an unknown flag or key, or a value that it cannot take.
     """
     home = f"{Path.home()}/"
     try:
-        # Shells do so at the beginning of a word alone.
+        # Shells expand ~ only at the beginning of a word.
         return values([re.sub(r"^(--[\w.]+=)~/", lambda x: x[1] + home, own) for own in arguments])[
             1:
         ]
@@ -214,16 +212,16 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
 
 
 def _reason(error: Exception) -> str:
-    """Returns what an error says on one line, without the quotes that `str` puts around keys."""
+    """Returns an error's message on one line, without the quotes that `str` puts around keys."""
     said = error.args[0] if error.args else error
-    # ml_collections hands a KeyError on whole.
+    # ml_collections passes on a whole KeyError as the message.
     if isinstance(said, KeyError) and said.args:
         said = said.args[0]
     first = said if isinstance(said, str) else str(error)
     lines = first.splitlines() or [""]
     # Where ml_collections fails to load a file, the reason is the last of several lines.
     text = lines[-1].strip() if isinstance(error, OSError) else " ".join(lines)
-    # ml_collections says the key alone, or asks about one that is near.
+    # ml_collections names the key alone, or suggests a similar one.
     if key := re.fullmatch(r"'([\w.]+)'(?: Did you mean \"(\w+)\".*)?", text):
         near = _keys_named(key[1]) or ([key[2]] if key[2] else [])
         nearest = f", perhaps {' or '.join(map(repr, near))}" if near else ""

@@ -30,7 +30,7 @@ RESAMPLES = 10_000
 class Difference:
     """How a figure differs between two runs, over the pictures where both have it.
 
-    Interval and test take pictures for independent, as pictures of one patient are not.
+    Interval and test treat pictures as independent, which those of one patient are not.
 
     Attributes:
       figure: its name.
@@ -105,7 +105,7 @@ def _read(path: epath.Path) -> dict[str, dict[str, float]]:
     except (UnicodeDecodeError, csv.Error):
         rows = []
     if not rows or not {"id", *FIGURES} <= rows[0].keys():
-        raise DataError(path, "is no table of an evaluation", "give finished runs")
+        raise DataError(path, "is not a table of an evaluation", "give finished runs")
     return {row["id"]: {name: _number(path, row, name) for name in FIGURES} for row in rows}
 
 

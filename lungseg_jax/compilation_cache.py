@@ -9,9 +9,9 @@ FOLDER = "~/.cache/lungseg_jax/xla"
 
 
 def use_compilation_cache() -> None:
-    """Keeps programs in `FOLDER`, unless `JAX_COMPILATION_CACHE_DIR` or JAX's configuration decide.
+    """Keeps programs in `FOLDER`, unless `JAX_COMPILATION_CACHE_DIR` or JAX's configuration is set.
 
-    JAX finds a program by its code, compiler options, versions and devices, and drops none: the
+    JAX looks programs up by code, compiler options, versions and devices, and deletes none: the
     folder may be removed at any time. `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
     Programs that compile fast are kept too, unless JAX's own variable says otherwise: prediction
     waits for some of less than a second.

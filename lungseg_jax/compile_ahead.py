@@ -36,7 +36,7 @@ from lungseg_jax.step import make_train_step
 DEAREST = 20
 TOPOLOGY_EXAMPLES = "such as v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1"
 
-# No metadata server is asked, no TPU is locked, and libtpu does not complain of the lack of one.
+# So that libtpu asks no metadata server, locks no TPU, and does not complain that there is none.
 _WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -51,7 +51,7 @@ _BOOKKEEPING = frozenset(
         "while", "conditional", "call", "partition-id", "replica-id",
     }
 )  # fmt: skip
-# The compiler gives up at one of two places, and says so in other words.
+# The compiler gives up in one of two places, each with a message of its own.
 _OUT_OF_MEMORY = re.compile(
     r"(?:Used |\()([\d.]+)([GMK])(?: of |\) exceeds available HBM \()([\d.]+)([GMK])"
 )
@@ -146,7 +146,7 @@ def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Returns what `compile.json` says as text for people."""
+    """Returns the content of `compile.json` as text for people."""
     memory = result["memory"]
     rows = [
         ["fits", "yes" if result["fits"] else "NO"],
@@ -255,7 +255,7 @@ def _step_figures(cycles: int, config: Config, parallel: Parallel) -> dict[str, 
 
 
 def _without_estimate(costs: list[hlo.Cost]) -> dict[str, int]:
-    """How many instructions of each kind the compiler puts no cycles on, scalars left out."""
+    """Counts, by kind, instructions that the compiler gives no cycles, but not scalars."""
     counts: collections.Counter[str] = collections.Counter()
     for cost in costs:
         instruction = cost.instruction

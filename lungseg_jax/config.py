@@ -15,24 +15,24 @@ import ml_collections
 
 from lungseg_jax.errors import ConfigError
 
-# The largest picture side that a mistyped size can ask for before memory runs out.
+# Keeps a mistyped size from exhausting the memory.
 MAX_IMAGE_SIZE = 8192
 
 # Seven halvings leave 2 x 2 positions of 256 x 256 pixels, and one of blocks of 2.
 MAX_DEPTH = 7
 
-# Of cross-validation, numbered from 0; and the number that stands for none.
+# Folds of cross-validation, numbered from 0, and the number that means none.
 NUM_FOLDS = 5
 NO_FOLD = -1
 
 # Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
 MAX_TONE = 0.159
 
-# In pixels: a picture is shifted and added for each pixel that blur reaches.
+# In pixels: the work grows with it, one shifted picture for each pixel that blur reaches.
 MAX_BLUR = 10
 
-# Of columns, by rotation and shear together, far beyond what chests are turned by: from 90 degrees
-# on the resampling of TPUs fails.
+# Largest turn of columns by rotation and shear together, far beyond that of any chest: from 90
+# degrees on, resampling on TPUs fails.
 MAX_TURN_DEGREES = 60
 
 Labels = Literal["lungs", "left_right"]
@@ -149,8 +149,8 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: its peak, at the end of the warm-up.
-      warmup_steps: steps in which the learning rate rises linearly from zero; of a run of no more
-        steps, all but one.
+      warmup_steps: steps in which the learning rate rises linearly from zero; all but one in a
+        run that is no longer than that.
       weight_decay: decoupled; applied to convolution kernels only.
       clip_norm: largest global norm of the gradient.
       ema_decay: decay of the exponential moving average of the model; the average is evaluated.
@@ -275,11 +275,11 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Undoes `to_json`; keys that are not there have their defaults.
+    """Inverts `to_json`; missing keys take their defaults.
 
     Raises:
       ConfigError: an unknown key, a value of the wrong type or out of range.
-      ValueError: no JSON object.
+      ValueError: the text is not a JSON object.
     """
     return _build(Config, dict(json.loads(text)), prefix="")
 
@@ -325,7 +325,7 @@ def check_space_shards(config: Config, num_devices: int, num_hosts: int = 1) -> 
 
 
 def num_trimmed(share: float, num_pictures: int) -> int:
-    """Returns how many whole pictures a share is, never all; a hair less than one is one."""
+    """Returns how many whole pictures a share is, never all; rounding errors are allowed for."""
     return min(num_pictures - 1, math.floor(share * num_pictures + 1e-6))
 
 
@@ -346,7 +346,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN
 def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        # On the command line `true` is a word, in a config file True a value; both are meant.
+        # `true` on the command line is a word, True in a config file a bool; both are accepted.
         value = str(value).lower() if isinstance(value, bool) else value
         if value not in choices:
             raise ConfigError(key, f"is {value!r}", f"one of {', '.join(choices)}")

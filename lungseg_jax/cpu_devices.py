@@ -14,9 +14,9 @@ MOST_DEVICES = 8
 def use_all_cores(config: Config) -> None:
     """Makes each core a device where a CPU trains; call it before JAX looks for devices.
 
-    XLA runs most of a step's operations on one core of a device: two devices of one core train 1.3
-    times as fast as one of two. As many are made as a batch divides over. A number given in
-    `XLA_FLAGS` or in JAX's configuration stands.
+    XLA runs most of a step's operations on one core of a device: two devices of one core each train
+    1.3 times as fast as one device of two. As many devices are made as the batch divides over. A
+    number that `XLA_FLAGS` or JAX's configuration states is kept.
 
     Args:
       config: gives the batch.
@@ -28,7 +28,7 @@ def use_all_cores(config: Config) -> None:
 
 
 def devices_for(config: Config, cores: int) -> int:
-    """Returns the largest number of devices on so many cores that batch and rows divide over."""
+    """Returns the largest number of devices, one a core, that batch and rows divide over."""
     return max(
         devices
         for devices in range(1, min(cores, MOST_DEVICES) + 1)

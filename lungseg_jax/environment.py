@@ -12,7 +12,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
 _CHECKOUT = Path(__file__).parent.parent
 
-# A file system that hangs is no reason not to train.
+# A file system that hangs must not keep a run from training.
 _GIT_SECONDS = 10
 
 
@@ -27,7 +27,7 @@ def environment() -> dict[str, Any]:
 
 
 def revision(checkout: Path = _CHECKOUT) -> str | None:
-    """Returns the commit of a checkout, `-dirty` behind it where tracked files were changed.
+    """Returns the commit of a checkout, followed by `-dirty` where tracked files were changed.
 
     `None` where the folder is no checkout, or git is missing or refuses it.
     """
@@ -46,7 +46,7 @@ def revision(checkout: Path = _CHECKOUT) -> str | None:
 
 def hardware() -> str:
     """Returns the accelerators of all processes, or the processor and this process's cores."""
-    # Here, so that who imports this module may still choose JAX's platform.
+    # Here, so that code that imports this module can still choose JAX's platform.
     import jax
 
     device = jax.devices()[0]

@@ -1,4 +1,4 @@
-"""Faults that a user can mend; `lungseg_jax.main` prints them as one line."""
+"""Errors that a user can fix; commands print them as one line."""
 
 
 class UserError(Exception):
@@ -32,7 +32,7 @@ class NotFrontalError(DataError):
 
 
 class CheckpointError(UserError):
-    """A working directory whose checkpoints cannot serve the request."""
+    """Checkpoints of a run, or a file of weights, that cannot serve the request."""
 
 
 class DivergedError(UserError):

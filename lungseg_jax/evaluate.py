@@ -58,7 +58,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
     check_hosts_agree(config, records)
     check_same_records(workdir, position, records)
     terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
-    # The figures are of these tolerances now, and made here.
+    # From here on the figures are those of these tolerances and this environment.
     claim(workdir, config)
     record_start(workdir, config, own_environment, step=int(state.step), mode="eval")
     return evaluate_splits(Evaluator(config, parallel), state.ema, records, workdir)
@@ -82,7 +82,7 @@ def check_same_records(
 
 
 def are_same_records(position: dict[str, Any], records: dict[str, Records]) -> bool:
-    """Whether a checkpoint was trained on these records, by their name or by every byte of them."""
+    """Whether a checkpoint was trained on these records, by their name or by their content."""
     own = identity(records)
     return any(position.get(key) == own[key] for key in own)
 
@@ -186,7 +186,7 @@ class Evaluator:
 def predicted_mask(
     square: Float[np.ndarray, "s s c"], example: Example
 ) -> Bool[np.ndarray, "h w c"]:
-    """Returns the masks in the original frame of probabilities in the model's square.
+    """Returns the masks, in the original frame, that probabilities in the model's square give.
 
     Probabilities are resized, then thresholded: the outline is placed to a fraction of a pixel of
     the square.
@@ -199,7 +199,7 @@ def lung_probability(
 ) -> Float[np.ndarray, "h w"]:
     """Returns the probability of either lung in the frame of an example's file, smoothed.
 
-    What prediction on files makes masks of, by `keep_lungs`.
+    Prediction on files makes its masks from this, by `keep_lungs`.
     """
     return to_original(smooth(square), example).max(axis=-1)
 

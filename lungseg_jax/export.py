@@ -44,7 +44,7 @@ from lungseg_jax.workdir import read_config
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
-# What `predictions` yields of a picture.
+# What `predictions` yields for a picture.
 Found = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
 
 
@@ -63,7 +63,7 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
 
     Args:
       workdir: folder of the run.
-      **places: `manual_dir` and `data_dir`, where they are others than the run's.
+      **places: `manual_dir` and `data_dir`, where they differ from the run's.
 
     Raises:
       ConfigError: the folder holds no run.
@@ -80,9 +80,9 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
 def check_same_pictures(
     workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
 ) -> None:
-    """Checks that the records are those of a run, or at least their splits hold the same ids.
+    """Checks that the records are those of a run, or that at least their splits hold the same ids.
 
-    Another version may have read the same pictures in another way; of a finished run its tables
+    Another version may have read the same pictures in another way; the tables of a finished run
     tell which they were.
 
     Raises:
@@ -115,11 +115,11 @@ def _restore(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
 
 
 def calibrate(weights: Weights, records: Records) -> Calibration:
-    """Returns what `fit_calibration` makes of a split.
+    """Returns the calibration that `fit_calibration` finds on a split.
 
     Args:
       weights: of the network.
-      records: of a split that it was not trained on, nor will be judged by.
+      records: of a split that it was not trained on and will not be judged by.
 
     Raises:
       DataError: no picture of the split has lungs.
@@ -134,11 +134,11 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
 def fit_calibration(found: Iterable[Found]) -> Calibration | None:
     """Returns the threshold of the best mean Dice, and the line from `outline_doubt` to Dice.
 
-    Networks of few steps have a higher Dice than their probabilities expect: the margin is what
-    takes in all pictures found.
+    Networks trained for few steps reach a higher Dice than their probabilities suggest: the margin
+    is wide enough for all pictures found.
 
     Args:
-      found: what `predictions` yields, of pictures with lungs; `None` is returned of none.
+      found: what `predictions` yields for pictures with lungs; `None` is returned for none.
     """
     dice, squares = [], []
     for square, probabilities, reference in found:
@@ -161,11 +161,11 @@ def fit_calibration(found: Iterable[Found]) -> Calibration | None:
 
 
 def calibration_of(path: str, config: Config) -> Calibration:
-    """Returns the calibration in a file of weights, of a network of the same form as the run's.
+    """Returns the calibration in a file of weights whose network has the same form as the run's.
 
     Raises:
       CheckpointError: the file cannot be used.
-      ConfigError: its network sees or tells something else, or is another one.
+      ConfigError: its network differs from the run's in image size, labels or form.
     """
     weights = load_weights(path)
     own, other = (
@@ -236,7 +236,7 @@ def _run(arguments: Sequence[str]) -> None:
         weights = calibrated_weights_of_run(workdir.value, **moved)
     save_weights(output.value, weights)
     threshold = weights.calibration.threshold
-    terminal.say(f"{output.value} written; a pixel is lung from a probability of {threshold} on")
+    terminal.say(f"{output.value} written; a pixel is lung above a probability of {threshold}")
 
 
 if __name__ == "__main__":

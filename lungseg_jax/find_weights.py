@@ -34,14 +34,14 @@ def find_weights(name: str) -> Weights:
     path = epath.Path(name).expanduser()
     if path.suffix == SUFFIX:
         return load_weights(path)
-    # Here, for Orbax takes a second to import.
+    # Here, because Orbax takes a second to import.
     from lungseg_jax.export import weights_of_run
 
     return weights_of_run(path)
 
 
 def variables_to_start_from(config: Config) -> Variables | None:
-    """Returns what a run starts from by its key `start_from`; `None` where it starts by chance.
+    """Returns what a run starts from by its key `start_from`; `None` for random initial weights.
 
     Raises:
       ConfigError: the weights are of another network.
@@ -56,7 +56,7 @@ def variables_to_start_from(config: Config) -> Variables | None:
             "on these, the metrics of this run will be too high"
         )
     own, other = (
-        # What the network computes in, and what it keeps, are no part of the weights.
+        # The type it computes in, and which activations it keeps, are no part of the weights.
         (one.data.labels, dataclasses.replace(one.model, dtype="auto", remat=False))
         for one in (config, weights.config)
     )
@@ -73,9 +73,9 @@ def variables_to_start_from(config: Config) -> Variables | None:
 
 
 def check_sum(variables: Variables) -> str:
-    """Returns a check sum of arrays, whatever file they came from.
+    """Returns a checksum of arrays, whatever file they came from.
 
-    A name may stand for others tomorrow.
+    The same name may stand for other arrays tomorrow.
     """
     digest = hashlib.sha256()
     for x in jax.tree.leaves(variables):

@@ -30,5 +30,5 @@ def make_forward(
 
 
 def batch_size_over(shards: int, batch_size: int) -> int:
-    """Returns the smallest batch size from `batch_size` on that divides into so many shards."""
+    """Returns the smallest batch size, at least `batch_size`, that divides into `shards` parts."""
     return math.ceil(batch_size / shards) * shards

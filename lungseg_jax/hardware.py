@@ -31,8 +31,8 @@ class Accelerator:
     clock_ghz: float | None = None
 
 
-# By JAX's `device_kind`: a GPU's whole, since other forms of one name have other figures, and the
-# beginning of a TPU's. Sources: docs.cloud.google.com/tpu/docs (v5e, v5p, v6e,
+# By JAX's `device_kind`: the whole of a GPU's, since variants of one name differ in their figures,
+# and the beginning of a TPU's. Sources: docs.cloud.google.com/tpu/docs (v5e, v5p, v6e,
 # tpu7x; "bidirectional" link figures halved) and for v4 Jouppi et al. (6 links of 50 GB/s);
 # NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM (NVLink's halved too).
 ACCELERATORS = {

@@ -120,8 +120,8 @@ def schedule(module: Module) -> list[Cost]:
 
     A fusion is one instruction whose estimate covers what is fused. A loop's body counts as often
     as it is known to run, once where that is not known. Of branches all are listed, as if each
-    ran. Work inside a started asynchronous op counts where it starts; that the scheduler hides
-    copies and collectives behind other work shows in that they have no estimate of their own.
+    ran. Work inside a started asynchronous op counts where it starts; copies and collectives that
+    the scheduler hides behind other work have no estimate of their own.
     """
     return list(_walk(module, module.entry, 1))
 

@@ -1,4 +1,4 @@
-"""Hosts of one job: whether all of them were started to do the same."""
+"""Whether all hosts of a job were started to do the same."""
 
 import dataclasses
 import hashlib
@@ -16,14 +16,14 @@ from lungseg_jax.errors import ConfigError
 def check_hosts_agree(config: Config, records: dict[str, Records]) -> None:
     """Checks that every host has the same configuration, code and records.
 
-    Steps would take the work of hosts that do not for one whole, without a word.
+    Otherwise steps would silently combine the work of hosts that do different things.
 
     Args:
       config: of this host; folders may differ.
       records: of this host.
 
     Raises:
-      ConfigError: they differ; in all hosts.
+      ConfigError: they differ; raised on all hosts.
     """
     if jax.process_count() == 1:
         return

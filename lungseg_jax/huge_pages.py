@@ -16,14 +16,14 @@ _VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 def restart_with_huge_pages() -> None:
     """Starts the program anew, asking the C library for huge pages, where that makes it faster.
 
-    XLA takes the memory of each step anew. In pages of 4 KiB the kernel maps a hundred thousand of
-    them a step, and addresses are looked up slowly: a tenth to a fifth of the time of a step. The C
-    library reads its setting when a process starts, so the process is replaced by one of the same
+    XLA allocates the memory of each step anew. With pages of 4 KiB the kernel maps a hundred
+    thousand a step, and addresses are looked up slowly: a tenth to a fifth of a step's time. The C
+    library reads its setting when a process starts, so the process is replaced by one with the same
     number and arguments. Does nothing where the setting is there already, where JAX may find an
     accelerator, or where the kernel does not leave the choice to programs.
     """
     tunables = os.environ.get(_VARIABLE, "")
-    # A notebook's %run has the notebook's process, which must go on.
+    # A notebook's %run shares the notebook's process, which must go on.
     if "lungseg_jax.main" not in sys.orig_argv:
         return
     if "glibc.malloc.hugetlb" in tunables or not _is_worth_it():
@@ -33,7 +33,7 @@ def restart_with_huge_pages() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment variables that a process is to start with to have huge pages."""
+    """Returns the environment variables that give huge pages to a process that starts with them."""
     return {_VARIABLE: _SETTING}
 
 

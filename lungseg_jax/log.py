@@ -12,7 +12,7 @@ class Log:
 
     Args:
       workdir: folder of the run.
-      first_step: that is logged; what an interrupted run has logged from there on is not shown.
+      first_step: of this log; events that an interrupted run logged from there on are hidden.
     """
 
     def __init__(self, workdir: epath.Path, first_step: int) -> None:

@@ -78,7 +78,7 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
 
 
 def _join_hosts() -> None:
-    # JAX reads the address from the environment by itself, but not these two.
+    # JAX itself reads only the address from the environment, not these two.
     count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
     try:
         jax.distributed.initialize(

@@ -13,7 +13,7 @@ from lungseg_jax.packing import Packed, is_kernel
 def learning_rate_schedule(config: Config) -> optax.Schedule:
     """Returns linear warm-up from zero, then cosine decay to zero at `num_steps`.
 
-    In a run as short as the warm-up, that is cut to end a step before the run.
+    In a run no longer than the warm-up, the warm-up ends one step before the run does.
     """
     warmup = min(config.optimizer.warmup_steps, config.num_steps - 1)
     return optax.warmup_cosine_decay_schedule(
@@ -37,7 +37,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _is_kernel(parameters: PyTree) -> PyTree:
-    """Decay pulls kernels only: scales and biases of a few numbers each have nothing to overfit."""
+    """Selects kernels for decay: scales and biases, a few numbers each, cannot overfit."""
     if isinstance(parameters, Packed):
         return dataclasses.replace(parameters, kernels=True, others=False)
     return jax.tree.map(lambda x: is_kernel(x.shape), parameters)

@@ -1,9 +1,9 @@
 """Parameters and statistics as two long vectors instead of an array for each layer.
 
-A call of a compiled step takes every array of the state over on the host and gives every array
-back, and on a GPU the update starts kernels for each of them: with a small network both take longer
-than what the network computes. On a TPU a step is longer than the call, and taking the vectors
-apart costs more than the update saves; see "The step on a GPU" in `benchmarks/NOTES.md`.
+Each call of a compiled step passes every array of the state in and out on the host, and on a GPU
+the update starts kernels for each of them: with a small network both take longer than what the
+network computes. On a TPU a step takes longer than the call, and taking the vectors apart costs
+more than the update saves; see "The step on a GPU" in `benchmarks/NOTES.md`.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Packed:
       kernels: (k) all arrays of two dimensions and more, which weight decay pulls, one after
         another; `None` if there is none.
       others: (n) the others, likewise.
-      places: which is where.
+      places: where each array lies in them.
     """
 
     kernels: Any
@@ -60,12 +60,12 @@ def pack(tree: PyTree) -> Packed:
 
 
 def unpack(tree: PyTree) -> PyTree:
-    """Returns the tree with what is packed in it as it was; all of it, if nothing is."""
+    """Returns the tree with each packed part unpacked; unchanged if nothing in it is packed."""
     return jax.tree.map(lambda x: _unpack(x) if _is_packed(x) else x, tree, is_leaf=_is_packed)
 
 
 def pack_like(tree: PyTree, example: PyTree) -> PyTree:
-    """Returns the tree with packed what is packed in an example of the same structure."""
+    """Returns the tree, packed where an example of the same structure is packed."""
     return jax.tree.map(
         lambda same, own: pack(own) if _is_packed(same) else own, example, tree, is_leaf=_is_packed
     )

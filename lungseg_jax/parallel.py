@@ -213,7 +213,7 @@ def sum_over_devices(tree: PyTree[Array], axis_name: str) -> PyTree[Array]:
 
 
 def all_devices(kind: str, space_shards: int = 1, *, shard_optimizer: bool = False) -> Parallel:
-    """Returns the way of `kind` (`pmap` or `mesh`) over every device of every process."""
+    """Returns the `Parallel` of a kind (`pmap` or `mesh`) over every device of every process."""
     devices = tuple(jax.devices())
     pack_state = devices[0].platform == "gpu" and not shard_optimizer
     return Parallel(kind, devices, space_shards, shard_optimizer, pack_state)

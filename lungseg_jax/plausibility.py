@@ -15,7 +15,7 @@ AREA = (0.04, 0.75)
 # The smaller lung as a share of the larger one.
 SYMMETRY = 0.2
 
-# Share of the lungs' box that is their height, and their width, along a border of the picture.
+# Largest share of the lungs' width, or of their height, that may lie on a border of the picture.
 CUT_OFF = 0.5
 
 # Below it a mask counts as bad wherever estimates are judged (`benchmarks/accuracy.py`).
@@ -30,7 +30,7 @@ def doubts(
     Args:
       right: the patient's right lung.
       left: the left one.
-      dice: its estimate; `None` where none is calibrated, and none is told from another.
+      dice: its estimate; `None` where it is not calibrated and so rejects nothing.
     """
     lungs = right | left
     share = np.count_nonzero(lungs) / lungs.size
@@ -49,7 +49,7 @@ def doubts(
 
 
 def _cut_off(lungs: Bool[np.ndarray, "h w"]) -> Iterator[str]:
-    """Yields the sides of the picture at which lungs go on beyond it."""
+    """Yields a reason for each side of the picture that cuts the lungs off."""
     height, width = (np.count_nonzero(lungs.any(axis)) for axis in (1, 0))
     for name, line, length in (
         ("top", lungs[0], width),

@@ -96,8 +96,8 @@ def predict(
       options: how files are read.
 
     Raises:
-      DataError: a path is absent, there is no file, or the output is no folder or holds a file of
-        another's, or another file's result, where a result goes.
+      DataError: a path is absent, there is no file, or the output is not a folder, or holds a
+        file of someone else's or another file's result where a result goes.
     """
     output = epath.Path(output)
     noted = read_note(output)
@@ -216,7 +216,7 @@ def _map_ahead(
     function: Callable[[Item], Result],
     items: Iterable[Item],
 ) -> Iterator[Result]:
-    """Yields results in order, a batch of them computed ahead: an executor's own map does all."""
+    """Yields results in order, computed a batch ahead: an executor's own map starts them all."""
     running: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     for item in items:
         running.append(pool.submit(function, item))

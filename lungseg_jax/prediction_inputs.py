@@ -80,7 +80,7 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
     found: dict[epath.Path, tuple[epath.Path, str]] = {}
     for given in map(epath.Path, paths):
         if given.is_dir():
-            # Of several folders the table must tell which.
+            # With several folders, the table must tell which.
             root = given if len(paths) == 1 else given.parent
             for path in files_below(given):
                 below = path.relative_to(given)

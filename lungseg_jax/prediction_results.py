@@ -25,7 +25,7 @@ def overlay_of(mask: str) -> str:
 
 
 def key_of(picture: epath.Path) -> str:
-    """Returns what the note calls a picture: folders of results are passed on, and paths tell."""
+    """Returns the note's name for a picture: results are passed on, and paths reveal much."""
     return hashlib.sha256(os.fsencode(picture.absolute())).hexdigest()[:16]
 
 
@@ -61,7 +61,7 @@ def results_in(folder: epath.Path) -> frozenset[str]:
 
 
 def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, str]) -> None:
-    """Removes what earlier calls made of this one's pictures, and notes its masks.
+    """Removes earlier results of this call's pictures, and notes its masks.
 
     They are noted before they are written: a call may be killed between a mask and its row.
 
@@ -76,7 +76,7 @@ def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, 
     keys = set(masks.values())
     for mask in masks:
         if noted.get(mask, masks[mask]) not in keys:
-            # Archives call the pictures of every patient alike.
+            # Archives give the pictures of all patients the same names.
             fault = "is the result of another file, of the same name in another folder"
             raise DataError(output / mask, fault, "give another --output")
     gone = {mask for mask, key in noted.items() if key in keys}
@@ -89,5 +89,5 @@ def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, 
 
 
 def _is_mask(name: str) -> bool:
-    # What lies elsewhere is no result, whatever a note says that others wrote.
+    # A file elsewhere is not a result, whatever a note that others wrote says.
     return name.endswith(MASK_ENDING) and Path(name).name == name

@@ -50,11 +50,11 @@ class Row:
 
 @contextlib.contextmanager
 def open_table(output: epath.Path) -> Iterator[Callable[[Row], None]]:
-    """Opens the table in a folder and gives what adds a row to it, at once.
+    """Opens the table in a folder and yields a function that writes a row to it at once.
 
-    What is not known is empty.
+    Unknown values are left empty.
     """
-    # Names of files need not be text.
+    # File names need not be valid text.
     with Path(output / TABLE).open(
         "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
     ) as file:

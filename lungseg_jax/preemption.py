@@ -1,4 +1,4 @@
-"""Being asked to stop by SIGTERM, as machines that are preempted are."""
+"""Stopping on SIGTERM, which preempted machines receive."""
 
 import contextlib
 import signal
@@ -29,7 +29,7 @@ def stop_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_after_step() -> Iterator[Callable[[int], bool]]:
-    """Within the context SIGTERM only asks to stop; yields the question whether it did, by step.
+    """Makes SIGTERM only ask to stop; yields a function that tells, by step, whether it did.
 
     Preempted hosts of one job must stop after the same step: JAX's preemption service, which
     catches SIGTERM itself, agrees on it.
@@ -49,7 +49,7 @@ def stop_after_step() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
-    # Signals are the main thread's; who trains in another one has to stop it in a way of their own.
+    # Only the main thread receives signals; training in another one must be stopped otherwise.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

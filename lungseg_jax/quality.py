@@ -83,7 +83,7 @@ def outline_length(mask: Bool[np.ndarray, "h w"]) -> float:
 
 
 def notched_share(mask: Bool[np.ndarray, "s s"]) -> float:
-    """Returns how much of a mask a rolling disc adds, in notches, and takes away, of spikes."""
+    """Returns which share of a mask a rolling disc adds in notches and removes from spikes."""
     image = mask.astype(np.uint8)
     disc = _disc(NOTCH_RADIUS * len(mask))
     changed = sum(

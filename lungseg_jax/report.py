@@ -34,7 +34,7 @@ _COLUMNS = {
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
     """Writes `eval/<split>.csv` and returns the split's summary, with one for each source.
 
-    The columns of single lungs are there where a row has them, the others always.
+    The columns for each lung are written only where some row has them, the others always.
     """
     text = io.StringIO(newline="")
     fields = [field.name for field in dataclasses.fields(ImageMetrics)]
@@ -123,7 +123,7 @@ def _is_nan(value: object) -> bool:
 
 
 def _write(path: epath.Path, content: bytes) -> None:
-    """Only one process writes what all of them know."""
+    """Writes in one process only, because all of them have the same content."""
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

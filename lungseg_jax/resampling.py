@@ -1,4 +1,4 @@
-"""Pictures moved by an affine map, and blurred: each once by addressing, once by matrix products.
+"""Pictures moved by an affine map, and blurred: either by addressing or by matrix products.
 
 A CPU or a GPU reads any pixel as cheaply as its neighbour. A TPU gathers one value at a time and
 moves values between lanes slowly, but multiplies matrices at little cost: there, and only there,
@@ -14,7 +14,7 @@ Picture = Float[Array, "h w"]
 Matrix = Float[Array, "2 3"]
 Row = Float[Array, "1 n"]
 
-# Frequencies are counted as so many times this and a rest.
+# Each frequency is a multiple of this plus a remainder.
 _TABLE_STRIDE = 16
 
 

@@ -89,7 +89,7 @@ def measure_bandwidth(devices: Devices) -> float:
     Args:
       devices: of this process.
     """
-    # Beyond any cache; what devices share is shared out.
+    # Larger than any cache; devices of one CPU divide it between them.
     size = 2**28 // len(devices) if devices[0].platform == "cpu" else 2**30
     count = size // 4
     zeros = [jax.device_put(jnp.zeros(count), device) for device in devices]
@@ -104,7 +104,7 @@ def measure_bandwidth(devices: Devices) -> float:
 
 
 def _fastest(call: Call) -> float:
-    """A peak is what a device can do: of several calls, the one that nothing disturbed."""
+    """Returns the least time of several calls: a peak is what a device can do undisturbed."""
     return float(time_calls(call, warmup=2, count=REPETITIONS).min())
 
 

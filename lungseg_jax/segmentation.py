@@ -72,7 +72,7 @@ def make_segmentation(
     *,
     calibrated: bool = True,
 ) -> Segmentation:
-    """Returns what is made of the network's probabilities.
+    """Returns the segmentation that the network's probabilities give.
 
     Args:
       radiograph: upright.

@@ -19,7 +19,7 @@ from lungseg_jax.quality import estimate_dice
 from lungseg_jax.segmentation import Segmentation, make_segmentation
 from lungseg_jax.weights import Weights
 
-# Pictures at a time; of a larger batch a CPU makes no use.
+# Pictures at a time; a CPU gains nothing from a larger batch.
 BATCH_SIZE = 4
 
 

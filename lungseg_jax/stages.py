@@ -2,8 +2,8 @@
 
 A stage is not a program of its own: it is timed as the difference between the step that ends after
 it and the step that ends before. Both are the real step with what comes later cut off. Differences
-leave out that a compiler and a device overlap stages: they add up to the step's time, but a stage
-that was removed would not always save its difference.
+ignore that a compiler and a device overlap stages: they add up to the step's time, but removing a
+stage would not always save its difference.
 """
 
 import dataclasses

@@ -54,7 +54,7 @@ def make_train_step(
 ) -> Step:
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
-    It takes a state whose parameters and statistics are packed or not, and returns it as it was.
+    It takes a state with parameters and statistics packed or not, and returns it in the same form.
 
     Metrics are `loss`, `dice` (of the thresholded prediction over the whole batch, the mean over
     classes; 0 for a class that is neither there nor predicted), `gradient_norm` (before clipping),

@@ -5,21 +5,21 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-# What a terminal obeys instead of showing it: C0 and C1 (ISO/IEC 6429), by its escape in Python.
+# Control characters, which a terminal obeys (C0 and C1, ISO/IEC 6429), as escapes of Python.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _CONTROLS_BUT_LINE_ENDS = {code: text for code, text in _CONTROLS.items() if chr(code) != "\n"}
 
 
 def say(message: str) -> None:
-    """Writes to standard error, above any progress bar; standard output stays data.
+    """Writes to standard error, above any progress bar; standard output is kept for data.
 
-    Names of files may hold what a terminal obeys: all but the ends of lines is written as escapes.
+    Names of files may hold control characters: all but line ends are written as escapes.
     """
     tqdm.write(message.translate(_CONTROLS_BUT_LINE_ENDS), file=sys.stderr)
 
 
 def on_one_line(name: str) -> str:
-    """Returns a file's name as a part of a message that no line's end in it breaks."""
+    """Returns a file's name for use in a message, with line ends as escapes too."""
     return name.translate(_CONTROLS)
 
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
-# Calls on their way to the device: XLA's CPU devices come to a halt, and the process ends, where
-# some of them have more than 32 calls to do that others have not been given.
+# Calls in flight: XLA's CPU devices come to a halt, and the process ends, where some of them have
+# more than 32 calls to do that others have not been given.
 MAX_PENDING = 16
 
 Call = Callable[[], Any]
@@ -25,9 +25,9 @@ def time_calls(call: Call, warmup: int, count: int) -> Seconds:
 
 
 def time_in_turn(calls: Mapping[str, Call], warmup: int, count: int) -> dict[str, Seconds]:
-    """Returns what `time_calls` does of several functions, one call of each a round.
+    """Returns what `time_calls` does, for several functions that take turns, one call each a round.
 
-    What else the machine does then meets all of them alike, and differences can be taken within
+    Other load on the machine then affects all of them alike, and differences can be taken within
     a round.
     """
     seconds = {name: np.empty(count) for name in calls}
@@ -53,10 +53,10 @@ def time_pipelined(call: Call, warmup: int, count: int) -> float:
 
 
 def call_in_a_row(call: Call, count: int) -> None:
-    """Calls so many times and waits for all results, for each when `MAX_PENDING` are on their way.
+    """Makes `count` calls and waits for all results, with at most `MAX_PENDING` calls in flight.
 
     Args:
-      call: returns what no later call takes over.
+      call: returns arrays that no later call donates.
       count: how often.
     """
     pending: collections.deque[Any] = collections.deque()
@@ -64,7 +64,7 @@ def call_in_a_row(call: Call, count: int) -> None:
         if len(pending) == MAX_PENDING:
             jax.block_until_ready(pending.popleft())
         pending.append(call())
-    # A deque is no tree to JAX, which would wait for nothing.
+    # JAX takes a deque for a leaf, and would wait for nothing.
     jax.block_until_ready(list(pending))
 
 

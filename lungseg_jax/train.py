@@ -108,7 +108,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     workdir_lib.check_free(workdir, config)
     # Before hours of work: what ran is what was imported.
     own_environment = environment()
-    # Now, so that a mistake is told at once; a run that goes on needs no more what it began with.
+    # Now, so that a mistake shows at once; a resumed run no longer needs what it began with.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
     records = open_records(config)

@@ -23,7 +23,7 @@ from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables
 from lungseg_jax.state import make_model, split_model
 
-# Half precision keeps a figure of three to four digits in half of the space.
+# Half precision keeps three to four digits of a number in half the space.
 _STORED = np.float16
 
 _REMEDY = "fetch it again"
@@ -51,7 +51,7 @@ class Calibration:
     margin: float = MARGIN
 
     def in_range(self) -> bool:
-        """Whether each number may be what it is said to be."""
+        """Whether each number lies in its allowed range."""
         return (
             0 < self.threshold < 1
             and (self.slope is None or -math.inf < self.slope <= 0)

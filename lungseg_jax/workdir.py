@@ -15,7 +15,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.state import compute_dtype
 
-# What may differ between a run and its resumption: weights change by it no more than by rounding.
+# Keys that may differ between a run and its resumption: they change weights by rounding at most.
 _FREE_KEYS = frozenset(
     {
         "parallel",
@@ -59,7 +59,7 @@ def check_free(workdir: epath.Path, config: Config) -> None:
 
 
 def claim(workdir: epath.Path, config: Config) -> None:
-    """Makes a folder that is free the run's."""
+    """Makes a free folder the run's own."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         _write(workdir / "config.json", config_lib.to_json(config))
@@ -74,10 +74,10 @@ def record_start(
     mode: Literal["train", "eval"] = "train",
     begun_with: str | None = None,
 ) -> None:
-    """Adds to `environment.json` with what a run goes on from a step, or is evaluated.
+    """Adds to `environment.json` what a run continues from a step, or is evaluated, with.
 
-    Any of it may change the bits of what follows, and a resumption may have others; that it
-    computes in another type is said.
+    Any of it may change the bits of what follows, and may differ after a resumption; another
+    compute type is reported.
 
     Args:
       workdir: folder of the run.
@@ -85,7 +85,7 @@ def record_start(
       environment: see `environment.environment`.
       step: of the state.
       mode: what is done.
-      begun_with: check sum of the arrays that were taken to start from, `arrays` there.
+      begun_with: checksum of the weights that the run started from, written as `arrays`.
     """
     if jax.process_index() > 0:
         return
@@ -99,7 +99,7 @@ def record_start(
 
 
 def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Returns what `record_start` has written of a run, in order; of none, nothing."""
+    """Returns what `record_start` wrote about a run, in order; nothing if that cannot be read."""
     try:
         starts = json.loads((workdir / "environment.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -109,7 +109,7 @@ def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def _write(path: epath.Path, text: str) -> None:
-    """Writes a file that a kill does not leave by halves: a resumption could not read it."""
+    """Writes a file so that a kill never leaves half of it, which a resumption could not read."""
     written = path.with_name(f"{path.name}.new")
     written.write_text(text)
     written.replace(path)
@@ -148,7 +148,7 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
         raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
     given = _flat(dataclasses.asdict(config))
     others = [key for key in sorted(given.keys() - _FREE_KEYS) if saved[key] != given[key]]
-    # Another file may say the same; without one, other records would be built first of all.
+    # Another file may say the same; with none instead of one, other records would be built.
     if bool(saved["data.splits"]) != bool(given["data.splits"]):
         others.append("data.splits")
     if others:

@@ -114,7 +114,7 @@ def test_input_that_takes_time_from_the_step():
     assert figures["end_to_end"]["input_stall_error"] == pytest.approx(0, abs=1e-9)
 
 
-def test_compilation_says_whether_it_was_one():
+def test_compilation_tells_whether_the_program_was_cached():
     """Fault: the time of loading a program from the persistent cache called compile time."""
     number = float(np.random.default_rng().random())
     found = [

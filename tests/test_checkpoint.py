@@ -45,7 +45,7 @@ def test_state_and_iterator_come_back_bit_for_bit(tmp_path, states):
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
 def test_saving_compiles_nothing(tmp_path, states, eight_devices, kind):
-    """Fault: a program for each array and device, before a preempted machine has saved anything."""
+    """Fault: compiling a program for each array and device delays a preempted machine's save."""
     compiled = []
     listen = jax.monitoring.register_event_duration_secs_listener
     listen(lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)

@@ -18,7 +18,7 @@ def test_a_full_device_is_one_line(capsys):
         jax.block_until_ready(jnp.zeros(2**44, jnp.float32))
 
     assert run(["main"], usage="", job=job, resume="") == 1
-    assert capsys.readouterr().err.startswith("Error: the device: its memory does not suffice")
+    assert capsys.readouterr().err.startswith("Error: the device: is out of memory")
 
 
 def test_other_faults_keep_their_traceback():

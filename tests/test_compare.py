@@ -73,8 +73,8 @@ def test_runs_on_other_pictures_are_refused(tmp_path, dice, capsys):
         (b"p3,folder,0", b"p3,folder,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
         (b"p3,folder,0", b"p3,folder,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
         (b",0.5,0.5\np4", b"\np4", r"test.csv: p3 has no assd_px; evaluate"),
-        (b"p3,", b"p\xff3,", r"test.csv: is no table of an evaluation"),
-        (b"p3,", b"p" * 2**18 + b",", r"test.csv: is no table of an evaluation"),
+        (b"p3,", b"p\xff3,", r"test.csv: is not a table of an evaluation"),
+        (b"p3,", b"p" * 2**18 + b",", r"test.csv: is not a table of an evaluation"),
     ],
 )
 def test_damaged_tables_are_one_line(tmp_path, dice, capsys, old, new, message):

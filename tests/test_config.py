@@ -61,7 +61,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("seed", 2**32, r"less than 2\*\*32"),
         ("augment.blur", 200.0, "at most 10"),
         ("augment.shift", 2.0, "at most 1"),
-        # Fault: a run on phantoms, taken for one on the pictures that the command names.
+        # Fault: a run on phantoms that is mistaken for one on the pictures that the command names.
         ("data.manual_dir", "pictures", "give its data.source, such as kaggle"),
         ("data.masks", "m/{stem}*", "needs data.source=folder"),
     ],

@@ -1,4 +1,4 @@
-"""With what a result was computed: the commit is the one that ran, and changes to it are told."""
+"""What a result was computed with: the commit that ran, and whether it was changed."""
 
 import json
 import subprocess
@@ -51,7 +51,7 @@ def test_no_git_is_no_error(tmp_path, monkeypatch):
     assert revision(tmp_path) is None
 
 
-def test_it_is_json_and_leaves_jax_to_be_configured():
+def test_environment_is_json_and_does_not_import_jax():
     """Fault: the platform chosen by an import; figures that no result file can hold."""
     assert json.loads(json.dumps(environment())) == environment()
     program = "import sys, lungseg_jax.environment; sys.exit('jax' in sys.modules)"

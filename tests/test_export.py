@@ -35,7 +35,7 @@ def test_threshold_of_the_best_dice(threshold: float):
     assert found.threshold == pytest.approx(threshold, abs=0.026)
 
 
-def test_networks_that_are_too_modest_are_estimated_as_they_were_found():
+def test_underconfident_networks_are_estimated_by_their_measured_dice():
     """Fault: good masks of a short run rejected, because its probabilities expect less of them."""
     cases = [
         (np.clip(disc(radius, 1.5), 0.3, 0.75), disc(radius, 1.0, aside) > 0.5)

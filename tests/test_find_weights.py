@@ -1,4 +1,4 @@
-"""Training that begins with weights that are there."""
+"""Training that starts from existing weights."""
 
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,7 @@ def saved(tmp_path) -> Weights:
 
 
 def train_until(config: Config, workdir: Path, until: int):
-    """Takes a run up and on to a step; returns the state it had at first, and then."""
+    """Starts or resumes a run up to a step; returns its state at the beginning and at the end."""
     run = start(config, all_devices(config.parallel), epath.Path(workdir))
     first = jax.device_get(run.state)
     with Log(epath.Path(workdir), first_step=1) as log:
@@ -38,7 +38,7 @@ def train_until(config: Config, workdir: Path, until: int):
 
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
-def test_a_run_begins_with_them_and_goes_on_without(tmp_path, saved, kind):
+def test_a_run_starts_from_the_weights_and_resumes_without_them(tmp_path, saved, kind):
     """Fault: weights not taken, or averaged with random ones; a run bound to a file for ever."""
     path = tmp_path / "other.safetensors"
     config = small_config_with_data(tmp_path, parallel=kind, start_from=str(path))
@@ -60,7 +60,7 @@ def test_a_run_begins_with_them_and_goes_on_without(tmp_path, saved, kind):
 
 
 @pytest.mark.parametrize("left", ["5.orbax-checkpoint-tmp/state", "5/metrics/metrics"])
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_with_them(
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_them_again(
     tmp_path, saved, left: str
 ):
     """Fault: random weights without a word, for what a kill has left looks like a checkpoint."""
@@ -77,7 +77,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_with_the
     assert own["arrays"] == check_sum(saved.variables)
 
 
-def test_another_network_or_no_file_is_said_before_anything_is_built(tmp_path, saved):
+def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, saved):
     """Fault: an error of shapes from within JAX, or one after hours of converting."""
     path = str(tmp_path / "other.safetensors")
     wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
@@ -98,7 +98,7 @@ def test_another_network_or_no_file_is_said_before_anything_is_built(tmp_path, s
     assert_trees_equal(found, saved.variables)
 
 
-def test_the_package_has_its_own():
+def test_a_run_can_start_from_the_packaged_weights():
     """Fault: the word taken for a folder; weights that the default network cannot begin with."""
     config = Config(start_from="packaged")
     found = variables_to_start_from(config)

@@ -161,7 +161,7 @@ def test_voi_table_of_signed_pixels(transfer_syntax):
 
 
 def test_voi_table_whose_first_value_lost_its_sign():
-    """Fault: a black picture where pixels have no sign and what rescaling makes of them has."""
+    """Fault: a black picture where pixels are unsigned and rescaled values are signed."""
     table = np.arange(4096, dtype=np.uint16)
     rescale = {"RescaleSlope": "1", "RescaleIntercept": "-2048"}
     pixels = read(STORED, rescale | {"VOILUTSequence": [lut_item(2**16 - 2048, 12, table)]}).pixels
@@ -297,7 +297,7 @@ def test_a_picture_of_padding_alone_is_black():
     assert not read(np.full((4, 4), 7, np.uint16), {"PixelPaddingValue": 7}).pixels.any()
 
 
-def test_padding_of_every_value_is_none():
+def test_padding_that_covers_every_value_is_ignored():
     """Fault: a black picture for a header that states the whole range of the type."""
     attributes = {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535}
     np.testing.assert_array_equal(read(STORED, attributes).pixels, read(STORED).pixels)

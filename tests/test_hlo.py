@@ -91,7 +91,7 @@ def test_bytes_of_a_shape(shape, size):
     assert hlo.shape_bytes(shape) == size
 
 
-def test_module_that_the_compiler_wrote(eight_devices):
+def test_a_module_compiled_here_is_parsed(eight_devices):
     """Fault: text that the parser cannot read, or a collective in a loop counted once.
 
     Four rounds of an all-reduce of 16 floats on each of eight devices, then one of a scalar.

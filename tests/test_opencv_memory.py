@@ -1,4 +1,4 @@
-"""OpenCV's errors: memory's are told from all others."""
+"""OpenCV's errors for lack of memory are told from all others."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 PIXEL = np.zeros((2, 2), np.uint8)
 
 
-def test_what_memory_does_not_hold():
+def test_lack_of_memory_is_a_memory_error():
     """Fault: a large file that ends a whole folder's prediction, or is told as a fault of ours."""
     with pytest.raises(MemoryError), opencv_memory_errors():
         cv2.resize(PIXEL, (2**30, 2**30))

@@ -38,7 +38,7 @@ def test_sixteen_bit_files_use_the_bits_they_fill(bits):
 
 @pytest.mark.parametrize("kind", ["file", "array"])
 def test_a_marker_at_the_largest_value_does_not_darken_the_chest(kind):
-    """Fault: twelve bits divided by 65535 for the sake of one letter: a black picture."""
+    """Fault: twelve bits divided by 65535 because of one marker: a black picture."""
     pixels = np.linspace(0, 4095, 64 * 64).astype(np.uint16).reshape(64, 64)
     marked = pixels.copy()
     marked[:4, :4] = 65535

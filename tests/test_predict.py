@@ -120,7 +120,7 @@ def test_both_ways_is_for_one_class():
         Segmenter(weights, both_ways=True)
 
 
-def test_several_networks_are_their_mean():
+def test_several_networks_give_their_mean():
     """Fault: one network's variables in all, or the threshold of the first alone."""
     members = [
         untrained_weights(Calibration(0.2 * seed, -1.0, 0.5 + 0.1 * seed), seed=seed)
@@ -175,7 +175,7 @@ def test_the_command_takes_all_networks_and_both_ways(tmp_path, both_ways: bool)
     assert alike == [(2, both_ways)]
 
 
-def test_networks_of_other_squares_have_no_mean():
+def test_networks_of_different_image_sizes_are_refused():
     """Fault: arrays of two sizes added, or one network's picture shown to the other."""
     members = [untrained_weights(Calibration(), data__image_size=size) for size in (32, 64)]
     with pytest.raises(ConfigError, match="image_size"):
@@ -228,7 +228,7 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
     }
 
 
-def test_files_above_have_results_that_are_seen(tmp_path, monkeypatch):
+def test_results_of_files_above_the_working_directory_are_not_hidden(tmp_path, monkeypatch):
     """Fault: a mask named after `../1.png` that is hidden; one file given twice in two rows."""
     touch(tmp_path, "1.png", "here/1.png")
     monkeypatch.chdir(tmp_path / "here")
@@ -245,7 +245,7 @@ def test_long_names_leave_room_for_endings(tmp_path):
         (tmp_path / f"{one.name}_overlay.png").touch()
 
 
-def test_a_name_that_is_no_text_has_its_row(tmp_path, untrained):
+def test_a_file_name_that_is_not_valid_text_has_its_row(tmp_path, untrained):
     """Fault: a name in an old encoding that loses the table of a whole archive."""
     path = os.fsencode(tmp_path) + b"/r\xe9sum\xe9.png"
     Path(os.fsdecode(path)).write_bytes(png_bytes(CHEST))
@@ -255,7 +255,7 @@ def test_a_name_that_is_no_text_has_its_row(tmp_path, untrained):
     assert row["mask"]
 
 
-def test_a_name_that_a_terminal_obeys_is_shown_as_escapes(tmp_path, capsys):
+def test_control_characters_in_a_name_are_shown_as_escapes(tmp_path, capsys):
     """Fault: a file in an archive that clears the screen, or writes lines of its own."""
     (tmp_path / "\x1b[2Jx\nb.png accepted").write_text("no picture")
     assert main(["predict", str(tmp_path), f"--output={tmp_path / 'out'}"]) == 1
@@ -294,7 +294,7 @@ def test_references_elsewhere_are_pictures_like_others(tmp_path):
     assert one.label == "1_mask.png"
 
 
-def test_results_given_by_name_are_no_pictures(tmp_path, untrained):
+def test_results_given_by_name_are_not_segmented(tmp_path, untrained):
     """Fault: `predict x/*.png --output=x` once more takes its masks for chests."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
     for _ in range(2):
@@ -361,7 +361,7 @@ def test_a_note_of_others_names_no_file_elsewhere(tmp_path, untrained, note: str
 
 
 def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
-    """Fault: the mask of one patient over that of another, in a loop over folders of studies."""
+    """Fault: one patient's mask overwrites another's, in a loop over folders of studies."""
     touch(tmp_path, "study1/1.png", "study2/1.png")
     (tmp_path / "study1" / "1.png").write_bytes(png_bytes(CHEST))
     (tmp_path / "study2" / "1.png").write_bytes(png_bytes(CHEST))
@@ -376,7 +376,7 @@ def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
     assert len(list(output.glob("*_mask.png"))) == 2
 
 
-def test_results_elsewhere_are_no_pictures(tmp_path, untrained):
+def test_results_in_other_folders_are_not_segmented(tmp_path, untrained):
     """Fault: the masks and overlays of another call segmented, as if they were radiographs."""
     (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
     predict(untrained, [tmp_path], tmp_path / "first")
@@ -387,7 +387,7 @@ def test_results_elsewhere_are_no_pictures(tmp_path, untrained):
     assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 4
 
 
-def test_what_a_run_has_left_are_no_pictures(tmp_path):
+def test_the_output_of_a_training_run_is_not_segmented(tmp_path):
     """Fault: outlines of lungs, drawn over a chest, segmented as if they were a radiograph."""
     run = ("run/config.json", "run/checkpoints/10/x", "run/overlays/best.png")
     touch(tmp_path, "a.png", "config.json", *run)
@@ -400,7 +400,7 @@ def test_what_a_run_has_left_are_no_pictures(tmp_path):
     assert len(name_files([best], output, ())) == 1
 
 
-def test_rows_of_unequal_length_are_no_picture():
+def test_rows_of_unequal_length_are_refused():
     """Fault: NumPy's own exception, which no caller waits for."""
     with pytest.raises(DataError, match=r"array: .*inhomogeneous"):
         segment([[1, 2], [3]])

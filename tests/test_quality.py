@@ -50,7 +50,7 @@ def test_doubt_does_not_depend_on_the_size_of_the_square():
     assert small == pytest.approx(large, rel=0.05)
 
 
-def test_a_sharp_smooth_outline_has_no_doubt_and_no_mask_has_all():
+def test_a_sharp_smooth_outline_has_no_doubt_and_an_empty_mask_the_worst():
     """Fault: not a number, or the best figure, for the worst prediction."""
     disc = cv2.circle(np.zeros((256, 256)), (128, 128), 70, 1.0, -1)
     assert doubt_of(disc) < 1e-3
@@ -108,7 +108,7 @@ def test_the_line_is_not_turned_by_bad_masks():
     assert intercept + slope * 0.01 == pytest.approx(0.96, abs=0.005)
 
 
-def test_a_line_that_rises_is_none():
+def test_a_line_that_rises_is_not_used():
     """Fault: of three validation pictures, the most doubtful called the best from then on."""
     slope, intercept = fit_line(np.array([0.01, 0.012, 0.014]), np.array([0.91, 0.95, 0.96]))
     assert (slope, intercept) == (0, 0.95)

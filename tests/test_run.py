@@ -42,7 +42,7 @@ from tests.small import REPOSITORY, assert_trees_equal, small_config, write_smal
 STEPS = 40
 
 
-def test_the_rate_that_is_told_counts_waiting_for_input(tmp_path, monkeypatch):
+def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch):
     """Fault: the last step's rate on the device, where a run's batches come slower than that."""
     clock = [0.0]
 

@@ -23,7 +23,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
     return (first & second).sum() / (first | second).sum()
 
 
-def test_printed_it_is_figures_not_pixels():
+def test_repr_shows_figures_and_no_pixels():
     """Fault: a notebook's cell that ends with a segmentation prints millions of numbers."""
     found = make_segmentation(Radiograph(IMAGE, None, "none"), square_of(LUNGS), 0.5, 0.96)
     assert "estimated_dice=0.96" in repr(found)

@@ -107,7 +107,7 @@ def test_paths_by_way_of_a_link(tmp_path):
     assert [case.example_id for case in list_source("folder", folder).cases] == ["a"]
 
 
-def test_a_list_that_is_no_file(tmp_path):
+def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path):
     """Fault: a pipe without a writer stops the listing for ever, or patterns replace the list."""
     os.mkfifo(write_tree(tmp_path, FOLDER) / "pairs.csv")
     with pytest.raises(DataError, match=r"pairs\.csv: not a regular file"):

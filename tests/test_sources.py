@@ -61,7 +61,7 @@ def test_documented_spacing_holds_at_the_published_size_alone(source, shape, exp
     assert documented_spacing(case, shape) == expected
 
 
-def test_a_folder_of_many_ways_is_listed_once(tmp_path):
+def test_a_folder_that_is_reached_in_many_ways_is_listed_once(tmp_path):
     """Fault: each link doubles the files below it, or the name by a link replaces the own name."""
     write_tree(tmp_path, ("b/x.png", "b/y.png"))
     for i in range(12):

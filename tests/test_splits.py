@@ -154,7 +154,7 @@ def test_too_few_patients_are_refused():
 
 
 def test_copies_of_a_file_are_in_one_split():
-    """Fault: a picture that is trained on and, under another name, asked."""
+    """Fault: a picture that is trained on and, under another name, tested on."""
 
     def with_picture(outcome: Outcome, *pictures: str) -> Outcome:
         digests = {f"{i}": FileDigest(picture, 1) for i, picture in enumerate(pictures)}

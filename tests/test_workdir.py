@@ -84,7 +84,7 @@ def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[{", '{"step": 1}', '[1, "a"]'])
-def test_damage_to_what_only_people_read_stops_nothing(tmp_path, content: str, capfd):
+def test_a_damaged_environment_file_stops_nothing(tmp_path, content: str, capfd):
     """Fault: a run that cannot go on for a file that it does not need; another type unsaid."""
     workdir = epath.Path(tmp_path)
     (workdir / "environment.json").write_text(content)
@@ -95,7 +95,7 @@ def test_damage_to_what_only_people_read_stops_nothing(tmp_path, content: str, c
     assert [start["step"] for start in read_starts(workdir)] == [3, 5]
 
 
-def test_what_changes_no_weights_may_change(tmp_path):
+def test_keys_that_do_not_change_the_weights_may_differ(tmp_path):
     """Fault: a run refused for how its file of splits is named; a free key that is not."""
     workdir = epath.Path(tmp_path)
     own, renamed = (

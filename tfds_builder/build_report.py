@@ -130,7 +130,7 @@ def summary(entries: Sequence[FileEntry]) -> str:
             if len(counts) > MAX_KINDS:
                 rows.append((f"{len(counts) - MAX_KINDS} kinds more, in {REPORT}", ""))
             parts.append(table((title, "files"), rows))
-    # The other files of a case whose one file is bad may well be in order.
+    # If one file of a case is bad, its other files may well be in order.
     bad = sorted({entry.reason for entry in entries if entry.status == "bad"})
     if bad:
         rows = [(file, fault) for file, _, fault in (line.partition(": ") for line in bad)]

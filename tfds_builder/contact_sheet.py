@@ -32,7 +32,7 @@ COLOURS: dict[Structure, Colour] = {
 
 
 class ContactSheet:
-    """Pictures of a few records, chosen by chance but the same for the same seed.
+    """Pictures of a few records, chosen at random but the same for the same seed.
 
     Args:
       total: number of records that will be shown to the sheet, in a fixed order.

@@ -2,9 +2,9 @@
 
 Cases are cut into chunks. A chunk is a file: its records one after the other, an index of what
 became of its cases and where each record lies, and the index's length. It is written beside its
-place and renamed, so that one that is there is whole. It is named by what it is a function of: a
-build that was interrupted, or repeated after a file was mended, converts the other chunks no second
-time.
+place and renamed, so that an existing one is whole. Its name is a hash of what it is made of: a
+build that was interrupted, or repeated after a file was fixed, does not convert the other chunks
+again.
 """
 
 import concurrent.futures
@@ -130,7 +130,7 @@ class Conversion:
     ) -> None:
         """Converts a chunk's cases and writes them; one case is in memory at a time.
 
-        Of a chunk that is there, in which some case is bad, only such cases are converted again.
+        If the chunk exists but some of its cases are bad, only these are converted again.
 
         Raises:
           DataError: a file is bad and the conversion is to fail fast.
@@ -164,7 +164,7 @@ class Conversion:
         return outcome.to_json(), bytes(msgpack.packb(record) or b"") if record else b""
 
     def _known(self, chunk: Chunk) -> Iterator[tuple[dict[str, Any], bytes] | None]:
-        """Yields what an earlier conversion has of each case; `None` of those that were bad."""
+        """Yields what an earlier conversion kept of each case; `None` for those that were bad."""
         index = self._read_index(chunk)
         if index is None:
             yield from [None] * len(chunk.cases)
@@ -215,12 +215,12 @@ def convert_chunks(
       DataError: a file is bad and the conversion is to fail fast.
     """
     conversion.folder.mkdir(parents=True, exist_ok=True)
-    # Of builds that were killed, for no other runs now.
+    # Left by builds that were killed: no other build runs now.
     for partial in conversion.folder.glob("*.partial"):
         partial.unlink()
     missing = [chunk for chunk in chunks if not conversion.is_done(chunk)]
     if beam_options is not None:
-        # Beam is an extra: only who asks for it needs it.
+        # Beam is an extra, needed only where it is asked for.
         from tfds_builder.beam_pipeline import convert_with_beam
 
         convert_with_beam(conversion, missing, beam_options)
@@ -239,7 +239,7 @@ def convert_chunks(
 def _convert_on_all_cores(
     conversion: Conversion, chunks: Sequence[Chunk], after_each: Callable[[], object]
 ) -> None:
-    """Converts chunks by a worker process a core, each fed by a thread that waits for it."""
+    """Converts chunks in one worker process a core, each fed by a thread that waits for it."""
     workers = max(1, min(usable_cores(), len(chunks)))
     with (
         Sandboxes(workers, conversion.settings.memory_bytes()) as sandboxes,
@@ -261,7 +261,7 @@ def _first_bad(outcome: Outcome) -> DataError:
 
 
 def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:
-    """Returns what a record is a function of beside the settings; files by path, size and time.
+    """Returns what a record depends on besides the settings; files by path, size and time.
 
     Pictures are not read: an archive of a terabyte must not be hashed at each start.
 

@@ -35,7 +35,7 @@ BYTES_PER_PIXEL = 28
 
 @dataclasses.dataclass(frozen=True)
 class ConvertSettings:
-    """What a record is a function of, beside its files.
+    """What a record depends on, besides its files.
 
     Attributes:
       image_size: side of the model's square in pixels.
@@ -48,7 +48,7 @@ class ConvertSettings:
     reading: ReadOptions
 
     def memory_bytes(self) -> int:
-        """Returns what a worker may take for the largest picture beyond what it starts with."""
+        """Returns what memory a worker may take for the largest picture, beyond its start."""
         return 2**29 + BYTES_PER_PIXEL * self.reading.max_pixels
 
     def describe(self) -> str:

@@ -91,7 +91,7 @@ def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:
 
 
 def read_build_report(folder: epath.Path) -> dict | None:
-    """Returns what the build says of each source file, `None` where it left no word.
+    """Returns what the build reported about each source file, `None` where it left no report.
 
     Raises:
       DataError: the file is no build report.
@@ -104,7 +104,7 @@ def read_build_report(folder: epath.Path) -> dict | None:
         if all({"status", "reason"} <= entry.keys() for entry in content["files"]):
             return content
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(path, "is no build report", "remove it or build again") from error
+        raise DataError(path, "is not a build report", "remove it or build again") from error
     raise DataError(path, "names a file without its status", "remove it or build again")
 
 

@@ -1,4 +1,4 @@
-"""What tells a file from any other: its check sum, or its size and time."""
+"""What identifies a file: its checksum, or its size and time."""
 
 import dataclasses
 import hashlib
@@ -40,9 +40,9 @@ def digest_file(path: epath.PathLike) -> FileDigest:
 
 
 def stamp(path: epath.PathLike) -> tuple[int, int]:
-    """Returns a file's size in bytes and time of change in nanoseconds; -1 where it is not there.
+    """Returns a file's size in bytes and time of change in nanoseconds; -1 where it is absent.
 
-    Reading it will say what is wrong with it.
+    Reading the file will tell what is wrong with it.
     """
     try:
         status = os.stat(path)  # noqa: PTH116

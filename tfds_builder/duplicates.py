@@ -1,4 +1,4 @@
-"""Pictures that come twice: the same pixels, or the same chest under another number.
+"""Duplicate pictures: the same pixels, or the same chest under another number.
 
 Pictures are compared by their lungs. The box around the mask is resized to a small square, so that
 another crop, position, size or bit depth makes no difference; what is left after a high-pass (ribs,
@@ -67,7 +67,7 @@ class Pair:
 
     @property
     def across_splits(self) -> bool:
-        """Whether what is learned from the one is asked of the other."""
+        """Whether the two are in different splits, so that one gives the other away."""
         return self.first.split != self.second.split
 
 

@@ -15,7 +15,7 @@ _NAME = "patient_id.key"
 
 _FORM = re.compile(rb"[0-9a-fA-F]{64}")
 
-# For how long another process may take to write a key that it has begun.
+# How long another process may take to finish a key that it has begun to write.
 _PATIENCE_S = 2.0
 
 

@@ -1,6 +1,6 @@
-"""`manifest.json`: the check sums of the files that records were made of, and of their own files.
+"""`manifest.json`: the checksums of the files that records were made of, and of their own files.
 
-It lies in the folder of the records, so that both can be told from changed or damaged ones later.
+It lies in the folder of the records, so that changes or damage to either can be detected later.
 """
 
 import concurrent.futures

@@ -21,7 +21,7 @@ _WORDS = {
     Structure.CLAVICLES: "clavicle",
 }
 
-# Lungs that a tight frame cuts touch less of its border than this.
+# Even lungs that are cut off by a tight frame touch a smaller share of its border.
 _LARGEST_SHARE_OF_BORDER = 0.5
 
 # Outlines drawn along one border share a few of its pixels: this share of the smaller lung.
@@ -37,8 +37,8 @@ def read_structures(
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
     """Returns a case's mask, a bit for each `Structure`, and notes on what is doubtful in it.
 
-    Masks of half the picture's size are enlarged by repeating their pixels, with a note: so the
-    outlines of JSRT were drawn.
+    Masks of half the picture's size are enlarged by repeating their pixels, with a note: the
+    outlines of JSRT were drawn at that size.
 
     Args:
       case: whose masks to read.
@@ -80,7 +80,7 @@ def _enlarge_twofold(
 
 
 def _check_border(mask: UInt8[np.ndarray, "h w"], file: MaskFile) -> None:
-    """Refuses what an inverted mask is: most of the picture's border."""
+    """Refuses masks that mark most of the picture's border, as inverted ones do."""
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if border.mean() > _LARGEST_SHARE_OF_BORDER:
         raise DataError(

@@ -253,7 +253,7 @@ def _write_files(root: Path, seed: int, index: int) -> None:
 
 
 def _write_all(root: Path, count: int, seed: int) -> None:
-    """Writes all phantoms below `root`, by a worker process a core."""
+    """Writes all phantoms below `root`, in one worker process a core."""
     workers = min(usable_cores(), count)
 
     def write(index: int) -> None:

@@ -64,7 +64,7 @@ def prepare(
     builder.listing, builder.beam_options = listing, beam_options
     downloads = data_dir / "downloads"
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
-        # Nothing is written: whole records may lie where that is not allowed.
+        # Nothing is written: finished records may lie where writing is not allowed.
         return builder
     with _one_at_a_time(downloads):
         if not builder.is_prepared():
@@ -75,7 +75,7 @@ def prepare(
         # knows by the manifest, written last, that all is done.
         folds = [dataclasses.replace(config, fold=fold) for fold in range(NUM_FOLDS)]
         built = sum(_builder(fold, cases, data_dir).is_prepared() for fold in folds)
-        # Other folds wait for it.
+        # Other folds still need it.
         if not 0 < built < NUM_FOLDS:
             builder.remove_chunks(downloads)
         if not (builder.data_path / MANIFEST).exists():
@@ -105,7 +105,7 @@ def _one_at_a_time(folder: epath.Path) -> Iterator[None]:
 def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike | None) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    # TFDS tells of a download of unknown size, on the output that is kept for data.
+    # TFDS announces a download of unknown size on standard output, which is kept for data.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(
             download_dir=downloads,
@@ -129,7 +129,7 @@ def fingerprint(config: LungsConfig, cases: Cases) -> str:
         "version": str(Builder.VERSION),
         "source": config.source,
         "image_size": config.image_size,
-        # Pictures are split by it, and phantoms drawn.
+        # It determines the split, and the phantoms.
         "seed": config.seed if cases is None or not config.splits else None,
         "splits": read_split_file(config.splits) if config.splits else None,
         "fold": config.fold,

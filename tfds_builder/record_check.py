@@ -28,7 +28,7 @@ UNDECIDED_SHARE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class CheckedRecord:
-    """What is known of a record after a look at it.
+    """What the check of a record found.
 
     Attributes:
       example_id: empty where it does not decode.
@@ -81,7 +81,7 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _decode_picture(
     content: bytes, feature: tfds.features.FeatureConnector
 ) -> Num[np.ndarray, "h w c"]:
-    # OpenCV returns what it has of a broken file; Pillow compares the check sums.
+    # OpenCV returns what it can decode of a broken file; Pillow compares the checksums.
     PngImageFile(io.BytesIO(content)).verify()
     return np.asarray(feature.decode_example_np(content))
 

@@ -121,7 +121,7 @@ def _read_and_look(
         return record, look(record)
     except MemoryError:
         raise
-    # Of an empty picture, or one of another size than the others.
+    # Raised for an empty picture, or one of another size than the others.
     except Exception as error:
         raise damaged(error) from error
 

@@ -29,7 +29,7 @@ class Histogram:
     Attributes:
       edges: n + 1 of them, ascending.
       counts: n; `float` because a picture's pixels may count for one together.
-      number: of values, less those that are no number.
+      number: of values, NaN and infinities left out.
       total: their sum.
       lowest: of them.
       highest: of them.
@@ -42,7 +42,7 @@ class Histogram:
         self.lowest, self.highest = np.inf, -np.inf
 
     def add(self, value: float) -> None:
-        """Counts a value; one that is no number is left out."""
+        """Counts a value; NaN and infinities are left out."""
         if not np.isfinite(value):
             return
         place = np.searchsorted(self.edges, value, side="right") - 1

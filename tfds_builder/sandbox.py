@@ -31,11 +31,11 @@ Result = TypeVar("Result")
 
 
 class SandboxStoppedError(Exception):
-    """The conversion was called off while a file was read."""
+    """The work was called off by `stop`, perhaps while a file was read."""
 
 
 class Sandbox:
-    """A worker process with bounds on time and memory, replaced when a file was its end."""
+    """A worker process with limits on time and memory, replaced when a file has ended it."""
 
     def __init__(self, memory_bytes: int, seconds: float = SECONDS) -> None:
         self._seconds, self._memory_bytes = seconds, memory_bytes
@@ -52,7 +52,7 @@ class Sandbox:
     def call(
         self, file: epath.PathLike, function: Callable[..., Result], *arguments: object
     ) -> Result:
-        """Returns what a function returns that reads a file.
+        """Returns the result of a function that reads a file.
 
         Args:
           file: names the file in errors.
@@ -67,7 +67,7 @@ class Sandbox:
         if self._stopped:
             raise SandboxStoppedError
         fault = ""
-        # Twice, for a machine short of memory or time fails files that are not at fault.
+        # Twice, because a machine short of memory or time fails files that are not at fault.
         for _ in range(2):
             if self._process is None:
                 self._start()
@@ -80,7 +80,7 @@ class Sandbox:
             except (EOFError, OSError):
                 fault = f"crashes the process that reads it ({self._last_words()})"
             except MemoryError:
-                # Of this process, which is to hold the result. Half of it was received.
+                # In this process, while it received the result.
                 fault = "needs more memory than there is"
             self.close()
             if self._stopped:
@@ -143,7 +143,7 @@ class Sandbox:
 
 
 class Sandboxes:
-    """Several sandboxes, for as many threads at a time; others wait for one of them."""
+    """Several sandboxes, for as many threads at a time; further threads wait for an idle one."""
 
     def __init__(self, count: int, memory_bytes: int) -> None:
         self._every = [Sandbox(memory_bytes) for _ in range(count)]

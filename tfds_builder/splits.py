@@ -66,7 +66,7 @@ def assign_fold(taken: Sequence[Outcome], seed: int, fold: int) -> dict[str, lis
 
 
 def read_split_file(path: epath.PathLike) -> dict[str, list]:
-    """Returns what the file of `read_splits` holds, its ids not compared with any data.
+    """Returns the content of a split file, without comparing its ids with any data.
 
     Raises:
       ConfigError: not readable, or not of that form.
@@ -87,7 +87,7 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
     """Returns the splits written in a JSON file `{"train": [id…], "val": […], "test": […]}`.
 
     Examples that the file does not name are left out. Those that it names but that were not taken
-    are dropped, and that is said.
+    are dropped with a notice.
 
     Raises:
       ConfigError: not such a file, an unknown id, a patient in two splits, or a split of which no
@@ -139,7 +139,7 @@ def _strata(
 
 
 def _by_patient(taken: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Returns the pictures of each patient; who have copies of one file are one patient."""
+    """Returns the pictures of each patient; patients with copies of one file count as one."""
     merged: dict[str, str] = {}
 
     def known_as(patient_id: str) -> str:

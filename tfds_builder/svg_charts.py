@@ -18,7 +18,7 @@ BAR, BAR_LABEL, BAR_VALUE = 24.0, 140.0, 60.0
 
 
 def colour_of(place: int) -> str:
-    """Returns the colour of the series at a place; they come again after the last."""
+    """Returns the colour of the series at a place; colours repeat after the last."""
     return PALETTE[place % len(PALETTE)]
 
 
@@ -31,7 +31,7 @@ def histogram_chart(
 
     Args:
       edges: of the bins, evenly spaced.
-      series: counts in the bins, by name; those of no count are left out.
+      series: counts in the bins, by name; empty series are left out.
       label: of the horizontal axis.
     """
     shares = {name: counts / counts.sum() for name, counts in series.items() if counts.sum() > 0}

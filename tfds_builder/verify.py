@@ -55,7 +55,7 @@ def verify(folder: epath.PathLike) -> list[Fault]:
     in two splits. Of a record only its id and its patient's are kept, so memory stays small.
 
     Raises:
-      DataError: there is no such folder, or none of its files is of records.
+      DataError: there is no such folder, or it holds no records.
     """
     folder = epath.Path(folder).expanduser()
     if not folder.is_dir():
@@ -136,7 +136,7 @@ def _read_shard(
 ) -> Iterator[Fault | tuple[int, CheckedRecord]]:
     """Yields the position and the check of each record, and the faults of the file itself."""
     reader = ArrayRecordReader(str(shard.path), options="readahead_buffer_size:0")
-    # A damaged file is no exception here but one without records.
+    # For a damaged file ArrayRecord raises nothing: it seems to be without records.
     if not reader.ok():
         yield Fault(shard.path.name, "", f"cannot be opened; {shard.stated} records are lost")
         return

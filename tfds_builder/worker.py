@@ -24,11 +24,11 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 def main(descriptor: int, memory_bytes: int) -> None:
     """Says that it is ready, then answers each (function, arguments).
 
-    The answer is (result, `None`, no text), or the error that the function raised, or, for one that
-    it should not raise, in which line.
+    The answer is (result, error, place), of which one is set: the result, the `DataError` that the
+    function raised, or the type and line of any other exception.
 
     Args:
-      descriptor: of the connection; its end is the worker's.
+      descriptor: of the connection; the worker ends with it.
       memory_bytes: that reading may take.
     """
     # An interrupt from the keyboard goes to the whole group; the parent decides.

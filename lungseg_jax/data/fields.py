@@ -1,4 +1,4 @@
-"""Chosen fields of a split's records; converting and decoding the others would take time."""
+"""Reads chosen fields of a split's records; converting and decoding the others would take time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
 
-# More threads than cores pass the interpreter's lock to and fro.
+# More threads than cores only contend for the interpreter's lock.
 READING_THREADS = min(16, usable_cores())
 
 
@@ -20,9 +20,9 @@ class Fields:
     """Reads the named fields of a split's records, by position.
 
     Args:
-      builder: of records that are there.
-      split: of them.
-      names: of the fields.
+      builder: of existing records.
+      split: whose records are read.
+      names: fields to read.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *names: str) -> None:
@@ -48,7 +48,7 @@ class Fields:
 
     def _read_one(self, position: int) -> dict[str, Any]:
         try:
-            # One by one: of several ArrayRecord makes threads, for more than they save.
+            # One by one: for several, ArrayRecord starts threads, which cost more than they save.
             record = self._records[position]
             fields: Any = self._features.deserialize_example_np(record, decoders=self._decoders)
         except MemoryError:
@@ -76,7 +76,7 @@ def damaged_record(folder: epath.PathLike, split: str, cause: Exception) -> Data
 
 
 class _GreyPng(tfds.decode.Decoder):
-    """Decodes as TFDS does, whose repeating of pixels for each channel takes as long again."""
+    """Decodes like TFDS but does not repeat pixels for each channel, which doubles the time."""
 
     def decode_example(self, serialized_example: bytes) -> Shaped[np.ndarray, "h w 1"]:
         content = np.frombuffer(serialized_example, np.uint8)

@@ -21,7 +21,7 @@ from lungseg_jax.data.records import Records
 # What device-resident pictures may take of a device's memory: activations need the rest.
 RESIDENT_SHARE_OF_MEMORY = 0.2
 
-# Host memory has no such report; this, of all devices of a CPU together, keeps a laptop usable.
+# CPUs report no such limit; this one, for all devices of a CPU together, keeps a laptop usable.
 RESIDENT_BYTES_ON_CPU = 2**31
 
 
@@ -57,7 +57,7 @@ def training_batches(
 
 
 class Order:
-    """The positions of each global batch, cut from one permutation of the records after the other.
+    """The positions of each global batch, cut from successive permutations of the records.
 
     Not Grain's own `shuffle`, which computes each position by itself: on an H200's host 16 of them
     took longer than the step they were for.

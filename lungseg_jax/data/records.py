@@ -65,7 +65,7 @@ class Records:
             builder, split, "example_id", "source", "spacing_mm", "original_mask"
         )
         self._labels = Fields(builder, split, "example_id", "source")
-        # A shard that was cut short is told before the first step.
+        # So that a shard that was cut short is reported before the first step.
         for fields in (self._pictures, self._examples):
             fields.read([len(fields) - 1])
         self.split = split
@@ -100,7 +100,7 @@ class Records:
     def images_in_batches(
         self, batches: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[UInt16[np.ndarray, "b s s 1"]]:
-        """Yields pictures in batches of one size, of which black ones are what is missing.
+        """Yields pictures in batches of one size, filled up with black ones.
 
         Threads read the next batch while one is used.
 
@@ -168,9 +168,9 @@ def open_records(config: Config) -> dict[str, Records]:
 
 
 def identity(records: dict[str, Records]) -> dict[str, str]:
-    """Returns what tells records from others: their name, and a check sum of all of them.
+    """Returns what identifies records: their name, and a checksum of all of them.
 
-    Copies of the same files make records of another name and the same content.
+    Records of copied files differ in name, but not in content.
     """
     contents = [f"{split} {own.content}" for split, own in sorted(records.items())]
     content = hashlib.sha256("\n".join(contents).encode()).hexdigest()
@@ -203,7 +203,7 @@ def build_records(config: Config, beam_options: "PipelineOptions | None" = None)
 
 
 def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
-    """Looks at one example of each split: the fault of most sources, at once."""
+    """Checks one example of each split, so that the fault of most sources shows at once."""
     if data.labels == "left_right" and not all(own.has_sides() for own in records.values()):
         raise ConfigError(
             "data.labels",

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Integer
 
-# Share of a picture that markers burned into it at the type's largest value may take.
+# Largest share of a picture taken by markers burned into it at the type's largest value.
 MARKER_SHARE = 0.005
 
 
@@ -16,7 +16,7 @@ def largest_shown(pixels: Integer[np.ndarray, "h w"]) -> tuple[int, tuple[str, .
     """Returns the largest value of the fewest bits that hold all but markers, and notes.
 
     Args:
-      pixels: not negative. What is brighter than that value is to be cut to it.
+      pixels: not negative. The caller clips those brighter than that value.
     """
     largest = whole = largest_value(int(pixels.max()))
     while largest > 255 and np.count_nonzero(pixels > largest // 2) <= MARKER_SHARE * pixels.size:

@@ -1,4 +1,4 @@
-"""Whether pixels look like a frontal chest radiograph, and in which sense they are grey.
+"""Whether pixels look like a frontal chest radiograph, and whether they are inverted.
 
 A frontal chest, however small it is drawn, is a bright mediastinum standing on a bright abdomen
 with a dark lung on either side. That figure, over some positions and sizes, is compared with the

@@ -14,7 +14,7 @@ from lungseg_jax.imaging.pixel_data import read_stored_values
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph, ReadOptions
 from lungseg_jax.imaging.spacing import read_spacing
 
-# What tells patients apart, the first that a file states, and what is noted of it.
+# Attributes that tell patients apart, in order of preference, and notes on their use.
 _IDENTIFIERS = {
     "PatientID": (),
     "StudyInstanceUID": ("no PatientID: each study counts as a patient",),
@@ -33,7 +33,7 @@ def read_dicom(
       content: the file's bytes.
       name: how errors call the file.
       options: how files are read.
-      against_tag: take the photometric tag for its opposite.
+      against_tag: read the picture as if its photometric tag said the opposite.
 
     Raises:
       NotFrontalError: the header tells of something else than a frontal chest radiograph.
@@ -74,8 +74,8 @@ def read_patient_id(
 ) -> tuple[str | None, tuple[str, ...]]:
     """Returns a keyed hash of the DICOM PatientID, and notes on what it was made of.
 
-    Where the file states none, as after many an anonymisation, it is of the study instead; `None`
-    where that is not stated either. Only equality matters, so the identifier itself never leaves
+    Without one, as in many anonymised files, the hash is of the StudyInstanceUID, and `None` if
+    that is absent too. Only equality matters, so the identifier itself never leaves
     the header.
 
     Raises:

@@ -79,8 +79,8 @@ def guarded(name: str, fault: str) -> Iterator[None]:
             raise
         except MemoryError:
             raise DataError(name, "needs more memory than there is", "leave it out") from None
-        # Headers are parsed at each access and decoders are C libraries: any exception may come.
-        # Its message may quote the header, so that it is not chained either.
+        # Headers are parsed at each access and decoders are C libraries: any exception may occur.
+        # Its message may quote the header, so it is not chained either.
         except Exception as error:  # noqa: BLE001
             fault = f"{fault} ({type(error).__name__})"
             raise DataError(name, fault, "fetch the file again") from None

@@ -35,7 +35,7 @@ def exif_turn(content: bytes, opener: type[ImageFile]) -> Turn:
     try:
         with warnings.catch_warnings(action="ignore"):
             tag = opener(io.BytesIO(content)).getexif().get(Base.Orientation)
-    # Pillow lets through what its parser meets in broken tags. The picture is whole.
+    # Pillow passes on whatever its parser raises for broken tags. The picture itself is whole.
     except Exception:  # noqa: BLE001
         return Orientation(), ("its Exif tags are broken",)
     turn = _TURNS.get(tag or 1)

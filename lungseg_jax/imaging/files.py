@@ -1,4 +1,4 @@
-"""One way from a file to a radiograph; the content decides the format, never the name."""
+"""From a file to a radiograph; the content decides the format, the name only that of `.img`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -49,14 +49,14 @@ def decode_radiograph(
     elif is_dicom(content):
         radiograph = dicom.read_dicom(content, name, options)
     elif name.lower().endswith(".img"):
-        # Bare pixels have nothing to be known by but their name.
+        # Bare pixels can be recognised by nothing but their name.
         radiograph = raw.read_jsrt(content, name)
     else:
         raise DataError(
             name, f"is {describe(content)}, neither DICOM, PNG nor JPEG", "leave it out"
         )
     if is_dicom(content):
-        # Read again, for padding stays black.
+        # Read again, because padding must stay black.
         return _judge(
             radiograph,
             name,
@@ -96,7 +96,7 @@ def radiograph_of(
 
 
 def as_array(picture: ArrayLike) -> np.ndarray:
-    """Returns what was given for a picture as an array; `radiograph_of` tells whether it is one.
+    """Returns what was given as a picture as an array; `radiograph_of` checks that it is a picture.
 
     Raises:
       DataError: no array can be made of it.
@@ -121,7 +121,7 @@ def read_bytes(path: epath.Path) -> bytes:
 
 
 def describe(content: bytes) -> str:
-    """Says in words what a file that is no picture seems to be."""
+    """Says in words what a file that is not a picture seems to be."""
     head = content[:256].lower()
     if not content:
         return "an empty file"

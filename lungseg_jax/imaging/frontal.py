@@ -90,9 +90,9 @@ def _words(dataset: Dataset, keyword: str) -> list[str]:
 
 
 def _body_parts(dataset: Dataset) -> list[str]:
-    """Returns the words of BodyPartExamined; beside one that means the chest, only the spine's.
+    """Returns the words of BodyPartExamined; if one of them means the chest, only the spine's.
 
-    A chest with the abdomen is a chest; the thoracic spine is none.
+    A chest with the abdomen is a chest; the thoracic spine is not.
     """
     words = _words(dataset, "BodyPartExamined")
     if any(re.match("CHEST|THORA|TORA|LUNG", word) for word in words):

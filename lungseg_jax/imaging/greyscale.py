@@ -17,7 +17,7 @@ from lungseg_jax.imaging.header import read_numbers, read_word
 # Share of pixels left out at each end where a file states no window.
 SHARES_WITHOUT_WINDOW = (0.005, 0.995)
 
-# NumPy widens what it counts and looks up by to eight bytes a pixel: some rows at a time.
+# NumPy widens the indices it counts and looks up to eight bytes a pixel: some rows at a time.
 _STRIP_ROWS = 256
 
 
@@ -26,10 +26,10 @@ class GreyScale:
     """The steps that a header asks for.
 
     Attributes:
-      modality: what makes the detector's values of stored ones.
+      modality: what turns stored values into the detector's.
       window: what brings them to [0, 1]; a robust range where no other step is stated, or where
-        the picture is meant for processing, not for the eye. A stated window that shows one grey
-        alone gives way to it too.
+        the picture is meant for processing, not for the eye. A stated window that shows only one
+        grey is replaced by it too.
       inverted: whether low values are bright.
     """
 
@@ -64,10 +64,10 @@ def to_intensities(
       greyscale: the steps.
 
     Raises:
-      ValueError: a table is shorter than it says, or values leave all range.
+      ValueError: a table is shorter than it says, or values are not finite.
     """
     levels = np.arange(int(stored.min()), int(stored.max()) + 1)
-    # Differences wrap around in signed words but not in their bits read without sign.
+    # Differences wrap around in signed words, but not in the same bits read as unsigned ones.
     unsigned = np.dtype(f"u{stored.itemsize}")
     position = stored.view(unsigned) - stored.min().astype(unsigned)
     strips = [slice(row, row + _STRIP_ROWS) for row in range(0, len(position), _STRIP_ROWS)]
@@ -99,15 +99,15 @@ def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.
     limit = read_numbers(dataset, "PixelPaddingRangeLimit") or value
     low, high = sorted(_with_sign(x[0], dataset) for x in (value, limit))
     padding = (levels >= low) & (levels <= high)
-    # Some state the whole range of the type, which would leave no picture.
+    # Some headers state the whole range of the type, which would leave no picture.
     return padding & (low == high or not padding.all())
 
 
 def _with_sign(padding: float, dataset: Dataset) -> float:
     """Returns the stored value that a padding attribute means.
 
-    Files of signed pixels state it as a word without sign, too: -2000 as 63536, or as 2096 where
-    words keep only the 12 bits stored. Anything else out of their range marks no pixel.
+    Files of signed pixels may state it as an unsigned word: -2000 as 63536, or as 2096 where words
+    keep only the 12 bits stored. Any other value out of their range marks no pixel.
     """
     if read_numbers(dataset, "PixelRepresentation") == (1,):
         for values in (2**16, 2 ** int(dataset.BitsStored)):
@@ -163,7 +163,7 @@ def _window(
         center, width = (read_numbers(dataset, f"Window{part}")[0] for part in ("Center", "Width"))
         intensities = apply_window(values, center, width, greyscale.window)
         shown = intensities[counts > 0]
-        # One that lies beside all values, as of pixels that were rescaled later, shows nothing.
+        # A window that misses all values, as where pixels were rescaled later, shows nothing.
         if not shown.size or shown.min() < shown.max():
             return intensities
     low, high = _robust_range(values, counts)
@@ -197,7 +197,7 @@ def _robust_range(
     order = np.argsort(values)
     cumulative = np.cumsum(counts[order])
     ranks = np.asarray(SHARES_WITHOUT_WINDOW) * cumulative[-1]
-    # The smallest value that at least the share of pixels does not exceed; of padding alone, any.
+    # The smallest value that at least the share of pixels does not exceed; if all is padding, any.
     low, high = values[order][
         np.searchsorted(cumulative, np.maximum(ranks, 1)).clip(max=len(order) - 1)
     ]
@@ -213,8 +213,8 @@ def _look_up(
     tables longer than 256, and expect integers, which rescaling does not leave.
     """
     first = int(lut.LUTDescriptor[1])
-    # Written without its sign where pixels have none, though rescaling gives one to what is looked
-    # up: no value would reach the table.
+    # Some files write it unsigned because the pixels are, though rescaled values are signed: no
+    # value would reach the table.
     first -= 2**16 * (first >= 2**15 and values.max() < first)
     place = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int64)
     return table.astype(np.float64)[place]

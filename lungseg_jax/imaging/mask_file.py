@@ -34,7 +34,7 @@ def read_mask(
 
     Raises:
       DataError: neither PNG nor GIF, one that does not decode or is too large, or values that are
-        no mask's: labels, or brightness and opacity that tell of two masks.
+        not a mask's: labels, or brightness and opacity that disagree.
     """
     is_gif = content.startswith(_GIF_SIGNATURE)
     opener = GifImageFile if is_gif else PngImageFile

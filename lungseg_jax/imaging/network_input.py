@@ -1,4 +1,4 @@
-"""From a file to what the network takes, by light imports: worker processes do it."""
+"""From a file to the network's input; imports are light, because worker processes run it."""
 
 import numpy as np
 from etils import epath
@@ -9,7 +9,7 @@ from lungseg_jax.imaging.files import read_radiograph
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
-# Of a smaller picture nothing of a lung can be made out.
+# In a smaller picture lungs cannot be made out.
 MIN_SIDE = 96
 
 

@@ -1,4 +1,4 @@
-"""OpenCV's way of saying that memory does not suffice, made Python's."""
+"""Turns OpenCV's error for lack of memory into Python's."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import cv2
 
 @contextlib.contextmanager
 def opencv_memory_errors() -> Iterator[None]:
-    """Within the context OpenCV raises `MemoryError`, as all else does.
+    """Makes OpenCV raise `MemoryError` within the context, as everything else does.
 
     Raises:
-      MemoryError: memory does not suffice.
+      MemoryError: OpenCV ran out of memory.
     """
     try:
         yield

@@ -20,7 +20,7 @@ _JPEG_END = b"\xff\xd9"
 
 
 def read_stored_values(dataset: Dataset, name: str, max_pixels: int) -> Integer[np.ndarray, "h w"]:
-    """Returns stored values, without what other bits of their words hold, with their sign.
+    """Returns the stored values, signed where they are, without the other bits of their words.
 
     Raises:
       DataError: no pixels, several frames, colour, too large, or pixels that do not decode.
@@ -74,7 +74,7 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
 
 
 def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
-    """Decodes a compressed picture after a look at the size that its stream asks for."""
+    """Decodes a compressed picture after checking the size that its stream states."""
     stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
     codestream = read_codestream(stream)
     if codestream.shape not in (None, (dataset.Rows, dataset.Columns, 1)):
@@ -109,7 +109,7 @@ def _to_stored_values(
     size = max(words.itemsize, 1 if bits <= 8 else 2)
     values = words.astype(f"i{size}" if words.dtype.kind == "i" else f"u{size}", copy=False)
     values = values.view(f"u{size}")
-    # Up to the top, where what lies above drops out, and down again with the sign or without.
+    # Shifted to the top, where the bits above drop out, and down again with or without the sign.
     unused = 8 * size - bits
     if unused and (shift or signed or values.max() >> bits):
         values = values << (unused - shift)

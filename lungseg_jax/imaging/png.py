@@ -75,13 +75,13 @@ def decode_grey(
     Args:
       content: the file's bytes.
       name: how errors call the file.
-      opener: of the format, which nothing else is taken for.
+      opener: of the format; no other format is accepted.
       max_pixels: the largest picture that is decoded.
 
     Raises:
       DataError: not of the format, one that does not decode, or too large.
     """
-    # The format's own class, for Image.open has a lower limit on pixels and warns below it.
+    # The format's own class, because Image.open has a lower limit on pixels and warns below it.
     try:
         image = opener(io.BytesIO(content))
         if image.width * image.height <= max_pixels:
@@ -90,7 +90,7 @@ def decode_grey(
             return _to_grey(image, content)
     except MemoryError:
         raise DataError(name, "needs more memory than there is", "leave it out") from None
-    # Pillow lets through what its parsers meet in a broken file: OSError, SyntaxError, ValueError.
+    # Pillow passes on what its parsers raise for a broken file: OSError, SyntaxError, ValueError.
     except Exception as error:
         fault = f"broken {opener.format} file"
         raise DataError(name, fault, "fetch or export it again") from error

@@ -8,7 +8,7 @@ from lungseg_jax.imaging.radiograph import Radiograph
 JSRT_SIDE = 2048
 JSRT_BYTES = JSRT_SIDE * JSRT_SIDE * 2
 
-# Of the digitised film, which lay on the detector's place.
+# Of the digitised film, which lay where a detector would.
 JSRT_SPACING_MM = (0.175, 0.175)
 
 _MAX_VALUE = 2**12 - 1

@@ -31,8 +31,8 @@ MIRRORED_BELOW = -0.25
 # The smaller lung as a share of the larger one, below which no picture is called mirrored.
 _LEAST_SYMMETRY = 0.4
 
-# A part of the prediction is cut into two lungs if it is less than so high between them, as a share
-# of the lower one.
+# A part of the prediction is cut into two lungs if between them it is lower than this share of the
+# lower one.
 _WAIST = 0.5
 
 _TEMPLATE = "side_template.npy"
@@ -55,7 +55,7 @@ def split_lungs(
     middle = _middle_column(lungs)
     count, found = cv2.connectedComponents(lungs.astype(np.uint8), connectivity=8)
     labels = np.asarray(found)
-    # One part alone has nothing beside it that would tell the middle.
+    # A single part has nothing beside it that would show where the middle is.
     between = middle if count > 2 else lungs.shape[1] // 2
     for part in range(1, count):
         own = labels == part

@@ -41,7 +41,7 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], activation: Callable[[Array], Array]
     ) -> Float[Array, "b h w c"]:
-        """Returns the activations of `x` normalised by its own statistics; updates the running."""
+        """Returns `x` normalised by its own statistics, activated; updates the running ones."""
         result: Any = normalise(
             x, self.scale[...], self.bias[...], activation, EPSILON, self.axis_name
         )
@@ -68,9 +68,9 @@ def normalise(
     """Returns normalised and activated `x`, in its type, and the batch's mean and variance.
 
     Mean and variance (biased) are float32 and carry no gradient. The variance is the mean square
-    less the squared mean: of values whose spread is below a thousandth of their mean nothing is
+    less the squared mean: where values spread by less than a thousandth of their mean, nothing is
     left of it. Under a mapped axis the gradients of scale and bias are the device's own share, to
-    be summed as those of all parameters are.
+    be summed like those of all parameters.
 
     Args:
       x: float32 or narrower; it alone is kept for the backward pass.
@@ -117,7 +117,7 @@ normalise.defvjp(_forward, _backward)
 
 def _means(a: Array, b: Array, axis_name: str | None) -> tuple[Channels, Channels]:
     """Returns the means by channel over pictures, pixels and the mapped axis."""
-    # No integer of 32 bits, which a large global batch overflows.
+    # Not a 32-bit integer, which a large global batch would overflow.
     count = float(a.size // a.shape[-1])
     sums = jnp.stack(_sums(a, b))
     if axis_name is not None:

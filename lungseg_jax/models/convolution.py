@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
-# Up to so many channels, in and out, two columns are computed at once.
+# Up to this many channels, in and out, two columns are computed at once.
 _FEW_CHANNELS = 16
 
-# Up to so many channels out, a kernel's gradient is summed over strips. Beyond, XLA's
-# own is as fast.
+# Up to this many channels out, a kernel's gradient is summed over strips. Beyond that, XLA's own
+# is as fast.
 _STRIP_CHANNELS = 64
 
 # Neighbourhoods of a strip are to stay in a core's second-level cache.

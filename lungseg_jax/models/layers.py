@@ -132,8 +132,8 @@ class ConvNormActivation(nnx.Module):
 class Head(nnx.Module):
     """Logits of each pixel: a linear function of its channels, float32.
 
-    For several logits a pixel the products are as precise as the backend's default makes them, on
-    TPUs of kernels rounded to bfloat16; sums are float32 everywhere.
+    With several logits a pixel, products have the precision of the backend's default, which on TPUs
+    rounds kernels to bfloat16; sums are float32 everywhere.
 
     Args:
       in_features: channels in.
@@ -151,8 +151,8 @@ class Head(nnx.Module):
         kernel = self.kernel[0, 0]
         x = x.astype(jnp.float32)
         if kernel.shape[1] == 1:
-            # A product and a sum, which XLA merges with what makes and what reads them; a
-            # convolution would have the float32 channels written out.
+            # A product and a sum, which XLA fuses with what comes before and after them; a
+            # convolution would write the float32 channels out.
             logits = (x * kernel[:, 0]).sum(-1, keepdims=True)
         else:
             logits = convolve(x, self.kernel[...])

@@ -40,7 +40,7 @@ class Upsample(nnx.Module):
         self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         # A bias would add a pattern of four pixels at the price of a pass over all activations.
-        # Its kernel is all that is used: weights in the package know it by the name of a layer.
+        # Only its kernel is used; it is a layer because the packaged weights name it as one.
         self.conv = Convolution(
             1,
             in_features,

@@ -96,7 +96,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     # Of the Beam pipeline that converts the files; `None` for the cores of this machine.
     beam_options: Any = None
 
-    # Kept, for naming chunks looks at every file.
+    # Kept, because naming chunks looks at every file.
     _opened: tuple[Conversion, list[Chunk]] | None = None
 
     @property
@@ -157,7 +157,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             listing = list_source(config.source, dl_manager.manual_dir, config.patterns)
         conversion, chunks = self._open_conversion(listing, downloads)
         converted = convert_chunks(conversion, chunks, self.beam_options)
-        # Where a build that fails below has its report found.
+        # Where the report of a build that fails below is left.
         draft = downloads / "reports" / config.name
         try:
             _check_share_of_bad(converted.outcomes, config.max_bad_share, listing, draft)
@@ -181,7 +181,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         return super()._example_writer()
 
     def remove_chunks(self, downloads: epath.Path) -> None:
-        """Removes what was kept for a build that might be interrupted, by whichever process.
+        """Removes what any process kept in case the build was interrupted.
 
         Args:
           downloads: the folder that the build was given.
@@ -213,7 +213,7 @@ class PlainArrayRecordWriter(ExampleWriter):
     def write(
         self, path: epath.PathLike, examples: Iterable[tuple[int | str | bytes, bytes]]
     ) -> None:
-        """Writes serialized examples in their order; one a group, so that any is read alone."""
+        """Writes serialized examples in their order, one a group, so that any can be read alone."""
         writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
         for _, example in examples:
             writer.write(example)
@@ -233,7 +233,7 @@ def _split(outcomes: Sequence[Outcome], config: LungsConfig) -> dict[str, list[s
 def _cut_into_shards(
     places: Sequence[Place], image_size: int
 ) -> list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]:
-    """Returns the shards of a split, each as what yields its records, in an order of no meaning."""
+    """Returns the shards of a split, each as a function that yields its records, in mixed order."""
     length = max(1, SHARD_BYTES // (2 * image_size**2))
     # A part of a split is then like any other part of it.
     mixed = sorted(places, key=lambda place: hashlib.sha256(place.example_id.encode()).digest())

@@ -15,7 +15,7 @@ _MONTGOMERY_AGE = re.compile(
     r"^[ \t]*Patient.?s Age:[ \t]*(\d*)([YMWD]?).*$", re.IGNORECASE | re.MULTILINE
 )
 
-# Units are spelt out, for a word that follows a bare age may begin with their letters.
+# Units are spelt out, because a word that follows a bare age may begin with their letters.
 _SHENZHEN = re.compile(
     r"""\s* (f(?:em[ae]?l?[ae]?)?|m(?:ale?)?) (?![a-z]) [ \t,.:;]*
     (?: (\d+(?:\.\d+)?) [ \t]*

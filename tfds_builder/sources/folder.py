@@ -27,7 +27,7 @@ _NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx",
 
 
 _WILDCARDS = ("*", "?")
-# A number or word goes on, or a UID; after a stem another number may name another picture.
+# Not where a number, a word or a UID goes on; a second number may name another picture.
 _NO_START = r"(?<![^\W_])(?<!\d\.)"
 _NO_END = r"(?![^\W_]|[-_. ]\d)"
 
@@ -51,7 +51,7 @@ class FolderPatterns:
     Attributes:
       images: of the pictures.
       masks: of a picture's masks; `{stem}` is the picture's name without suffix. A wildcard next
-        to it does not go on with its number or word: `1*` fits `1_mask`, not `10` or `1_2`. A file
+        to it does not continue its number or word: `1*` fits `1_mask`, not `10` or `1_2`. A file
         that fits several pictures belongs to the one of the longest name, and one that fits both
         patterns is a mask. Of two masks the names, or their folders', say `left` and `right`, the
         patient's.

@@ -40,7 +40,7 @@ class Clinical:
 
     Attributes:
       sex: of the patient; empty where not known.
-      age_years: `None` where not known; not NaN, which is no reading's equal.
+      age_years: `None` where not known; not NaN, which does not equal itself.
       finding: splits are stratified by it.
       reading: the radiologist's words; empty where there are none.
     """
@@ -165,15 +165,15 @@ def make_listing(
 def files_below(folder: epath.Path) -> list[epath.Path]:
     """Returns every file below a folder, hidden ones too, sorted.
 
-    Links to folders are followed. A folder that several ways lead to is listed once, by its own
-    name if it lies below the folder itself. Links that lead nowhere are files.
+    Links to folders are followed. A folder that is reached in several ways is listed once, by its
+    own name if it lies below the folder itself. Links that lead nowhere are files.
 
     Raises:
       DataError: a folder cannot be read.
     """
     found: list[epath.Path] = []
     visited: set[tuple[int, int]] = set()
-    # A link waits until no folder is left: names of its own go before names by links.
+    # Links wait until no folder is left: a folder's own name goes before names by links.
     folders, links = [folder], collections.deque[epath.Path]()
     while folders or links:
         current = folders.pop() if folders else links.popleft()
@@ -259,7 +259,7 @@ def pick_mask(candidates: Sequence[epath.Path]) -> epath.Path:
     """Returns the first of several copies of one mask; copies of one size are read.
 
     Raises:
-      DataError: they differ; which of them counted would be chance.
+      DataError: they differ; to choose between them would be arbitrary.
     """
     first, *others = candidates
     if not others:

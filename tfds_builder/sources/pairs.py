@@ -5,7 +5,8 @@
 
 The columns are `image` and `mask`, or `left_mask` and `right_mask` (the patient's sides); `id`,
 `patient`, `source`, `finding`, `sex` and `age` (years) may be there. A row without a mask is an
-unlabelled picture. Of `patient` records hold a keyed hash, the same as of an equal DICOM PatientID.
+unlabelled picture. Of `patient`, records hold a keyed hash, equal to that of an equal DICOM
+PatientID.
 """
 
 import csv
@@ -93,7 +94,7 @@ def _read_rows(pairs: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = read_regular(pairs, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(pairs, "is not UTF-8", "save it as CSV in UTF-8") from error
-    # Spreadsheets of long ago end lines with a carriage return alone.
+    # Old spreadsheet programs end lines with a carriage return alone.
     reader = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True)
     try:
         yield from _check_rows(pairs, reader)
