@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.programs import Program
-from lungseg_jax.huge_pages import environment
+from lungseg_jax.huge_pages import huge_page_variables
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +62,7 @@ class Runner:
             stderr=self._errors,
             text=True,
             cwd=ROOT,
-            env=os.environ | ENVIRONMENT | (environment() if program.huge_pages else {}),
+            env=os.environ | ENVIRONMENT | (huge_page_variables() if program.huge_pages else {}),
         )  # fmt: skip
 
     def wait_until_ready(self, limit_seconds: float) -> dict[str, Any]:

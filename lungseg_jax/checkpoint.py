@@ -18,12 +18,6 @@ from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
 
-# By default Orbax has each device save a part of a replicated array, which takes a compiled slice
-# for each device and shape: seconds at the first save, which a preempted machine may not have.
-ocp.type_handlers.register_type_handler(
-    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
-)
-
 
 class Checkpoints:
     """The checkpoints in a folder.
@@ -42,6 +36,7 @@ class Checkpoints:
         self._passed_over: set[int] = set()
         self._set_aside_without_metrics()
         options = _reading() if keep is None else _keeping(keep)
+        _save_arrays_whole()
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
@@ -226,6 +221,16 @@ class Checkpoints:
             ),
         )
         return self._parallel.from_checkpoint(restored["state"]), restored["iterator"]
+
+
+def _save_arrays_whole() -> None:
+    """Has the first device that holds a replicated array save all of it, in this whole process.
+
+    By default Orbax has each device save a part, which takes a compiled slice for each device and
+    shape: seconds at the first save, which a preempted machine may not have.
+    """
+    whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
 
 
 def _keeping(newest: int) -> ocp.CheckpointManagerOptions:

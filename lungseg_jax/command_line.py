@@ -200,15 +200,17 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
     Raises:
       ConfigError: an unknown flag or key, or a value that it cannot take.
     """
-    home = f"{Path.home()}/"
     try:
-        # Shells expand ~ only at the beginning of a word.
-        return values([re.sub(r"^(--[\w.]+=)~/", lambda x: x[1] + home, own) for own in arguments])[
-            1:
-        ]
+        return values([_expand_home(argument) for argument in arguments])[1:]
     # A config file is the user's own program: it may raise anything.
     except Exception as error:
         raise ConfigError("command line", _reason(error), "see --help and README.md") from error
+
+
+def _expand_home(argument: str) -> str:
+    """Shells expand ~ only at the beginning of a word, not behind a flag's name."""
+    flag, found, rest = argument.partition("=~/")
+    return f"{flag}={Path.home()}/{rest}" if found and flag.startswith("--") else argument
 
 
 def _reason(error: Exception) -> str:

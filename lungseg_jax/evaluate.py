@@ -55,7 +55,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
     state, position = checkpoints.restore_best(template)
     checkpoints.close()
     records = open_records(config)
-    check_hosts_agree(config, records)
+    check_hosts_agree(config, identity(records)["content"])
     check_same_records(workdir, position, records)
     terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
     # From here on the figures are those of these tolerances and this environment.

@@ -34,6 +34,7 @@ from lungseg_jax.evaluate import (
     check_same_records,
     lung_probability,
 )
+from lungseg_jax.metrics import dice_of
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs
@@ -199,12 +200,6 @@ def predictions(weights: Weights, records: Records) -> Iterator[Found]:
         example = records.example(position)
         reference = np.any(example.original_mask > 0, axis=-1)
         yield square.max(axis=-1), lung_probability(square, example), reference
-
-
-def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:
-    """Returns the Dice of two masks, not both empty."""
-    total = np.count_nonzero(first) + np.count_nonzero(second)
-    return 2 * np.count_nonzero(first & second) / total
 
 
 def main(arguments: Sequence[str]) -> int:

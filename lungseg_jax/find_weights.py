@@ -72,7 +72,7 @@ def variables_to_start_from(config: Config) -> Variables | None:
     return weights.variables
 
 
-def check_sum(variables: Variables) -> str:
+def checksum(variables: Variables) -> str:
     """Returns a checksum of arrays, whatever file they came from.
 
     The same name may stand for other arrays tomorrow.

@@ -1,26 +1,47 @@
-"""Whether all hosts of a job were started to do the same."""
+"""The hosts of a job: started together, and to do the same."""
 
 import dataclasses
 import hashlib
+import os
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from lungseg_jax.config import Config, to_json
-from lungseg_jax.data.records import Records, identity
 from lungseg_jax.environment import revision
 from lungseg_jax.errors import ConfigError
 
 
-def check_hosts_agree(config: Config, records: dict[str, Records]) -> None:
+def join_hosts() -> None:
+    """Makes this process one of those of a job.
+
+    Raises:
+      ConfigError: nothing says which other processes there are, or they cannot be reached.
+    """
+    # JAX itself reads only the address from the environment, not these two.
+    count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    try:
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(own) if own else None
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            "distributed",
+            str(error).partition("\n")[0].rstrip("."),
+            "start it on Cloud TPUs or under Slurm, Open MPI or GKE, set JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave it out on a single host",
+        ) from error
+
+
+def check_hosts_agree(config: Config, content: str) -> None:
     """Checks that every host has the same configuration, code and records.
 
     Otherwise steps would silently combine the work of hosts that do different things.
 
     Args:
       config: of this host; folders may differ.
-      records: of this host.
+      content: checksum of the records of this host.
 
     Raises:
       ConfigError: they differ; raised on all hosts.
@@ -31,7 +52,7 @@ def check_hosts_agree(config: Config, records: dict[str, Records]) -> None:
     facts = {
         "the configuration": to_json(dataclasses.replace(config, data=data)),
         "the commit": str(revision()),
-        "the content of the records": identity(records)["content"],
+        "the content of the records": content,
     }
     digests = [
         np.frombuffer(hashlib.sha256(own.encode()).digest(), np.uint8) for own in facts.values()

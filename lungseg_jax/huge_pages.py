@@ -32,7 +32,7 @@ def restart_with_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
-def environment() -> dict[str, str]:
+def huge_page_variables() -> dict[str, str]:
     """Returns the environment variables that give huge pages to a process that starts with them."""
     return {_VARIABLE: _SETTING}
 

@@ -9,7 +9,6 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 --topology=NAME     TPUs that --mode=compile compiles for, such as v5e:2x2; no TPU is needed
 """
 
-import os
 import sys
 
 from lungseg_jax.huge_pages import restart_with_huge_pages
@@ -31,6 +30,7 @@ from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
 from lungseg_jax.cpu_devices import use_all_cores
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.hosts import join_hosts
 from lungseg_jax.preemption import Stopped
 
 OUT_OF_MEMORY = ConfigError(
@@ -58,7 +58,7 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
         return
     use_all_cores(config)
     if config.distributed:
-        _join_hosts()
+        join_hosts()
     synthetic = mode == "benchmark" and config.benchmark.data == "synthetic"
     if config.data.source == "phantom" and not synthetic:
         terminal.say(PHANTOM_NOTICE)
@@ -75,22 +75,6 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
     if summary is None:
         raise Stopped(f"Stopped and saved; the same command with --workdir={workdir} resumes")
     terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
-
-
-def _join_hosts() -> None:
-    # JAX itself reads only the address from the environment, not these two.
-    count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
-    try:
-        jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(own) if own else None
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            "distributed",
-            str(error).partition("\n")[0].rstrip("."),
-            "start it on Cloud TPUs or under Slurm, Open MPI or GKE, set JAX_COORDINATOR_ADDRESS, "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave it out on a single host",
-        ) from error
 
 
 if __name__ == "__main__":

@@ -114,9 +114,14 @@ def _overlap(
     """Returns Dice and IoU; NaN where the reference is empty."""
     if not reference.any():
         return NAN, NAN
-    common = int(np.count_nonzero(predicted & reference))
-    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(reference))
-    return 2 * common / total, common / (total - common)
+    dice = dice_of(predicted, reference)
+    return dice, dice / (2 - dice)
+
+
+def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:
+    """Returns the Dice of two masks, not both empty."""
+    total = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
+    return 2 * int(np.count_nonzero(first & second)) / total
 
 
 def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:

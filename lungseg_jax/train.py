@@ -25,7 +25,7 @@ from lungseg_jax.data.records import Records, identity, open_records
 from lungseg_jax.environment import environment
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
-from lungseg_jax.find_weights import check_sum, variables_to_start_from
+from lungseg_jax.find_weights import checksum, variables_to_start_from
 from lungseg_jax.hosts import check_hosts_agree
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
@@ -112,7 +112,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
     records = open_records(config)
-    check_hosts_agree(config, records)
+    check_hosts_agree(config, identity(records)["content"])
     # Again: another run may have taken the folder while records were built.
     workdir_lib.check_free(workdir, config)
     workdir_lib.claim(workdir, config)
@@ -137,7 +137,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         # Of a run that was killed before its first checkpoint, or whose checkpoints are damaged.
         variables = variables_to_start_from(config)
         state, _ = prepare_step(config, parallel, variables)
-    begun_with = None if restored or variables is None else check_sum(variables)
+    begun_with = None if restored or variables is None else checksum(variables)
     if begun_with:
         terminal.say(f"Beginning with the weights of {config.start_from}")
     workdir_lib.record_start(

@@ -81,7 +81,7 @@ def packaged_weights() -> epath.Path:
 
 
 def save_weights(path: epath.PathLike, weights: Weights) -> None:
-    """Writes weights, parameters in half precision, and their check sum beside them."""
+    """Writes weights, parameters in half precision, and their checksum beside them."""
     arrays = {
         name: np.asarray(x, _STORED if np.ndim(x) > 1 else np.float32)
         for name, x in _flatten(weights.variables)
@@ -94,7 +94,7 @@ def save_weights(path: epath.PathLike, weights: Weights) -> None:
     path = epath.Path(path)
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    _check_sum_of(path).write_text(f"{digest}  {path.name}\n")
+    _checksum_of(path).write_text(f"{digest}  {path.name}\n")
 
 
 def load_weights(path: epath.PathLike) -> Weights:
@@ -106,12 +106,12 @@ def load_weights(path: epath.PathLike) -> Weights:
     path = epath.Path(path)
     try:
         content = path.read_bytes()
-        stated = _check_sum_of(path).read_bytes().split()[:1]
+        stated = _checksum_of(path).read_bytes().split()[:1]
     except OSError as error:
         absent = error.filename or path
         raise CheckpointError(absent, error.strerror or "not readable", "check the path") from error
     if stated != [hashlib.sha256(content).hexdigest().encode()]:
-        fault = f"does not match the checksum in {_check_sum_of(path).name}"
+        fault = f"does not match the checksum in {_checksum_of(path).name}"
         raise CheckpointError(path, fault, _REMEDY)
     try:
         length = int.from_bytes(content[:8], "little")
@@ -121,7 +121,7 @@ def load_weights(path: epath.PathLike) -> Weights:
         if not calibration.in_range():
             raise ValueError("a calibration that no validation split tells")
         arrays = safetensors.numpy.load(content)
-    # The check sum may be of a file that is no weights at all.
+    # The checksum may be of a file that is no weights at all.
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(path, "holds no weights of this package", _REMEDY) from error
     return Weights(config, _unflatten(path, config, arrays), calibration)
@@ -155,5 +155,5 @@ def _name(where: Any) -> str:  # noqa: ANN401
     return jax.tree_util.keystr(where, simple=True, separator="/")
 
 
-def _check_sum_of(path: epath.Path) -> epath.Path:
+def _checksum_of(path: epath.Path) -> epath.Path:
     return path.with_name(f"{path.name}.sha256")

@@ -49,11 +49,13 @@ def default_workdir(config_path: str) -> epath.Path:
 
 
 def check_free(workdir: epath.Path, config: Config) -> None:
-    """Checks that a folder holds no run of another configuration.
+    """Checks that a folder, if it exists, is one and holds no run of another configuration.
 
     Raises:
-      ConfigError: it does.
+      ConfigError: it is a file, or holds such a run.
     """
+    if workdir.is_file():
+        raise ConfigError(workdir, "is a file", "give a folder as --workdir")
     if (workdir / "checkpoints").exists():
         check_same_config(workdir, config)
 

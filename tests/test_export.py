@@ -8,7 +8,8 @@ import pytest
 
 from lungseg_jax import quality
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.export import calibration_of, dice_of, fit_calibration
+from lungseg_jax.export import calibration_of, fit_calibration
+from lungseg_jax.metrics import dice_of
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.postprocessing import keep_lungs
 from lungseg_jax.quality import outline_doubt

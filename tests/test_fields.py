@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lungseg_jax.data.fields import Fields
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import encode_png
 from tests.stored import read_split, rewrite, shard, write_records
+from tfds_builder.fields import Fields
 
 
 @pytest.fixture(scope="module")

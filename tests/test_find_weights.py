@@ -10,7 +10,7 @@ from etils import epath
 
 from lungseg_jax.config import Config
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.find_weights import check_sum, find_weights, variables_to_start_from
+from lungseg_jax.find_weights import checksum, find_weights, variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.train import loop, start
@@ -74,7 +74,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_them_agai
     run.checkpoints.close()
     assert_trees_equal(jax.device_get(run.state.parameters), saved.variables[0])
     (own,) = read_starts(workdir)
-    assert own["arrays"] == check_sum(saved.variables)
+    assert own["arrays"] == checksum(saved.variables)
 
 
 def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, saved):

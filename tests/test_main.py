@@ -160,7 +160,9 @@ def test_broken_config_file(capfd, tmp_path, content, words):
 def test_workdir_that_is_a_file(capfd, kaggle, tmp_path):
     """Fault: a traceback from deep inside the run."""
     (tmp_path / "file").write_text("")
-    assert "file" in fail(capfd, *kaggle, f"--workdir={tmp_path / 'file'}")
+    said = fail(capfd, *kaggle, f"--workdir={tmp_path / 'file'}")
+    assert said.endswith("file: is a file; give a folder as --workdir")
+    assert not (tmp_path / "records").exists()
 
 
 def test_damaged_records_say_how_to_rebuild(capfd, kaggle, tmp_path):

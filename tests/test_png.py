@@ -144,11 +144,11 @@ def test_a_mask_without_filters_is_smaller():
 
 @pytest.mark.parametrize("picture", [GREY, GREY.astype(np.uint16) * 257])
 def test_every_flipped_bit_is_noticed_or_harmless(picture):
-    """Pillow leaves the check sums of picture data unread: damage would be trained on."""
+    """Pillow leaves the checksums of picture data unread: damage would be trained on."""
     content = png_bytes(picture)
     whole = read_png(content, "x.png").pixels
     refused = 0
-    # Length and check sum of the empty end marker, eight bytes, matter to nobody.
+    # Length and checksum of the empty end marker, eight bytes, matter to nobody.
     for position in range(len(content)):
         for bit in range(8):
             damaged = bytearray(content)
@@ -163,7 +163,7 @@ def test_every_flipped_bit_is_noticed_or_harmless(picture):
 def test_every_truncation_is_refused():
     """A download broken off shows as a picture with a black lower part."""
     content = png_bytes(chest(30, 20, 0)[0])
-    # The last four bytes are the check sum of the empty end marker.
+    # The last four bytes are the checksum of the empty end marker.
     for length in range(len(content) - 4):
         with pytest.raises(DataError, match=r"^x\.png: broken PNG file; "):
             read_png(content[:length], "x.png")

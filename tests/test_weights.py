@@ -61,7 +61,7 @@ def test_one_changed_bit_is_noticed(saved):
         load_weights(saved[1])
 
 
-def test_a_check_sum_that_is_no_text_is_noticed(saved):
+def test_a_checksum_that_is_no_text_is_noticed(saved):
     """Fault: a traceback of the decoder where the two files were exchanged."""
     saved[1].with_name("net.safetensors.sha256").write_bytes(b"\xff\xfe" * 20)
     with pytest.raises(CheckpointError, match=r"does not match .* net\.safetensors\.sha256"):
@@ -90,7 +90,7 @@ def test_a_calibration_out_of_range_is_refused(saved, calibration: tuple):
 
 @pytest.mark.parametrize("absent", ["net.safetensors", "net.safetensors.sha256"])
 def test_absent_files_are_named(saved, absent: str):
-    """Fault: weights used without their check sum, or a file called absent that is there."""
+    """Fault: weights used without their checksum, or a file called absent that is there."""
     saved[1].with_name(absent).unlink()
     with pytest.raises(CheckpointError, match=f"/{absent}: No such file"):
         load_weights(saved[1])

@@ -23,12 +23,12 @@ class _ConvertChunk(beam.DoFn):
     def __init__(self, conversion: Conversion) -> None:
         # A runner keeps what it sends to its workers; they read the secret themselves.
         self._conversion = _with_key(conversion, b"")
-        self._check_sum = digest_bytes(conversion.settings.id_key)
+        self._checksum = digest_bytes(conversion.settings.id_key)
 
     def setup(self) -> None:
         """Makes the sandbox, whose process starts with the first case."""
         key = read_key(self._conversion.key_folder)
-        if digest_bytes(key) != self._check_sum:
+        if digest_bytes(key) != self._checksum:
             raise DataError(
                 self._conversion.key_folder,
                 "holds another key on this worker",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
+from lungseg_jax.errors import DataError
 from lungseg_jax.terminal import table
 from tfds_builder.digest import FileDigest, digest_file
 from tfds_builder.outcome import Outcome
@@ -96,9 +97,33 @@ def write_report(folder: epath.Path, entries: Sequence[FileEntry]) -> None:
     (folder / SUMMARY).write_text(summary(entries) + "\n")
 
 
+def read_build_report(folder: epath.Path) -> dict | None:
+    """Returns what the build reported about each source file, `None` where it left no report.
+
+    Raises:
+      DataError: the file is no build report.
+    """
+    path = folder / REPORT
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if all({"status", "reason"} <= entry.keys() for entry in content["files"]):
+            return content
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(path, "is not a build report", "remove it or build again") from error
+    raise DataError(path, "names a file without its status", "remove it or build again")
+
+
 def read_digests(folder: epath.Path) -> dict[str, FileDigest]:
-    """Returns the digest of every file that a record was made of."""
-    report = json.loads((folder / REPORT).read_text())
+    """Returns the digest of every file that a record was made of.
+
+    Raises:
+      DataError: there is no report, or none of today's form.
+    """
+    report = read_build_report(folder)
+    if report is None:
+        raise DataError(folder / REPORT, "is missing", "build again")
     return {
         entry["file"]: FileDigest(entry["sha256"], entry["bytes"])
         for entry in report["files"]

@@ -60,7 +60,7 @@ def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, A
     """Returns what became of a case and, if it was taken, its record."""
     digests: dict[str, FileDigest] = {}
     try:
-        # Read once: a check sum is of the very bytes that a record was made of.
+        # Read once: a checksum is of the very bytes that a record was made of.
         contents = {}
         for path in (case.image, *(mask.path for mask in case.masks)):
             contents[path] = files.read_bytes(path)

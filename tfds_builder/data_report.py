@@ -16,15 +16,13 @@ from typing import Any
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.errors import DataError, UserError
+from lungseg_jax.errors import UserError
+from tfds_builder.build_report import read_build_report
 from tfds_builder.contact_sheet import ContactSheet
 from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprint, Fingerprints, Pair
 from tfds_builder.records_folder import image_size, open_folder, read_records
 from tfds_builder.report_figures import Figures, Look
 from tfds_builder.report_page import page
-
-BUILD_REPORT = "build_report.json"
-
 
 PAGE = "data_report/index.html"
 
@@ -88,24 +86,6 @@ def ensure_data_report(folder: epath.PathLike) -> None:
 
 def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:
     return Look.at(record), Fingerprint.of(record)
-
-
-def read_build_report(folder: epath.Path) -> dict | None:
-    """Returns what the build reported about each source file, `None` where it left no report.
-
-    Raises:
-      DataError: the file is no build report.
-    """
-    path = folder / BUILD_REPORT
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-        if all({"status", "reason"} <= entry.keys() for entry in content["files"]):
-            return content
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(path, "is not a build report", "remove it or build again") from error
-    raise DataError(path, "names a file without its status", "remove it or build again")
 
 
 def _duplicates_json(total: int, pairs: Sequence[Pair]) -> str:

@@ -83,7 +83,7 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
 
 
 def content_of(folder: epath.PathLike, split: str) -> str:
-    """Returns a check sum of the records of a split, by the manifest of their folder.
+    """Returns a checksum of the records of a split, by the manifest of their folder.
 
     Raises:
       DataError: there is no manifest.

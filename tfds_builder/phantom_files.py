@@ -265,9 +265,7 @@ def _write_all(root: Path, count: int, seed: int) -> None:
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
         try:
-            for _ in pool.map(
-                lambda i: sandboxes.call(root, _write_one, root, seed, i), range(count)
-            ):
+            for _ in pool.map(write, range(count)):
                 bar.update()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

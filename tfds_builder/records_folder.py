@@ -9,8 +9,8 @@ import grain
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lungseg_jax.data.fields import READING_THREADS, Fields, damaged_record
 from lungseg_jax.errors import DataError
+from tfds_builder.fields import READING_THREADS, Fields, damaged_record
 
 # What TFDS writes beside the shards.
 RECORD_FILES = ("dataset_info.json", "features.json")

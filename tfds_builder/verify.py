@@ -50,7 +50,7 @@ class Fault:
 def verify(folder: epath.PathLike) -> list[Fault]:
     """Returns every fault in a folder of records; none if it is whole.
 
-    Files are compared with the manifest's check sums, counts with `dataset_info.json` and the
+    Files are compared with the manifest's checksums, counts with `dataset_info.json` and the
     manifest; every record is decoded and its fields compared; ids must be unique and no patient
     in two splits. Of a record only its id and its patient's are kept, so memory stays small.
 
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = epath.Path(parser.parse_args(arguments).folder).expanduser()
     try:
         faults = verify(folder)
-    except UserError as error:
+    except (UserError, OSError) as error:
         terminal.say(f"Error: {error}")
         return 1
     for fault in faults:

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Int
 
 from lungseg_jax.config import Config
-from lungseg_jax.data.fields import READING_THREADS
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.data.pictures import Batch, Pictures
 from lungseg_jax.data.records import Records
+from tfds_builder.fields import READING_THREADS
 
 # What device-resident pictures may take of a device's memory: activations need the rest.
 RESIDENT_SHARE_OF_MEMORY = 0.2

@@ -13,13 +13,13 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
-from lungseg_jax.data.fields import READING_THREADS, Fields
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import read_options
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.data_report import ensure_data_report
+from tfds_builder.fields import READING_THREADS, Fields
 from tfds_builder.manifest import content_of
 from tfds_builder.prepare import prepare
 from tfds_builder.sources import FolderPatterns
@@ -52,7 +52,7 @@ class Records:
     Attributes:
       split: its name.
       name: of the records; other inputs give another name.
-      content: a check sum of the split's records.
+      content: a checksum of the split's records.
       image_size: side of the pictures in pixels.
       labels: what the channels of the masks are.
     """

@@ -85,7 +85,7 @@ def decode_grey(
     try:
         image = opener(io.BytesIO(content))
         if image.width * image.height <= max_pixels:
-            # Loading skips the check sums of the picture's data.
+            # Loading skips the checksums of the picture's data.
             opener(io.BytesIO(content)).verify()
             return _to_grey(image, content)
     except MemoryError:
