@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lungseg_jax.command_line import parse, parse_prediction, run
+from lungseg_jax.command_line import parse, parse_build, parse_prediction, run
+from lungseg_jax.errors import ConfigError
 from lungseg_jax.workdir import default_workdir
 
 
@@ -48,6 +49,21 @@ def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
     _, config, workdir, _ = parse([*arguments, "--config.data.data_dir=~/records"])
     assert (str(workdir), config.data.data_dir) == ("/home/someone/run", "/home/someone/records")
     assert parse_prediction(["predict", "a", "--output=~/b~/c"]).output == "/home/someone/b~/c"
+
+
+def test_options_of_beam_are_words_as_in_a_shell():
+    """Fault: one option of all, or a value cut at its blank."""
+    command = ["build", "--config=configs/unet.py"]
+    assert parse_build(command)[1] is None
+    given = parse_build([*command, "--beam=--runner=DirectRunner --job_name='a b'"])[1]
+    assert given == ["--runner=DirectRunner", "--job_name=a b"]
+
+
+@pytest.mark.parametrize("argument", ["--mode=eval", "--config.distributed=true"])
+def test_jobs_that_need_a_folder_ask_for_it(argument):
+    """Fault: a new folder for each host, or one that holds no run to evaluate."""
+    with pytest.raises(ConfigError, match="--workdir: is missing; "):
+        parse(["main", "--config=configs/unet.py", argument])
 
 
 def test_runs_that_start_together_have_folders_of_their_own():

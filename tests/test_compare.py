@@ -42,6 +42,20 @@ def test_a_shift_is_found_and_signed(tmp_path, dice):
     assert found.p_value < 1e-6
 
 
+def test_the_command_compares_the_split_that_it_is_asked_for(tmp_path, dice, capsys):
+    """Fault: test figures shown for those of validation, or a difference with the sign turned."""
+    first, second = write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice)
+    for folder, shift in ((first, 0.0), (second, 0.01)):
+        write_run(folder / "val", dice + shift)
+        (folder / "val" / "eval" / "test.csv").rename(folder / "eval" / "val.csv")
+    for arguments, difference in (([], "+0.0000"), (["--split=val"], "+0.0100")):
+        assert main(["compare", str(first), str(second), *arguments]) == 0
+        header, _, row, *_ = capsys.readouterr().err.splitlines()
+        cells = dict(zip(re.split(r" {2,}", header.strip()), re.split(r" {2,}", row), strict=True))
+        assert (cells["figure"], cells["second - first"]) == ("dice", difference)
+        assert cells["first"] == f"{dice.mean():.4f}"
+
+
 def test_equal_runs_do_not_differ(tmp_path, dice):
     """Fault: a warning or NaN where no picture differs."""
     found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice))

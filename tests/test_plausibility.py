@@ -47,6 +47,7 @@ def test_two_lungs_pass():
         (np.s_[0:60, 10:45], np.s_[0:60, 55:90], 0.96, "lungs out of view at the top"),
         (np.s_[40:100, 10:45], np.s_[40:100, 55:90], 0.96, "lungs out of view at the bottom"),
         (np.s_[20:80, 0:45], GOOD[1], 0.96, "lungs out of view at the viewer's left"),
+        (GOOD[0], np.s_[20:80, 55:100], 0.96, "lungs out of view at the viewer's right"),
         (*GOOD, 0.5, "uncertain: estimated Dice 0.500, below 0.9"),
     ],
 )
