@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float
 
-from lungseg_jax import report, terminal
+from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig, check_space_shards
 from lungseg_jax.cores import usable_cores
@@ -35,7 +35,7 @@ THRESHOLD = 0.5
 EVALUATED_SPLITS = ("val", "test")
 
 
-def evaluate(config: Config, workdir: epath.PathLike) -> report.Summary:
+def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summary:
     """Evaluates the best checkpoint of a run and writes its report; returns the summary.
 
     Raises:
@@ -89,17 +89,17 @@ def are_same_records(position: dict[str, Any], records: dict[str, Records]) -> b
 
 def evaluate_splits(
     evaluator: "Evaluator", variables: Variables, records: dict[str, Records], workdir: epath.Path
-) -> report.Summary:
+) -> evaluation_report.Summary:
     """Measures the splits a run is judged by and writes tables, overlays and `metrics.json`."""
     summary = {}
     for split in EVALUATED_SPLITS:
         rows = evaluator.measure(variables, records[split])
-        summary[split] = report.write_split(workdir, split, rows)
+        summary[split] = evaluation_report.write_split(workdir, split, rows)
         if split == "test":
-            ranked = report.best_median_worst(rows)
+            ranked = evaluation_report.best_median_worst(rows)
             pictures = evaluator.overlays(variables, records[split], list(ranked.values()))
-            report.write_overlays(workdir, rows, ranked, pictures)
-    report.write_summary(workdir, summary)
+            evaluation_report.write_overlays(workdir, rows, ranked, pictures)
+    evaluation_report.write_summary(workdir, summary)
     return summary
 
 

@@ -34,11 +34,11 @@ from lungseg_jax.evaluate import (
     check_same_records,
     lung_probability,
 )
+from lungseg_jax.evaluation_report import read_ids
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import keep_lungs
-from lungseg_jax.report import read_ids
 from lungseg_jax.state import create_state
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import read_config

@@ -66,7 +66,7 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
         benchmark(config, workdir)
         return
     # Here, so that a machine without TFDS, Grain and OpenCV can be benchmarked.
-    from lungseg_jax import report
+    from lungseg_jax import evaluation_report
     from lungseg_jax.evaluate import evaluate
     from lungseg_jax.train import train_and_evaluate
 
@@ -74,7 +74,7 @@ def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -
     summary = job(config, workdir)
     if summary is None:
         raise Stopped(f"Stopped and saved; the same command with --workdir={workdir} resumes")
-    terminal.say(f"\n{report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
+    terminal.say(f"\n{evaluation_report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
 
 
 if __name__ == "__main__":

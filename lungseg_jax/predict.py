@@ -41,7 +41,7 @@ from lungseg_jax.prediction_results import key_of, make_room, overlay_of, read_n
 from lungseg_jax.prediction_table import TABLE, Row, open_table
 from lungseg_jax.segmentation import Segmentation
 from lungseg_jax.segmenter import BATCH_SIZE, Prediction, Segmenter
-from tfds_builder.convert import BYTES_PER_PIXEL
+from tfds_builder.convert import worker_memory_bytes
 from tfds_builder.sandbox import Sandboxes
 
 # Rejected files that are named at the end; the table names all.
@@ -105,12 +105,11 @@ def predict(
     _make_folder(output)
     make_room(output, noted or {}, {own.mask: key_of(own.path) for own in inputs})
     cores = usable_cores()
-    memory = 2**29 + BYTES_PER_PIXEL * options.max_pixels
     rows = []
     with (
         terminal.progress("segment", len(inputs), "file") as bar,
         open_table(output) as add_row,
-        Sandboxes(cores, memory) as sandboxes,
+        Sandboxes(cores, worker_memory_bytes(options)) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(cores) as readers,
         concurrent.futures.ThreadPoolExecutor(cores) as writers,
     ):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lungseg_jax import report, terminal
+from lungseg_jax import evaluation_report, terminal
 from lungseg_jax import workdir as workdir_lib
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, check_devices
@@ -64,7 +64,7 @@ class Training:
     state: TrainState
 
 
-def train_and_evaluate(config: Config, workdir: epath.PathLike) -> report.Summary | None:
+def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summary | None:
     """Trains to `num_steps`, from the newest checkpoint if there is one, and evaluates the best.
 
     Args:
@@ -186,8 +186,8 @@ def validate(run: Training, log: Log, step: int, trained: str) -> float:
     rows = run.evaluator.measure(run.state.ema, records)
     figures = summarize(rows)
     log.scalars("val", step, {key: x for key, x in figures.items() if isinstance(x, float)})
-    # Of a split without a Dice there is none.
-    median = [own for rank, own in report.best_median_worst(rows).items() if rank == "median"]
+    ranked = evaluation_report.best_median_worst(rows)
+    median = [ranked["median"]] if ranked else []
     for picture in run.evaluator.overlays(run.state.ema, records, median).values():
         log.picture("val/median", step, picture)
     dice = float(figures.get("dice", 0.0))

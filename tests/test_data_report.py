@@ -17,8 +17,8 @@ from lungseg_jax.imaging.structures import Structure
 from tests.stored import pairs_in, read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import COLOURS, COLUMNS, ROWS, ContactSheet
 from tfds_builder.data_report import main, write_data_report
+from tfds_builder.data_report_figures import AGE_EDGES, Figures, Histogram, Look
 from tfds_builder.duplicates import Fingerprint, Fingerprints
-from tfds_builder.report_figures import AGE_EDGES, Figures, Histogram, Look
 from tfds_builder.splits import SPLITS
 from tfds_builder.svg_charts import bar_chart, histogram_chart
 

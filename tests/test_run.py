@@ -25,13 +25,13 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator
+from lungseg_jax.evaluation_report import read_ids
 from lungseg_jax.export import main as export
 from lungseg_jax.export import predictions, weights_of_run
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.postprocessing import smooth
-from lungseg_jax.report import read_ids
 from lungseg_jax.segmenter import Segmenter
 from lungseg_jax.step import prepare_step
 from lungseg_jax.train import Pending, Training

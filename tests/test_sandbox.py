@@ -15,12 +15,12 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, png_bytes
-from tfds_builder.convert import ConvertSettings, convert
+from tfds_builder.convert import ConvertSettings, convert, worker_memory_bytes
 from tfds_builder.sandbox import Sandbox, SandboxStoppedError
 from tfds_builder.sources import Case, Clinical, MaskFile
 
 SETTINGS = ConvertSettings(32, b"key", ReadOptions())
-MEMORY_BYTES = SETTINGS.memory_bytes()
+MEMORY_BYTES = worker_memory_bytes(SETTINGS.reading)
 
 
 def make_case(folder: Path, name: str, image: bytes | None) -> Case:

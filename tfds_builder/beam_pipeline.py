@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from lungseg_jax.errors import DataError
 from tfds_builder.conversion import Chunk, Conversion
+from tfds_builder.convert import worker_memory_bytes
 from tfds_builder.digest import digest_bytes
 from tfds_builder.id_key import read_key
 from tfds_builder.sandbox import Sandbox
@@ -35,7 +36,7 @@ class _ConvertChunk(beam.DoFn):
                 "mount the folder of the build",
             )
         self._conversion = _with_key(self._conversion, key)
-        self._sandbox = Sandbox(self._conversion.settings.memory_bytes())
+        self._sandbox = Sandbox(worker_memory_bytes(self._conversion.settings.reading))
 
     def teardown(self) -> None:
         """Ends the sandbox's process."""

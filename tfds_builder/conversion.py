@@ -23,7 +23,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
-from tfds_builder.convert import ConvertSettings, convert
+from tfds_builder.convert import ConvertSettings, convert, worker_memory_bytes
 from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
 from tfds_builder.sandbox import Sandbox, Sandboxes
@@ -242,7 +242,7 @@ def _convert_on_all_cores(
     """Converts chunks in one worker process a core, each fed by a thread that waits for it."""
     workers = max(1, min(usable_cores(), len(chunks)))
     with (
-        Sandboxes(workers, conversion.settings.memory_bytes()) as sandboxes,
+        Sandboxes(workers, worker_memory_bytes(conversion.settings.reading)) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
         try:

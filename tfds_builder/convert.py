@@ -33,6 +33,11 @@ UNKNOWN_AGE = math.nan
 BYTES_PER_PIXEL = 28
 
 
+def worker_memory_bytes(reading: ReadOptions) -> int:
+    """Returns what memory a worker may take for the largest picture, beyond its start."""
+    return 2**29 + BYTES_PER_PIXEL * reading.max_pixels
+
+
 @dataclasses.dataclass(frozen=True)
 class ConvertSettings:
     """What a record depends on, besides its files.
@@ -46,10 +51,6 @@ class ConvertSettings:
     image_size: int
     id_key: bytes = dataclasses.field(repr=False)
     reading: ReadOptions
-
-    def memory_bytes(self) -> int:
-        """Returns what memory a worker may take for the largest picture, beyond its start."""
-        return 2**29 + BYTES_PER_PIXEL * self.reading.max_pixels
 
     def describe(self) -> str:
         """Returns the settings as text, the key as its hash."""

@@ -19,10 +19,10 @@ from lungseg_jax import terminal
 from lungseg_jax.errors import UserError
 from tfds_builder.build_report import read_build_report
 from tfds_builder.contact_sheet import ContactSheet
+from tfds_builder.data_report_figures import Figures, Look
+from tfds_builder.data_report_page import page
 from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprint, Fingerprints, Pair
 from tfds_builder.records_folder import image_size, open_folder, read_records
-from tfds_builder.report_figures import Figures, Look
-from tfds_builder.report_page import page
 
 PAGE = "data_report/index.html"
 

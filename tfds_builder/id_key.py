@@ -19,8 +19,8 @@ _FORM = re.compile(rb"[0-9a-fA-F]{64}")
 _PATIENCE_S = 2.0
 
 
-def read_or_make_key(data_dir: epath.Path) -> bytes:
-    """Returns the key kept in `data_dir`, made there if it is absent: 32 bytes.
+def read_or_make_key(folder: epath.Path) -> bytes:
+    """Returns the key kept in a folder, made there if it is absent: 32 bytes.
 
     Without the key a hash tells nothing of the identifier; with one key for all data sets a patient
     has the same hash in all of them. Only its owner can read the file, and no record holds it.
@@ -29,11 +29,11 @@ def read_or_make_key(data_dir: epath.Path) -> bytes:
       DataError: the file is not readable or damaged; an empty key would make hashes that anybody
         can try out.
     """
-    path = data_dir / _NAME
+    path = folder / _NAME
     if not path.exists():
-        data_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         _make(path)
-    return read_key(data_dir)
+    return read_key(folder)
 
 
 def _make(path: epath.Path) -> None:
@@ -60,13 +60,13 @@ def _write_new(path: epath.Path, content: bytes) -> None:
         file.write(content)
 
 
-def read_key(data_dir: epath.Path) -> bytes:
-    """Returns the key kept in `data_dir`.
+def read_key(folder: epath.Path) -> bytes:
+    """Returns the key kept in a folder.
 
     Raises:
       DataError: the file is absent, not readable or damaged.
     """
-    path = data_dir / _NAME
+    path = folder / _NAME
     give_up = time.monotonic() + _PATIENCE_S
     while True:
         content = files.read_bytes(path).strip()

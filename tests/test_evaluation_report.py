@@ -7,7 +7,7 @@ import math
 import numpy as np
 from etils import epath
 
-from lungseg_jax import report
+from lungseg_jax import evaluation_report
 from lungseg_jax.metrics import ImageMetrics
 
 
@@ -21,13 +21,13 @@ ROWS = [row("x", 0.5), row("y", 0.9, "b"), row("z", 0.7), row("w", math.nan, hd9
 
 def test_ranks_leave_out_images_without_figures():
     """Fault: NaN sorted to the top or the bottom of the ranking."""
-    assert report.best_median_worst(ROWS) == {"best": 1, "median": 2, "worst": 0}
-    assert report.best_median_worst(ROWS[3:]) == {}
+    assert evaluation_report.best_median_worst(ROWS) == {"best": 1, "median": 2, "worst": 0}
+    assert evaluation_report.best_median_worst(ROWS[3:]) == {}
 
 
 def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
     """Fault: `nan` in a table that spreadsheets read as text; columns in another order."""
-    report.write_split(epath.Path(tmp_path), "test", ROWS)
+    evaluation_report.write_split(epath.Path(tmp_path), "test", ROWS)
     with (tmp_path / "eval" / "test.csv").open() as file:
         table = list(csv.reader(file))
     assert table[0] == [
@@ -41,7 +41,7 @@ def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
 def test_sides_have_columns_where_a_row_has_them(tmp_path):
     """Fault: sides that are measured and not written, or empty columns in every other table."""
     rows = [row("x", 0.5, dice_right=0.25), row("y", 0.9, dice_right=0.75, dice_left=0.5)]
-    summary = report.write_split(epath.Path(tmp_path), "test", rows)
+    summary = evaluation_report.write_split(epath.Path(tmp_path), "test", rows)
     with (tmp_path / "eval" / "test.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [(cells["dice_right"], cells["dice_left"]) for cells in table] == [
@@ -52,8 +52,8 @@ def test_sides_have_columns_where_a_row_has_them(tmp_path):
 
 def test_summary_has_each_source_and_is_strict_json(tmp_path):
     """Fault: NaN in JSON, or sources averaged as if they were of one size."""
-    summary = {"test": report.write_split(epath.Path(tmp_path), "test", ROWS)}
-    report.write_summary(epath.Path(tmp_path), summary)
+    summary = {"test": evaluation_report.write_split(epath.Path(tmp_path), "test", ROWS)}
+    evaluation_report.write_summary(epath.Path(tmp_path), summary)
     saved = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=_refuse)
     assert saved["test"]["num_examples"] == 4
     assert saved["test"]["num_without_lung"] == 1
@@ -64,8 +64,8 @@ def test_summary_has_each_source_and_is_strict_json(tmp_path):
 
 def test_closing_table_names_splits_and_sources(tmp_path):
     """Fault: a table without units, or figures under another heading."""
-    summary = {"test": report.write_split(epath.Path(tmp_path), "test", ROWS)}
-    lines = report.closing_table(summary).splitlines()
+    summary = {"test": evaluation_report.write_split(epath.Path(tmp_path), "test", ROWS)}
+    lines = evaluation_report.closing_table(summary).splitlines()
     assert [line.split("  ")[0] for line in lines[2:]] == ["test", "test a", "test b"]
     assert lines[0].split("  ")[-1].strip() == "images"
     assert lines[4].split()[-1] == "1"

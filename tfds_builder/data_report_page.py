@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from tfds_builder.data_report_figures import SPACING_EDGES, Figures, GroupFigures, Histogram
 from tfds_builder.duplicates import ALIKE_CORRELATION, Pair
-from tfds_builder.report_figures import SPACING_EDGES, Figures, GroupFigures, Histogram
 from tfds_builder.svg_charts import PALETTE, bar_chart, histogram_chart
 
 # More lines than these cannot be told apart; the largest groups are drawn, the tables have all.
