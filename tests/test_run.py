@@ -294,6 +294,7 @@ def test_right_and_left_lung_are_learned_apart(data, tmp_path):
     workdir = tmp_path / "run"
     changes = {
         "data.source": "phantom",
+        "data.manual_dir": "",
         "data.num_phantoms": 10,
         "data.labels": "left_right",
         "model.width": 8,
