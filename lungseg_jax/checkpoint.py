@@ -36,7 +36,6 @@ class Checkpoints:
         self._passed_over: set[int] = set()
         self._set_aside_without_metrics()
         options = _reading() if keep is None else _keeping(keep)
-        _save_arrays_whole()
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
@@ -50,10 +49,14 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        saved = self._parallel.to_checkpoint(self._named(state))
+        # Of several processes each must take part.
+        if jax.process_count() == 1:
+            saved = jax.tree.map(_one_copy, saved)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(self._parallel.to_checkpoint(self._named(state))),  # type: ignore[call-arg]
+                state=ocp.args.StandardSave(saved),  # type: ignore[call-arg]
                 iterator=ocp.args.JsonSave(position),  # type: ignore[call-arg]
             ),
             metrics=None if dice is None else {"dice": dice},
@@ -223,14 +226,13 @@ class Checkpoints:
         return self._parallel.from_checkpoint(restored["state"]), restored["iterator"]
 
 
-def _save_arrays_whole() -> None:
-    """Has the first device that holds a replicated array save all of it, in this whole process.
+def _one_copy(array: jax.Array) -> jax.Array:
+    """Returns one device's copy of a replicated array.
 
-    By default Orbax has each device save a part, which takes a compiled slice for each device and
-    shape: seconds at the first save, which a preempted machine may not have.
+    Of several Orbax would save a part by each device, which takes a compiled slice for each device
+    and shape: seconds at the first save, which a preempted machine may not have.
     """
-    whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
+    return array.addressable_data(0) if array.is_fully_replicated else array
 
 
 def _keeping(newest: int) -> ocp.CheckpointManagerOptions:

@@ -209,8 +209,7 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
 
 def _expand_home(argument: str) -> str:
     """Shells expand ~ only at the beginning of a word, not behind a flag's name."""
-    flag, found, rest = argument.partition("=~/")
-    return f"{flag}={Path.home()}/{rest}" if found and flag.startswith("--") else argument
+    return re.sub(r"^(--?[\w.]+=)~(?=/|$)", lambda flag: f"{flag[1]}{Path.home()}", argument)
 
 
 def _reason(error: Exception) -> str:

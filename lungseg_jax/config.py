@@ -44,7 +44,7 @@ class DataConfig:
 
     Attributes:
       source: folder layout of the pictures; `phantom` generates its own.
-      manual_dir: the data set's folder; unused for `phantom`.
+      manual_dir: the data set's folder; none for `phantom`.
       images: names of the pictures, for a `folder` without `pairs.csv`.
       masks: names of a picture's masks there; `{stem}` is the picture's name without suffix.
       data_dir: where records are kept.
@@ -264,9 +264,12 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
     """Returns the frozen configuration.
 
     Raises:
-      ConfigError: an unknown key, a value of the wrong type or out of range.
+      ConfigError: an unknown key, a value of the wrong type or out of range, or one that nothing
+        would read.
     """
-    return _build(Config, config.to_dict(), prefix="")
+    resolved = _build(Config, config.to_dict(), prefix="")
+    _check_read(resolved.data)
+    return resolved
 
 
 def to_json(config: Config) -> str:
@@ -415,7 +418,8 @@ def _check_ranges(config: Config) -> None:
     _check_image_size(config)
 
 
-def _check_data(data: DataConfig) -> None:
+def _check_read(data: DataConfig) -> None:
+    """Refuses keys that a user would give in vain."""
     if data.source == "phantom" and data.manual_dir:
         raise ConfigError(
             "data.manual_dir",
@@ -425,6 +429,9 @@ def _check_data(data: DataConfig) -> None:
     for key in ("images", "masks"):
         if data.source != "folder" and getattr(data, key) != getattr(DataConfig, key):
             raise ConfigError(f"data.{key}", "is given", "needs data.source=folder")
+
+
+def _check_data(data: DataConfig) -> None:
     if not 0 <= data.max_bad_share <= 1:
         raise ConfigError(
             "data.max_bad_share", f"is {data.max_bad_share}", "give a share in [0, 1]"

@@ -19,7 +19,7 @@ from lungseg_jax.data.records import Example, Records, identity, open_records
 from lungseg_jax.environment import environment
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
-from lungseg_jax.hosts import check_hosts_agree
+from lungseg_jax.hosts import check_hosts_agree, without_folders
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
@@ -48,6 +48,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
+    check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
     check_same_config(workdir, config)
     check_space_shards(config, len(parallel.devices), jax.process_count())
     checkpoints = Checkpoints(workdir / "checkpoints", None, parallel)
@@ -55,7 +56,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
     state, position = checkpoints.restore_best(template)
     checkpoints.close()
     records = open_records(config)
-    check_hosts_agree(config, identity(records)["content"])
+    check_hosts_agree(records=identity(records)["content"])
     check_same_records(workdir, position, records)
     terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
     # From here on the figures are those of these tolerances and this environment.

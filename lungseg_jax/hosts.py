@@ -9,7 +9,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lungseg_jax.config import Config, to_json
-from lungseg_jax.environment import revision
 from lungseg_jax.errors import ConfigError
 
 
@@ -20,11 +19,9 @@ def join_hosts() -> None:
       ConfigError: nothing says which other processes there are, or they cannot be reached.
     """
     # JAX itself reads only the address from the environment, not these two.
-    count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    count, own = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     try:
-        jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(own) if own else None
-        )
+        jax.distributed.initialize(num_processes=count, process_id=own)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             "distributed",
@@ -34,35 +31,42 @@ def join_hosts() -> None:
         ) from error
 
 
-def check_hosts_agree(config: Config, content: str) -> None:
-    """Checks that every host has the same configuration, code and records.
+def _number(variable: str) -> int | None:
+    value = os.environ.get(variable)
+    try:
+        return int(value) if value else None
+    except ValueError as error:
+        raise ConfigError(variable, f"is {value!r}", "give a whole number") from error
+
+
+def check_hosts_agree(**facts: str | None) -> None:
+    """Checks that every host states the same.
 
     Otherwise steps would silently combine the work of hosts that do different things.
 
     Args:
-      config: of this host; folders may differ.
-      content: checksum of the records of this host.
+      **facts: of this host, by what errors call them; `None` where it does not know.
 
     Raises:
-      ConfigError: they differ; raised on all hosts.
+      ConfigError: hosts differ; raised on all of them.
     """
     if jax.process_count() == 1:
         return
+    digests = [hashlib.sha256((own or "").encode()).digest() for own in facts.values()]
+    digests = np.array([list(digest) for digest in digests], np.uint8)
+    known = np.array([own is not None for own in facts.values()])
+    all_digests, all_known = map(np.asarray, multihost_utils.process_allgather((digests, known)))
+    for place, name in enumerate(facts):
+        stated = all_digests[all_known[:, place], place]
+        if len(np.unique(stated, axis=0)) > 1:
+            raise ConfigError(
+                "distributed",
+                f"the hosts of the job differ in {name}",
+                "start all with the same command and code, on the same data",
+            )
+
+
+def without_folders(config: Config) -> str:
+    """Returns a configuration as text, without what may differ between hosts."""
     data = dataclasses.replace(config.data, manual_dir="", data_dir="", splits="")
-    facts = {
-        "the configuration": to_json(dataclasses.replace(config, data=data)),
-        "the commit": str(revision()),
-        "the content of the records": content,
-    }
-    digests = [
-        np.frombuffer(hashlib.sha256(own.encode()).digest(), np.uint8) for own in facts.values()
-    ]
-    of_hosts = np.asarray(multihost_utils.process_allgather(np.stack(digests)))
-    differing = (of_hosts != of_hosts[0]).any(axis=(0, 2))
-    if differing.any():
-        names = " and ".join(np.array(list(facts))[differing])
-        raise ConfigError(
-            "distributed",
-            f"the hosts of the job differ in {names}",
-            "start all with the same command and code, on the same data",
-        )
+    return to_json(dataclasses.replace(config, data=data))

@@ -75,9 +75,10 @@ def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, 
     """
     keys = set(masks.values())
     for mask in masks:
-        if noted.get(mask, masks[mask]) not in keys:
+        there = any(os.path.lexists(output / own) for own in (mask, overlay_of(mask)))
+        if there and noted.get(mask, masks[mask]) not in keys:
             # Archives give the pictures of all patients the same names.
-            fault = "is the result of another file, of the same name in another folder"
+            fault = "is the result of another file of that name"
             raise DataError(output / mask, fault, "give another --output")
     gone = {mask for mask, key in noted.items() if key in keys}
     for name in (*gone, *map(overlay_of, gone)):

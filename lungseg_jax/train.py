@@ -26,7 +26,7 @@ from lungseg_jax.environment import environment
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
 from lungseg_jax.find_weights import checksum, variables_to_start_from
-from lungseg_jax.hosts import check_hosts_agree
+from lungseg_jax.hosts import check_hosts_agree, without_folders
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
 from lungseg_jax.parallel import Parallel, all_devices
@@ -83,7 +83,6 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
-    check_devices(config, len(parallel.devices), jax.process_count())
     run = start(config, parallel, workdir)
     with Log(workdir, int(run.state.step) + 1) as log, stop_after_step() as stop:
         finished = loop(run, log, stop)
@@ -105,14 +104,16 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         network.
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
     """
-    workdir_lib.check_free(workdir, config)
     # Before hours of work: what ran is what was imported.
     own_environment = environment()
+    check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
+    check_devices(config, len(parallel.devices), jax.process_count())
+    workdir_lib.check_free(workdir, config)
     # Now, so that a mistake shows at once; a resumed run no longer needs what it began with.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
     records = open_records(config)
-    check_hosts_agree(config, identity(records)["content"])
+    check_hosts_agree(records=identity(records)["content"])
     # Again: another run may have taken the folder while records were built.
     workdir_lib.check_free(workdir, config)
     workdir_lib.claim(workdir, config)

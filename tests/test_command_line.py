@@ -48,7 +48,8 @@ def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
     arguments = ["main", "--config=configs/unet.py", "--workdir=~/run"]
     _, config, workdir, _ = parse([*arguments, "--config.data.data_dir=~/records"])
     assert (str(workdir), config.data.data_dir) == ("/home/someone/run", "/home/someone/records")
-    assert parse_prediction(["predict", "a", "--output=~/b~/c"]).output == "/home/someone/b~/c"
+    for given, meant in (("~/b~/c", "/home/someone/b~/c"), ("~", "/home/someone"), ("~b", "~b")):
+        assert parse_prediction(["predict", "a", f"-output={given}"]).output == meant
 
 
 def test_options_of_beam_are_words_as_in_a_shell():

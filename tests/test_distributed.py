@@ -15,15 +15,19 @@ from tests.test_run import losses
 
 # What a host of a pod runs; there JAX finds coordinator and ranks itself.
 HOST = """
-import sys, time, jax
+import os, sys, time, jax
 from etils import epath
+from lungseg_jax.hosts import join_hosts
 from lungseg_jax.train import train_and_evaluate
 from tests.small import small_config
 address, rank, root, kind, resident, space_shards, rename_seconds, rates = sys.argv[1:]
 kind_of_path = type(epath.Path(root))
 rename = kind_of_path.rename
 kind_of_path.rename = lambda path, to: (time.sleep(float(rename_seconds)), rename(path, to))[1]
-jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
+os.environ |= {
+    "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": rank
+}
+join_hosts()
 assert len(jax.local_devices()) == 4 and len(jax.devices()) == 8
 config = small_config(
     num_steps=10, evaluation__every=5, parallel=kind,
@@ -100,7 +104,7 @@ def test_hosts_that_were_started_differently_do_not_train(tmp_path):
     """Fault: one host with another configuration, whose gradients are taken for the job's."""
     write_small_data(tmp_path / "pictures")
     said = run_hosts(tmp_path, "pmap", "true", 1, rates="2e-3 3e-3", code=1)
-    assert said.count("ConfigError: distributed: the hosts of the job differ in the config") == 2
+    assert said.count("ConfigError: distributed: the hosts of the job differ in config") == 2
     assert not (tmp_path / "pmap").exists()
 
 

@@ -371,6 +371,14 @@ def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
     with pytest.raises(DataError, match=r"1_mask.png: is the result of another file.*--output"):
         predict(untrained, [tmp_path / "study2"], output)
     assert {own.name: own.read_bytes() for own in output.iterdir()} == before
+    # Fault: a name that is kept for what was removed, or never written.
+    (tmp_path / "study3").mkdir()
+    (tmp_path / "study3" / "1.png").write_text("no picture")
+    other = tmp_path / "other"
+    predict(untrained, [tmp_path / "study3"], other)
+    predict(untrained, [tmp_path / "study2"], other)
+    assert (other / "1_mask.png").exists()
+    (tmp_path / "study3" / "1.png").unlink()
     # Given together, both have names of their own.
     assert len(predict(untrained, [tmp_path], output)) == 2
     assert len(list(output.glob("*_mask.png"))) == 2

@@ -145,6 +145,7 @@ def test_a_pattern_without_the_stem_is_refused():
             ("images/1.png", "masks/of_1.png", "masks/of_11.png"),
             "of_11",
         ),
+        (FolderPatterns(masks="masks/*{stem}.png"), ("images/1.png", "masks/2_1.png"), "2_1"),
     ],
 )
 def test_a_mask_whose_picture_is_missing_goes_to_no_other(tmp_path, patterns, names, orphan):

@@ -73,6 +73,11 @@ def test_a_folder_of_other_things_is_not_called_damaged(folder, capsys):
     """Fault: the folder above the records, given by mistake, reads like a loss of data."""
     assert main([str(folder.parent)]) == 1
     assert "holds no records; give the folder" in capsys.readouterr().err
+    # Fault: records that lost all but their shards, taken for a mistyped folder.
+    for name in ("manifest.json", "dataset_info.json", "features.json"):
+        (folder / name).unlink()
+    assert main([str(folder)]) == 1
+    assert "manifest.json: absent" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"files": {}}', '{"files": 3}'])

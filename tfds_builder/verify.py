@@ -28,6 +28,8 @@ from tfds_builder.records_folder import (
     shards,
 )
 
+SHARD_NAMES = "*array_record*"
+
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
@@ -60,7 +62,8 @@ def verify(folder: epath.PathLike) -> list[Fault]:
     folder = epath.Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "give the folder that holds the records")
-    if not any((folder / name).exists() for name in (MANIFEST, *RECORD_FILES)):
+    known = [*(folder / name for name in (MANIFEST, *RECORD_FILES)), *folder.glob(SHARD_NAMES)]
+    if not any(path.exists() for path in known):
         remedy = "give the folder of dataset_info.json: DATA_DIR/chest_xray_lungs/NAME/VERSION"
         raise DataError(folder, "holds no records", remedy)
     manifest = None
@@ -90,7 +93,7 @@ def _check_files(folder: epath.Path, manifest: Manifest) -> Iterator[Fault]:
             yield Fault(name, "", f"has {found.bytes} bytes where {stated.bytes} were written")
         elif found.sha256 != stated.sha256:
             yield Fault(name, "", "has changed since it was written: its checksum differs")
-    written = {*RECORD_FILES, *(path.name for path in folder.glob("*array_record*"))}
+    written = {*RECORD_FILES, *(path.name for path in folder.glob(SHARD_NAMES))}
     for name in sorted(written - manifest.records.keys()):
         yield Fault(name, "", f"is not in {MANIFEST}")
 

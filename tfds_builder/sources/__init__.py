@@ -61,7 +61,8 @@ def list_source(
         raise DataError(
             "data.manual_dir", f"is empty for source {source}", "give the data set's folder"
         )
-    directory = epath.Path(directory).expanduser()
+    # The whole path: builds started elsewhere go on with what this one has converted.
+    directory = epath.Path(directory).expanduser().absolute()
     if not directory.is_dir():
         raise DataError(
             directory, "no such folder", "give the data set's folder as data.manual_dir"

@@ -28,7 +28,7 @@ _NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx",
 
 _WILDCARDS = ("*", "?")
 # Not where a number, a word or a UID goes on; a second number may name another picture.
-_NO_START = r"(?<![^\W_])(?<!\d\.)"
+_NO_START = r"(?<![^\W_])(?<!\d[-_. ])"
 _NO_END = r"(?![^\W_]|[-_. ]\d)"
 
 _SIDES = {
