@@ -92,7 +92,7 @@ class Segmenter:
           DataError: the file cannot be read, or the array is no picture.
         """
         if isinstance(picture, str | os.PathLike):
-            path = epath.Path(picture)
+            path = epath.Path(picture).expanduser()
             radiograph, name = read_radiograph(path, options), path.name
         else:
             radiograph, name = radiograph_of(as_array(picture), options), "array"

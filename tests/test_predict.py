@@ -408,6 +408,14 @@ def test_the_output_of_a_training_run_is_not_segmented(tmp_path):
     assert len(name_files([best], output, ())) == 1
 
 
+def test_a_tilde_is_the_home_folder_in_python_too(tmp_path, monkeypatch, untrained):
+    """Fault: a file that the README names, and that `segment` does not find."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    expected = untrained.segment(tmp_path / "a.png").probabilities
+    np.testing.assert_array_equal(untrained.segment("~/a.png").probabilities, expected)
+
+
 def test_rows_of_unequal_length_are_refused():
     """Fault: NumPy's own exception, which no caller waits for."""
     with pytest.raises(DataError, match=r"array: .*inhomogeneous"):
