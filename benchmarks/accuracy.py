@@ -21,16 +21,16 @@ from jaxtyping import Bool
 from scipy.stats import spearmanr
 
 from benchmarks.main_job import RESULTS
-from lungseg_jax import quality
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
-from lungseg_jax.environment import environment
 from lungseg_jax.evaluate import Evaluator, lung_probability, to_original
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.metrics import ImageMetrics, image_metrics
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.plausibility import MIN_DICE
-from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.prediction import quality
+from lungseg_jax.prediction.plausibility import MIN_DICE
+from lungseg_jax.prediction.postprocessing import keep_lungs
+from lungseg_jax.runtime.environment import environment
 from lungseg_jax.weights import Weights
 from lungseg_jax.workdir import read_starts
 

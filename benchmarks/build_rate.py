@@ -29,7 +29,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from benchmarks.main_job import RESULTS
-from lungseg_jax.environment import environment
+from lungseg_jax.runtime.environment import environment
 from tfds_builder.sources import list_source
 
 IMAGE_SIZE = 256

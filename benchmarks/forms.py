@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.main_job import RESULTS
-from lungseg_jax.environment import environment
+from lungseg_jax.runtime.environment import environment
 
 RESULT = RESULTS / "forms.json"
 

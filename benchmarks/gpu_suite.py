@@ -27,7 +27,7 @@ from benchmarks.main_job import RESULTS
 from benchmarks.programs import WORK, Program
 from benchmarks.race import ROOT, compare, race, say
 from lungseg_jax.config import ModelConfig
-from lungseg_jax.flops import training_flops
+from lungseg_jax.performance.flops import training_flops
 
 # Of the whole command; a part that starts late gets what is left.
 BUDGET_SECONDS = 470.0
@@ -228,8 +228,8 @@ def measure_device() -> dict[str, Any]:
 
     import jax
 
-    from lungseg_jax.environment import revision
-    from lungseg_jax.hardware import accelerator
+    from lungseg_jax.performance.hardware import accelerator
+    from lungseg_jax.runtime.environment import revision
 
     device = jax.devices()[0]
     known = accelerator(device.device_kind)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.main_job import RESULTS
-from lungseg_jax.environment import environment
+from lungseg_jax.runtime.environment import environment
 
 RESULT = RESULTS / "input_stall.json"
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lungseg_jax.environment import environment
+from lungseg_jax.runtime.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from benchmarks.main_job import RESULTS
 from benchmarks.programs import TURN_SECONDS, WORK, Program
 from benchmarks.race import compare, race, say
-from lungseg_jax.cores import usable_cores
-from lungseg_jax.environment import environment
+from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.environment import environment
 
 RESULT = RESULTS / "peers_cpu.json"
 

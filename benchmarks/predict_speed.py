@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.build_rate import to_dicom
 from benchmarks.main_job import RESULTS
-from lungseg_jax.environment import environment
+from lungseg_jax.runtime.environment import environment
 from tfds_builder.phantom import generate_phantom
 
 SIDES = (512, 1024, 2048, 3000)

@@ -155,7 +155,7 @@ def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.nd
 def _our_training(program: Program) -> Run:
     import jax
 
-    from lungseg_jax.timing import call_in_a_row
+    from lungseg_jax.performance.timing import call_in_a_row
 
     parallel = _devices(program.config)
     state, step = our_training_step(program.config)
@@ -177,8 +177,8 @@ def _our_training(program: Program) -> Run:
 def _our_inference(program: Program) -> Run:
     from lungseg_jax.forward import make_forward
     from lungseg_jax.optim import make_optimizer
+    from lungseg_jax.performance.timing import call_in_a_row
     from lungseg_jax.state import create_state
-    from lungseg_jax.timing import call_in_a_row
 
     config = program.config
     parallel = _devices(config)
@@ -194,8 +194,8 @@ def _devices(config: Config) -> Any:  # noqa: ANN401
     """One device, as for PyTorch; on a CPU, whose cores are devices, as many as fit the batch."""
     import jax
 
-    from lungseg_jax.cpu_devices import devices_for, use_all_cores
     from lungseg_jax.parallel import Parallel
+    from lungseg_jax.runtime.cpu_devices import devices_for, use_all_cores
 
     use_all_cores(config)
     devices = jax.devices()
@@ -281,7 +281,7 @@ def main(description: str) -> None:
     program = Program(**json.loads(description))
     if program.library == "lungseg_jax":
         # As `lungseg_jax.main` does, and PyTorch by itself.
-        from lungseg_jax.compilation_cache import use_compilation_cache
+        from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 
         use_compilation_cache()
     start = time.perf_counter()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.programs import Program
-from lungseg_jax.huge_pages import huge_page_variables
+from lungseg_jax.runtime.huge_pages import huge_page_variables
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,12 +18,12 @@ import numpy as np
 from benchmarks.accuracy import by_source, figures_of, starts_of
 from benchmarks.main_job import RESULTS
 from lungseg_jax.data.records import Records, open_records
-from lungseg_jax.environment import environment
 from lungseg_jax.evaluate import Evaluator, lung_probability
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.metrics import ImageMetrics, dice_of
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.prediction.postprocessing import keep_lungs
+from lungseg_jax.runtime.environment import environment
 from lungseg_jax.weights import Weights
 
 SUMMARY = ("dice", "hd95_px", "assd_px")

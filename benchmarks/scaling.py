@@ -13,7 +13,7 @@ synchronously, so nothing of C is hidden. An all-reduce of S bytes over the N ch
     2 S (N - 1) / N / W  +  2 h x 1 µs
 
 - W: bandwidth of the links that a ring can use, one way: two of a chip's links along each axis that
-  closes, one along an axis that does not. Links: `lungseg_jax.hardware`, in equal parts over the
+  closes, one along an axis that does not. Links: `performance.hardware`, in equal parts over the
   ports (v4 6, v5e and v6e 4). Axes close at 16 chips on v5e and v6e, at multiples of 4 on v4
   (docs.cloud.google.com/tpu/docs/v5e, v6e, v4).
 - h: hops to the farthest chip, half of a closed axis and all but one of an open one, added up over
@@ -37,8 +37,8 @@ from typing import Any
 from configs import tpu
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config, resolve
-from lungseg_jax.flops import training_flops
-from lungseg_jax.hardware import ACCELERATORS, Accelerator, accelerator
+from lungseg_jax.performance.flops import training_flops
+from lungseg_jax.performance.hardware import ACCELERATORS, Accelerator, accelerator
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
 TOPOLOGIES = {

@@ -14,17 +14,17 @@ import numpy as np
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.benchmark_forward import forward_figures, time_forward
-from lungseg_jax.benchmark_report import benchmark_report
-from lungseg_jax.benchmark_training import TrainingTimes, time_training
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.environment import environment
-from lungseg_jax.flops import forward_flops, training_flops
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.roofline import Peaks, Rate, measure_peaks, place
+from lungseg_jax.performance.flops import forward_flops, training_flops
+from lungseg_jax.performance.forward import forward_figures, time_forward
+from lungseg_jax.performance.report import benchmark_report
+from lungseg_jax.performance.roofline import Peaks, Rate, measure_peaks, place
+from lungseg_jax.performance.timing import SecondsOfRounds, median_and_error, spread
+from lungseg_jax.performance.training import TrainingTimes, time_training
+from lungseg_jax.runtime.environment import environment
 from lungseg_jax.state import compute_dtype
-from lungseg_jax.timing import SecondsOfRounds, median_and_error, spread
 
 
 def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
@@ -32,10 +32,10 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 
     Figures are those of single calls, each waited for; `pipelined` is the median of several rounds
     of steps sent one after the other and waited for once, as in the training loop. FLOP/s are
-    counted from the architecture (`lungseg_jax.flops`), over all devices. `mfu` relates a device's
+    counted from the architecture (`performance.flops`), over all devices. `mfu` relates a device's
     share of it to the vendor's dense bfloat16 peak or, where none is known (CPU), to the matrix
     product measured on the spot, as `mfu_measured` always does. `stages` are those of
-    `lungseg_jax.stages`. For the rest see the functions that return it.
+    `lungseg_jax.performance.stages`. For the rest see the functions that return it.
 
     With `config.profile` a trace of some steps is left in `profile/`.
 
@@ -90,7 +90,7 @@ def training_figures(
 ) -> dict[str, Any]:
     """Returns the figures of the step.
 
-    `roofline` (see `lungseg_jax.roofline.place`) is `None` with accumulation: XLA counts the bytes
+    `roofline` (see `performance.roofline.place`) is `None` with accumulation: XLA counts the bytes
     of a loop's body once, and the parts of a batch are a loop.
     """
     size = config.data.image_size

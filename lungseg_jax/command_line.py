@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
 from lungseg_jax.errors import ConfigError, DataError, UserError
-from lungseg_jax.preemption import Stopped, stop_at_once
+from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
 
 # Of `DataConfig`: how files are read.

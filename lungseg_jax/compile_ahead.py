@@ -21,15 +21,16 @@ import jax.numpy as jnp
 from etils import epath
 from jax.experimental import topologies
 
-from lungseg_jax import hlo, terminal
+from lungseg_jax import terminal
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.environment import revision
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.flops import training_flops
-from lungseg_jax.hardware import accelerator, devices_per_chip
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
+from lungseg_jax.performance import hlo
+from lungseg_jax.performance.flops import training_flops
+from lungseg_jax.performance.hardware import accelerator, devices_per_chip
+from lungseg_jax.runtime.environment import revision
 from lungseg_jax.state import create_state, state_layout
 from lungseg_jax.step import make_train_step
 
@@ -63,7 +64,7 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     """Compiles the training step, writes `compile.json` and returns its content.
 
     The predicted time of a step is the sum of the compiler's `estimated_cycles` over the schedule
-    (see `lungseg_jax.hlo.schedule`), divided by the clock. What has no estimate is not in it:
+    (see `performance.hlo.schedule`), divided by the clock. What has no estimate is not in it:
     collectives, gathers, and copies that run beside other work; they are counted by kind.
 
     Args:
@@ -131,7 +132,7 @@ def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[re
         reason = str(error).partition("\n")[0].partition(": ")[2]
         raise ConfigError("--topology", f"is {name!r}: {reason}", TOPOLOGY_EXAMPLES) from error
     if accelerator(devices[0].device_kind) is None:
-        reason = f"no figures of {devices[0].device_kind} in lungseg_jax/hardware.py"
+        reason = f"no figures of {devices[0].device_kind} in lungseg_jax/performance/hardware.py"
         raise ConfigError("--topology", f"is {name!r}: {reason}", TOPOLOGY_EXAMPLES)
     return tuple(devices)
 

@@ -14,18 +14,18 @@ from jaxtyping import Bool, Float
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig, check_space_shards
-from lungseg_jax.cores import usable_cores
 from lungseg_jax.data.records import Example, Records, identity, open_records
-from lungseg_jax.environment import environment
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
-from lungseg_jax.hosts import check_hosts_agree, without_folders
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.postprocessing import smooth
+from lungseg_jax.prediction.postprocessing import smooth
+from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.environment import environment
+from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.state import create_state
 from lungseg_jax.workdir import check_same_config, claim, record_start
 

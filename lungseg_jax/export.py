@@ -20,10 +20,9 @@ from absl import flags
 from etils import epath
 from jaxtyping import Bool, Float32
 
-from lungseg_jax import quality, terminal
+from lungseg_jax import terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.command_line import define_keys, parse_flags, run
-from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
@@ -38,7 +37,9 @@ from lungseg_jax.evaluation_report import read_ids
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.prediction import quality
+from lungseg_jax.prediction.postprocessing import keep_lungs
+from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.state import create_state
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import read_config

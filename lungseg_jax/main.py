@@ -11,7 +11,7 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 
 import sys
 
-from lungseg_jax.huge_pages import restart_with_huge_pages
+from lungseg_jax.runtime.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
     # Here, because the imports below take seconds.
@@ -25,13 +25,13 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command_line import parse, run
-from lungseg_jax.compilation_cache import use_compilation_cache
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
-from lungseg_jax.cpu_devices import use_all_cores
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.hosts import join_hosts
-from lungseg_jax.preemption import Stopped
+from lungseg_jax.runtime.compilation_cache import use_compilation_cache
+from lungseg_jax.runtime.cpu_devices import use_all_cores
+from lungseg_jax.runtime.hosts import join_hosts
+from lungseg_jax.runtime.preemption import Stopped
 
 OUT_OF_MEMORY = ConfigError(
     "batch_size",

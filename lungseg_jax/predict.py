@@ -27,8 +27,6 @@ from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
 from lungseg_jax.command_line import parse_prediction, run
-from lungseg_jax.compilation_cache import use_compilation_cache
-from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.imaging import png
@@ -36,11 +34,13 @@ from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
-from lungseg_jax.prediction_inputs import Input, name_files
-from lungseg_jax.prediction_results import key_of, make_room, overlay_of, read_note, results_of
-from lungseg_jax.prediction_table import TABLE, Row, open_table
-from lungseg_jax.segmentation import Segmentation
-from lungseg_jax.segmenter import BATCH_SIZE, Prediction, Segmenter
+from lungseg_jax.prediction.inputs import Input, name_files
+from lungseg_jax.prediction.results import key_of, make_room, overlay_of, read_note, results_of
+from lungseg_jax.prediction.segmentation import Segmentation
+from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
+from lungseg_jax.prediction.table import TABLE, Row, open_table
+from lungseg_jax.runtime.compilation_cache import use_compilation_cache
+from lungseg_jax.runtime.cores import usable_cores
 from tfds_builder.convert import worker_memory_bytes
 from tfds_builder.sandbox import Sandboxes
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lungseg_jax.benchmark import benchmark, input_figures
-from lungseg_jax.benchmark_report import benchmark_report, limit
-from lungseg_jax.benchmark_training import compile_step
-from lungseg_jax.flops import training_flops
+from lungseg_jax.performance.flops import training_flops
+from lungseg_jax.performance.report import benchmark_report, limit
+from lungseg_jax.performance.training import compile_step
 from tests.small import REPOSITORY, small_config_with_data
 
 # A machine that has JAX, Flax and optax, and nothing that reads records.

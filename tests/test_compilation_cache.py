@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from lungseg_jax.compilation_cache import use_compilation_cache
+from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 
 KEY = "jax_compilation_cache_dir"
 
@@ -45,7 +45,7 @@ def test_users_choice_stands(monkeypatch):
 def test_programs_that_compile_fast_are_kept(tmp_path, least_seconds: str | None, kept: bool):
     """Fault: a command that compiles for a second compiles in each start, or a limit overruled."""
     program = (
-        "import jax; from lungseg_jax.compilation_cache import use_compilation_cache;"
+        "import jax; from lungseg_jax.runtime.compilation_cache import use_compilation_cache;"
         "use_compilation_cache(); jax.jit(lambda x: x * 2 + 1)(jax.numpy.ones(3))"
     )
     variables = {name: text for name, text in os.environ.items() if not name.startswith("JAX_")}

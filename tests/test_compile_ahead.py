@@ -7,9 +7,9 @@ import pytest
 
 from lungseg_jax import compile_ahead
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.flops import training_flops
-from lungseg_jax.hardware import devices_per_chip
 from lungseg_jax.main import main
+from lungseg_jax.performance.flops import training_flops
+from lungseg_jax.performance.hardware import devices_per_chip
 from tests.small import small_config
 
 needs_libtpu = pytest.mark.skipif(

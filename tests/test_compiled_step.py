@@ -11,10 +11,10 @@ import re
 import jax
 import pytest
 
-from lungseg_jax import hlo
 from lungseg_jax.compile_ahead import lower_step
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
+from lungseg_jax.performance import hlo
 from lungseg_jax.state import count_parameters, create_state, make_model, split_model
 from tests.small import small_config
 

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from lungseg_jax.cpu_devices import devices_for
+from lungseg_jax.runtime.cpu_devices import devices_for
 from tests.small import small_config
 
 SHOW = """
 import jax, sys
 from lungseg_jax.config import Config
-from lungseg_jax.cores import usable_cores
-from lungseg_jax.cpu_devices import use_all_cores
+from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.cpu_devices import use_all_cores
 # Divides by any number up to 8.
 use_all_cores(Config(batch_size=840))
 print(jax.device_count(), min(8, usable_cores()))

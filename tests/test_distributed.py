@@ -17,7 +17,7 @@ from tests.test_run import losses
 HOST = """
 import os, sys, time, jax
 from etils import epath
-from lungseg_jax.hosts import join_hosts
+from lungseg_jax.runtime.hosts import join_hosts
 from lungseg_jax.train import train_and_evaluate
 from tests.small import small_config
 address, rank, root, kind, resident, space_shards, rename_seconds, rates = sys.argv[1:]

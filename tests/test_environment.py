@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from lungseg_jax.environment import environment, revision
+from lungseg_jax.runtime.environment import environment, revision
 
 
 def git(folder, *arguments):
@@ -54,5 +54,5 @@ def test_no_git_is_no_error(tmp_path, monkeypatch):
 def test_environment_is_json_and_does_not_import_jax():
     """Fault: the platform chosen by an import; figures that no result file can hold."""
     assert json.loads(json.dumps(environment())) == environment()
-    program = "import sys, lungseg_jax.environment; sys.exit('jax' in sys.modules)"
+    program = "import sys, lungseg_jax.runtime.environment; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from lungseg_jax import quality
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.export import calibration_of, fit_calibration
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.optim import make_optimizer
-from lungseg_jax.postprocessing import keep_lungs
-from lungseg_jax.quality import outline_doubt
+from lungseg_jax.prediction import quality
+from lungseg_jax.prediction.postprocessing import keep_lungs
+from lungseg_jax.prediction.quality import outline_doubt
 from lungseg_jax.state import create_state
 from lungseg_jax.weights import MARGIN, Calibration, Weights, save_weights
 from tests.small import small_config

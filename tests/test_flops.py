@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from lungseg_jax.config import ModelConfig
-from lungseg_jax.flops import forward_flops, training_flops
 from lungseg_jax.models.unet import UNet
+from lungseg_jax.performance.flops import forward_flops, training_flops
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution.*tensor<(.*?)>\) -> tensor<(.*)>")
 

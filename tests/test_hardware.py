@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from lungseg_jax.hardware import accelerator, devices_per_chip
+from lungseg_jax.performance.hardware import accelerator, devices_per_chip
 
 
 @pytest.mark.parametrize(

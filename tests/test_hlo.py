@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lungseg_jax import hlo
+from lungseg_jax.performance import hlo
 
 # A loop of 5 rounds around a fusion, an asynchronous gather, a combined all-reduce of 3 arrays, and
 # an op that the compiler puts no cycles on. Written by hand after the text of a TPU module.

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from lungseg_jax import huge_pages
+from lungseg_jax.runtime import huge_pages
 
 RESTART = """
 import os, sys
-from lungseg_jax import huge_pages
+from lungseg_jax.runtime import huge_pages
 huge_pages._is_worth_it = lambda: True
 print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES", ""), flush=True)
 huge_pages.restart_with_huge_pages()

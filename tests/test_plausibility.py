@@ -7,7 +7,7 @@ import pytest
 
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.sides import split_lungs
-from lungseg_jax.plausibility import doubts
+from lungseg_jax.prediction.plausibility import doubts
 from tests.pictures import SHARED
 from tfds_builder.sources import list_source
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.postprocessing import fill_holes, keep_lungs, smooth
+from lungseg_jax.prediction.postprocessing import fill_holes, keep_lungs, smooth
 
 
 def field(*boxes: tuple[slice, slice]) -> np.ndarray:

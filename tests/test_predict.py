@@ -20,10 +20,10 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.predict import _segment_all, main, packaged_segmenter, predict, segment
-from lungseg_jax.prediction_inputs import name_files
-from lungseg_jax.prediction_results import NOTE, overlay_of
-from lungseg_jax.prediction_table import TABLE, Row
-from lungseg_jax.segmenter import Segmenter
+from lungseg_jax.prediction.inputs import name_files
+from lungseg_jax.prediction.results import NOTE, overlay_of
+from lungseg_jax.prediction.segmenter import Segmenter
+from lungseg_jax.prediction.table import TABLE, Row
 from lungseg_jax.state import make_model, split_model
 from lungseg_jax.weights import Calibration, Weights, load_weights, save_weights
 from tests.pictures import SHARED, chest, dicom_bytes, png_bytes

@@ -2,7 +2,7 @@
 
 import threading
 
-from lungseg_jax.preemption import stop_after_step
+from lungseg_jax.runtime.preemption import stop_after_step
 
 
 def test_a_run_in_another_thread_starts():

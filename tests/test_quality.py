@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lungseg_jax.quality import (
+from lungseg_jax.prediction.quality import (
     estimate_dice,
     expected_dice,
     fit_line,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lungseg_jax.roofline import Peaks, bytes_accessed, custom_call_bytes, place
+from lungseg_jax.performance.roofline import Peaks, bytes_accessed, custom_call_bytes, place
 
 # 100 TFLOP/s and 1 TB/s: the ridge is at 100 FLOP a byte.
 PEAKS = Peaks(vendor_tflops=200.0, matmul_tflops=100.0, vendor_bandwidth=None, bandwidth=1000.0)

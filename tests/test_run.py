@@ -31,8 +31,8 @@ from lungseg_jax.export import predictions, weights_of_run
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.postprocessing import smooth
-from lungseg_jax.segmenter import Segmenter
+from lungseg_jax.prediction.postprocessing import smooth
+from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.step import prepare_step
 from lungseg_jax.train import Pending, Training
 from lungseg_jax.weights import load_weights

@@ -8,7 +8,7 @@ from benchmarks.main_job import RESULTS
 from benchmarks.scaling import nodes_seconds, predict, torus_seconds
 from configs import tpu
 from lungseg_jax.config import resolve
-from lungseg_jax.hardware import ACCELERATORS
+from lungseg_jax.performance.hardware import ACCELERATORS
 
 V4, V5E = ACCELERATORS["TPU v4"], ACCELERATORS["TPU v5 lite"]
 SIZE = 10**9

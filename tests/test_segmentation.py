@@ -5,7 +5,7 @@ import pytest
 
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph
-from lungseg_jax.segmentation import make_segmentation
+from lungseg_jax.prediction.segmentation import make_segmentation
 from tfds_builder.phantom import generate_phantom
 
 PHANTOM = generate_phantom(3, 1)

@@ -7,7 +7,7 @@ import pytest
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.stages import Dispatcher, cut_steps, stage_figures, step_of_one_device
+from lungseg_jax.performance.stages import Dispatcher, cut_steps, stage_figures, step_of_one_device
 from lungseg_jax.state import create_state
 from lungseg_jax.step import prepare_step
 from tests.small import small_config

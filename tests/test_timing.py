@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from lungseg_jax.timing import (
+from lungseg_jax.performance.timing import (
     MAX_PENDING,
     call_in_a_row,
     median_and_error,
@@ -34,7 +34,7 @@ def test_pipelined_mean_is_of_the_calls_after_warm_up(monkeypatch):
         clock[0] += 2.0 if len(calls) >= 3 else 100.0
         calls.append(clock[0])
 
-    monkeypatch.setattr("lungseg_jax.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("lungseg_jax.performance.timing.time.perf_counter", lambda: clock[0])
     assert time_pipelined(call, warmup=3, count=4) == 2.0
     assert len(calls) == 7
 
@@ -81,7 +81,7 @@ def test_short_calls_on_many_cpu_devices_do_not_come_to_a_halt():
     code = """
 import jax, jax.numpy as jnp
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.timing import time_pipelined
+from lungseg_jax.performance.timing import time_pipelined
 jax.config.update("jax_num_cpu_devices", 8)
 x = all_devices("mesh").shard(jnp.ones((8, 256, 64)))
 step = jax.jit(lambda x: (x - (x @ jnp.ones((64, 64))).mean(), x.sum()), donate_argnums=0)

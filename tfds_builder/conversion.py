@@ -21,8 +21,8 @@ import msgpack
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
+from lungseg_jax.runtime.cores import usable_cores
 from tfds_builder.convert import ConvertSettings, convert, worker_memory_bytes
 from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome

@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Shaped
 
-from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
+from lungseg_jax.runtime.cores import usable_cores
 
 # More threads than cores only contend for the interpreter's lock.
 READING_THREADS = min(16, usable_cores())

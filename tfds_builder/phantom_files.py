@@ -34,8 +34,8 @@ from pydicom.uid import (
 )
 
 from lungseg_jax import terminal
-from lungseg_jax.cores import usable_cores
 from lungseg_jax.errors import DataError
+from lungseg_jax.runtime.cores import usable_cores
 from tfds_builder.phantom import Phantom, generate_phantom, patient_number
 from tfds_builder.sandbox import Sandboxes
 

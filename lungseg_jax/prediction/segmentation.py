@@ -6,11 +6,11 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from lungseg_jax import plausibility
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
 from lungseg_jax.imaging.sides import looks_mirrored, split_lungs
-from lungseg_jax.postprocessing import keep_lungs, smooth
+from lungseg_jax.prediction import plausibility
+from lungseg_jax.prediction.postprocessing import keep_lungs, smooth
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from lungseg_jax.postprocessing import keep_lungs
+from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.weights import Calibration
 
 # As shares of the side: how far from the outline its probabilities are looked at, and the radius of

@@ -12,7 +12,7 @@ from pathlib import Path
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction_table import TABLE
+from lungseg_jax.prediction.table import TABLE
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
 

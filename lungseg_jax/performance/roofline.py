@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lungseg_jax import hlo
-from lungseg_jax.hardware import accelerator, devices_per_chip
-from lungseg_jax.timing import Call, time_calls
+from lungseg_jax.performance import hlo
+from lungseg_jax.performance.hardware import accelerator, devices_per_chip
+from lungseg_jax.performance.timing import Call, time_calls
 
 Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
 

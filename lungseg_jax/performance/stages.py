@@ -20,9 +20,9 @@ from lungseg_jax.data.pictures import Store
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, Step
+from lungseg_jax.performance.timing import Call, Seconds, spread, time_in_turn
 from lungseg_jax.state import TrainState, state_layout
 from lungseg_jax.step import load_batch, make_train_step, prepare_step
-from lungseg_jax.timing import Call, Seconds, spread, time_in_turn
 
 
 class Dispatcher:

@@ -15,8 +15,8 @@ from lungseg_jax.forward import make_forward
 from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
-from lungseg_jax.quality import estimate_dice
-from lungseg_jax.segmentation import Segmentation, make_segmentation
+from lungseg_jax.prediction.quality import estimate_dice
+from lungseg_jax.prediction.segmentation import Segmentation, make_segmentation
 from lungseg_jax.weights import Weights
 
 # Pictures at a time; a CPU gains nothing from a larger batch.

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lungseg_jax.cores import usable_cores
+from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction_results import MASK_ENDING, overlay_of, results_in
-from lungseg_jax.prediction_table import TABLE
+from lungseg_jax.prediction.results import MASK_ENDING, overlay_of, results_in
+from lungseg_jax.prediction.table import TABLE
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
 
 # Bytes of a result's name before its ending and a number.

@@ -18,10 +18,9 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.roofline import bytes_accessed
-from lungseg_jax.stages import Dispatcher, time_stages
-from lungseg_jax.step import prepare_step
-from lungseg_jax.timing import (
+from lungseg_jax.performance.roofline import bytes_accessed
+from lungseg_jax.performance.stages import Dispatcher, time_stages
+from lungseg_jax.performance.timing import (
     Call,
     Seconds,
     SecondsOfRounds,
@@ -29,6 +28,7 @@ from lungseg_jax.timing import (
     time_calls,
     time_pipelined,
 )
+from lungseg_jax.step import prepare_step
 
 # Rounds of the programs whose differences are the stages.
 STAGE_ROUNDS = 10

@@ -5,7 +5,7 @@ import os
 import jax
 
 from lungseg_jax.config import Config
-from lungseg_jax.cores import usable_cores
+from lungseg_jax.runtime.cores import usable_cores
 
 # More were not tried.
 MOST_DEVICES = 8

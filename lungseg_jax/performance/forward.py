@@ -8,13 +8,13 @@ import numpy as np
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.data.synthetic import synthetic_batch
-from lungseg_jax.flops import forward_flops
 from lungseg_jax.forward import batch_size_over, make_forward
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.roofline import Peaks, Rate
+from lungseg_jax.performance.flops import forward_flops
+from lungseg_jax.performance.roofline import Peaks, Rate
+from lungseg_jax.performance.timing import Call, Seconds, spread, time_calls
 from lungseg_jax.state import create_state
-from lungseg_jax.timing import Call, Seconds, spread, time_calls
 
 
 def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:

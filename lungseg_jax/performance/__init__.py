@@ -1,0 +1,1 @@
+"""How fast steps are, and why: timing, FLOPs, rooflines, compiled modules, stages of a step."""
