@@ -83,17 +83,15 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
         section = sections.setdefault(case["hardware"], {})
         for dtype, ratio in case["ratios"].items():
             if ratio is not None:
-                label = _label(*(case["programs"][ratio[side]] for side in ("ours", "theirs")))
+                label = _label(case["programs"][ratio["ours"]])
                 rows = section.setdefault(label, [])
                 rows.append(Row(dtype, ratio["by_turn"], ratio["median"]))
     return sections
 
 
-def _label(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+def _label(ours: Mapping[str, Any]) -> str:
     task = {"train": "training step", "inference": "inference"}[ours["task"]]
-    same_batch = ours["batch_size"] == theirs["batch_size"]
-    batch = f"batch {ours['batch_size']}" if same_batch else "best batches"
-    return f"{task}, {ours['image_size']}², width {ours['width']}, {batch}"
+    return f"{task}, {ours['image_size']}², width {ours['width']}, batch {ours['batch_size']}"
 
 
 def read_results() -> dict[str, Any]:

@@ -56,7 +56,6 @@ class Program:
       space_shards: of ours; devices that share the rows of each picture.
       dtype: compute type; under PyTorch bfloat16 is autocast.
       mode: of PyTorch; see `benchmarks.torch_unet.Mode`.
-      upsampling: of PyTorch; see `benchmarks.torch_unet.Upsampling`.
       huge_pages: memory in pages of 2 MiB, as `lungseg_jax.main` has it on a CPU.
     """
 
@@ -69,8 +68,7 @@ class Program:
     batch_size: int
     space_shards: int = 1
     dtype: Literal["float32", "bfloat16"]
-    mode: Literal["eager", "compile", "max-autotune"] = "eager"
-    upsampling: Literal["shuffle", "transposed"] = "shuffle"
+    mode: Literal["eager", "compile", "reduce-overhead", "max-autotune"] = "eager"
     huge_pages: bool = False
 
     @property
@@ -78,9 +76,8 @@ class Program:
         """Names the program among those of the same task and sizes."""
         if self.library == "lungseg_jax":
             return f"lungseg_jax {self.dtype}"
-        upsampling = "" if self.upsampling == "shuffle" else f" {self.upsampling}"
         pages = " with huge pages" if self.huge_pages else ""
-        return f"pytorch {self.mode}{upsampling} {self.dtype}{pages}"
+        return f"pytorch {self.mode} {self.dtype}{pages}"
 
     @property
     def config(self) -> Config:
@@ -245,7 +242,7 @@ def _torch_setting(program: Program) -> Any:  # noqa: ANN401
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = torch_unet.UNet(program.width, program.depth, program.block_size, program.upsampling)
+    model = torch_unet.UNet(program.width, program.depth, program.block_size)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = synthetic_batch(program.batch_size, program.image_size)
     # Arrays in NHWC order, seen as (b, c, h, w), are channels_last as they are.

@@ -64,6 +64,8 @@ KEPT = (
 
 def main(*names: str) -> None:
     """Compiles for the topologies and predicts their efficiencies."""
+    unknown = [name for name in names if parse_topology(name)[0] not in PORTS]
+    assert not unknown, f"no links known of {', '.join(unknown)}"
     config = resolve(tpu.get_config())
     per_device = config.batch_size // tpu.NUM_DEVICES
     for name in names or [name for group in TOPOLOGIES.values() for name in group]:
@@ -134,7 +136,6 @@ def predict(topology: str, compiled: dict[str, Any], config: Config) -> dict[str
         "gradient_all_reduce_ms": 1e3 * gradients,
         "small_all_reduces_ms": 1e3 * small,
         "efficiency": step / (step + gradients + small),
-        "efficiency_without_small": step / (step + gradients),
         "images_per_second": compiled["batch_size"] / (step + gradients + small),
         "h200_efficiency": gpu_step / (gpu_step + gpu_communication),
     }

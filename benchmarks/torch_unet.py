@@ -17,13 +17,8 @@ from torch._inductor import config as inductor
 from lungseg_jax.losses import DICE_SMOOTHING
 
 # How a program is run. `eager`: the library's kernels as they come. `compile`: torch.compile.
-# `max-autotune`: torch.compile with kernels chosen by timing and, on a GPU, CUDA graphs.
-Mode = Literal["eager", "compile", "max-autotune"]
-
-# Two ways to double the resolution; which is faster depends on the backend. `shuffle`: 1 x 1
-# convolution and depth to space, as in ours. `transposed`: 2 x 2 transposed convolution, the same
-# function.
-Upsampling = Literal["shuffle", "transposed"]
+# `reduce-overhead`: with CUDA graphs on a GPU. `max-autotune`: kernels chosen by timing, too.
+Mode = Literal["eager", "compile", "reduce-overhead", "max-autotune"]
 
 
 class ConvNormActivation(nn.Module):
@@ -72,24 +67,14 @@ class UNet(nn.Module):
       width: channels of the first level.
       depth: number of times the resolution is halved.
       block_size: side of the pixel blocks folded into channels; 1 for the plain form.
-      upsampling: how the decoder doubles the resolution.
     """
 
-    def __init__(
-        self, width: int, depth: int, block_size: int = 1, upsampling: Upsampling = "shuffle"
-    ) -> None:
+    def __init__(self, width: int, depth: int, block_size: int = 1) -> None:
         super().__init__()
         features = [width * 2**level for level in range(depth + 1)]
         pairs = zip([block_size**2, *features[:-1]], features, strict=True)
         self.encoder = nn.ModuleList([Block(c_in, c_out) for c_in, c_out in pairs])
-        self.upsamples = nn.ModuleList(
-            [
-                Upsample(2 * c, c)
-                if upsampling == "shuffle"
-                else nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2, bias=False)
-                for c in features[:-1]
-            ]
-        )
+        self.upsamples = nn.ModuleList([Upsample(2 * c, c) for c in features[:-1]])
         self.decoder = nn.ModuleList([Block(2 * c, c) for c in features[:-1]])
         self.head = nn.Conv2d(width, block_size**2, 1)
         self.depth, self.block_size = depth, block_size
@@ -201,27 +186,18 @@ def fold_batch_norm(model: UNet) -> None:
             module.norm = nn.Identity()  # type: ignore[assignment]
 
 
-def torch_variables(
-    variables: Mapping[tuple[str | int, ...], np.ndarray], upsampling: Upsampling = "shuffle"
-) -> dict[str, Tensor]:
+def torch_variables(variables: Mapping[tuple[str | int, ...], np.ndarray]) -> dict[str, Tensor]:
     """Returns our variables by the names and in the layouts of PyTorch's.
 
     Args:
       variables: flat state of `lungseg_jax.models.unet.UNet`, or gradients in its place.
-      upsampling: of the model that they are for.
     """
     converted = {}
     for path, value in variables.items():
         *module, leaf = path
         name = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-        if module[0] == "upsamples" and upsampling == "transposed":
-            module.remove("conv")
-            value = value.reshape(-1, 2, 2, value.shape[-1] // 4).transpose(1, 2, 0, 3)
-            order = (2, 3, 0, 1)
-        else:
-            order = (3, 2, 0, 1)
         if leaf == "kernel":
-            value = value.transpose(order)
+            value = value.transpose(3, 2, 0, 1)
         key = ".".join(map(str, [*module, name.get(str(leaf), leaf)]))
         converted[key] = torch.tensor(value)
     return converted

@@ -136,9 +136,19 @@ class Evaluator:
         starts = range(0, len(positions), self.batch_size)
         batches = [positions[start : start + self.batch_size] for start in starts]
         parts = [batch[first : first + local] for batch in batches]
-        for own, images in zip(parts, records.images_in_batches(parts, local), strict=True):
-            squares = self.forward(variables, self._parallel.shard(images))
-            yield from zip(own, self._parallel.collect(squares), strict=False)
+        # Two on their way, so that the device works while results are fetched and measured.
+        running: collections.deque[tuple[Sequence[int], jax.Array]] = collections.deque()
+        for part, images in zip(parts, records.images_in_batches(parts, local), strict=True):
+            running.append((part, self.forward(variables, self._parallel.shard(images))))
+            if len(running) == 2:
+                yield from self._collect(*running.popleft())
+        while running:
+            yield from self._collect(*running.popleft())
+
+    def _collect(
+        self, positions: Sequence[int], squares: jax.Array
+    ) -> Iterator[tuple[int, Float[np.ndarray, "s s c"]]]:
+        yield from zip(positions, self._parallel.collect(squares), strict=False)
 
     def measure(self, variables: Variables, records: Records) -> list[ImageMetrics]:
         """Returns the figures of every example of a split, in the records' order."""

@@ -108,6 +108,9 @@ class Parallel:
             batch = jax.tree.map(
                 lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch
             )
+        if jax.process_count() == 1:
+            # One transfer of all arrays takes the host half as long as one of each.
+            return jax.device_put(batch, self._spread)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self._spread, np.asarray(x)), batch
         )

@@ -128,7 +128,7 @@ def test_table_is_aligned_and_whole(result):
     """Fault: a figure without its unit, columns out of line, a stage left out."""
     lines = benchmark_report(result).splitlines()
     first, second = (lines[i + 1 :] for i, line in enumerate(lines) if line.startswith("---"))
-    for table in (first[:11], second[:12]):
+    for table in (first[:12], second[:12]):
         assert len({len(line) for line in table}) == 1, "\n".join(table)
     text = "\n".join(lines)
     for name in ("augment", "forward and loss", "backward", "update", "end to end", "evaluation"):
@@ -151,11 +151,20 @@ def test_limit_names_the_cause(result):
     whole = {"median_ms": 10.0}
     slow_links = changed(fed, "stages", all_reduce={"median_ms": 4.0}, whole=whole)
     assert limit(slow_links).startswith("communication; 40%")
-    assert limit(changed(fed, "roofline", bound="memory")).startswith("memory bandwidth")
-    assert limit(changed(fed, "roofline", bound="compute")).startswith("computation")
-    stages = {name: {"median_ms": 1.0} for name in ("augment", "forward_and_loss", "update")}
-    backward = changed(fed, "stages", **stages, backward={"median_ms": 7.0}, whole=whole)
-    assert limit(backward).endswith("longest stage: backward, 70% of the step")
+    fed = changed(fed, "stages", call={"median_ms": 1.0}, whole=whole)
+    for bound, name in (("memory", "memory bandwidth"), ("compute", "computation")):
+        near = changed(fed, "roofline", bound=bound, share_of_attainable=0.5)
+        assert limit(near).startswith(name)
+        # Fault: a limit named that the step is nowhere near.
+        far = changed(fed, "roofline", bound=bound, share_of_attainable=0.1)
+        assert limit(far).startswith("none of these")
+    # Fault: a host that cannot send steps fast enough called a slow memory.
+    busy_host = changed(fed, "stages", call={"median_ms": 6.0}, whole=whole)
+    assert limit(busy_host).startswith("host; a call that does nothing takes 60%")
+    names = ("call", "augment", "forward_and_loss", "update")
+    stages = {name: {"median_ms": 1.0} for name in names}
+    backward = changed(fed, "stages", **stages, backward={"median_ms": 6.0}, whole=whole)
+    assert limit(backward).endswith("longest stage: backward, 60% of the step")
 
 
 def test_synthetic_data_on_a_bare_machine_with_a_trace(tmp_path):

@@ -40,7 +40,7 @@ def test_all_reduce_over_nodes():
 
 
 def test_results_are_of_one_step_and_formula():
-    """Fault: a table of a step that has been made faster since, or of another formula."""
+    """Fault: a table of another formula, or of a step other than the one in README's table."""
     result = json.loads((RESULTS / "scaling.json").read_text())
     step = json.loads((RESULTS / "tpu.json").read_text())["v5e:2x2:blocks-of-4:256:32"]
     for topology, compiled in result["compiled"].items():

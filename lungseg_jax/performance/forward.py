@@ -14,22 +14,23 @@ from lungseg_jax.parallel import Parallel
 from lungseg_jax.performance.flops import forward_flops
 from lungseg_jax.performance.roofline import Peaks, Rate
 from lungseg_jax.performance.timing import Call, Seconds, spread, time_calls
-from lungseg_jax.state import create_state
+from lungseg_jax.state import create_state, pack_state
 
 
 def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:
     """Returns the seconds of the forward pass on random pictures.
 
-    `evaluation` takes a batch from the host's memory and brings the probabilities back, as
-    `Evaluator` does; `inference` leaves out the transfers; `single` is one picture on one device,
-    from and to the host's memory.
+    `evaluation` takes a batch from the host's memory and brings the probabilities back, as a batch
+    of `Evaluator` by itself; `inference` leaves out the transfers; `single` is one picture on one
+    device, from and to the host's memory.
     """
     forward = make_forward(config)
-    variables = jax.device_get(create_state(config, make_optimizer(config)).ema)
+    state = create_state(config, make_optimizer(config))
 
     def prepare(parallel: Parallel, count: int) -> tuple[Call, Call]:
         apply = parallel.wrap_forward(forward)
-        placed = parallel.replicate(variables)
+        variables = pack_state(state).ema if parallel.pack_state else state.ema
+        placed = parallel.replicate(jax.device_get(variables))
         images = synthetic_batch(config, count)["image"]
         on_device = parallel.shard(images)
         return (

@@ -7,8 +7,13 @@ from lungseg_jax import terminal
 # Shares of the step or of the end-to-end time from which a cause is named as the limit.
 INPUT_STALL = 0.02
 COMMUNICATION = 0.1
+CALL = 0.25
+
+# Times its floor that a step may take for the roofline to explain it.
+NEAR_THE_FLOOR = 4.0
 
 STAGE_NAMES = {
+    "call": "call that does nothing",
     "augment": "augment",
     "forward_and_loss": "forward and loss",
     "backward": "backward",
@@ -32,7 +37,7 @@ def benchmark_report(result: dict[str, Any]) -> str:
 
 
 def limit(result: dict[str, Any]) -> str:
-    """Returns what limits the run: input, communication, memory bandwidth or computation."""
+    """Returns what limits the run: input, communication, host, memory bandwidth or computation."""
     stall, error = (result["end_to_end"][key] for key in ("input_stall", "input_stall_error"))
     stages, roofline = result["stages"], result["roofline"]
     whole = stages["whole"]["median_ms"]
@@ -44,10 +49,14 @@ def limit(result: dict[str, Any]) -> str:
         return f"input; steps wait for it {stall:.1%} of the time"
     if communication > COMMUNICATION:
         return f"communication; {communication:.0%} of the step does not occur on a single device"
+    if shares["call"] > CALL:
+        return f"host; a call that does nothing takes {shares['call']:.0%} of the step"
     where = f"; longest stage: {STAGE_NAMES[dearest]}, {shares[dearest]:.0%} of the step"
     if roofline is None:
         return "unknown, since there is no roofline with accumulation_steps above 1" + where
     name = "memory bandwidth" if roofline["bound"] == "memory" else "computation"
+    if roofline["share_of_attainable"] * NEAR_THE_FLOOR < 1:
+        name = f"none of these; by the roofline it would be {name}"
     return (
         f"{name}, {roofline['flop_per_byte']:.3g} FLOP/byte with the ridge at "
         f"{roofline['ridge_flop_per_byte']:.3g}; the step takes "

@@ -34,11 +34,11 @@ class Dispatcher:
     """
 
     def __init__(self, state: TrainState, store: Store) -> None:
-        self.state, self._store = state, store
+        self.state, self.store = state, store
 
     def __call__(self, step: Callable[..., Any], batch: PyTree) -> PyTree:
         """Returns the step's second result, without waiting for it."""
-        self.state, result = step(self.state, self._store, batch)
+        self.state, result = step(self.state, self.store, batch)
         return result
 
 
@@ -52,14 +52,15 @@ def time_stages(
 ) -> dict[str, dict[str, float] | None]:
     """Returns the spread of each stage's milliseconds over rounds, and `whole`, the step's own.
 
-    `backward` includes the gradients' all-reduce. `all_reduce` is what a step takes longer than
-    that of one device on its share of the batch, waiting for the slowest device included; `None`
-    where there is one device, where rows are spread, and on CPU, whose devices share cores.
+    `call` is a step that does nothing: it takes over the state and returns it. `backward` includes
+    the gradients' all-reduce. `all_reduce` is what a step takes longer than that of one device on
+    its share of the batch, waiting for the slowest device included; `None` where there is one
+    device, where rows are spread, and on CPU, whose devices share cores.
 
     Args:
       config: of the run.
       parallel: the devices.
-      step: the whole step, compiled.
+      step: the whole step.
       dispatch: holds the state.
       batch: on the devices.
       rounds: how often each is timed.
@@ -68,11 +69,11 @@ def time_stages(
     steps = {
         name: parallel.wrap_step(cut, layout) for name, cut in cut_steps(config, parallel).items()
     } | {"whole": step}
-    calls: dict[str, Call] = {name: partial(dispatch, own, batch) for name, own in steps.items()}
+    calls: dict[str, Call] = {name: partial(dispatch, each, batch) for name, each in steps.items()}
     # Of pictures whose rows are spread, one device may not be able to hold one.
     whole_pictures = parallel.batch_shards > 1 and parallel.space_shards == 1
     if whole_pictures and parallel.devices[0].platform != "cpu":
-        calls["one_device"] = step_of_one_device(config, parallel)
+        calls["one_device"] = step_of_one_device(config, parallel, dispatch.store)
     seconds = time_in_turn(calls, config.benchmark.warmup_steps, rounds)
     return stage_figures(seconds)
 
@@ -81,7 +82,8 @@ def stage_figures(seconds: dict[str, Seconds]) -> dict[str, dict[str, float] | N
     """Returns the figures of `time_stages` from the seconds of the cut steps, round by round."""
     alone = seconds.get("one_device")
     return {
-        "augment": spread(seconds["augment"]),
+        "call": spread(seconds["call"]),
+        "augment": spread(seconds["augment"] - seconds["call"]),
         "forward_and_loss": spread(seconds["loss"] - seconds["augment"]),
         "backward": spread(seconds["gradients"] - seconds["loss"]),
         "update": spread(seconds["whole"] - seconds["gradients"]),
@@ -91,13 +93,18 @@ def stage_figures(seconds: dict[str, Seconds]) -> dict[str, dict[str, float] | N
 
 
 def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
-    """Returns steps that end after `augment`, `loss` and `gradients` and keep the state.
+    """Returns steps that keep the state and end after `call`, `augment`, `loss` and `gradients`.
 
     The last two ask the real step for a part of its results: the compiler drops what only the
     others need.
     """
     step = make_train_step(config, make_optimizer(config), parallel)
     axis_name = parallel.axis_name
+
+    def call(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
+        del store, batch
+        # A copy, which the next call does not take over with the state.
+        return state, state.step + 0
 
     def augment(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
         pictures = load_batch(config, state.step, store, batch)
@@ -113,11 +120,14 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
         metrics = step(state, store, batch)[1]
         return state, (metrics["loss"], metrics["gradient_norm"])
 
-    return {"augment": augment, "loss": loss, "gradients": gradients}
+    return {"call": call, "augment": augment, "loss": loss, "gradients": gradients}
 
 
-def step_of_one_device(config: Config, parallel: Parallel) -> Call:
-    """Returns the step of this process's first device alone on its share of the batch."""
+def step_of_one_device(config: Config, parallel: Parallel, store: Store) -> Call:
+    """Returns the step of this process's first device alone on its share of the batch.
+
+    Pictures come from where the whole step has them: from the store if there is one.
+    """
     alone = dataclasses.replace(parallel, devices=(jax.local_devices()[0],))
     batch_size = config.batch_size // len(parallel.devices)
     # Of a device's own pictures the share may be less than one, which no configuration may say.
@@ -126,6 +136,14 @@ def step_of_one_device(config: Config, parallel: Parallel) -> Call:
         config, batch_size=batch_size, trimmed_share=config.trimmed_share if whole else 0.0
     )
     state, step = prepare_step(share, alone)
-    dispatch = Dispatcher(state, None)
-    batch = alone.shard(synthetic_batch(share, share.batch_size))
-    return partial(dispatch, step, batch)
+    batch = synthetic_batch(share, share.batch_size)
+    if store is not None:
+        store = jax.tree.map(lambda x: jax.device_put(_on_first(x), alone.replicated), store)
+        batch = {name: batch[name] for name in ("position", "slot")}
+    return partial(Dispatcher(state, store), step, alone.shard(batch))
+
+
+def _on_first(array: jax.Array) -> jax.Array:
+    """Returns this process's first device's copy of an array that every device holds whole."""
+    first = jax.local_devices()[0]
+    return next(shard.data for shard in array.addressable_shards if shard.device == first)

@@ -76,10 +76,9 @@ def time_training(
     store, open_batches = open_input(config, parallel)
     batches = open_batches()
     batch = parallel.shard(next(batches))
-    state, jitted = prepare_step(config, parallel)
-    compiled, compilation = compile_step(jitted, state, store, batch)
-    # A `pmap` compiled ahead expects the batches of all hosts, but each host has only its own.
-    step = jitted if parallel.kind == "pmap" and jax.process_count() > 1 else compiled
+    state, step = prepare_step(config, parallel)
+    # For what it tells; what is timed is called as training calls it.
+    compiled, compilation = compile_step(step, state, store, batch)
     dispatch = Dispatcher(state, store)
 
     def on_device() -> PyTree:
