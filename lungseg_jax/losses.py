@@ -51,13 +51,13 @@ def _without_largest(
     losses: Float[Array, " b"], share: float, axis_name: str | None
 ) -> Float[Array, " b"]:
     """Returns 0 for the share of all devices' losses that is largest, and 1 for the others."""
-    everywhere, own = losses, slice(None)
+    everywhere, places = losses, slice(None)
     if axis_name is not None:
         everywhere = jax.lax.all_gather(losses, axis_name, tiled=True)
-        own = jax.lax.axis_index(axis_name) * len(losses) + jnp.arange(len(losses))
+        places = jax.lax.axis_index(axis_name) * len(losses) + jnp.arange(len(losses))
     num_kept = len(everywhere) - num_trimmed(share, len(everywhere))
     ranks = jnp.argsort(jnp.argsort(everywhere))
-    return (ranks < num_kept).astype(losses.dtype)[own]
+    return (ranks < num_kept).astype(losses.dtype)[places]
 
 
 def _soft_dice_sums(

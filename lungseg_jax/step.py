@@ -1,7 +1,7 @@
 """One update: the function of state and batch that is compiled and spread over devices."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,8 @@ def make_train_step(
       optimizer: the update rule.
       parallel: how the batch is spread.
     """
-    axis_name = parallel.axis_name
-    graph = model_graph(config, axis_name)
+    graph = model_graph(config, parallel.axis_name)
+    schedule = learning_rate_schedule(config)
 
     def loss_of(
         parameters: ModelState, batch_stats: ModelState, images: Array, masks: Array
@@ -74,10 +74,8 @@ def make_train_step(
         model = nnx.merge(graph, *unpack((parameters, batch_stats)), copy=True)
         logits = model(images, train=True)
         batch_stats = pack_like(split_model(model)[2], batch_stats)
-        loss = segmentation_loss(logits, masks, axis_name, config.trimmed_share)
+        loss = segmentation_loss(logits, masks, parallel.axis_name, config.trimmed_share)
         return loss, (batch_stats, dice_sums(logits, masks))
-
-    schedule = learning_rate_schedule(config)
 
     def step(
         state: TrainState, store: Store, batch: dict[str, Array]
@@ -85,28 +83,38 @@ def make_train_step(
         pictures = load_batch(config, state.step, store, batch)
         images, masks = parallel.spread_rows(pictures)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
-        gradients, batch_stats, loss, sums = accumulate(
-            gradient_of, state, images, masks, config.accumulation_steps
-        )
-        if axis_name is not None:
-            gradients, sums = sum_over_devices((gradients, sums), axis_name)
-            gradients = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), gradients)
-        gradients, batch_stats = parallel.keep_whole((gradients, batch_stats))
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-        parameters: Any = optax.apply_updates(state.parameters, updates)
-        ema = update_ema(
-            state.ema, (parameters, batch_stats), state.step, config.optimizer.ema_decay
-        )
+        parts = config.accumulation_steps
+        result = over_devices(accumulate(gradient_of, state, images, masks, parts), parallel)
+        updated = update(config, optimizer, state, result)
         metrics = {
-            "loss": loss,
-            "dice": (2 * sums[0] / jnp.maximum(sums[1], 1)).mean(),
-            "gradient_norm": optax.tree.norm(gradients),
-            "parameter_norm": optax.tree.norm(parameters),
+            "loss": result.loss,
+            "dice": (2 * result.sums[0] / jnp.maximum(result.sums[1], 1)).mean(),
+            "gradient_norm": optax.tree.norm(result.gradients),
+            "parameter_norm": optax.tree.norm(updated.parameters),
             "learning_rate": schedule(state.step),
         }
-        return TrainState(state.step + 1, parameters, batch_stats, optimizer_state, ema), metrics
+        return updated, metrics
 
     return step
+
+
+class BatchResult(NamedTuple):
+    """What the network and its loss give of a batch.
+
+    Under `pmap` loss and statistics are those of the whole batch, because the network and the loss
+    sum over the devices themselves; gradients and sums are this device's until `over_devices`.
+
+    Attributes:
+      loss: of the batch.
+      gradients: of the loss by the parameters.
+      batch_stats: moving statistics after the batch.
+      sums: see `dice_sums`.
+    """
+
+    loss: Float[Array, ""]
+    gradients: ModelState
+    batch_stats: ModelState
+    sums: Float[Array, "2 c"]
 
 
 def load_batch(
@@ -125,8 +133,8 @@ def load_batch(
 
 def accumulate(
     gradient_of: Callable[..., Any], state: TrainState, images: Array, masks: Array, parts: int
-) -> tuple[ModelState, ModelState, Array, Array]:
-    """Returns (gradients, batch_stats, loss, dice sums) of a batch done in equal parts.
+) -> BatchResult:
+    """Returns the result of a batch done in equal parts.
 
     Part i takes every `parts`-th example from i on, so that each part stays spread over the devices
     as the batch was.
@@ -135,14 +143,14 @@ def accumulate(
         (loss, (batch_stats, sums)), gradients = gradient_of(
             state.parameters, state.batch_stats, images, masks
         )
-        return gradients, batch_stats, loss, sums
+        return BatchResult(loss, gradients, batch_stats, sums)
 
     def one_part(
         carry: tuple[ModelState, Any], part: tuple[Array, Array]
     ) -> tuple[tuple[ModelState, Any], None]:
-        batch_stats, total = carry
-        (loss, (batch_stats, sums)), gradients = gradient_of(state.parameters, batch_stats, *part)
-        return (batch_stats, jax.tree.map(jnp.add, total, (gradients, loss, sums))), None
+        before, total = carry
+        (loss, (after, sums)), gradients = gradient_of(state.parameters, before, *part)
+        return (after, jax.tree.map(jnp.add, total, (gradients, loss, sums))), None
 
     def split(x: Array) -> Array:
         return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
@@ -153,7 +161,34 @@ def accumulate(
         one_part, (state.batch_stats, zeros), (split(images), split(masks))
     )
     gradients = jax.tree.map(lambda x: x / parts, gradients)
-    return gradients, batch_stats, loss / parts, sums
+    return BatchResult(loss / parts, gradients, batch_stats, sums)
+
+
+def over_devices(result: BatchResult, parallel: Parallel) -> BatchResult:
+    """Returns the result of the whole batch, the same on every device."""
+    gradients, sums = result.gradients, result.sums
+    axis_name = parallel.axis_name
+    if axis_name is not None:
+        gradients, sums = sum_over_devices((gradients, sums), axis_name)
+        # The loss sums over the devices, and so does the gradient of that sum: each device's is
+        # its share times their number.
+        gradients = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), gradients)
+    gradients, batch_stats = parallel.keep_whole((gradients, result.batch_stats))
+    return BatchResult(result.loss, gradients, batch_stats, sums)
+
+
+def update(
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    result: BatchResult,
+) -> TrainState:
+    """Returns the state after the update by a batch's gradients."""
+    updates, optimizer_state = optimizer.update(result.gradients, state.optimizer, state.parameters)
+    parameters: Any = optax.apply_updates(state.parameters, updates)
+    variables = (parameters, result.batch_stats)
+    ema = update_ema(state.ema, variables, state.step, config.optimizer.ema_decay)
+    return TrainState(state.step + 1, parameters, result.batch_stats, optimizer_state, ema)
 
 
 def dice_sums(

@@ -105,48 +105,59 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
     """
     # Before hours of work: what ran is what was imported.
-    own_environment = environment()
-    check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
+    environment_at_start = environment()
+    revision = environment_at_start["revision"]
+    check_hosts_agree(configuration=without_folders(config), commit=revision)
     check_devices(config, len(parallel.devices), jax.process_count())
     workdir_lib.check_free(workdir, config)
     # Now, so that a mistake shows at once; a resumed run no longer needs what it began with.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
-    records = open_records(config)
-    check_hosts_agree(records=identity(records)["content"])
-    # Again: another run may have taken the folder while records were built.
-    workdir_lib.check_free(workdir, config)
-    workdir_lib.claim(workdir, config)
-    terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
+    records = _records_in_claimed_folder(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
-    state, step = prepare_step(config, parallel, variables)
-    terminal.say(
-        f"U-Net of {count_parameters(state.parameters):,} parameters on {len(parallel.devices)} x "
-        f"{jax.devices()[0].device_kind}; "
-        + ", ".join(f"{len(own)} {split}" for split, own in records.items())
-        + " images"
-    )
+    state, step = prepare_step(config, parallel)
+    _announce(state, parallel, records)
     resident = use_resident(records["train"], config)
     batches = training_batches(records["train"], config, resident=resident)
+    begun_with = None
     restored = checkpoints.restore_latest(state)
     if restored:
         state, position = restored
         check_same_records(workdir, position, records)
         batches.set_state(position["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
-    elif config.start_from and variables is None:
-        # Of a run that was killed before its first checkpoint, or whose checkpoints are damaged.
-        variables = variables_to_start_from(config)
+    elif config.start_from:
+        # Not read yet where the run was killed before its first checkpoint, or has damaged ones.
+        variables = variables or variables_to_start_from(config)
+        assert variables
         state, _ = prepare_step(config, parallel, variables)
-    begun_with = None if restored or variables is None else checksum(variables)
-    if begun_with:
+        begun_with = checksum(variables)
         terminal.say(f"Beginning with the weights of {config.start_from}")
     workdir_lib.record_start(
-        workdir, config, own_environment, step=int(state.step), begun_with=begun_with
+        workdir, config, environment_at_start, step=int(state.step), begun_with=begun_with
     )
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
+
+
+def _records_in_claimed_folder(config: Config, workdir: epath.Path) -> dict[str, Records]:
+    """Returns the records, built if need be, with the folder claimed for the run."""
+    records = open_records(config)
+    check_hosts_agree(records=identity(records)["content"])
+    # Again: another run may have taken the folder while records were built.
+    workdir_lib.check_free(workdir, config)
+    workdir_lib.claim(workdir, config)
+    terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
+    return records
+
+
+def _announce(state: TrainState, parallel: Parallel, records: dict[str, Records]) -> None:
+    counts = ", ".join(f"{len(split)} {name}" for name, split in records.items())
+    terminal.say(
+        f"U-Net of {count_parameters(state.parameters):,} parameters on {len(parallel.devices)} x "
+        f"{jax.devices()[0].device_kind}; {counts} images"
+    )
 
 
 def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
