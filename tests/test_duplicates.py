@@ -164,11 +164,14 @@ def test_records_are_read_from_their_folder(tmp_path):
     assert {pair.first.split, pair.second.split} == {"train", "test"}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the radiographs in ../shared/data")
+REAL = SHARED / "chest_xray_512"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real data in ../shared/data/chest_xray_512")
 def test_known_repeats_among_real_pictures(tmp_path):
     """Fault: a threshold that finds nothing real, or that cries wolf at every second chest."""
     config = LungsConfig(source="kaggle", image_size=128)
-    folder = prepare(config, tmp_path, SHARED / "chest_xray_512").data_path
+    folder = prepare(config, tmp_path, REAL).data_path
     assert pairs_in(folder) == []
     # The layout knows these patients; found they are where each picture is a patient of its own.
     fingerprints = Fingerprints()

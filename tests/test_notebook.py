@@ -4,10 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
+
+from lungseg_jax.prediction.segmentation import Segmentation
+from tests.pictures import write_kaggle
 from tests.small import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "examples" / "lung_segmentation.ipynb"
+
+
+def code_cells() -> list[str]:
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 def test_the_notebook_runs(tmp_path):
@@ -15,7 +25,7 @@ def test_the_notebook_runs(tmp_path):
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in code)
-    text = "\n\n".join("".join(cell["source"]) for cell in code)
+    text = "\n\n".join(code_cells())
     # As short as it shows all the same that each cell works.
     text = text.replace("NUM_STEPS = 60", "NUM_STEPS = 4").replace(
         "config.data.num_phantoms = 60",
@@ -29,5 +39,39 @@ def test_the_notebook_runs(tmp_path):
         check=True,
         timeout=600,
     )
-    assert (tmp_path / "runs" / "notebook" / "metrics.json").exists()
-    assert (tmp_path / "runs" / "notebook" / "predictions" / "predictions.csv").exists()
+    workdir = tmp_path / "runs" / "notebook-phantom-4"
+    assert (workdir / "metrics.json").exists()
+    assert (workdir / "predictions" / "predictions.csv").exists()
+
+
+def test_pictures_to_segment_are_the_tested_ones(tmp_path, monkeypatch):
+    """Fault: no picture left, or masks taken for pictures, where the folder's name says mask."""
+    folder = tmp_path / "chest-xray-masks-and-labels"
+    pictures = write_kaggle(folder) / "CXR_png"
+    (cell,) = (text for text in code_cells() if "import segment\n" in text)
+    segmented = []
+
+    def segment(path: Path) -> Segmentation:
+        segmented.append(path)
+        lung, unsure = np.ones((4, 4), bool), np.full((4, 4), 0.5, np.float32)
+        return Segmentation(lung, lung, unsure, 0.9, (), (), None, "none")
+
+    monkeypatch.setattr("lungseg_jax.predict.segment", segment)
+    # Those of Montgomery have masks of the same name.
+    tested = ("CHNCXR_0002_0", "MCUCXR_0001_1")
+    names = {"SOURCE": "kaggle", "FOLDER": str(folder), "Path": Path}
+    names["rows"] = [{"id": stem} for stem in tested]
+    exec(cell, names)
+    assert names["files"] == [pictures / f"{stem}.png" for stem in tested]
+    assert segmented == names["files"][:1]
+
+
+def test_each_source_and_length_has_its_folder():
+    """Fault: a second run with other settings refused because the first one's folder is taken."""
+    settings = code_cells()[0]
+    folders = set()
+    for change in (("", ""), ('"phantom"', '"kaggle"'), ("NUM_STEPS = 60", "NUM_STEPS = 2000")):
+        names: dict[str, object] = {}
+        exec(settings.replace(*change), names)
+        folders.add(names["WORKDIR"])
+    assert len(folders) == 3

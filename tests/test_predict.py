@@ -518,16 +518,19 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
         assert (drawn & rim).sum() > 0.99 * drawn.sum()
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs real DICOM files in ../shared/data")
+REAL = SHARED / "dicom"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real DICOM files in ../shared/data/dicom")
 def test_real_dicom_files_by_the_command(tmp_path):
     """Fault: a hip segmented, a chest refused, lungs of the wrong size or side."""
     subprocess.run(
-        [sys.executable, "-m", "lungseg_jax.predict", SHARED / "dicom", f"--output={tmp_path}"],
+        [sys.executable, "-m", "lungseg_jax.predict", REAL, f"--output={tmp_path}"],
         cwd=REPOSITORY,
         check=True,
     )
     rows = table(tmp_path)
-    assert len(rows) == len(list((SHARED / "dicom").iterdir()))
+    assert len(rows) == len(list(REAL.iterdir()))
     for row in rows:
         assert (row["status"] == "accepted") == row["file"].startswith("chest_"), row
         if row["status"] == "accepted":
