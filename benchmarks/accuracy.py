@@ -25,7 +25,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.evaluate import Evaluator, lung_probability, to_original
 from lungseg_jax.export import calibrated_weights_of_run
-from lungseg_jax.metrics import ImageMetrics, image_metrics
+from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.plausibility import MIN_DICE
@@ -60,6 +60,7 @@ def main(name: str, *arguments: str) -> None:
         calibrations.append(dataclasses.asdict(weights.calibration))
     kept = rows["two lungs kept"]
     assert len({row.id for row in kept}) == len(kept), "runs that share test pictures"
+    ranked = sorted((row for row in kept if not np.isnan(row.dice)), key=lambda row: row.dice)
     worse = [
         {"id": after.id, "before": before.hd95_px, "after": after.hd95_px}
         for before, after in zip(rows["threshold only"], kept, strict=True)
@@ -74,11 +75,12 @@ def main(name: str, *arguments: str) -> None:
         "quality": judge_quality(np.concatenate(estimates), np.array([row.dice for row in kept])),
         "worst": [
             {"id": row.id, "dice": round(row.dice, 4), "hd95_px": round(row.hd95_px, 1)}
-            for row in sorted(kept, key=lambda row: row.dice)[:10]
+            for row in ranked[:10]
         ],
     }
-    (RESULTS / f"accuracy_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2, allow_nan=False)
+    (RESULTS / f"accuracy_{name}.json").write_text(text + "\n")
+    print(text)
 
 
 def starts_of(workdir: str) -> list[dict]:
@@ -153,17 +155,26 @@ def by_source(rows: Sequence[ImageMetrics]) -> dict[str, dict]:
 
 
 def spread(rows: Sequence[ImageMetrics]) -> dict:
-    """Returns mean, standard deviation, worst twentieth and interval of each figure."""
-    empty = sum(np.isnan(row.hd95_px) for row in rows)
-    # Means of distances do not see them.
-    result: dict = {"pictures": len(rows), "empty_predictions": int(empty)}
+    """Returns counts of failures, and each figure's mean, deviation, worst twentieth and interval.
+
+    A figure that no row has is left out; one row has no standard deviation.
+    """
+    counts = summarize(rows)
+    result: dict = {
+        "pictures": len(rows),
+        "empty_predictions": counts["num_empty_predictions"],
+        "false_lungs": counts["num_false_lungs"],
+    }
     for figure in FIGURES:
         values = np.array([getattr(row, figure) for row in rows])
         values = values[~np.isnan(values)]
+        if not len(values):
+            continue
         is_distance = figure.endswith("_px")
+        deviation = round(float(values.std(ddof=1)), 4) if len(values) > 1 else None
         result[figure] = {
             "mean": round(float(values.mean()), 4),
-            "standard_deviation": round(float(values.std(ddof=1)), 4),
+            "standard_deviation": deviation,
             "worst_twentieth": round(float(np.percentile(values, 95 if is_distance else 5)), 4),
             "worst": round(float(values.max() if is_distance else values.min()), 4),
             "mean_between": [round(x, 4) for x in bootstrap(values, np.mean)],
@@ -179,18 +190,27 @@ def bootstrap(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple
 
 
 def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
-    """Returns how the estimate of Dice agrees with Dice."""
+    """Returns how the estimate of Dice agrees with Dice, over the pictures that have one."""
+    known = ~np.isnan(dice)
+    estimates, dice = estimates[known], dice[known]
     bad = dice < MIN_DICE
     result: dict = {
-        "rank_correlation": round(float(np.asarray(spearmanr(estimates, dice))[0]), 3),
+        "rank_correlation": _rank_correlation(estimates, dice),
         "mean_absolute_error": round(float(np.abs(estimates - dice).mean()), 4),
         "bad_masks": int(bad.sum()),
         "points": np.round(np.stack([estimates, dice], axis=1), 4).tolist(),
     }
-    if bad.any():
+    if bad.any() and not bad.all():
         bound = np.quantile(estimates[~bad], FALSE_ALARMS)
         result["bad_masks_found_at_5_percent_false_alarms"] = int((estimates[bad] < bound).sum())
     return result
+
+
+def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Returns Spearman's coefficient; `None` where one side has a single value."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return round(float(np.asarray(spearmanr(first, second))[0]), 3)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def accuracy_table() -> str:
     """Returns the table of every protocol's test pictures, and of each source in them."""
     lines = [
         "| trained on | tested on | pictures | Dice (95 % interval) | 5th percentile | HD95 px "
-        "| ASSD px |",
-        "|---|---|---|---|---|---|---|",
+        "| ASSD px | surface Dice (2 px) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for protocol, trained_on in PROTOCOLS.items():
         path = ROOT / "benchmarks" / "results" / f"accuracy_{protocol}.json"
@@ -70,6 +70,7 @@ def accuracy_table() -> str:
                 f"{own['dice']['worst_twentieth']:.4f}",
                 f"{own['hd95_px']['mean']:.2f}",
                 f"{own['assd_px']['mean']:.2f}",
+                f"{own['surface_dice']['mean']:.4f}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

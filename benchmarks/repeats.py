@@ -46,13 +46,13 @@ def main(name: str, *workdirs: str) -> None:
         example = records[0].example(position)
         each = [lung_probability(own[position], example) for own in squares]
         masks = [keep_lungs(*pair) for pair in zip(each, thresholds, strict=True)]
-        pairs = [dice_of(*pair) for pair in itertools.combinations(masks, 2)]
-        agreement.append(float(np.mean(pairs)))
+        agreement.append(_agreement(masks))
         masks.append(keep_lungs(np.mean(each, axis=0), mean_threshold))
         for own, mask in zip(rows, masks, strict=True):
             own.append(figures_of(mask, example, members[0].config))
     *single, mean = rows
     dice = np.array([[row.dice for row in own] for own in single])
+    dice = dice[:, ~np.isnan(dice).any(axis=0)]
     result = {
         "measured_with": own_environment,
         "seeds": [own.config.seed for own in members],
@@ -61,8 +61,8 @@ def main(name: str, *workdirs: str) -> None:
         "spread_of_runs": _spread([_summary(own) for own in single]),
         "mean_of_networks": by_source(mean),
         "agreement_of_networks": {
-            "dice": round(float(np.mean(agreement)), 4),
-            "worst_twentieth": round(float(np.percentile(agreement, 5)), 4),
+            "dice": round(float(np.nanmean(agreement)), 4),
+            "worst_twentieth": round(float(np.nanpercentile(agreement, 5)), 4),
             "correlation_of_their_dice_with_references": round(
                 float(
                     np.mean([np.corrcoef(*pair)[0, 1] for pair in itertools.combinations(dice, 2)])
@@ -71,8 +71,15 @@ def main(name: str, *workdirs: str) -> None:
             ),
         },
     }
-    (RESULTS / f"repeats_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2, allow_nan=False)
+    (RESULTS / f"repeats_{name}.json").write_text(text + "\n")
+    print(text)
+
+
+def _agreement(masks: Sequence[np.ndarray]) -> float:
+    """Returns the mean Dice of all pairs of masks; NaN where both masks of one are empty."""
+    pairs = itertools.combinations(masks, 2)
+    return float(np.mean([dice_of(*pair) if np.any(pair) else np.nan for pair in pairs]))
 
 
 def _squares(weights: Weights, records: Records) -> dict[int, np.ndarray]:

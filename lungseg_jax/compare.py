@@ -20,15 +20,25 @@ from scipy.stats import wilcoxon
 from lungseg_jax import terminal
 from lungseg_jax.command_line import parse_flags, run
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.workdir import read_config
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
 
+# By which a picture's reference and frame are known again.
+REFERENCE = "reference_px"
+
+Table = dict[str, dict[str, float]]
+
 RESAMPLES = 10_000
+
+AGAIN = "evaluate the run again by --mode=eval"
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """How a figure differs between two runs, over the pictures where both have it.
+
+    A picture without lung thus counts only if both runs predict some.
 
     Interval and test treat pictures as independent, which those of one patient are not.
 
@@ -60,7 +70,9 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
       split: whose pictures.
 
     Raises:
-      DataError: a folder holds no table of the split, or the tables are of other pictures.
+      ConfigError: a folder holds no configuration that can be read.
+      DataError: a folder holds no table of the split, or the tables are of other pictures, other
+        references or frames, or other tolerances.
     """
     tables = [_read(epath.Path(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
     if tables[0].keys() != tables[1].keys():
@@ -70,12 +82,40 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
             f"has {len(tables[1])} pictures, {common} shared with the {len(tables[0])} of {first}",
             "compare runs with the same data.splits",
         )
+    _check_same_references(first, second, *tables)
+    _check_same_tolerances(first, second)
     return [_differ(figure, *tables) for figure in FIGURES]
 
 
-def _differ(
-    figure: str, first: dict[str, dict[str, float]], second: dict[str, dict[str, float]]
-) -> Difference:
+def _check_same_references(
+    first: epath.PathLike, second: epath.PathLike, table: Table, other: Table
+) -> None:
+    """Raises DataError where pictures of one id differ in the size of their reference."""
+    ids = sorted(key for key in table if table[key][REFERENCE] != other[key][REFERENCE])
+    if ids:
+        ours, theirs = (int(rows[ids[0]][REFERENCE]) for rows in (table, other))
+        raise DataError(
+            second,
+            f"{len(ids)} of {len(table)} references have another size than in {first}: that of "
+            f"{ids[0]} has {theirs} pixels, not {ours}",
+            "compare runs on the same files, at the same size",
+        )
+
+
+def _check_same_tolerances(first: epath.PathLike, second: epath.PathLike) -> None:
+    """Raises DataError where surface Dice was measured at other tolerances."""
+    one, other = (read_config(epath.Path(workdir)).evaluation for workdir in (first, second))
+    for name in ("tolerance_px", "tolerance_mm"):
+        expected, found = getattr(one, name), getattr(other, name)
+        if found != expected:
+            raise DataError(
+                second,
+                f"was evaluated with evaluation.{name}={found}, {first} with {expected}",
+                f"evaluate one again by --mode=eval --config.evaluation.{name}=VALUE",
+            )
+
+
+def _differ(figure: str, first: Table, second: Table) -> Difference:
     pairs = np.array([(first[key][figure], second[key][figure]) for key in sorted(first)])
     values = pairs[np.isfinite(pairs).all(axis=1)]
     if not len(values):
@@ -97,7 +137,7 @@ def _differ(
     )
 
 
-def _read(path: epath.Path) -> dict[str, dict[str, float]]:
+def _read(path: epath.Path) -> Table:
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
@@ -106,13 +146,16 @@ def _read(path: epath.Path) -> dict[str, dict[str, float]]:
         rows = []
     if not rows or not {"id", *FIGURES} <= rows[0].keys():
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
-    return {row["id"]: {name: _number(path, row, name) for name in FIGURES} for row in rows}
+    if REFERENCE not in rows[0]:
+        raise DataError(path, f"has no column {REFERENCE}", AGAIN)
+    names = (*FIGURES, REFERENCE)
+    return {row["id"]: {name: _number(path, row, name) for name in names} for row in rows}
 
 
-def _number(path: epath.Path, row: dict[str, str | None], figure: str) -> float:
-    """Returns a figure of a row, NaN where it has no meaning and its cell is empty."""
-    cell = row[figure]
-    if cell == "":
+def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
+    """Returns a number of a row, NaN where a figure has no meaning and its cell is empty."""
+    cell = row[name]
+    if cell == "" and name in FIGURES:
         return math.nan
     try:
         number = float(cell or "")
@@ -120,8 +163,8 @@ def _number(path: epath.Path, row: dict[str, str | None], figure: str) -> float:
         number = math.nan
     # A row that was cut short has no cell.
     if not math.isfinite(number):
-        fault = f"{figure} of {row['id']} is {cell!r}" if cell else f"{row['id']} has no {figure}"
-        raise DataError(path, fault, "evaluate the run again by --mode=eval")
+        fault = f"{name} of {row['id']} is {cell!r}" if cell else f"{row['id']} has no {name}"
+        raise DataError(path, fault, AGAIN)
     return number
 
 

@@ -19,7 +19,7 @@ from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.overlay import draw_overlay
-from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics
+from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.prediction.postprocessing import smooth
@@ -30,6 +30,9 @@ from lungseg_jax.state import create_state
 from lungseg_jax.workdir import check_same_config, claim, record_start
 
 THRESHOLD = 0.5
+
+# What is measured of an example, in the order in which processes exchange it.
+MEASURED = (*FIGURES, *COUNTS)
 
 # The splits a run is judged by.
 EVALUATED_SPLITS = ("val", "test")
@@ -152,7 +155,7 @@ class Evaluator:
 
     def measure(self, variables: Variables, records: Records) -> list[ImageMetrics]:
         """Returns the figures of every example of a split, in the records' order."""
-        figures = np.full((len(records), len(FIGURES)), np.nan)
+        figures = np.full((len(records), len(MEASURED)), np.nan)
         own = np.zeros(len(records), bool)
         running: collections.deque[concurrent.futures.Future] = collections.deque()
         with (
@@ -162,7 +165,7 @@ class Evaluator:
 
             def finish_one() -> None:
                 position, row = running.popleft().result()
-                figures[position] = [getattr(row, name) for name in FIGURES]
+                figures[position] = [getattr(row, name) for name in MEASURED]
                 own[position] = True
                 bar.update()
 
@@ -174,10 +177,7 @@ class Evaluator:
             while running:
                 finish_one()
         figures = _gather(figures, own)
-        return [
-            ImageMetrics(*records.label(i), **dict(zip(FIGURES, row.tolist(), strict=True)))
-            for i, row in enumerate(figures)
-        ]
+        return [_as_metrics(records.label(i), row) for i, row in enumerate(figures)]
 
     def overlays(
         self, variables: Variables, records: Records, positions: Sequence[int]
@@ -235,6 +235,13 @@ def _measure(
         tolerance_px=config.tolerance_px,
         tolerance_mm=config.tolerance_mm,
     )
+
+
+def _as_metrics(label: tuple[str, str], numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
+    """Returns what `MEASURED` names of an example with this id and source."""
+    values = dict(zip(MEASURED, numbers.tolist(), strict=True))
+    # Counts travel as float64, which holds whole numbers exactly up to 2⁵³.
+    return ImageMetrics(*label, **values | {name: int(values[name]) for name in COUNTS})
 
 
 def _gather(

@@ -30,6 +30,9 @@ _COLUMNS = {
     "num_examples": "images",
 }
 
+# Columns for what seldom happens: shown only where it did.
+_FAILURES = {"num_empty_predictions": "missed", "num_false_lungs": "false lungs"}
+
 
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
     """Writes `eval/<split>.csv` and returns the split's summary, with one for each source.
@@ -105,11 +108,20 @@ def closing_table(summary: Summary) -> str:
         lines[split] = figures
         for source, own in figures.get("by_source", {}).items():
             lines[f"{split} {source}"] = own
-    columns = [key for key in _COLUMNS if any(key in figures for figures in lines.values())]
+    columns = {
+        key: heading
+        for key, heading in _COLUMNS.items()
+        if any(key in figures for figures in lines.values())
+    }
+    columns |= {
+        key: heading
+        for key, heading in _FAILURES.items()
+        if any(figures[key] > 0 for figures in lines.values())
+    }
     rows = [
         [name, *(_cell(figures.get(key)) for key in columns)] for name, figures in lines.items()
     ]
-    return terminal.table(["split", *(_COLUMNS[key] for key in columns)], rows)
+    return terminal.table(["split", *columns.values()], rows)
 
 
 def _cell(value: float | int | None) -> str:

@@ -16,9 +16,15 @@ NAN = math.nan
 class ImageMetrics:
     """Figures of one image in its original frame.
 
-    All but the last two are of the lungs as a whole, so that they compare between models of one
-    class and of two. NaN where a figure has no meaning: all of them without lung in the reference,
-    the distances where the prediction is empty, the figures in mm where the spacing is not known.
+    All but those of each lung are of the lungs as a whole, so that they compare between models of
+    one class and of two. NaN where a figure has no meaning: where prediction and reference are both
+    empty (of this lung, for its Dice), and in mm where the spacing is not known.
+
+    Where one of the two is empty, each figure has its worst value: 0, or the diagonal of the
+    picture for distances, which have no upper bound. Left out, such pictures would improve the
+    means of the network that fails on them. Metrics Reloaded recommends this (Maier-Hein et al.
+    2024, https://doi.org/10.1038/s41592-023-02151-z). ASSD of two lungs never comes near the
+    diagonal; it has it all the same, so that both distances punish a failure alike.
 
     Attributes:
       id: of the example.
@@ -31,8 +37,10 @@ class ImageMetrics:
       hd95_mm: as `hd95_px`, in mm.
       assd_mm: as `assd_px`, in mm.
       surface_dice_mm: at the tolerance in mm.
-      dice_right: of the patient's right lung; NaN where lungs are one class or it is not there.
+      dice_right: of the patient's right lung; NaN also where lungs are one class.
       dice_left: of the left one.
+      predicted_px: pixels of both lungs in the prediction, in the file's frame.
+      reference_px: of those in the reference.
     """
 
     id: str
@@ -47,13 +55,19 @@ class ImageMetrics:
     surface_dice_mm: float = NAN
     dice_right: float = NAN
     dice_left: float = NAN
+    predicted_px: int = dataclasses.field(kw_only=True)
+    reference_px: int = dataclasses.field(kw_only=True)
 
+
+COUNTS = ("predicted_px", "reference_px")
 
 # In the order of the channels.
 SIDE_FIGURES = ("dice_right", "dice_left")
 
 FIGURES = tuple(
-    field.name for field in dataclasses.fields(ImageMetrics) if field.name not in ("id", "source")
+    field.name
+    for field in dataclasses.fields(ImageMetrics)
+    if field.name not in ("id", "source", *COUNTS)
 )
 
 
@@ -78,44 +92,48 @@ def image_metrics(
       tolerance_px: of surface Dice, pixels.
       tolerance_mm: of surface Dice, mm.
     """
-    if not reference.any():
-        return ImageMetrics(example_id, source, NAN, NAN, NAN, NAN, NAN)
-    overlap = {}
+    sides = {}
     if reference.shape[-1] > 1:
         for channel, name in enumerate(SIDE_FIGURES):
-            overlap[name] = _overlap(predicted[..., channel], reference[..., channel])[0]
+            sides[name], _ = _overlap(predicted[..., channel], reference[..., channel])
     found, true = np.any(predicted, axis=-1), np.any(reference, axis=-1)
-    overlap["dice"], overlap["iou"] = _overlap(found, true)
-    pixels = surface_distances(found, true)
-    if pixels is None:
-        missed = 0.0 if spacing_mm else NAN
-        return ImageMetrics(
-            example_id, source, **overlap, hd95_px=NAN, assd_px=NAN, surface_dice=0.0,
-            surface_dice_mm=missed,
-        )  # fmt: skip
-    figures = {
-        "hd95_px": pixels.hd95(),
-        "assd_px": pixels.assd(),
-        "surface_dice": pixels.surface_dice(tolerance_px),
-    }
-    millimetres = surface_distances(found, true, spacing_mm) if spacing_mm else None
-    if millimetres:
-        figures |= {
-            "hd95_mm": millimetres.hd95(),
-            "assd_mm": millimetres.assd(),
-            "surface_dice_mm": millimetres.surface_dice(tolerance_mm),
-        }
-    return ImageMetrics(example_id, source, **overlap, **figures)
+    dice, iou = _overlap(found, true)
+    hd95_px, assd_px, surface_dice = _of_outlines(found, true, (1.0, 1.0), tolerance_px)
+    hd95_mm, assd_mm, surface_dice_mm = (
+        _of_outlines(found, true, spacing_mm, tolerance_mm) if spacing_mm else (NAN, NAN, NAN)
+    )
+    return ImageMetrics(
+        example_id, source, dice, iou, hd95_px, assd_px, surface_dice, hd95_mm, assd_mm,
+        surface_dice_mm, **sides,
+        predicted_px=int(np.count_nonzero(found)), reference_px=int(np.count_nonzero(true)),
+    )  # fmt: skip
 
 
 def _overlap(
     predicted: Bool[np.ndarray, "h w"], reference: Bool[np.ndarray, "h w"]
 ) -> tuple[float, float]:
-    """Returns Dice and IoU; NaN where the reference is empty."""
-    if not reference.any():
+    """Returns Dice and IoU; NaN where both masks are empty."""
+    if not (predicted.any() or reference.any()):
         return NAN, NAN
     dice = dice_of(predicted, reference)
     return dice, dice / (2 - dice)
+
+
+def _of_outlines(
+    predicted: Bool[np.ndarray, "h w"],
+    reference: Bool[np.ndarray, "h w"],
+    spacing: tuple[float, float],
+    tolerance: float,
+) -> tuple[float, float, float]:
+    """Returns HD95, ASSD and surface Dice; NaN where both masks are empty."""
+    distances = surface_distances(predicted, reference, spacing)
+    if distances:
+        return distances.hd95(), distances.assd(), distances.surface_dice(tolerance)
+    if not (predicted.any() or reference.any()):
+        return NAN, NAN, NAN
+    height, width = reference.shape
+    diagonal = math.hypot(height * spacing[0], width * spacing[1])
+    return diagonal, diagonal, 0.0
 
 
 def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:
@@ -127,19 +145,18 @@ def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> 
 def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
     """Returns the mean of each figure over the images where it has a meaning, and counts.
 
-    `num_without_lung` counts images with an empty reference, `num_empty_predictions` those among
-    the others whose prediction is empty: the means of the distances do not see either. A figure
-    that no image has is left out.
+    `num_without_lung` counts images with an empty reference, `num_false_lungs` those of them with
+    lung in the prediction, `num_empty_predictions` images with lung in the reference alone. A
+    figure that no image has is left out.
     """
     summary: dict[str, float | int] = {}
     for name in FIGURES:
         values = np.array([getattr(row, name) for row in rows], np.float64)
         if not np.isnan(values).all():
             summary[name] = float(np.nanmean(values))
-    without_lung = sum(math.isnan(row.dice) for row in rows)
-    undefined = sum(math.isnan(row.hd95_px) for row in rows)
     return summary | {
         "num_examples": len(rows),
-        "num_without_lung": without_lung,
-        "num_empty_predictions": undefined - without_lung,
+        "num_without_lung": sum(row.reference_px == 0 for row in rows),
+        "num_empty_predictions": sum(row.predicted_px == 0 < row.reference_px for row in rows),
+        "num_false_lungs": sum(row.reference_px == 0 < row.predicted_px for row in rows),
     }

@@ -5,19 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from scipy.stats import wilcoxon
 
 from lungseg_jax.compare import FIGURES, compare, main
 from lungseg_jax.errors import DataError
+from lungseg_jax.workdir import claim
+from tests.small import small_config
 
 
-def write_run(folder: Path, dice: np.ndarray, ids: list[str] | None = None) -> Path:
+def write_run(
+    folder: Path, dice: np.ndarray, ids: list[str] | None = None, **changes: object
+) -> Path:
     (folder / "eval").mkdir(parents=True)
+    claim(epath.Path(folder), small_config(**changes))
     ids = ids or [f"p{number}" for number in range(len(dice))]
-    lines = [",".join(("id", "source", *FIGURES))]
+    lines = [",".join(("id", "source", *FIGURES, "reference_px"))]
     for name, value in zip(ids, dice, strict=True):
         cell = "" if np.isnan(value) else f"{value}"
-        lines.append(",".join((name, "folder", cell, *["0.5"] * (len(FIGURES) - 1))))
+        lines.append(",".join((name, "folder", cell, *["0.5"] * (len(FIGURES) - 1), "1000")))
     (folder / "eval" / "test.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -81,12 +87,32 @@ def test_runs_on_other_pictures_are_refused(tmp_path, dice, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+def test_other_references_are_refused(tmp_path, dice):
+    """Fault: figures of two frames, or of two annotators, compared because the ids are the same."""
+    first, second = write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice)
+    path = second / "eval" / "test.csv"
+    path.write_text(re.sub(r"^(p[37],.*),1000$", r"\1,1024", path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(DataError, match=r"b: 2 of 60 references .*p3 has 1024 pixels, not 1000; "):
+        compare(first, second)
+
+
+@pytest.mark.parametrize("name", ["tolerance_px", "tolerance_mm"])
+def test_other_tolerances_are_refused(tmp_path, dice, name):
+    """Fault: a looser surface Dice taken for a better network."""
+    first = write_run(tmp_path / "a", dice)
+    second = write_run(tmp_path / "b", dice, **{f"evaluation__{name}": 3.0})
+    with pytest.raises(DataError, match=rf"b: .*evaluation.{name}=3.0, .*a with 2.0; evaluate one"):
+        compare(first, second)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (b"p3,folder,0", b"p3,folder,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
         (b"p3,folder,0", b"p3,folder,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
-        (b",0.5,0.5\np4", b"\np4", r"test.csv: p3 has no assd_px; evaluate"),
+        (b",0.5,0.5,1000\np4", b"\np4", r"test.csv: p3 has no assd_px; evaluate"),
+        (b",1000\np4", b",\np4", r"test.csv: p3 has no reference_px; evaluate"),
+        (b"reference_px", b"pixels", r"test.csv: has no column reference_px; evaluate"),
         (b"p3,", b"p\xff3,", r"test.csv: is not a table of an evaluation"),
         (b"p3,", b"p" * 2**18 + b",", r"test.csv: is not a table of an evaluation"),
     ],

@@ -1,5 +1,6 @@
 """Two processes as two hosts of a pod: one job on loopback."""
 
+import csv
 import json
 import os
 import socket
@@ -97,7 +98,14 @@ def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
     # The loss is of the whole batch: a host with other examples would show in the first.
     assert losses(tmp_path / kind) == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
     assert together["test"]["dice"] == pytest.approx(alone["test"]["dice"], abs=0.01)
+    assert references(tmp_path / kind) == references(tmp_path / "alone")
     assert together["val"]["assd_px"] == pytest.approx(alone["val"]["assd_px"], abs=0.1)
+
+
+def references(workdir: Path) -> dict[str, int]:
+    """The size of each test picture's reference, which must not have passed through rounding."""
+    with (workdir / "eval" / "test.csv").open() as table:
+        return {row["id"]: int(row["reference_px"]) for row in csv.DictReader(table)}
 
 
 def test_hosts_that_were_started_differently_do_not_train(tmp_path):

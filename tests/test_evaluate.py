@@ -91,6 +91,9 @@ def test_prediction_belongs_to_its_picture(config, records, eight_devices, kind,
         total = predicted.sum() + example.original_mask.sum()
         assert row.id == example.example_id
         assert row.dice == pytest.approx(2 * common / total)
+        assert row.predicted_px == predicted.sum()
+        assert row.reference_px == np.count_nonzero(example.original_mask)
+        assert (type(row.predicted_px), type(row.reference_px)) == (int, int)
 
 
 def test_perfect_prediction_is_nearly_perfect_in_the_original_frame(records):

@@ -11,12 +11,20 @@ from lungseg_jax import evaluation_report
 from lungseg_jax.metrics import ImageMetrics
 
 
-def row(name: str, dice: float, source: str = "a", **more: float) -> ImageMetrics:
+def row(
+    name: str, dice: float, source: str = "a", *, pixels: tuple[int, int] = (9, 8), **more: float
+) -> ImageMetrics:
     figures = {"iou": dice, "hd95_px": 1.0, "assd_px": 1.0, "surface_dice": dice} | more
-    return ImageMetrics(name, source, dice, **figures)
+    predicted, reference = pixels
+    return ImageMetrics(
+        name, source, dice, **figures, predicted_px=predicted, reference_px=reference
+    )
 
 
-ROWS = [row("x", 0.5), row("y", 0.9, "b"), row("z", 0.7), row("w", math.nan, hd95_px=math.nan)]
+ROWS = [
+    row("x", 0.5), row("y", 0.9, "b"), row("z", 0.7),
+    row("w", math.nan, hd95_px=math.nan, pixels=(0, 0)),
+]  # fmt: skip
 
 
 def test_ranks_leave_out_images_without_figures():
@@ -32,8 +40,9 @@ def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
         table = list(csv.reader(file))
     assert table[0] == [
         "id", "source", "dice", "iou", "hd95_px", "assd_px", "surface_dice",
-        "hd95_mm", "assd_mm", "surface_dice_mm",
+        "hd95_mm", "assd_mm", "surface_dice_mm", "predicted_px", "reference_px",
     ]  # fmt: skip
+    assert table[1][-2:] == ["9", "8"]
     assert table[4][:3] == ["w", "a", ""]
     assert len(table) == 5
 
@@ -70,6 +79,32 @@ def test_closing_table_names_splits_and_sources(tmp_path):
     assert lines[0].split("  ")[-1].strip() == "images"
     assert lines[4].split()[-1] == "1"
     assert "HD95 mm" not in lines[0]
+
+
+def test_closing_table_shows_failures_where_there_are_any(tmp_path):
+    """Fault: a missed or an invented lung that only `metrics.json` tells of, or one as the other.
+
+    Three misses of two sources; one invention in another split.
+    """
+    missed, invented = {"pixels": (0, 8)}, {"pixels": (9, 0)}
+    splits = {
+        "val": [row("x", 0.0, **missed), row("y", 0.0, **missed), row("z", 0.0, "b", **missed)],
+        "test": [row("u", 0.5), row("v", 0.0, **invented)],
+    }
+    summary = {
+        split: evaluation_report.write_split(epath.Path(tmp_path), split, rows)
+        for split, rows in splits.items()
+    }
+    for shown, headings in (
+        (("val", "test"), ["missed", "false", "lungs"]), (("test",), ["false", "lungs"]),
+    ):  # fmt: skip
+        part = {split: summary[split] for split in shown}
+        header = evaluation_report.closing_table(part).splitlines()[0].split()
+        assert header[header.index("images") + 1 :] == headings
+    rows = evaluation_report.closing_table(summary).splitlines()[2:]
+    assert [line.split()[-3:] for line in rows] == [
+        ["3", "3", "0"], ["2", "2", "0"], ["1", "1", "0"], ["2", "0", "1"],
+    ]  # fmt: skip
 
 
 def _refuse(constant: str) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
+from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics, summarize
 
 
 def measure(predicted, reference, spacing_mm=None) -> ImageMetrics:
@@ -65,20 +65,33 @@ def test_spacing_is_row_then_column():
     assert row.hd95_mm == pytest.approx(2)
 
 
-def test_reference_without_lung_has_no_figures():
-    """Fault: an absent class counted as a perfect or a total miss."""
-    row = measure(rectangle(5), np.zeros((64, 64), bool), spacing_mm=(1.0, 1.0))
-    figures = [row.dice, row.iou, row.hd95_px, row.assd_px, row.surface_dice, row.hd95_mm,
-               row.assd_mm, row.surface_dice_mm]  # fmt: skip
-    assert all(math.isnan(x) for x in figures)
+EMPTY = np.zeros((64, 64), bool)
 
 
-def test_empty_prediction_misses_all_but_has_no_distance():
-    """Fault: an empty prediction left out of the mean Dice."""
-    row = measure(np.zeros((64, 64), bool), rectangle(5), spacing_mm=(1.0, 1.0))
+def test_two_empty_masks_have_no_figures():
+    """Fault: a picture without lung counted as a perfect mask or a total miss."""
+    row = measure(EMPTY, EMPTY, spacing_mm=(1.0, 1.0))
+    assert all(math.isnan(getattr(row, name)) for name in FIGURES)
+    assert (row.predicted_px, row.reference_px) == (0, 0)
+
+
+@pytest.mark.parametrize(("predicted", "reference"), [(EMPTY, rectangle(5)), (rectangle(5), EMPTY)])
+def test_one_empty_mask_has_the_worst_of_every_figure(predicted, reference):
+    """Fault: a total failure left out of a mean, which it then improves; mm taken for pixels."""
+    # Another height than width, in pixels and in mm: 30, 40; 6.0, 4.8.
+    row = measure(predicted[:30, :40], reference[:30, :40], spacing_mm=(0.2, 0.12))
     assert (row.dice, row.iou, row.surface_dice, row.surface_dice_mm) == (0, 0, 0, 0)
-    assert math.isnan(row.hd95_px)
-    assert math.isnan(row.assd_mm)
+    assert row.hd95_px == row.assd_px == pytest.approx(50)
+    assert row.hd95_mm == row.assd_mm == pytest.approx(math.hypot(6.0, 4.8))
+    assert math.isnan(measure(predicted, reference).hd95_mm)
+
+
+def test_counts_are_of_the_pixels_of_both_lungs():
+    """Fault: a pixel of both lungs counted twice, one lung counted alone, or a float."""
+    reference = np.stack([rectangle(10), rectangle(20)], axis=-1)
+    row = measure(np.stack([rectangle(40), EMPTY], axis=-1), reference)
+    assert (row.predicted_px, row.reference_px) == (20 * 30, 30 * 30)
+    assert (type(row.predicted_px), type(row.reference_px)) == (int, int)
 
 
 def test_exchanged_sides_are_seen_in_the_sides_alone():
@@ -98,12 +111,16 @@ def test_exchanged_sides_are_seen_in_the_sides_alone():
     assert math.isnan(union.dice_right)
 
 
-def test_a_lung_that_is_not_there_has_no_dice():
-    """Fault: a patient with one lung counted as a total miss of the other."""
-    reference = np.stack([rectangle(10), np.zeros((64, 64), bool)], axis=-1)
+def test_a_lung_that_is_not_there_is_missed_only_where_it_is_invented():
+    """Fault: a patient with one lung counted as a miss of the other, or its invention for free."""
+    reference = np.stack([rectangle(10), EMPTY], axis=-1)
     row = measure(reference, reference)
     assert (row.dice, row.dice_right) == (1, 1)
     assert math.isnan(row.dice_left)
+    invented = measure(np.stack([rectangle(10), rectangle(40)], axis=-1), reference)
+    assert (invented.dice_right, invented.dice_left) == (1, 0)
+    lost = measure(reference[..., ::-1], reference)
+    assert (lost.dice_right, lost.dice_left) == (0, 0)
 
 
 def test_unknown_spacing_has_no_figures_in_mm():
@@ -113,17 +130,20 @@ def test_unknown_spacing_has_no_figures_in_mm():
     assert math.isnan(row.surface_dice_mm)
 
 
-def test_summary_counts_what_its_means_leave_out():
-    """Fault: NaN in a mean, or images that vanish from the count."""
-    empty = np.zeros((64, 64), bool)
+def test_summary_has_failures_in_its_means_and_counts():
+    """Fault: NaN in a mean, a failure that improves it, or one kind counted as another."""
     rows = [
         measure(rectangle(5), rectangle(5)),
-        measure(empty, rectangle(5)),
-        measure(rectangle(5), empty),
+        measure(EMPTY, rectangle(5)),
+        measure(EMPTY, rectangle(5)),
+        measure(rectangle(5), EMPTY),
+        *[measure(EMPTY, EMPTY)] * 3,
     ]
     summary = summarize(rows)
-    assert summary["dice"] == pytest.approx(0.5)
-    assert summary["hd95_px"] == 0
-    assert (summary["num_examples"], summary["num_without_lung"]) == (3, 1)
-    assert summary["num_empty_predictions"] == 1
+    assert summary["dice"] == pytest.approx(1 / 4)
+    assert summary["hd95_px"] == pytest.approx(math.hypot(64, 64) * 3 / 4)
     assert "hd95_mm" not in summary
+    counts = {name: count for name, count in summary.items() if name.startswith("num_")}
+    assert counts == {
+        "num_examples": 7, "num_without_lung": 4, "num_empty_predictions": 2, "num_false_lungs": 1,
+    }  # fmt: skip

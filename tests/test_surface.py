@@ -91,6 +91,16 @@ def test_tolerance_includes_its_bound():
     assert distances.surface_dice(1.99) == 0.0
 
 
+def test_the_bound_of_the_tolerance_survives_rounding():
+    """Fault: twenty pixels of 0.1 mm that are more than 2 mm, depending on where they lie."""
+    for top in range(30):
+        first, second = rectangle(top, 10, 1, 5), rectangle(top + 20, 10, 1, 5)
+        distances = surface_distances(first, second, (0.1, 0.1))
+        assert distances is not None
+        assert distances.surface_dice(2.0) == 1.0
+        assert distances.surface_dice(1.9999) == 0.0
+
+
 def test_hd95_is_the_larger_direction_and_assd_weighs_points():
     """A mean of both directions would hide a false island as long as the rest fits."""
     first = rectangle(20, 20, 1, 20)
