@@ -16,7 +16,7 @@ from lungseg_jax.imaging.png import UNFILTERED, encode_png, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, dicom_bytes, png_bytes
-from tfds_builder.convert import ConvertSettings, convert
+from tfds_builder.convert import ConvertSettings, convert, structures_to_square
 from tfds_builder.sources import Case, Clinical, MaskFile
 
 
@@ -130,6 +130,21 @@ def test_each_lung_keeps_its_bit(tmp_path):
         expected = to_square((own > 127).astype(np.uint8), fit) > 0.5
         np.testing.assert_array_equal(square & np.uint8(bit) > 0, expected)
         assert expected.any()
+
+
+def test_an_outline_on_half_pixels_stays_where_it_is():
+    """Fault: pixels covered to exactly half all taken or all left: an outline moved by half of one.
+
+    Shrunk by two, a rectangle from odd to odd rows and columns covers 20 x 22 pixels, half of those
+    along its sides, and a quarter of four corners.
+    """
+    mask = np.zeros((64, 64), np.uint8)
+    mask[3:45, 5:51] = Structure.LUNGS
+    square = structures_to_square(mask, fit_to_square(64, 64, 32))
+    assert square[2:22, 3:25].all()
+    sides = square[1, 3:25], square[22, 3:25], square[2:22, 2], square[2:22, 25]
+    assert [np.count_nonzero(side) for side in sides] == [11, 11, 10, 10]
+    assert np.count_nonzero(square) == 20 * 22 + 42
 
 
 def test_the_documented_spacing_is_used_where_the_file_states_none(tmp_path):

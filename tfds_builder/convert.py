@@ -134,13 +134,20 @@ def _take(
 
 
 def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.ndarray, "s s"]:
-    """Returns a mask's bits in the model's square: each where it covers half of a pixel."""
+    """Returns a mask's bits in the model's square: each where it covers half of a pixel.
+
+    Of pixels covered to exactly half, which are every second one on an outline that shrinks by two,
+    every other one is taken, as on a chessboard: all or none would move the outline.
+    """
     square = np.zeros((fit.size, fit.size), np.uint8)
+    rows, columns = np.ogrid[: fit.size, : fit.size]
+    taken_if_half = (rows + columns) % 2 == 0
     present = np.bitwise_or.reduce(mask, axis=None)
     for bit in Structure:
         if bit & present:
             share = to_square(mask & np.uint8(bit), fit)
-            square[share > bit / 2] |= np.uint8(bit)
+            covered = (share > bit / 2) | ((share == bit / 2) & taken_if_half)
+            square[covered] |= np.uint8(bit)
     return square
 
 
