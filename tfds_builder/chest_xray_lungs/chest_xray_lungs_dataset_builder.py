@@ -66,8 +66,9 @@ class Builder(tfds.core.ShardBasedBuilder):
     TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.5")
+    VERSION = tfds.core.Version("2.1.6")
     RELEASE_NOTES: ClassVar = {
+        "2.1.6": "Of pixels that a mask covers to exactly half, every other one is lung.",
         "2.1.5": "Patients by study where there is no PatientID; outliers of 16-bit PNG are cut.",
         "2.1.4": "Pictures are PNG without compression, with the same pixels.",
         "2.1.3": "PNG of sixteen bits in colour or with opacity is read whole, and turned as Exif "
