@@ -25,7 +25,7 @@ Pictures = Float[Array, "b h w c"]
 Channels = Float[Array, " c"]
 Activation = Callable[[Array], Array]
 
-# What the backward pass is given: x, scale, bias, mean and 1/σ.
+# What the backward pass is given: x, scale, bias, mean and inverse deviation.
 Saved = tuple[Pictures, Channels, Channels, Channels, Channels]
 
 
