@@ -52,11 +52,11 @@ def main(name: str, *arguments: str) -> None:
     for workdir in workdirs:
         weights = calibrated_weights_of_run(workdir)
         config = _on(weights.config, *elsewhere) if elsewhere else weights.config
-        own_rows, own_estimates = measure(weights, open_records(config)["test"])
-        for way, own in own_rows.items():
-            rows[way] += own
+        run_rows, run_estimates = measure(weights, open_records(config)["test"])
+        for way, way_rows in run_rows.items():
+            rows[way] += way_rows
         runs.append({"seed": weights.config.seed, "starts": starts_of(workdir)})
-        estimates.append(own_estimates)
+        estimates.append(run_estimates)
         calibrations.append(dataclasses.asdict(weights.calibration))
     kept = rows["two lungs kept"]
     assert len({row.id for row in kept}) == len(kept), "runs that share test pictures"
@@ -70,7 +70,7 @@ def main(name: str, *arguments: str) -> None:
         "measured_with": own_environment,
         "runs": runs,
         "calibrations": calibrations,
-        "test": {way: by_source(own) for way, own in rows.items()},
+        "test": {way: by_source(way_rows) for way, way_rows in rows.items()},
         "hd95_worse_by_post_processing": worse,
         "quality": judge_quality(np.concatenate(estimates), np.array([row.dice for row in kept])),
         "worst": [
@@ -115,8 +115,8 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
             probabilities > threshold,
             *(keep_lungs(lung_probability(x, example), threshold) for x in (square, both)),
         )
-        for own, mask in zip(rows.values(), masks, strict=True):
-            own.append(figures_of(mask, example, weights.config))
+        for way_rows, mask in zip(rows.values(), masks, strict=True):
+            way_rows.append(figures_of(mask, example, weights.config))
     return rows, np.array(estimates)
 
 
@@ -151,7 +151,7 @@ def by_source(rows: Sequence[ImageMetrics]) -> dict[str, dict]:
     groups = {"all": list(rows)} | {
         source: [row for row in rows if row.source == source] for source in sources
     }
-    return {name: spread(own) for name, own in groups.items()}
+    return {name: spread(group) for name, group in groups.items()}
 
 
 def spread(rows: Sequence[ImageMetrics]) -> dict:

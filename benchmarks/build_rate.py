@@ -82,7 +82,7 @@ def _rates(pictures: Path) -> dict:
     return {
         "pairs": count,
         "pairs_per_second": {
-            name: round(count / statistics.median(own), 1) for name, own in seconds.items()
+            name: round(count / statistics.median(times), 1) for name, times in seconds.items()
         },
         "ratios_by_repeat": {
             name: [round(a / b, 2) for a, b in zip(seconds[slow], seconds[fast], strict=True)]

@@ -195,10 +195,10 @@ class Suite:
             "model.dtype": "bfloat16",
             "model.width": self._sizes.width,
         }
-        own = [f"--config.{key}={value}" for key, value in keys.items()]
+        settings = [f"--config.{key}={value}" for key, value in keys.items()]
         with tempfile.TemporaryDirectory() as workdir:
             command = ["-m", "lungseg_jax.main", "--mode=benchmark", f"--workdir={workdir}"]
-            _, error = self._run([*command, *arguments, *own], 150)
+            _, error = self._run([*command, *arguments, *settings], 150)
             path = Path(workdir) / "benchmark.json"
             result = {"error": error} if error else json.loads(path.read_text())
         say(f"benchmark mode: {result}")

@@ -36,7 +36,9 @@ def main(*arguments: str) -> None:
         for name, resident in INPUTS.items():
             benchmark = _benchmark(*arguments, f"--config.data.resident={resident}")
             turns[name].append(_figures(benchmark))
-    experiment = next(Path(own.partition("=")[2]).stem for own in arguments if "config=" in own)
+    experiment = next(
+        Path(argument.partition("=")[2]).stem for argument in arguments if "config=" in argument
+    )
     case = own_environment | {name: benchmark[name] for name in KEPT} | turns
     kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     kept[f"{own_environment['hardware']}: {experiment}"] = case

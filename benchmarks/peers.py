@@ -58,10 +58,14 @@ def programs(case: str) -> list[Program]:
     space_shards = min(2, usable_cores()) if batch_size == 1 else 1
     ours = [
         Program(
-            library="lungseg_jax", dtype=own, huge_pages=True, space_shards=space_shards, **size
+            library="lungseg_jax",
+            dtype=our_dtype,
+            huge_pages=True,
+            space_shards=space_shards,
+            **size,
         )
-        for own in DTYPES
-        if own in ("float32", dtype)
+        for our_dtype in DTYPES
+        if our_dtype in ("float32", dtype)
     ]
     size |= {"dtype": dtype}
     modes: tuple[Any, ...] = ("eager", "compile")
@@ -76,16 +80,16 @@ def programs(case: str) -> list[Program]:
 def measure(case: str) -> dict[str, Any]:
     """Runs a case; returns its entry of the result file."""
     say(case)
-    machine, own = environment(), programs(case)
-    result = race(own, turns=TURNS, limit_seconds=LIMIT_SECONDS)
-    dtype = own[-1].dtype
+    machine, racers = environment(), programs(case)
+    result = race(racers, turns=TURNS, limit_seconds=LIMIT_SECONDS)
+    dtype = racers[-1].dtype
     ratio = compare(result, DTYPES, [dtype])
     if ratio:
         say(f"  {ratio['ours']} over {ratio['theirs']}: {ratio['median']:.2f}")
     return {
         **machine,
         "turn_seconds": TURN_SECONDS,
-        "work": WORK[own[0].task],
+        "work": WORK[racers[0].task],
         "programs": result,
         "ratios": {dtype: ratio},
     }

@@ -60,17 +60,17 @@ def accuracy_table() -> str:
         # Of one source alone the row of all says the same.
         names = [name for name in groups if name != "all" or len(groups) > 2]
         for name in names:
-            own = groups[name]
-            low, high = own["dice"]["mean_between"]
+            figures = groups[name]
+            low, high = figures["dice"]["mean_between"]
             cells = [
                 trained_on if name == names[0] else "",
                 "both" if name == "all" else name.capitalize(),
-                str(own["pictures"]),
-                f"{own['dice']['mean']:.4f} ({low:.4f} to {high:.4f})",
-                f"{own['dice']['worst_twentieth']:.4f}",
-                f"{own['hd95_px']['mean']:.2f}",
-                f"{own['assd_px']['mean']:.2f}",
-                f"{own['surface_dice']['mean']:.4f}",
+                str(figures["pictures"]),
+                f"{figures['dice']['mean']:.4f} ({low:.4f} to {high:.4f})",
+                f"{figures['dice']['worst_twentieth']:.4f}",
+                f"{figures['hd95_px']['mean']:.2f}",
+                f"{figures['assd_px']['mean']:.2f}",
+                f"{figures['surface_dice']['mean']:.4f}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -93,10 +93,12 @@ def forms_table() -> str:
                 continue
             rates = [
                 cell
-                for own in found
+                for prediction in found
                 for cell in (
-                    f"{own['train_step']['images_per_second_per_device']:,.0f}" if own else "",
-                    f"{own['train_step']['mfu']:.1%}" if own else "",
+                    f"{prediction['train_step']['images_per_second_per_device']:,.0f}"
+                    if prediction
+                    else "",
+                    f"{prediction['train_step']['mfu']:.1%}" if prediction else "",
                 )
             ]
             first = batch == BATCHES[0]

@@ -34,31 +34,31 @@ def main(name: str, *workdirs: str) -> None:
     assert len(workdirs) > 1, __doc__
     own_environment = environment()
     members = [calibrated_weights_of_run(workdir) for workdir in workdirs]
-    records = [open_records(own.config)["test"] for own in members]
-    ids = [[own.label(i)[0] for i in range(len(own))] for own in records]
-    assert all(own == ids[0] for own in ids), "runs of other test pictures"
-    squares = [_squares(own, part) for own, part in zip(members, records, strict=True)]
-    thresholds = [own.calibration.threshold for own in members]
+    records = [open_records(member.config)["test"] for member in members]
+    ids = [[split.label(i)[0] for i in range(len(split))] for split in records]
+    assert all(member_ids == ids[0] for member_ids in ids), "runs of other test pictures"
+    squares = [_squares(member, split) for member, split in zip(members, records, strict=True)]
+    thresholds = [member.calibration.threshold for member in members]
     mean_threshold = float(np.mean(thresholds))
     rows: list[list[ImageMetrics]] = [[] for _ in (*members, "mean")]
     agreement = []
     for position in range(len(ids[0])):
         example = records[0].example(position)
-        each = [lung_probability(own[position], example) for own in squares]
+        each = [lung_probability(member_squares[position], example) for member_squares in squares]
         masks = [keep_lungs(*pair) for pair in zip(each, thresholds, strict=True)]
         agreement.append(_agreement(masks))
         masks.append(keep_lungs(np.mean(each, axis=0), mean_threshold))
-        for own, mask in zip(rows, masks, strict=True):
-            own.append(figures_of(mask, example, members[0].config))
+        for network_rows, mask in zip(rows, masks, strict=True):
+            network_rows.append(figures_of(mask, example, members[0].config))
     *single, mean = rows
-    dice = np.array([[row.dice for row in own] for own in single])
+    dice = np.array([[row.dice for row in network_rows] for network_rows in single])
     dice = dice[:, ~np.isnan(dice).any(axis=0)]
     result = {
         "measured_with": own_environment,
-        "seeds": [own.config.seed for own in members],
+        "seeds": [member.config.seed for member in members],
         "starts": [starts_of(workdir) for workdir in workdirs],
-        "runs": [_summary(own) for own in single],
-        "spread_of_runs": _spread([_summary(own) for own in single]),
+        "runs": [_summary(network_rows) for network_rows in single],
+        "spread_of_runs": _spread([_summary(network_rows) for network_rows in single]),
         "mean_of_networks": by_source(mean),
         "agreement_of_networks": {
             "dice": round(float(np.nanmean(agreement)), 4),
@@ -92,8 +92,8 @@ def _squares(weights: Weights, records: Records) -> dict[int, np.ndarray]:
 def _summary(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, float]]:
     """Returns the mean of some figures, of all rows and of each source."""
     return {
-        source: {figure: own[figure]["mean"] for figure in SUMMARY}
-        for source, own in by_source(rows).items()
+        source: {figure: figures[figure]["mean"] for figure in SUMMARY}
+        for source, figures in by_source(rows).items()
     }
 
 

@@ -37,18 +37,21 @@ def main(folder: str) -> None:
             continue
         shapes = [(radiograph.pixels, lungs), *with_effusions(radiograph.pixels, lungs, random)]
         rows.append([sides.asymmetry(*shape) for shape in shapes])
-        tell.append([sides.sizes_tell(*sides.split_lungs(own)) for _, own in shapes])
+        tell.append([sides.sizes_tell(*sides.split_lungs(mask)) for _, mask in shapes])
         patients.append(case.patient_id or case.example_id)
     asymmetries = np.array(rows, np.float64)
     names, members = np.unique(patients, return_inverse=True)
     fold = np.random.default_rng(0).permutation(len(names))[members] % FOLDS
     scores = np.empty(asymmetries.shape[:2])
-    for own in range(FOLDS):
-        scores[fold == own] = asymmetries[fold == own] @ fit(asymmetries[fold != own])
+    for test_fold in range(FOLDS):
+        scores[fold == test_fold] = asymmetries[fold == test_fold] @ fit(
+            asymmetries[fold != test_fold]
+        )
     groups = {"as they are": np.s_[:, :1], "with effusions": np.s_[:, 1:]}
     tells = np.array(tell)
     result = {
-        name: describe(scores[own].ravel(), tells[own].ravel()) for name, own in groups.items()
+        name: describe(scores[columns].ravel(), tells[columns].ravel())
+        for name, columns in groups.items()
     }
     (RESULTS / "side_template.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

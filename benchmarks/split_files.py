@@ -26,14 +26,14 @@ Splits = dict[str, list[str]]
 def main(folder: str) -> None:
     """Writes all files."""
     taken = [_as_taken(case) for case in list_source("kaggle", folder).cases]
-    own = {
+    by_source = {
         source: [outcome for outcome in taken if outcome.source == source]
         for source in ("montgomery", "shenzhen")
     }
-    assert sum(map(len, own.values())) == len(taken), "a picture of another source"
+    assert sum(map(len, by_source.values())) == len(taken), "a picture of another source"
     write("pooled", assign_splits(taken, 0))
     for first, second in (("montgomery", "shenzhen"), ("shenzhen", "montgomery")):
-        write(f"{first}_to_{second}", across(own[first], own[second]))
+        write(f"{first}_to_{second}", across(by_source[first], by_source[second]))
     nearly = nearly_all(assign_splits(taken, 0), taken)
     write("all", nearly)
     write("all_tested", {"train": nearly["test"], "val": nearly["val"], "test": nearly["train"]})

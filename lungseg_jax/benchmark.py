@@ -98,7 +98,7 @@ def training_figures(
     flops = training_flops(config.model, size, size, classes)
     rate = Rate(devices, config.batch_size, flops, peaks)
     median = float(np.median(times.step))
-    own_flops = flops * config.batch_size / devices
+    device_flops = flops * config.batch_size / devices
     one_part = config.accumulation_steps == 1
     pipelined = float(np.median(times.pipelined))
     return {
@@ -111,7 +111,7 @@ def training_figures(
             **rate.figures(median),
             "pipelined": {"mean_ms": 1e3 * pipelined, **rate.figures(pipelined)},
         },
-        "roofline": place(own_flops, times.bytes_accessed, median, peaks) if one_part else None,
+        "roofline": place(device_flops, times.bytes_accessed, median, peaks) if one_part else None,
         "stages": times.stages,
         "memory": times.memory,
     }

@@ -240,5 +240,5 @@ def _keys_named(name: str) -> list[str]:
     """Returns the keys of the groups that have one of that name: `optimizer.learning_rate`."""
     groups = default_config().items()
     return [
-        f"{group}.{name}" for group, own in groups if isinstance(own, ConfigDict) and name in own
+        f"{group}.{name}" for group, keys in groups if isinstance(keys, ConfigDict) and name in keys
     ]

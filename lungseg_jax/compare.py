@@ -182,15 +182,15 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("command line", f"{len(runs)} runs are given", "name two folders")
     rows = [
         [
-            own.figure,
-            f"{own.first:.4f}",
-            f"{own.second:.4f}",
-            f"{own.second - own.first:+.4f}",
-            f"{own.low:+.4f} to {own.high:+.4f}",
-            f"{own.p_value:.2g}",
-            str(own.pictures),
+            difference.figure,
+            f"{difference.first:.4f}",
+            f"{difference.second:.4f}",
+            f"{difference.second - difference.first:+.4f}",
+            f"{difference.low:+.4f} to {difference.high:+.4f}",
+            f"{difference.p_value:.2g}",
+            str(difference.pictures),
         ]
-        for own in compare(runs[0], runs[1], str(split.value))
+        for difference in compare(runs[0], runs[1], str(split.value))
     ]
     header = ["figure", "first", "second", "second - first", "95 % interval", "p", "images"]
     terminal.say(terminal.table(header, rows))

@@ -87,8 +87,8 @@ def check_same_records(
 
 def are_same_records(position: dict[str, Any], records: dict[str, Records]) -> bool:
     """Whether a checkpoint was trained on these records, by their name or by their content."""
-    own = identity(records)
-    return any(position.get(key) == own[key] for key in own)
+    identities = identity(records)
+    return any(position.get(key) == identities[key] for key in identities)
 
 
 def evaluate_splits(
@@ -156,7 +156,7 @@ class Evaluator:
     def measure(self, variables: Variables, records: Records) -> list[ImageMetrics]:
         """Returns the figures of every example of a split, in the records' order."""
         figures = np.full((len(records), len(MEASURED)), np.nan)
-        own = np.zeros(len(records), bool)
+        measured_here = np.zeros(len(records), bool)
         running: collections.deque[concurrent.futures.Future] = collections.deque()
         with (
             terminal.progress(f"evaluate {records.split}", len(records), "image") as bar,
@@ -166,7 +166,7 @@ class Evaluator:
             def finish_one() -> None:
                 position, row = running.popleft().result()
                 figures[position] = [getattr(row, name) for name in MEASURED]
-                own[position] = True
+                measured_here[position] = True
                 bar.update()
 
             for position, square in self.predict(variables, records, range(len(records))):
@@ -176,7 +176,7 @@ class Evaluator:
                     finish_one()
             while running:
                 finish_one()
-        figures = _gather(figures, own)
+        figures = _gather(figures, measured_here)
         return [_as_metrics(records.label(i), row) for i, row in enumerate(figures)]
 
     def overlays(
@@ -219,7 +219,7 @@ def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[n
     """Returns values of the model's square in the frame of an example's file."""
     height, width, _ = example.original_mask.shape
     fit = fit_to_square(height, width, square.shape[0])
-    return np.stack([from_square(own, fit) for own in np.moveaxis(square, -1, 0)], axis=-1)
+    return np.stack([from_square(channel, fit) for channel in np.moveaxis(square, -1, 0)], axis=-1)
 
 
 def _measure(
@@ -245,7 +245,7 @@ def _as_metrics(label: tuple[str, str], numbers: Float[np.ndarray, " f"]) -> Ima
 
 
 def _gather(
-    figures: Float[np.ndarray, "n f"], own: Bool[np.ndarray, " n"]
+    figures: Float[np.ndarray, "n f"], measured_here: Bool[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n f"]:
     """Returns the rows of all processes, each from the process that measured it.
 
@@ -253,10 +253,12 @@ def _gather(
       AssertionError: an example was measured twice or not at all.
     """
     if jax.process_count() == 1:
-        assert own.all(), "an example was not evaluated"
+        assert measured_here.all(), "an example was not evaluated"
         return figures
     # As halves, because JAX would round float64 to float32.
-    halves, all_own = multihost_utils.process_allgather((figures.view(np.uint32), own))
-    assert (np.sum(all_own, axis=0) == 1).all(), "an example was not evaluated exactly once"
-    owner = np.argmax(all_own, axis=0)
+    halves, measured_by = multihost_utils.process_allgather(
+        (figures.view(np.uint32), measured_here)
+    )
+    assert (np.sum(measured_by, axis=0) == 1).all(), "an example was not evaluated exactly once"
+    owner = np.argmax(measured_by, axis=0)
     return np.asarray(halves)[owner, np.arange(len(owner))].view(np.float64)

@@ -106,8 +106,8 @@ def closing_table(summary: Summary) -> str:
     lines = {}
     for split, figures in summary.items():
         lines[split] = figures
-        for source, own in figures.get("by_source", {}).items():
-            lines[f"{split} {source}"] = own
+        for source, source_figures in figures.get("by_source", {}).items():
+            lines[f"{split} {source}"] = source_figures
     columns = {
         key: heading
         for key, heading in _COLUMNS.items()

@@ -145,8 +145,10 @@ class Parallel:
     @functools.cached_property
     def _mesh(self) -> Mesh:
         """Arrays of a `pmap` belong to one process, those of a `mesh` to all of them."""
-        own = [device for device in self.devices if device.process_index == jax.process_index()]
-        return self._mesh_of(own if self.kind == "pmap" else self.devices)
+        local_devices = [
+            device for device in self.devices if device.process_index == jax.process_index()
+        ]
+        return self._mesh_of(local_devices if self.kind == "pmap" else self.devices)
 
     def _mesh_of(self, devices: Sequence[jax.Device]) -> Mesh:  # pyright: ignore
         if self.kind == "pmap":

@@ -103,7 +103,7 @@ def predict(
     noted = read_note(output)
     inputs = name_files(paths, output, results_of(noted))
     _make_folder(output)
-    make_room(output, noted or {}, {own.mask: key_of(own.path) for own in inputs})
+    make_room(output, noted or {}, {file.mask: key_of(file.path) for file in inputs})
     cores = usable_cores()
     rows = []
     with (
@@ -114,7 +114,7 @@ def predict(
         concurrent.futures.ThreadPoolExecutor(cores) as writers,
     ):
         size = segmenter.image_size
-        opened = _map_ahead(readers, lambda own: _open(sandboxes, own, options, size), inputs)
+        opened = _map_ahead(readers, lambda file: _open(sandboxes, file, options, size), inputs)
         try:
             for row in _segment_all(writers, segmenter, opened, output):
                 add_row(row)
@@ -162,12 +162,12 @@ def _segment_all(
     """Yields a row for each file in order; writes results while the next ones are predicted."""
     writing: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
     while group := list(itertools.islice(opened, BATCH_SIZE)):
-        readable = [own.square for own in group if own.square is not None]
+        readable = [picture.square for picture in group if picture.square is not None]
         predictions = iter(segmenter.predict(readable) if readable else ())
         before = len(writing)
-        for own in group:
-            prediction = None if own.square is None else next(predictions)
-            writing.append(pool.submit(_finish, segmenter, own, prediction, output))
+        for picture in group:
+            prediction = None if picture.square is None else next(predictions)
+            writing.append(pool.submit(_finish, segmenter, picture, prediction, output))
         for _ in range(before):
             yield writing.popleft().result()
     while writing:
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> None:
     given = parse_prediction(arguments)
     use_compilation_cache()
-    members = [find_weights(own) for own in given.checkpoints or [PACKAGED]]
+    members = [find_weights(checkpoint) for checkpoint in given.checkpoints or [PACKAGED]]
     segmenter = Segmenter(*members, both_ways=given.both_ways)
     rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
     terminal.say(_closing_words(rows, epath.Path(given.output)))

@@ -3,6 +3,15 @@
 A CPU or a GPU reads any pixel as cheaply as its neighbour. A TPU gathers one value at a time and
 moves values between lanes slowly, but multiplies matrices at little cost: there, and only there,
 both are written as products.
+
+Products move pixels along one axis at a time (Catmull and Smith 1980): the map from output to
+input coordinates, here without its shifts, is a map along rows times one along columns,
+
+    [[a, b], [d, e]] = [[1, 0], [d/a, e - b d/a]] · [[a, b], [0, 1]].
+
+With output (R, C) and input (r, c), the pass along rows makes a picture of rows r and columns C
+by reading the input at c = (e - b d/a) C + (d/a) r, in the same row. The pass along columns makes
+the output by reading that picture at r = a R + b C, in the same column.
 """
 
 import jax
@@ -56,14 +65,19 @@ def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
 def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
     """Returns pictures moved as by `affine`, along rows and then along columns.
 
-    Each pass (Catmull and Smith 1980) stretches all rows alike and shifts each by itself. A shift
-    of a sum of waves is a turn of each wave's phase, so that two products are the whole pass.
+    Each pass stretches all rows alike and shifts each by itself. A shift of a sum of waves rotates
+    each wave's phase, so that two products are the whole pass.
     """
     (down_row, down_column, down), (right_row, right_column, right) = matrix
-    # Columns of the input as a function of its rows, which the second pass is still to move.
+    # The first pass knows the row that it reads, r = down_row R + down_column C + down, and not yet
+    # the output's row R. With R = (r - down_column C - down) / down_row the column to read,
+    # right_row R + right_column C + right, is a function of r and C, whose slope in r is this:
     shear = right_row / down_row
-    moved = _move_rows(pictures, right_column - shear * down_column, shear, right - shear * down)
-    moved = _move_rows(moved, down_row, down_column, down)
+    rows_moved = _move_along_rows_and_transpose(
+        pictures, right_column - shear * down_column, shear, right - shear * down
+    )
+    # Columns lie as rows now, and come back as columns.
+    moved = _move_along_rows_and_transpose(rows_moved, down_row, down_column, down)
     # Waves go on beyond the frame, and ring at its edge.
     shape = pictures[0].shape
     inside = _inside(*_sources(shape, matrix), shape)
@@ -118,63 +132,77 @@ def _inside(row: Picture, column: Picture, shape: tuple[int, ...]) -> Bool[Array
     return (row >= -1) & (row < shape[0]) & (column >= -1) & (column < shape[1])
 
 
-def _move_rows(
+def _move_along_rows_and_transpose(
     pictures: list[Picture], scale: Array, shear: Array, offset: Array
 ) -> list[Float[Array, "w h"]]:
-    """Returns [o, r] = picture[r, scale o + shear r + offset], in units of the sides, of each.
+    """Returns the transpose of each picture with each row stretched and shifted.
+
+    [o, r] of a result is [r, scale o + shear r + offset] of the picture, in units of the sides.
 
     A row is a sum of waves of period 2, so that as much black as picture lies between its repeats.
+    At the place x + s, where x = scale o + offset and s = shear r, wave k of coefficients p and q
+    is, with u = π k x and v = π k s,
+
+        p cos(u + v) + q sin(u + v) = (p cos v + q sin v) cos u + (q cos v - p sin v) sin u:
+
+    the shift of a row is a rotation of its coefficients, and cos u and sin u fit all rows.
     """
     height, width = pictures[0].shape
     frequency = np.arange(width)
     phase = np.pi * _centres(width)[:, None] * frequency
     # The second factor is a triangle's spectrum: what linear interpolation leaves of a wave.
     weight = np.where(frequency == 0, 0.5, 1) / width * np.sinc(frequency / (2 * width)) ** 2
-    even_part, odd_part = (
-        jnp.asarray(weight * x, jnp.float32) for x in (np.cos(phase), np.sin(phase))
+    cosine_analysis, sine_analysis = (
+        jnp.asarray(weight * wave, jnp.float32) for wave in (np.cos(phase), np.sin(phase))
     )
-    turn_cosine, turn_sine = _waves(shear * _centres(height), width)
+    rotation_cosine, rotation_sine = _waves(shear * _centres(height), width)
     # Without the barrier every product would compute the tables again.
     cosine, sine = jax.lax.optimization_barrier(_waves(scale * _centres(width) + offset, width))
     moved = []
     for picture in pictures:
-        even, odd = even_part.T @ picture.T, odd_part.T @ picture.T
-        even, odd = even * turn_cosine + odd * turn_sine, odd * turn_cosine - even * turn_sine
-        moved.append(cosine.T @ even + sine.T @ odd)
+        cosine_part, sine_part = cosine_analysis.T @ picture.T, sine_analysis.T @ picture.T
+        shifted_cosine_part = cosine_part * rotation_cosine + sine_part * rotation_sine
+        shifted_sine_part = sine_part * rotation_cosine - cosine_part * rotation_sine
+        moved.append(cosine.T @ shifted_cosine_part + sine.T @ shifted_sine_part)
     return moved
 
 
 def _waves(place: Float[Array, " p"], count: int) -> list[Float[Array, "k p"]]:
     """Returns the cosine and the sine of π k times each place, for k below `count`."""
-    angle = jnp.pi * place
-    fine_cosine, fine_sine = _multiples(angle, _TABLE_STRIDE)
-    cosine, sine = _multiples(_TABLE_STRIDE * angle, -(-count // _TABLE_STRIDE))
-    products = _turn(cosine[:, None], sine[:, None], fine_cosine, fine_sine)
-    return [x.reshape(-1, len(place))[:count] for x in products]
+    phase = jnp.pi * place
+    fine_cosine, fine_sine = _waves_of_multiples(phase, _TABLE_STRIDE)
+    cosine, sine = _waves_of_multiples(_TABLE_STRIDE * phase, -(-count // _TABLE_STRIDE))
+    tables = _rotate_phase(cosine[:, None], sine[:, None], fine_cosine, fine_sine)
+    return [table.reshape(-1, len(place))[:count] for table in tables]
 
 
-def _multiples(angle: Float[Array, " p"], count: int) -> list[Float[Array, "k p"]]:
-    """Returns cosine and sine of 0, 1, … times each angle, by doubling: sines are slow on a TPU."""
-    cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    cosines, sines = jnp.ones((1, len(angle))), jnp.zeros((1, len(angle)))
+def _waves_of_multiples(phase: Float[Array, " p"], count: int) -> list[Float[Array, "k p"]]:
+    """Returns cosine and sine of 0, 1, … times each phase, by doubling: sines are slow on a TPU."""
+    cosine, sine = jnp.cos(phase), jnp.sin(phase)
+    cosines, sines = jnp.ones((1, len(phase))), jnp.zeros((1, len(phase)))
     while len(cosines) < count:
-        more_cosines, more_sines = _turn(cosines, sines, cosine, sine)
+        more_cosines, more_sines = _rotate_phase(cosines, sines, cosine, sine)
         cosines = jnp.concatenate([cosines, more_cosines])
         sines = jnp.concatenate([sines, more_sines])
-        cosine, sine = _turn(cosine, sine, cosine, sine)
+        cosine, sine = _rotate_phase(cosine, sine, cosine, sine)
     return [cosines[:count], sines[:count]]
 
 
-def _turn(cosine: Array, sine: Array, by_cosine: Array, by_sine: Array) -> tuple[Array, Array]:
-    """Returns cosine and sine of the sum of two angles."""
+def _rotate_phase(
+    cosine: Array, sine: Array, by_cosine: Array, by_sine: Array
+) -> tuple[Array, Array]:
+    """Returns cosine and sine of the sum of two phases, from those of each."""
     return cosine * by_cosine - sine * by_sine, sine * by_cosine + cosine * by_sine
 
 
 def _filter_matrix(side: int, kernel: Float[Array, " k"]) -> Float[Array, "s s"]:
+    """Returns the matrix that filters a column from its left, with edges repeated."""
     place = jnp.arange(side)
     radius = len(kernel) // 2
-    read = (jnp.clip(place + i - radius, 0, side - 1)[:, None] == place for i in range(len(kernel)))
-    return sum(weight * own for weight, own in zip(kernel, read, strict=True))  # type: ignore[return-value]
+    reads = (
+        jnp.clip(place + i - radius, 0, side - 1)[:, None] == place for i in range(len(kernel))
+    )
+    return sum(weight * is_read for weight, is_read in zip(kernel, reads, strict=True))  # type: ignore[return-value]
 
 
 def _centres(side: int) -> np.ndarray:

@@ -107,7 +107,9 @@ def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
     except (FileNotFoundError, ValueError):
         # It is for people to read: no run depends on it.
         return []
-    return [own for own in starts if isinstance(own, dict)] if isinstance(starts, list) else []
+    return (
+        [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    )
 
 
 def _write(path: epath.Path, text: str) -> None:

@@ -67,7 +67,7 @@ def run_steps(
     for _ in range(steps):
         before, (state, metrics) = state, step(state, store, parallel.shard(batch))
         assert all(x.is_deleted() for x in jax.tree.leaves(before)), "two states in memory"
-        assert all(own is was for own, was in zip(_places(state), _places(before), strict=True))
+        assert all(now is was for now, was in zip(_places(state), _places(before), strict=True))
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
 

@@ -97,9 +97,9 @@ def test_geometry_reaches_its_limit_and_no_farther(name, limit):
         "shear": ([b + c], [a - 1, d - 1, down, right]),
         "shift": ([down, right], [a - 1, d - 1, b, c]),
     }[name]
-    for own in reached:
-        assert 0.9 * limit < own.max() < 1.001 * limit
-        assert own.min() < -0.75 * limit
+    for change in reached:
+        assert 0.9 * limit < change.max() < 1.001 * limit
+        assert change.min() < -0.75 * limit
     np.testing.assert_allclose(kept, 0, atol=1e-6)
 
 

@@ -36,17 +36,17 @@ def test_values_statistics_and_gradients_are_those_of_the_formula(inputs, name):
     x, scale, bias, weight = inputs
     activation = ACTIVATIONS[name]
 
-    def own(*arguments):
+    def custom(*arguments):
         return normalise(*arguments, activation, EPSILON, None)
 
     def plain(*arguments):
         return by_formula(*arguments, activation)
 
-    for result, expected in zip(own(x, scale, bias), plain(x, scale, bias), strict=True):
+    for result, expected in zip(custom(x, scale, bias), plain(x, scale, bias), strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
     gradients = [
         jax.grad(lambda *a, f=f: (f(*a)[0] * weight).sum(), argnums=(0, 1, 2))(x, scale, bias)
-        for f in (own, plain)
+        for f in (custom, plain)
     ]
     for result, expected in zip(*gradients, strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=2e-5)
@@ -64,9 +64,9 @@ def test_a_batch_over_devices_is_one_batch(inputs):
         return jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)
 
     def on_a_device(x, weight):
-        own, *parameters = gradients(x, weight, "data")
+        gradient_of_x, *parameters = gradients(x, weight, "data")
         # Each device's share of the parameters' gradients, as training sums them.
-        return own, jax.lax.psum(parameters, "data")
+        return gradient_of_x, jax.lax.psum(parameters, "data")
 
     spread = jax.shard_map(
         on_a_device,
@@ -75,8 +75,10 @@ def test_a_batch_over_devices_is_one_batch(inputs):
         out_specs=(PartitionSpec("data"), PartitionSpec()),
         check_vma=False,
     )
-    own, parameters = spread(x, weight)
-    for found, expected in zip((own, *parameters), gradients(x, weight, None), strict=True):
+    gradient_of_x, parameters = spread(x, weight)
+    for found, expected in zip(
+        (gradient_of_x, *parameters), gradients(x, weight, None), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 

@@ -105,7 +105,7 @@ def test_every_file_is_in_the_report_once(built):
     assert report["counts"] == {"taken": len(found)}
     splits = {entry["example_id"]: entry["split"] for entry in report["files"]}
     for split, info in builder.info.splits.items():
-        assert sum(own == split for own in splits.values()) == info.num_examples
+        assert sum(assigned == split for assigned in splits.values()) == info.num_examples
 
 
 def test_pictures_of_one_patient_are_in_one_split(built):

@@ -92,7 +92,7 @@ def test_splits_hold_different_pictures_and_all_of_them(built):
     for one, other in itertools.combinations(SPLITS, 2):
         assert not pictures[one] & pictures[other]
     counts = {split: built.info.splits[split].num_examples for split in SPLITS}
-    assert {split: len(own) for split, own in pictures.items()} == counts
+    assert {split: len(split_pictures) for split, split_pictures in pictures.items()} == counts
     assert sum(counts.values()) == len(KAGGLE_STEMS)
 
 

@@ -65,7 +65,7 @@ def test_the_command_compares_the_split_that_it_is_asked_for(tmp_path, dice, cap
 def test_equal_runs_do_not_differ(tmp_path, dice):
     """Fault: a warning or NaN where no picture differs."""
     found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice))
-    assert [(own.low, own.high, own.p_value) for own in found] == [(0, 0, 1)] * len(FIGURES)
+    assert [(row.low, row.high, row.p_value) for row in found] == [(0, 0, 1)] * len(FIGURES)
 
 
 def test_figures_without_meaning_are_left_out_in_pairs(tmp_path, dice):

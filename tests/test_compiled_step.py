@@ -78,16 +78,18 @@ def test_rows_meet_at_their_borders_only(eight_devices):
     config = small_config(data__image_size=64, batch_size=2, parallel="mesh", space_shards=4)
     compiled = lower_step(config, Parallel("mesh", eight_devices, config.space_shards)).compile()
     found = hlo.collectives(hlo.parse(compiled.as_text()))
-    halos = [own for own in found if own.kind == "collective-permute"]
+    halos = [collective for collective in found if collective.kind == "collective-permute"]
     convolutions = 2 * (2 * config.model.depth + 1)
     # Forward, and backward but for the picture, which has no gradient; from above and from below.
     assert len(halos) >= 2 * (2 * convolutions - 1)
     row_of_activations = 4 * config.data.image_size * 2 * config.model.width
-    assert max(own.size for own in halos) <= 2 * row_of_activations
+    assert max(collective.size for collective in halos) <= 2 * row_of_activations
     # The blur of the augmentation exchanges parts of pictures; the network sums, and that is all.
-    others = {own.kind for own in found if "jvp" in own.op_name} - {"collective-permute"}
+    others = {collective.kind for collective in found if "jvp" in collective.op_name} - {
+        "collective-permute"
+    }
     assert others == {"all-reduce"}
-    assert "all-gather" not in {own.kind for own in found}
+    assert "all-gather" not in {collective.kind for collective in found}
 
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])

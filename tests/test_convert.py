@@ -121,13 +121,13 @@ def test_each_lung_keeps_its_bit(tmp_path):
     record = convert_taken(case, 32)
     original, square = (stored_mask(record[key]) for key in ("original_mask", "mask"))
     fit = fit_to_square(40, 60, 32)
-    for bit, own in (
+    for bit, drawn in (
         (Structure.LUNGS, np.maximum(left, right)),
         (Structure.LEFT_LUNG, left),
         (Structure.RIGHT_LUNG, right),
     ):
-        np.testing.assert_array_equal(original & np.uint8(bit) > 0, own > 127)
-        expected = to_square((own > 127).astype(np.uint8), fit) > 0.5
+        np.testing.assert_array_equal(original & np.uint8(bit) > 0, drawn > 127)
+        expected = to_square((drawn > 127).astype(np.uint8), fit) > 0.5
         np.testing.assert_array_equal(square & np.uint8(bit) > 0, expected)
         assert expected.any()
 

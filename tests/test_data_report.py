@@ -97,8 +97,8 @@ def test_counts_are_those_of_the_records(page, records):
     counts = collections.Counter((record["source"], record["split"]) for record in records)
     rows = page.rows("Records")
     for source in ("montgomery", "shenzhen"):
-        own = [counts[source, split] for split in SPLITS]
-        assert [int(cell) for cell in rows[source]] == [*own, sum(own)]
+        source_counts = [counts[source, split] for split in SPLITS]
+        assert [int(cell) for cell in rows[source]] == [*source_counts, sum(source_counts)]
     assert rows["all"][-1] == str(len(records))
     patients = {split: set() for split in SPLITS}
     for record in records:
@@ -110,12 +110,14 @@ def test_sizes_lung_and_intensity_are_those_of_the_records(page, records):
     """Fault: padding counted as picture, or another group's figures."""
     rows = page.rows("Size, lung and intensity")
     for name, row in rows.items():
-        own = [record for record in records if name in (record["split"], record["source"])]
-        heights = [record["original_size"][0] for record in own]
+        group_records = [
+            record for record in records if name in (record["split"], record["source"])
+        ]
+        heights = [record["original_size"][0] for record in group_records]
         low, high = min(heights), max(heights)
         assert row[0] == (f"{low}" if low == high else f"{low} to {high}")
         shares, means = [], []
-        for record in own:
+        for record in group_records:
             fit = fit_to_square(*map(int, record["original_size"]), 64)
             inside = np.s_[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
             shares.append(record["mask"][inside].mean())
@@ -158,7 +160,9 @@ def test_phantoms_that_look_alike_are_no_alarm(tmp_path, capsys):
     write_data_report(folder)
     assert "look alike" in capsys.readouterr().err
     for split in SPLITS:
-        rewrite(folder, split, lambda records: [own | {"source": "phantom"} for own in records])
+        rewrite(
+            folder, split, lambda records: [record | {"source": "phantom"} for record in records]
+        )
     write_data_report(folder)
     assert "look alike" not in capsys.readouterr().err
     # The page has them all the same.

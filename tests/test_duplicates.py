@@ -143,8 +143,8 @@ def test_empty_pictures_and_masks_are_like_nothing(phantoms):
     """Fault: a division by zero, after which all comparisons are false."""
     empty = np.zeros((SIZE, SIZE), np.uint16)
     mask = phantoms[0][1]
-    for image, own in ((empty, mask), (empty + 700, mask), (empty, np.zeros_like(mask))):
-        assert not detail_of_lungs(image, own).any()
+    for image, lungs in ((empty, mask), (empty + 700, mask), (empty, np.zeros_like(mask))):
+        assert not detail_of_lungs(image, lungs).any()
     assert np.isclose(np.linalg.norm(detail_of_lungs(phantoms[0][0], np.zeros_like(mask))), 1)
 
 

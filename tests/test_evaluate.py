@@ -79,13 +79,13 @@ def test_prediction_belongs_to_its_picture(config, records, eight_devices, kind,
     evaluator.forward = parallel.wrap_forward(
         lambda _, images: (images < 32768).astype(jnp.float32)
     )
-    own = records["train"]
-    for position, square in evaluator.predict(variables, own, range(len(own))):
-        expected = own.pictures([position]).image[0] < 32768
+    train_records = records["train"]
+    for position, square in evaluator.predict(variables, train_records, range(len(train_records))):
+        expected = train_records.pictures([position]).image[0] < 32768
         np.testing.assert_array_equal(square, expected)
-    for position, row in enumerate(evaluator.measure(variables, own)):
-        example = own.example(position)
-        square = own.pictures([position]).image[0] < 32768
+    for position, row in enumerate(evaluator.measure(variables, train_records)):
+        example = train_records.example(position)
+        square = train_records.pictures([position]).image[0] < 32768
         predicted = predicted_mask(square.astype(np.float32), example)
         common = np.count_nonzero(predicted & (example.original_mask > 0))
         total = predicted.sum() + example.original_mask.sum()

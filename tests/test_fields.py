@@ -25,20 +25,22 @@ def test_fields_are_what_tfds_reads(folder):
     fields = Fields(builder, "train", *names)
     backwards = list(range(len(fields)))[::-1]
     assert len(fields) == len(whole) > 1
-    for own, position in zip(fields.read(backwards), backwards, strict=True):
-        assert own.keys() == whole[position].keys()
+    for record, position in zip(fields.read(backwards), backwards, strict=True):
+        assert record.keys() == whole[position].keys()
         for name in names:
             expected = whole[position][name]
-            np.testing.assert_array_equal(own[name], expected)
-            assert np.asarray(own[name]).dtype == np.asarray(expected).dtype
-            assert np.shape(own[name]) == np.shape(expected)
+            np.testing.assert_array_equal(record[name], expected)
+            assert np.asarray(record[name]).dtype == np.asarray(expected).dtype
+            assert np.shape(record[name]) == np.shape(expected)
 
 
 def test_only_what_was_asked_for_is_decoded(tmp_path):
     """Fault: time for masks of full size, which training has no use for, and no word of damage."""
     folder = write_records(tmp_path)
     broken = encode_png(np.zeros((9, 9), np.uint8))[:40]
-    rewrite(folder, "test", lambda records: [own | {"original_mask": broken} for own in records])
+    rewrite(
+        folder, "test", lambda records: [record | {"original_mask": broken} for record in records]
+    )
     builder = tfds.builder_from_directory(folder)
     (record,) = Fields(builder, "test", "image", "example_id").read([0])
     assert set(record) == {"image", "example_id"}

@@ -39,7 +39,7 @@ def test_gradients_are_clipped_by_the_norm_of_all_of_them():
     def moments(*values: float) -> list[float]:
         gradients = dict(zip(parameters, map(jnp.atleast_1d, values), strict=True))
         _, state = optimizer.update(gradients, optimizer.init(parameters), parameters)
-        return [float(own[0]) for own in optax.tree.get(state, "mu").values()]
+        return [float(moment[0]) for moment in optax.tree.get(state, "mu").values()]
 
     small, large = moments(0.3 * limit, 0.4 * limit), moments(30 * limit, 40 * limit)
     # The norm is half of the limit, and fifty times it.

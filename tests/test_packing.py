@@ -31,8 +31,10 @@ def numbered(*shapes: tuple[int, ...]):
     """Arrays that hold different numbers, under names and numbers as modules and lists are."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     numbers = np.split(np.arange(sum(sizes), dtype=np.float32), np.cumsum(sizes)[:-1])
-    arrays = [jnp.asarray(own).reshape(shape) for own, shape in zip(numbers, shapes, strict=True)]
-    return {"first": arrays[:1], "rest": {i: {"x": own} for i, own in enumerate(arrays[1:])}}
+    arrays = [
+        jnp.asarray(values).reshape(shape) for values, shape in zip(numbers, shapes, strict=True)
+    ]
+    return {"first": arrays[:1], "rest": {i: {"x": array} for i, array in enumerate(arrays[1:])}}
 
 
 @pytest.mark.parametrize(
@@ -53,9 +55,9 @@ def test_what_is_packed_comes_back(tree):
     assert (packed.kernels is None) == (kernels == 0)
     assert (packed.others is None) == (others == 0)
     assert sum(x.size for x in jax.tree.leaves(packed)) == kernels + others
-    for own in (unpack(packed), jax.jit(unpack)(packed)):
-        assert jax.tree.structure(own) == jax.tree.structure(tree)
-        assert_trees_equal(own, tree)
+    for unpacked in (unpack(packed), jax.jit(unpack)(packed)):
+        assert jax.tree.structure(unpacked) == jax.tree.structure(tree)
+        assert_trees_equal(unpacked, tree)
 
 
 def test_state_is_packed_whole():
@@ -95,9 +97,9 @@ def test_packed_steps_equal_plain_ones(kind, devices, changes, eight_devices):
         optimizer__weight_decay=5.0, optimizer__learning_rate=1e-2, optimizer__warmup_steps=1,
         **changes,
     )  # fmt: skip
-    own = eight_devices[:devices]
-    plain, expected = run_steps(config, Parallel(kind, own), 3)
-    packed, history = run_steps(config, Parallel(kind, own, pack_state=True), 3)
+    chosen = eight_devices[:devices]
+    plain, expected = run_steps(config, Parallel(kind, chosen), 3)
+    packed, history = run_steps(config, Parallel(kind, chosen, pack_state=True), 3)
     assert isinstance(packed.parameters, Packed)
     assert len(jax.tree.leaves(packed)) < 20 < len(jax.tree.leaves(plain))
     assert_trees_close(history, expected, **ROUNDING)

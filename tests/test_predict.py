@@ -127,12 +127,14 @@ def test_several_networks_give_their_mean():
         for seed in range(3)
     ]
     square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
-    each = [Segmenter(own).predict([square])[0] for own in members]
-    assert np.ptp([own.square.mean() for own in each]) > 0.01, "networks that do not differ"
+    each = [Segmenter(member).predict([square])[0] for member in members]
+    assert np.ptp([prediction.square.mean() for prediction in each]) > 0.01, (
+        "networks that do not differ"
+    )
     (together,) = Segmenter(*members).predict([square])
-    mean = np.mean([own.square for own in each], axis=0)
+    mean = np.mean([prediction.square for prediction in each], axis=0)
     np.testing.assert_allclose(together.square, mean, atol=1e-6)
-    estimates = [own.estimated_dice for own in each]
+    estimates = [prediction.estimated_dice for prediction in each]
     assert len(set(estimates)) > 1
     assert together.estimated_dice == pytest.approx(np.mean(estimates))
     # The mean of thresholds 0, .2 and .4.
@@ -312,10 +314,10 @@ def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untraine
     predict(untrained, [tmp_path], output)
     (tmp_path / "1.png").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
-    assert {own.name for own in output.iterdir()} == {NOTE, TABLE, "2_mask.png", "2_overlay.png"}
+    assert {path.name for path in output.iterdir()} == {NOTE, TABLE, "2_mask.png", "2_overlay.png"}
     (tmp_path / "2.dcm").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
-    assert {own.name for own in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
+    assert {path.name for path in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
 
 
 def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
@@ -335,7 +337,7 @@ def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
     assert not table(tmp_path)
     assert len(list(tmp_path.glob("*_mask.png"))) == 2
     assert len(predict(untrained, [tmp_path], tmp_path)) == 2
-    assert [own.name for own in tmp_path.iterdir() if own.name.startswith(".")] == [NOTE]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [NOTE]
 
 
 def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
@@ -367,10 +369,10 @@ def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
     (tmp_path / "study2" / "1.png").write_bytes(png_bytes(CHEST))
     output = tmp_path / "out"
     predict(untrained, [tmp_path / "study1"], output)
-    before = {own.name: own.read_bytes() for own in output.iterdir()}
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
     with pytest.raises(DataError, match=r"1_mask.png: is the result of another file.*--output"):
         predict(untrained, [tmp_path / "study2"], output)
-    assert {own.name: own.read_bytes() for own in output.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     # Fault: a name that is kept for what was removed, or never written.
     (tmp_path / "study3").mkdir()
     (tmp_path / "study3" / "1.png").write_text("no picture")
@@ -400,7 +402,7 @@ def test_the_output_of_a_training_run_is_not_segmented(tmp_path):
     run = ("run/config.json", "run/checkpoints/10/x", "run/overlays/best.png")
     touch(tmp_path, "a.png", "config.json", *run)
     output = epath.Path(tmp_path / "out")
-    assert [own.label for own in name_files([tmp_path], output, ())] == ["a.png", "config.json"]
+    assert [file.label for file in name_files([tmp_path], output, ())] == ["a.png", "config.json"]
     with pytest.raises(DataError, match="holds no file to segment"):
         name_files([tmp_path / "run"], output, ())
     # By its own name a file is taken for what the user says it is.
@@ -461,8 +463,8 @@ def test_a_call_without_a_mask_has_failed(tmp_path, capsys, names, code):
     (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
     save_weights(tmp_path / "own.safetensors", untrained_weights(Calibration(0.1, -1.0, 1.0)))
     paths = [str(tmp_path / name) for name in names]
-    output, own = tmp_path / "out", f"--checkpoint={tmp_path / 'own.safetensors'}"
-    assert main(["predict", *paths, f"--output={output}", own]) == code
+    output, checkpoint = tmp_path / "out", f"--checkpoint={tmp_path / 'own.safetensors'}"
+    assert main(["predict", *paths, f"--output={output}", checkpoint]) == code
     said = capsys.readouterr().err
     assert "a.txt: rejected" in said
     assert ("predictions.csv: no file could be segmented" in said) == (code == 1)
@@ -476,8 +478,10 @@ def test_estimates_that_are_not_calibrated_are_said_to_be(tmp_path, capsys, cali
     """Fault: masks rejected as uncertain by a figure that was never checked against Dice."""
     (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
     save_weights(tmp_path / "own.safetensors", untrained_weights(calibration))
-    own = f"--checkpoint={tmp_path / 'own.safetensors'}"
-    assert main(["predict", str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}", own]) == 0
+    checkpoint = f"--checkpoint={tmp_path / 'own.safetensors'}"
+    assert (
+        main(["predict", str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}", checkpoint]) == 0
+    )
     said = "not calibrated" in capsys.readouterr().err
     assert said == (calibration.slope is None)
 
@@ -498,11 +502,11 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
     assert mask is not None
     found = segment(path)
     np.testing.assert_array_equal(mask == 255, found.mask)
-    for own, truth in ((found.right, phantom.right_lung), (found.left, phantom.left_lung)):
+    for lung, truth in ((found.right, phantom.right_lung), (found.left, phantom.left_lung)):
         stored = truth[::-1]
-        assert 2 * (own & stored).sum() / (own.sum() + stored.sum()) > 0.93
+        assert 2 * (lung & stored).sum() / (lung.sum() + stored.sum()) > 0.93
     sides = {"right": found.right, "left": found.left}
-    areas = [np.count_nonzero(own) for own in sides.values()]
+    areas = [np.count_nonzero(side) for side in sides.values()]
     assert [row.right_px, row.left_px] == areas
     assert [row.right_cm2, row.left_cm2] == pytest.approx(
         [0.05 * 0.08 * x for x in areas], abs=0.01

@@ -194,7 +194,7 @@ def test_eval_mode_gives_the_same_figures(data, finished):
     result = run(command(data, finished, "--mode=eval"))
     assert result.returncode == 0, result.stderr
     assert (finished / "metrics.json").read_bytes() == before
-    assert [own["mode"] for own in read_starts(epath.Path(finished))] == ["train", "eval"]
+    assert [start["mode"] for start in read_starts(epath.Path(finished))] == ["train", "eval"]
 
 
 def test_export_of_a_run_whose_pictures_moved_or_changed(finished, data, tmp_path, capsys):
@@ -222,10 +222,12 @@ def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
     assert weights.config.model == of_run.config.model
     records = open_records(of_run.config)["test"]
     parallel = all_devices("mesh")
-    own = Evaluator(of_run.config, parallel).measure(parallel.replicate(of_run.variables), records)
+    measured = Evaluator(of_run.config, parallel).measure(
+        parallel.replicate(of_run.variables), records
+    )
     with (finished / "eval" / "test.csv").open() as file:
         reported = {row["id"]: float(row["dice"]) for row in csv.DictReader(file)}
-    assert {row.id: row.dice for row in own} == pytest.approx(reported, abs=1e-6)
+    assert {row.id: row.dice for row in measured} == pytest.approx(reported, abs=1e-6)
     exported = [found for _, found, _ in predictions(weights, records)]
     for (_, found, reference), again in zip(predictions(of_run, records), exported, strict=True):
         np.testing.assert_allclose(again, found, atol=3e-3)
@@ -319,8 +321,8 @@ def test_right_and_left_lung_are_learned_apart(data, tmp_path):
     # Phantoms state a spacing of rows and columns alike.
     config = read_config(epath.Path(workdir))
     spacing = {
-        own.example_id: own.spacing_mm
-        for own in map(open_records(config)["test"].example, range(len(rows)))
+        example.example_id: example.spacing_mm
+        for example in map(open_records(config)["test"].example, range(len(rows)))
     }
     for row in rows:
         stated = spacing[row["id"]]

@@ -175,17 +175,17 @@ def test_a_letter_that_the_pattern_names_may_follow_the_stem(tmp_path):
 def test_names_say_the_side(tmp_path, left, right, pattern):
     """Fault: sides lost or changed, or a side read from the picture's own name."""
     names = ("images/1.png", "images/right_2.png", left, right, left.replace("1", "right_2"))
-    own = left.replace("1", "right_2"), right.replace("1", "right_2")
-    folder = write_tree(tmp_path, (*names, own[1]))
+    of_second_picture = left.replace("1", "right_2"), right.replace("1", "right_2")
+    folder = write_tree(tmp_path, (*names, of_second_picture[1]))
     listing = list_source("folder", folder, FolderPatterns(masks=pattern))
     found = {
         mask.path.relative_to(folder).as_posix(): mask.structure
         for case in listing.cases
         for mask in case.masks
     }
-    assert found == dict.fromkeys((left, own[0]), Structure.LEFT_LUNG) | dict.fromkeys(
-        (right, own[1]), Structure.RIGHT_LUNG
-    )
+    assert found == dict.fromkeys(
+        (left, of_second_picture[0]), Structure.LEFT_LUNG
+    ) | dict.fromkeys((right, of_second_picture[1]), Structure.RIGHT_LUNG)
 
 
 @pytest.mark.parametrize(

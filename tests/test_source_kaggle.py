@@ -38,7 +38,7 @@ def test_one_patient_under_two_numbers_is_one(tmp_path):
     for case in list_source("kaggle", tmp_path).cases:
         patients[case.patient_id].append(case.example_id)
     assert patients.pop("MCUCXR_0113") == ["MCUCXR_0113_1", "MCUCXR_0117_1"]
-    assert all(len(own) == 1 for own in patients.values())
+    assert all(len(pictures) == 1 for pictures in patients.values())
 
 
 def test_the_tree_twice_counts_once(tmp_path):

@@ -52,10 +52,12 @@ def test_every_picture_is_in_one_split_and_every_patient_too(arguments, seed):
     cases = list(itertools.starmap(make_outcome, arguments))
     splits = assign_splits(cases, seed)
     assert tuple(splits) == SPLITS
-    ids = [example_id for own in splits.values() for example_id in own]
+    ids = [example_id for split_ids in splits.values() for example_id in split_ids]
     assert sorted(ids) == sorted(case.example_id for case in cases)
     patient_of = {case.example_id: case.patient_id for case in cases}
-    patients = [{patient_of[example_id] for example_id in own} for own in splits.values()]
+    patients = [
+        {patient_of[example_id] for example_id in split_ids} for split_ids in splits.values()
+    ]
     assert sum(map(len, patients)) == len(set.union(*patients))
 
 
@@ -104,7 +106,9 @@ def test_folds_test_every_picture_once_and_share_no_patient(arguments, seed):
     patient_of = {case.example_id: case.patient_id for case in cases}
     for fold in folds:
         assert sorted(itertools.chain.from_iterable(fold.values())) == ids
-        patients = [{patient_of[example_id] for example_id in own} for own in fold.values()]
+        patients = [
+            {patient_of[example_id] for example_id in split_ids} for split_ids in fold.values()
+        ]
         assert sum(map(len, patients)) == len(set.union(*patients))
 
 

@@ -122,4 +122,4 @@ def test_ema_follows_the_parameters_and_their_statistics(eight_devices):
     expected = jax.tree.map(lambda x, y: 0.1 * x + 0.9 * y, start, jax.device_get(end))
     assert_trees_close(after.ema, expected, rtol=1e-5, atol=1e-7)
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), start, jax.device_get(after.ema))
-    assert all(max(jax.tree.leaves(own)) > 1e-4 for own in moved)
+    assert all(max(jax.tree.leaves(part)) > 1e-4 for part in moved)

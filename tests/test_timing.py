@@ -22,7 +22,7 @@ def test_calls_take_turns_and_warm_up_does_not_count():
     order = []
     seconds = time_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 3)
     assert "".join(order) == "ab" * 5
-    assert {name: len(own) for name, own in seconds.items()} == {"a": 3, "b": 3}
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
 def test_pipelined_mean_is_of_the_calls_after_warm_up(monkeypatch):
@@ -69,7 +69,7 @@ def test_spread_is_in_milliseconds():
 def test_error_of_a_median_is_how_medians_scatter():
     """Fault: an error that promises more than rounds can tell, or that one bad round decides."""
     values = np.random.default_rng(0).normal(3.0, 0.5, (4000, 20))
-    found = np.array([median_and_error(own) for own in values])
+    found = np.array([median_and_error(rounds) for rounds in values])
     assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.1)
     disturbed = values[0].copy()
     disturbed[0] = 1e6

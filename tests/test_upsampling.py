@@ -16,8 +16,8 @@ def test_strides_give_the_gradients():
     gradient = jax.random.normal(keys[2], (2, 6, 10, 3))
     found = gradients_by_strides(x, kernel, gradient)
     expected = jax.vjp(upsample, x, kernel)[1](gradient)
-    for own, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
+    for result, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("platform", "strided"), [("tpu", True), ("cpu", False), ("cuda", False)])

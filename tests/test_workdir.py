@@ -98,11 +98,11 @@ def test_a_damaged_environment_file_stops_nothing(tmp_path, content: str, capfd)
 def test_keys_that_do_not_change_the_weights_may_differ(tmp_path):
     """Fault: a run refused for how its file of splits is named; a free key that is not."""
     workdir = epath.Path(tmp_path)
-    own, renamed = (
+    claimed, renamed = (
         dataclasses.replace(Config(), data=dataclasses.replace(Config().data, splits=name))
         for name in ("my splits.json", "./splits.json")
     )
-    claim(workdir, own)
+    claim(workdir, claimed)
     check_same_config(workdir, renamed)
     # Fault: records built anew, for hours, for an evaluation whose command lacks the file.
     with pytest.raises(ConfigError, match=r"pass .--config\.data\.splits=my splits\.json. or"):

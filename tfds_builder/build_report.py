@@ -52,7 +52,7 @@ def file_entries(
     listing: Listing, outcomes: Sequence[Outcome], splits: Mapping[str, Sequence[str]]
 ) -> list[FileEntry]:
     """Returns an entry for each file found, once."""
-    split_of = {example_id: name for name, own in splits.items() for example_id in own}
+    split_of = {example_id: name for name, split_ids in splits.items() for example_id in split_ids}
     entries = []
     for case, outcome in zip(listing.cases, outcomes, strict=True):
         split = split_of.get(case.example_id)

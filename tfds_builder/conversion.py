@@ -106,10 +106,10 @@ class Conversion:
         """Returns the cases in chunks."""
         chunks = []
         for start in range(0, len(cases), CASES_PER_CHUNK):
-            own = tuple(cases[start : start + CASES_PER_CHUNK])
-            made_of = [self.settings.describe(), *map(describe_case, own)]
+            chunk_cases = tuple(cases[start : start + CASES_PER_CHUNK])
+            made_of = [self.settings.describe(), *map(describe_case, chunk_cases)]
             name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
-            chunks.append(Chunk(name, own))
+            chunks.append(Chunk(name, chunk_cases))
         return chunks
 
     def is_done(self, chunk: Chunk) -> bool:
@@ -247,7 +247,7 @@ def _convert_on_all_cores(
     ):
         try:
             for _ in pool.map(
-                lambda own: conversion.convert_chunk(own, sandboxes, after_each), chunks
+                lambda chunk: conversion.convert_chunk(chunk, sandboxes, after_each), chunks
             ):
                 pass
         finally:

@@ -89,8 +89,8 @@ def content_of(folder: epath.PathLike, split: str) -> str:
       DataError: there is no manifest.
     """
     records = read_manifest(folder).records
-    own = [digest.sha256 for name, digest in sorted(records.items()) if f"-{split}." in name]
-    return hashlib.sha256("\n".join(own).encode()).hexdigest()
+    digests = [digest.sha256 for name, digest in sorted(records.items()) if f"-{split}." in name]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _digests(content: Mapping[str, Mapping]) -> dict[str, FileDigest]:

@@ -109,7 +109,9 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
                     f"patient {patient_id} is in {split_of[patient_id]} and in {name}",
                     "keep each patient's pictures in one split",
                 )
-    dropped = {own.example_id: own.fault for own in outcomes if own.status != "taken"}
+    dropped = {
+        outcome.example_id: outcome.fault for outcome in outcomes if outcome.status != "taken"
+    }
     kept = {name: sorted(set(splits[name]) - dropped.keys()) for name in SPLITS}
     if lost := sorted(dropped.keys() & itertools.chain(*splits.values())):
         terminal.say(
@@ -129,9 +131,9 @@ def _strata(
     """Returns each patient's pictures, and the patients of each stratum in a random order."""
     by_patient = _by_patient(taken)
     strata = collections.defaultdict(list)
-    for patient_id, own in by_patient.items():
+    for patient_id, pictures in by_patient.items():
         # min() because "abnormal" sorts before "normal" and "unknown".
-        stratum = min(one.source for one in own), min(one.finding for one in own)
+        stratum = min(one.source for one in pictures), min(one.finding for one in pictures)
         strata[stratum].append(patient_id)
     for patients in strata.values():
         patients.sort(key=lambda patient_id: _hash(seed, by_patient[patient_id]))
@@ -198,7 +200,7 @@ def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Outc
     return [one.example_id for patient_id in patients for one in by_patient[patient_id]]
 
 
-def _hash(seed: int, own: Sequence[Outcome]) -> bytes:
-    hashed = any(one.patient_is_hashed for one in own)
-    name = min(one.example_id for one in own) if hashed else own[0].patient_id
+def _hash(seed: int, pictures: Sequence[Outcome]) -> bytes:
+    hashed = any(one.patient_is_hashed for one in pictures)
+    name = min(one.example_id for one in pictures) if hashed else pictures[0].patient_id
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()

@@ -42,11 +42,11 @@ def training_batches(
     slots = np.arange(config.batch_size, dtype=np.int32)[part]
 
     def to_batch(positions: Int[np.ndarray, " b"]) -> Batch:
-        own = positions[part]
-        batch = {"position": own, "slot": slots}
+        host_positions = positions[part]
+        batch = {"position": host_positions, "slot": slots}
         if resident:
             return batch
-        pictures = records.pictures(own.tolist())
+        pictures = records.pictures(host_positions.tolist())
         return batch | {"image": pictures.image, "mask": pictures.mask}
 
     order = Order(len(records), config.batch_size, config.seed)

@@ -58,14 +58,14 @@ def split_lungs(
     # A single part has nothing beside it that would show where the middle is.
     between = middle if count > 2 else lungs.shape[1] // 2
     for part in range(1, count):
-        own = labels == part
-        heights = np.count_nonzero(own, axis=0)
+        part_mask = labels == part
+        heights = np.count_nonzero(part_mask, axis=0)
         lower = min(heights[:middle].max(initial=0), heights[middle:].max(initial=0))
         if heights[middle] < _WAIST * lower:
-            own[:, middle:] = False
+            part_mask[:, middle:] = False
         elif heights[:between].sum() < heights.sum() / 2:
             continue
-        left |= own
+        left |= part_mask
     return left, lungs & ~left
 
 
@@ -114,11 +114,11 @@ def asymmetry(
     bottom = rows[-1] + 1 + round(_BELOW * (rows[-1] + 1 - rows[0]))
     box = np.s_[rows[0] : bottom, columns[0] : columns[-1] + 1]
     grey, mask = (
-        cv2.resize(own[box].astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-        for own in (pixels, lungs)
+        cv2.resize(values[box].astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        for values in (pixels, lungs)
     )
     grey = (grey - grey.mean()) / (grey.std() + 1e-3)
-    halves = [(own - own[:, ::-1])[:, : _SIDE // 2] for own in (grey, _WEIGHT_OF_MASK * mask)]
+    halves = [(whole - whole[:, ::-1])[:, : _SIDE // 2] for whole in (grey, _WEIGHT_OF_MASK * mask)]
     return np.concatenate([half.ravel() for half in halves])
 
 

@@ -1,7 +1,8 @@
 """Batch normalisation together with the activation that follows it, in as few passes as can be.
 
-Not `nnx.BatchNorm`: the gradient that autodiff derives from it reads and writes the activations
-half as often again as is needed, and on an accelerator that is what a step waits for.
+Up to rounding it equals `activation(nnx.BatchNorm(c, momentum=MOMENTUM, epsilon=EPSILON)(x))`. Not
+that itself: the gradient that autodiff derives from it reads and writes the activations half as
+often again as is needed, and on an accelerator that is what a step waits for.
 """
 
 import functools
@@ -20,7 +21,12 @@ MOMENTUM = 0.9
 
 EPSILON = 1e-5
 
+Pictures = Float[Array, "b h w c"]
 Channels = Float[Array, " c"]
+Activation = Callable[[Array], Array]
+
+# What the backward pass is given: x, scale, bias, mean and inverse deviation.
+Saved = tuple[Pictures, Channels, Channels, Channels, Channels]
 
 
 class BatchNorm(nnx.Module):
@@ -38,9 +44,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(features))
         self.axis_name = axis_name
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], activation: Callable[[Array], Array]
-    ) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Pictures, activation: Activation) -> Pictures:
         """Returns `x` normalised by its own statistics, activated; updates the running ones."""
         result: Any = normalise(
             x, self.scale[...], self.bias[...], activation, EPSILON, self.axis_name
@@ -58,14 +62,19 @@ class BatchNorm(nnx.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalise(
-    x: Float[Array, "b h w c"],
+    x: Pictures,
     scale: Channels,
     bias: Channels,
-    activation: Callable[[Array], Array],
+    activation: Activation,
     epsilon: float,
     axis_name: str | None,
-) -> tuple[Float[Array, "b h w c"], Channels, Channels]:
+) -> tuple[Pictures, Channels, Channels]:
     """Returns normalised and activated `x`, in its type, and the batch's mean and variance.
+
+    With σ = √(variance + epsilon), x̂ = (x − mean)/σ and y = activation(scale · x̂ + bias), and with
+    g the gradient of what is activated:
+
+      dx = scale/σ · (g − mean g − x̂ · mean(g x̂)),  d_scale = Σ g x̂,  d_bias = Σ g
 
     Mean and variance (biased) are float32 and carry no gradient. The variance is the mean square
     less the squared mean: where values spread by less than a thousandth of their mean, nothing is
@@ -83,48 +92,66 @@ def normalise(
     return _forward(x, scale, bias, activation, epsilon, axis_name)[0]
 
 
-def _forward(x, scale, bias, activation, epsilon, axis_name):  # noqa: ANN001, ANN202
+def _forward(
+    x: Pictures,
+    scale: Channels,
+    bias: Channels,
+    activation: Activation,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[tuple[Pictures, Channels, Channels], Saved]:
     wide = x.astype(jnp.float32)
-    mean, square = _means(wide, jnp.square(wide), axis_name)
-    var = jnp.maximum(square - jnp.square(mean), 0)
-    inverse = lax.rsqrt(var + epsilon)
-    y = activation(((wide - mean) * inverse * scale + bias).astype(x.dtype))
-    return (y, mean, var), (x, scale, bias, mean, inverse)
+    mean, mean_square = _means(wide, jnp.square(wide), axis_name)
+    var = jnp.maximum(mean_square - jnp.square(mean), 0)
+    inverse_deviation = lax.rsqrt(var + epsilon)
+    y = activation(((wide - mean) * inverse_deviation * scale + bias).astype(x.dtype))
+    return (y, mean, var), (x, scale, bias, mean, inverse_deviation)
 
 
-def _backward(activation, epsilon, axis_name, saved, gradients):  # noqa: ANN001, ANN202, ARG001
-    x, scale, bias, mean, inverse = saved
-    outer = gradients[0]
+def _backward(
+    activation: Activation,
+    epsilon: float,  # noqa: ARG001
+    axis_name: str | None,
+    saved: Saved,
+    gradients: tuple[Pictures, Channels, Channels],
+) -> tuple[Pictures, Channels, Channels]:
+    """Returns (d_x, d_scale, d_bias); see `normalise` for the formula."""
+    x, scale, bias, mean, inverse_deviation = saved
+    d_y, *_ = gradients
 
-    def parts(x: Array) -> tuple[Array, Array]:
-        normal = (x.astype(jnp.float32) - mean) * inverse
-        _, pull = jax.vjp(activation, (normal * scale + bias).astype(x.dtype))
-        return normal, pull(outer)[0].astype(jnp.float32)
+    def normal_and_gradient(pictures: Pictures) -> tuple[Pictures, Pictures]:
+        """Returns the formula's x̂ and g."""
+        normal = (pictures.astype(jnp.float32) - mean) * inverse_deviation
+        _, pull = jax.vjp(activation, (normal * scale + bias).astype(pictures.dtype))
+        return normal, pull(d_y)[0].astype(jnp.float32)
 
-    normal, inner = parts(x)
-    own = _sums(inner, inner * normal)
-    mean_inner, mean_product = _means(inner, inner * normal, axis_name)
+    normal, gradient = normal_and_gradient(x)
+    # Sums of this device's pictures, means of all devices': see `normalise` on a mapped axis.
+    sum_gradient, sum_gradient_times_normal = _sums(gradient, gradient * normal)
+    means = _means(gradient, gradient * normal, axis_name)
     # The first pass sums, the second one needs the sums. Behind the barrier the second computes its
     # operands from `x` anew; without it XLA would have the first write them for the second to read.
-    x, mean_inner, mean_product = lax.optimization_barrier((x, mean_inner, mean_product))
-    normal, inner = parts(x)
-    gradient = (inner - mean_inner - normal * mean_product) * (inverse * scale)
-    return gradient.astype(x.dtype), own[1], own[0]
+    x_anew, mean_gradient, mean_gradient_times_normal = lax.optimization_barrier((x, *means))
+    normal, gradient = normal_and_gradient(x_anew)
+    centred = gradient - mean_gradient - normal * mean_gradient_times_normal
+    d_x = centred * (inverse_deviation * scale)
+    return d_x.astype(x.dtype), sum_gradient_times_normal, sum_gradient
 
 
 normalise.defvjp(_forward, _backward)
 
 
-def _means(a: Array, b: Array, axis_name: str | None) -> tuple[Channels, Channels]:
-    """Returns the means by channel over pictures, pixels and the mapped axis."""
+def _means(first: Pictures, second: Pictures, axis_name: str | None) -> tuple[Channels, Channels]:
+    """Returns the means of both by channel, over pictures, pixels and the mapped axis."""
     # Not a 32-bit integer, which a large global batch would overflow.
-    count = float(a.size // a.shape[-1])
-    sums = jnp.stack(_sums(a, b))
+    count = float(first.size // first.shape[-1])
+    sums = jnp.stack(_sums(first, second))
     if axis_name is not None:
         sums = lax.psum(sums, axis_name)
         count *= lax.axis_size(axis_name)
     return sums[0] / count, sums[1] / count
 
 
-def _sums(a: Array, b: Array) -> tuple[Channels, Channels]:
-    return a.sum((0, 1, 2)), b.sum((0, 1, 2))
+def _sums(first: Pictures, second: Pictures) -> tuple[Channels, Channels]:
+    """Returns the sums of both by channel, over this device's pictures and pixels."""
+    return first.sum((0, 1, 2)), second.sum((0, 1, 2))

@@ -82,10 +82,10 @@ def _convolve_on_cpu(x: Array, kernel: Array) -> Array:
 
 def _gradients_on_cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
     mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    own = _convolve_on_cpu(gradient, mirrored)
+    gradient_of_x = _convolve_on_cpu(gradient, mirrored)
     if kernel.shape[0] > 1 and kernel.shape[3] > _STRIP_CHANNELS:
-        return own, _gradients(x, kernel, gradient)[1]
-    return own, _kernel_gradient_by_strips(x, gradient, kernel.shape[0])
+        return gradient_of_x, _gradients(x, kernel, gradient)[1]
+    return gradient_of_x, _kernel_gradient_by_strips(x, gradient, kernel.shape[0])
 
 
 def _kernel_gradient_by_strips(x: Array, gradient: Array, size: int) -> Array:
@@ -101,12 +101,12 @@ def _kernel_gradient_by_strips(x: Array, gradient: Array, size: int) -> Array:
     padded = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
 
     def add_strip(i: Array, total: Array) -> Array:
-        own = lax.dynamic_slice_in_dim(padded, i * columns, columns + size - 1, axis=2)
+        strip = lax.dynamic_slice_in_dim(padded, i * columns, columns + size - 1, axis=2)
         offsets = [(i, j) for i in range(size) for j in range(size)]
-        neighbourhoods = [own[:, i : i + h, j : j + columns] for i, j in offsets]
-        other = lax.dynamic_slice_in_dim(gradient, i * columns, columns, axis=2)
+        neighbourhoods = [strip[:, i : i + h, j : j + columns] for i, j in offsets]
+        gradient_strip = lax.dynamic_slice_in_dim(gradient, i * columns, columns, axis=2)
         return total + lax.dot_general(
-            other.reshape(b, h * columns, d),
+            gradient_strip.reshape(b, h * columns, d),
             jnp.concatenate(neighbourhoods, axis=-1).reshape(b, h * columns, size**2 * c),
             (((1,), (1,)), ((0,), (0,))),
         )

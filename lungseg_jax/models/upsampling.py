@@ -54,5 +54,5 @@ def gradients_by_strides(
         return lax.conv_general_dilated(gradient, blocks, (2, 2), "VALID", dimension_numbers=NHWC)
 
     # <downsample(kernel), x> is <gradient, upsample(x, kernel)>: its gradient is the kernel's.
-    own, transpose = jax.vjp(downsample, kernel)
-    return own, *transpose(x)
+    gradient_of_x, transpose = jax.vjp(downsample, kernel)
+    return gradient_of_x, *transpose(x)

@@ -56,8 +56,12 @@ def forward_figures(
     batch_size = batch_size_over(parallel.batch_shards, config.evaluation.batch_size)
 
     def figures(name: str, rate: Rate) -> dict[str, Any]:
-        own = seconds[name]
-        return {"batch_size": rate.images} | spread(own) | rate.figures(float(np.median(own)))
+        durations = seconds[name]
+        return (
+            {"batch_size": rate.images}
+            | spread(durations)
+            | rate.figures(float(np.median(durations)))
+        )
 
     return {
         "evaluation": figures("evaluation", Rate(devices, batch_size, flops, peaks)),

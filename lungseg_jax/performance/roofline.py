@@ -124,13 +124,13 @@ class Rate:
     def figures(self, seconds: float) -> dict[str, Any]:
         """Returns the rates of work that takes so long."""
         tflops = self.images * self.flops / seconds / 1e12
-        own = tflops / self.devices
+        device_tflops = tflops / self.devices
         return {
             "images_per_second": self.images / seconds,
             "images_per_second_per_device": self.images / seconds / self.devices,
             "tflops_per_second": tflops,
-            "mfu": own / self.peaks.tflops,
-            "mfu_measured": own / self.peaks.matmul_tflops,
+            "mfu": device_tflops / self.peaks.tflops,
+            "mfu_measured": device_tflops / self.peaks.matmul_tflops,
         }
 
 

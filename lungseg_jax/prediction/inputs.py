@@ -62,7 +62,7 @@ def name_files(
             paths[0], "holds no file to segment", "give a folder of DICOM, PNG or JPEG files"
         )
     inputs = [Input(path, found[path], name) for path, name in _names(found).items()]
-    masks = [own.mask for own in inputs]
+    masks = [file.mask for file in inputs]
     for name in (TABLE, *masks, *map(overlay_of, masks)):
         if name not in earlier and os.path.lexists(output / name):
             raise DataError(
@@ -85,7 +85,9 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
             for path in files_below(given):
                 below = path.relative_to(given)
                 # Overlays of a run are pictures of chests too.
-                if is_hidden(path, given) or any(is_run(given / own) for own in below.parents):
+                if is_hidden(path, given) or any(
+                    is_run(given / parent) for parent in below.parents
+                ):
                     continue
                 if path.name not in results(path.parent):
                     label = path.relative_to(root).as_posix()
@@ -112,7 +114,9 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
         stem = stem_of(path)
         name = _shortened(stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_"))
         numbered = (f"{name}-{n}" for n in itertools.count(2))
-        names[path] = next(own for own in itertools.chain([name], numbered) if own not in taken)
+        names[path] = next(
+            candidate for candidate in itertools.chain([name], numbered) if candidate not in taken
+        )
         taken.add(names[path])
     return names
 

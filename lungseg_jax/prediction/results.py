@@ -75,7 +75,7 @@ def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, 
     """
     keys = set(masks.values())
     for mask in masks:
-        there = any(os.path.lexists(output / own) for own in (mask, overlay_of(mask)))
+        there = any(os.path.lexists(output / name) for name in (mask, overlay_of(mask)))
         if there and noted.get(mask, masks[mask]) not in keys:
             # Archives give the pictures of all patients the same names.
             fault = "is the result of another file of that name"

@@ -19,9 +19,9 @@ def join_hosts() -> None:
       ConfigError: nothing says which other processes there are, or they cannot be reached.
     """
     # JAX itself reads only the address from the environment, not these two.
-    count, own = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+    count, process_id = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     try:
-        jax.distributed.initialize(num_processes=count, process_id=own)
+        jax.distributed.initialize(num_processes=count, process_id=process_id)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             "distributed",
@@ -52,9 +52,9 @@ def check_hosts_agree(**facts: str | None) -> None:
     """
     if jax.process_count() == 1:
         return
-    digests = [hashlib.sha256((own or "").encode()).digest() for own in facts.values()]
+    digests = [hashlib.sha256((fact or "").encode()).digest() for fact in facts.values()]
     digests = np.array([list(digest) for digest in digests], np.uint8)
-    known = np.array([own is not None for own in facts.values()])
+    known = np.array([fact is not None for fact in facts.values()])
     all_digests, all_known = map(np.asarray, multihost_utils.process_allgather((digests, known)))
     for place, name in enumerate(facts):
         stated = all_digests[all_known[:, place], place]

@@ -171,9 +171,9 @@ class Builder(tfds.core.ShardBasedBuilder):
         draft.rmtree(missing_ok=True)
         return {
             name: _cut_into_shards(
-                [converted.places[example_id] for example_id in own], config.image_size
+                [converted.places[example_id] for example_id in split_ids], config.image_size
             )
-            for name, own in ids.items()
+            for name, split_ids in ids.items()
         }
 
     def _example_writer(self) -> ExampleWriter:

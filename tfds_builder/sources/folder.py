@@ -103,7 +103,7 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     }
     pictures = _pictures_by_stem(images, candidates)
     masks = _masks_by_stem(candidates, pictures, patterns.masks)
-    taken = {path for own in masks.values() for path in own.values()}
+    taken = {path for mask_paths in masks.values() for path in mask_paths.values()}
     pictures = {stem: path for stem, path in pictures.items() if path not in taken}
     if not pictures or not masks:
         raise DataError(
@@ -112,10 +112,10 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
             f"data.masks={patterns.masks} masks for {len(masks)}",
             "change the folder or the patterns, such as data.masks='masks/*/{stem}*'",
         )
-    for stem, own in masks.items():
+    for stem, mask_paths in masks.items():
         if stem not in pictures:
             raise DataError(
-                min(own.values()),
+                min(mask_paths.values()),
                 "its picture is a mask too",
                 "give patterns that tell masks from pictures",
             )
@@ -125,10 +125,10 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
             patient_id=None,
             source=SOURCE,
             image=pictures[stem],
-            masks=_lungs(stem, own),
+            masks=_lungs(stem, mask_paths),
             clinical=Clinical(),
         )
-        for stem, own in masks.items()
+        for stem, mask_paths in masks.items()
     ]
     unlabelled = [path for stem, path in pictures.items() if stem not in masks]
     return make_listing(root, paths, cases, unlabelled, {})
@@ -194,16 +194,18 @@ def _picture_of(
     return None
 
 
-def _lungs(stem: str, own: Mapping[str, epath.Path]) -> tuple[MaskFile, ...]:
+def _lungs(stem: str, mask_paths: Mapping[str, epath.Path]) -> tuple[MaskFile, ...]:
     """Returns a picture's masks, by what their names say beside the picture's.
 
     Raises:
       DataError: they are not one mask of both lungs or one of each lung.
     """
-    for rest, path in own.items():
+    for rest, path in mask_paths.items():
         if _NO_LUNG.search(rest):
             raise DataError(path, "mask of another structure than the lungs", _OTHER_PAIRING)
-    sides = {path: frozenset(map(str.lower, _SIDE.findall(rest))) for rest, path in own.items()}
+    sides = {
+        path: frozenset(map(str.lower, _SIDE.findall(rest))) for rest, path in mask_paths.items()
+    }
     # A name that says both sides is of both lungs.
     masks = tuple(
         MaskFile(path, _SIDES.get(said, Structure.LUNGS)) for path, said in sorted(sides.items())

@@ -70,10 +70,10 @@ def list_jsrt(directory: epath.Path) -> Listing:
             "below it",
             "unpack the pictures of JSRT and the masks of SCR into this folder",
         )
-    for own in masks.values():
-        check_masks_have_pictures(own, pictures)
+    for by_stem in masks.values():
+        check_masks_have_pictures(by_stem, pictures)
     check_both_lungs(left, right)
-    _check_lungs_are_there({stem for own in masks.values() for stem in own} - set(left))
+    _check_lungs_are_there({stem for by_stem in masks.values() for stem in by_stem} - set(left))
     readings = [path for path in visible if _READINGS.fullmatch(path.name)]
     clinical = _read_all(readings)
     cases = [
@@ -83,9 +83,9 @@ def list_jsrt(directory: epath.Path) -> Listing:
             source="jsrt",
             image=pictures[stem][0],
             masks=tuple(
-                MaskFile(pick_mask(own[stem]), _STRUCTURES[name])
-                for name, own in sorted(masks.items())
-                if stem in own
+                MaskFile(pick_mask(by_stem[stem]), _STRUCTURES[name])
+                for name, by_stem in sorted(masks.items())
+                if stem in by_stem
             ),
             clinical=clinical.get(stem, Clinical(finding=jsrt_finding(stem))),
             spacing_mm=raw.JSRT_SPACING_MM,
