@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from etils import epath
 
@@ -57,6 +58,23 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(tmp_path, saved,
     resumed, found = train_until(config, tmp_path / "run", 5)
     assert int(resumed.step) == 3
     assert_trees_equal(found, expected)
+
+
+def test_weights_outlive_the_optimizer_they_were_trained_by(tmp_path, monkeypatch):
+    """Fault: intact weights that cannot be used, or a run said to be damaged, by a new optimizer."""
+    config = small_config_with_data(tmp_path, parallel="mesh")
+    with monkeypatch.context() as patch:
+        patch.setattr("lungseg_jax.step.make_optimizer", lambda _: optax.sgd(1e-3, momentum=0.9))
+        _, last = train_until(config, tmp_path / "run", 2)
+    found = find_weights(str(tmp_path / "run"))
+    assert_trees_equal(found.variables, last.ema)
+    assert found.config == config
+    start_from = dataclasses.replace(config, start_from=str(tmp_path / "run"))
+    assert_trees_equal(variables_to_start_from(start_from), last.ema)
+    before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
+    with pytest.raises(CheckpointError, match="another optimizer or network; use the code"):
+        start(config, all_devices("mesh"), epath.Path(tmp_path / "run"))
+    assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
 
 
 @pytest.mark.parametrize("left", ["5.orbax-checkpoint-tmp/state", "5/metrics/metrics"])
