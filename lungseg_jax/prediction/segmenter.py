@@ -10,6 +10,7 @@ from etils import epath
 from jaxtyping import Float32, UInt16
 from numpy.typing import ArrayLike
 
+from lungseg_jax.data.labels import tells_sides
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.forward import make_forward
 from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
@@ -61,8 +62,8 @@ class Segmenter:
                 "networks differ in data.image_size or data.labels",
                 "give equal ones",
             )
-        if both_ways and data[0].labels != "lungs":
-            # Mirrored, a network of two classes calls the right lung the left one.
+        if both_ways and tells_sides(data[0].labels):
+            # Mirrored, such a network calls the right lung the left one.
             raise ConfigError(
                 "--both_ways", "needs a network with data.labels=lungs", "leave it out"
             )
