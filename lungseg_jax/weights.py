@@ -13,14 +13,17 @@ from importlib import resources
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from etils import epath
+from flax import nnx
 
 from lungseg_jax.config import Config, from_json
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables
-from lungseg_jax.state import abstract_variables
+from lungseg_jax.models.unet import UNet
+from lungseg_jax.state import abstract_variables, model_graph
 
 # Half precision keeps three to four digits of a number in half the space.
 _STORED = np.float16
@@ -72,6 +75,10 @@ class Weights:
     config: Config
     variables: Variables
     calibration: Calibration
+
+    def network(self) -> UNet:
+        """Returns the Flax module: pictures (b, s, s, 1) in [0, 1] to logits of each class."""
+        return nnx.merge(model_graph(self.config), *jax.tree.map(jnp.asarray, self.variables))
 
 
 def packaged_weights() -> epath.Path:

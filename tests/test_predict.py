@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -141,6 +142,29 @@ def test_several_networks_give_their_mean():
     below = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.19))
     assert above.mask.all()
     assert not below.mask.any()
+
+
+@pytest.mark.parametrize("change", [lambda x: x / 65535, lambda x: x[..., 0], np.float32])
+def test_what_is_no_network_input_is_refused(untrained, change):
+    """Fault: intensities in [0, 1] divided by 65535 again, and a mask of a black picture."""
+    square = np.full((32, 32, 1), 30000, np.uint16)
+    assert len(untrained.predict([square])) == 1
+    with pytest.raises(DataError, match=r"^square: .*; give \(32, 32, 1\) of uint16"):
+        untrained.predict([change(square)])
+
+
+@pytest.mark.parametrize("labels", ["lungs", "left_right"])
+def test_probabilities_are_those_of_the_network_in_the_pictures_frame(labels: str):
+    """Fault: classes merged, smoothed, or left in the model's square; another network loaded."""
+    weights = untrained_weights(Calibration(), data__labels=labels, data__image_size=96)
+    # At the square's own size nothing is resized.
+    picture = np.float32(chest(96, 96, 0)[0]) / 255
+    segmenter, options = Segmenter(weights), ReadOptions(frontal_only=False)
+    found = segmenter.probabilities(picture, options)
+    (logits,) = weights.network()(jnp.asarray(picture[None, :, :, None]), train=False)
+    assert np.ptp(logits) > 0.1, "a picture that shows nothing"
+    np.testing.assert_allclose(found, jax.nn.sigmoid(logits), atol=1e-4)
+    assert segmenter.probabilities(CHEST, options).shape == (*CHEST.shape, logits.shape[-1])
 
 
 def test_several_checkpoints_are_taken_from_the_command_line():
