@@ -61,7 +61,7 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(tmp_path, saved,
 
 
 def test_weights_outlive_the_optimizer_they_were_trained_by(tmp_path, monkeypatch):
-    """Fault: intact weights that cannot be used, or a run said to be damaged, by a new optimizer."""
+    """Fault: intact weights that no command takes, or a run called damaged, by a new optimizer."""
     config = small_config_with_data(tmp_path, parallel="mesh")
     with monkeypatch.context() as patch:
         patch.setattr("lungseg_jax.step.make_optimizer", lambda _: optax.sgd(1e-3, momentum=0.9))
@@ -102,15 +102,15 @@ def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, 
     """Fault: an error of shapes from within JAX, or one after hours of converting."""
     path = str(tmp_path / "other.safetensors")
     wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
-    message = r"^start_from: .*other.safetensors belongs to another network; set .*model.width=4"
+    message = r"^start_from: .*other.safetensors belongs to another network; set model.width=4$"
     with pytest.raises(ConfigError, match=message):
         start(wider, all_devices("mesh"), epath.Path(tmp_path / "run"))
     absent = dataclasses.replace(wider, start_from=str(tmp_path / "absent.safetensors"))
     with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
         start(absent, all_devices("mesh"), epath.Path(tmp_path / "run"))
     assert not (tmp_path / "records").exists()
-    sided = small_config(data__labels="left_right", start_from=path)
-    with pytest.raises(ConfigError, match=r"data.labels=lungs"):
+    sided = small_config(data__labels="left_right", model__activation="silu", start_from=path)
+    with pytest.raises(ConfigError, match=r"; set model.activation=relu, data.labels=lungs$"):
         variables_to_start_from(sided)
     # Types and what is kept in memory are no part of a network.
     alike = small_config(model__dtype="bfloat16", model__remat=True, start_from=path)
