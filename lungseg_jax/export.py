@@ -24,6 +24,7 @@ from lungseg_jax import terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.command_line import define_keys, parse_flags, run
 from lungseg_jax.config import Config
+from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
 from lungseg_jax.evaluate import (
@@ -198,7 +199,8 @@ def predictions(weights: Weights, records: Records) -> Iterator[Found]:
     variables = parallel.replicate(weights.variables)
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
-        reference = np.any(example.original_mask > 0, axis=-1)
+        square = lungs_of(square, records.labels)
+        reference = np.any(lungs_of(example.original_mask, records.labels) > 0, axis=-1)
         yield square.max(axis=-1), lung_probability(square, example), reference
 
 

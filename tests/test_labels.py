@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lungseg_jax.data.labels import CHANNELS, channels, has_sides, missing, tells_sides
+from lungseg_jax.data.labels import CHANNELS, channels, has_sides, lungs_of, missing, tells_sides
 from lungseg_jax.data.pipeline import read_store
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import ConfigError, DataError
@@ -47,6 +47,25 @@ def test_sides_and_what_is_missing_are_told_by_structure(monkeypatch):
     monkeypatch.setitem(CHANNELS, "lungs", (Structure.HEART, Structure.LEFT_LUNG))
     assert tells_sides("lungs")
     assert not missing("lungs", LEFT | Structure.HEART)
+
+
+@pytest.mark.parametrize("labels", CHANNELS)
+def test_all_labels_have_lungs(labels):
+    """Fault: labels that train, and that nothing measures or makes a mask of."""
+    found = lungs_of(np.zeros((4, 4, len(CHANNELS[labels]))), labels)
+    assert found.shape == (4, 4, 2 if tells_sides(labels) else 1)
+
+
+def test_lungs_are_found_by_structure(monkeypatch):
+    """Fault: a heart taken for a left lung, because it is the second class."""
+    classes = np.arange(3)[None, None]
+    for structures, expected in (
+        ((Structure.LUNGS, Structure.HEART, Structure.CLAVICLES), [0]),
+        ((Structure.HEART, Structure.LEFT_LUNG, Structure.RIGHT_LUNG), [2, 1]),
+        ((Structure.CLAVICLES, Structure.HEART, Structure.LUNGS), [2]),
+    ):
+        monkeypatch.setitem(CHANNELS, "left_right", structures)
+        assert lungs_of(classes, "left_right")[0, 0].tolist() == expected
 
 
 def test_a_structure_that_no_mask_marks_is_named(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """From the bits of a record's mask to the channels that a model is trained on."""
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from lungseg_jax.config import Labels
 from lungseg_jax.errors import DataError
@@ -27,6 +27,24 @@ def tells_sides(labels: Labels) -> bool:
 def missing(labels: Labels, present: Structure) -> tuple[Structure, ...]:
     """Returns the structures that the labels name and that are not among those present."""
     return tuple(structure for structure in CHANNELS[labels] if structure not in present)
+
+
+def lungs_of(
+    classes: Shaped[np.ndarray, "*shape c"], labels: Labels
+) -> Shaped[np.ndarray, "*shape d"]:
+    """Returns the channels that are lung: the right and the left one, or one of both.
+
+    Args:
+      classes: a channel for each of the labels'.
+      labels: what the channels are.
+    """
+    structures = CHANNELS[labels]
+    sides = (Structure.RIGHT_LUNG, Structure.LEFT_LUNG)
+    wanted = sides if set(sides) <= set(structures) else (Structure.LUNGS,)
+    # No copy of pictures at full size where nothing is to be left out.
+    if wanted == structures:
+        return classes
+    return classes[..., [structures.index(structure) for structure in wanted]]
 
 
 def present_in(bits: UInt8[np.ndarray, "*shape"]) -> Structure:

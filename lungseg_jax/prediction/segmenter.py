@@ -10,7 +10,8 @@ from etils import epath
 from jaxtyping import Float32, Shaped, UInt16
 from numpy.typing import ArrayLike
 
-from lungseg_jax.data.labels import tells_sides
+from lungseg_jax.config import Labels
+from lungseg_jax.data.labels import lungs_of, tells_sides
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.forward import make_forward
 from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
@@ -70,6 +71,7 @@ class Segmenter:
             )
         self._both_ways = both_ways
         self.image_size = data[0].image_size
+        self._labels: Labels = data[0].labels
         self.calibrated = all(own.calibration.slope is not None for own in members)
         self._threshold = float(np.mean([own.calibration.threshold for own in members]))
         # Networks of one form share a program.
@@ -145,7 +147,8 @@ class Segmenter:
         total, estimates = np.zeros(1, np.float32), np.zeros(len(squares))
         for forward, variables, calibration in self._members:
             own = np.asarray(forward(variables, batch))
-            estimates += [estimate_dice(x.max(axis=-1), calibration) for x in own[: len(squares)]]
+            lungs = lungs_of(own[: len(squares)], self._labels).max(axis=-1)
+            estimates += [estimate_dice(x, calibration) for x in lungs]
             if self._both_ways:
                 own = (own + np.asarray(forward(variables, batch[:, :, ::-1]))[:, :, ::-1]) / 2
             total = total + own
@@ -169,7 +172,7 @@ class Segmenter:
         """Returns what is made of a prediction in the picture's own frame."""
         return make_segmentation(
             radiograph,
-            prediction.square,
+            lungs_of(prediction.square, self._labels),
             self._threshold,
             prediction.estimated_dice,
             calibrated=self.calibrated,
