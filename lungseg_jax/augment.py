@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int32, Key
 
 from lungseg_jax.appearance import change_appearance
 from lungseg_jax.config import AugmentConfig, Config
+from lungseg_jax.data.labels import tells_sides
 from lungseg_jax.resampling import affine, blur
 
 Picture = Float[Array, "h w"]
@@ -27,7 +28,7 @@ BLUR_REACH = 3
 
 def augmentation_for(config: Config) -> AugmentConfig:
     """Returns the changes that the run's labels allow; see `AugmentConfig.flip`."""
-    flip = config.augment.flip and config.data.labels == "lungs"
+    flip = config.augment.flip and not tells_sides(config.data.labels)
     return dataclasses.replace(config.augment, flip=flip)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
@@ -83,15 +84,26 @@ class Checkpoints:
         Raises:
           CheckpointError: there is no checkpoint, or none can be read.
         """
-        steps = self._steps()
-        if not steps:
-            raise CheckpointError(
-                self.directory, "holds no checkpoint", "train first, with the same --workdir"
-            )
-        metrics = {step: self._manager.metrics(step) for step in steps}
-        # The sort is stable: of equals, and of those never validated, the newest comes first.
-        best_first = sorted(steps, key=lambda step: -_dice(metrics[step] or {"dice": -1.0}))
-        return self._restore_first(best_first, template)
+        return self._restore_first(self._best_first(), template)
+
+    def restore_best_weights(self, variables: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
+        """Returns step, moving average and position of the checkpoint that `restore_best` takes.
+
+        The optimizer is not read: weights stay usable when the update rule has changed.
+
+        Args:
+          variables: of the same structure as the average, such as `state.abstract_variables`.
+
+        Raises:
+          CheckpointError: there is no checkpoint, or none can be read.
+        """
+        part = {"step": jax.ShapeDtypeStruct((), np.int32), "ema": variables}
+        whole = self._parallel.everywhere
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), part
+        )
+        state, position = self._read_first(self._best_first(), abstract)
+        return int(state["step"]), state["ema"], position
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step."""
@@ -109,16 +121,31 @@ class Checkpoints:
         """The steps of the checkpoints, the newest first."""
         return sorted(set(self._manager.all_steps()) - self._passed_over, reverse=True)
 
+    def _best_first(self) -> list[int]:
+        """The steps of the checkpoints by validation Dice, those never validated last."""
+        steps = self._steps()
+        if not steps:
+            raise CheckpointError(
+                self.directory, "holds no checkpoint", "train first, with the same --workdir"
+            )
+        metrics = {step: self._manager.metrics(step) for step in steps}
+        # The sort is stable: of equals, and of those never validated, the newest comes first.
+        return sorted(steps, key=lambda step: -_dice(metrics[step] or {"dice": -1.0}))
+
     def _restore_first(
         self, steps: Sequence[int], template: TrainState
     ) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the first readable checkpoint, carried as the template is."""
+        state, position = self._read_first(steps, self._abstract(template))
+        return self._carried_as(template, state), position
+
+    def _read_first(self, steps: Sequence[int], abstract: PyTree) -> tuple[Any, dict[str, Any]]:
         """Returns the first readable checkpoint, and sets aside those before it that are not.
 
         They are set aside only once another was read: if none can be read, the fault may be the
         configuration's.
         """
         broken = []
-        abstract = self._abstract(template)
         for step in steps:
             restored = self._try_to_restore(step, abstract)
             # Damage that all processes see is skipped by all. A process that alone cannot read a
@@ -133,15 +160,32 @@ class Checkpoints:
                     self._set_aside(bad_step)
                 _wait_for_renames()
                 self._manager.reload()
-            state, position = restored
-            return self._carried_as(template, state), position
-        raise CheckpointError(
-            self.directory, "holds no readable checkpoint", "start again in another workdir"
-        )
+            return restored
+        again = "start again in another workdir"
+        if any(self._is_of_another_form(step, abstract) for step in broken):
+            raise CheckpointError(
+                self.directory,
+                "was saved with another optimizer or network",
+                f"use the code and configuration that saved it, or {again}",
+            )
+        raise CheckpointError(self.directory, "holds no readable checkpoint", again)
 
-    def _try_to_restore(
-        self, step: int, abstract: TrainState
-    ) -> tuple[TrainState, dict[str, Any]] | None:
+    def _is_of_another_form(self, step: int, abstract: PyTree) -> bool:
+        """Whether a checkpoint has other arrays, by name or shape; not if that cannot be read.
+
+        Orbax looks only for the arrays that are asked for, and leaves out what it does not find.
+        """
+        try:
+            folder = self.directory / str(step) / "state"
+            saved = ocp.StandardCheckpointHandler().metadata(folder).tree
+            part = (
+                saved if isinstance(abstract, TrainState) else {key: saved[key] for key in abstract}
+            )
+            return _shapes(part) != _shapes(abstract)
+        except Exception:
+            return False
+
+    def _try_to_restore(self, step: int, abstract: PyTree) -> tuple[Any, dict[str, Any]] | None:
         """Returns a checkpoint, or says why it cannot be read."""
         try:
             return self._restore(step, abstract)
@@ -215,15 +259,30 @@ class Checkpoints:
         pack = jax.jit(lambda own: pack_like(own, form), out_shardings=self._parallel.replicated)
         return pack(state)
 
-    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _restore(self, step: int, abstract: PyTree) -> tuple[Any, dict[str, Any]]:
+        """Returns a checkpoint's state, or a part of it by the names of its fields."""
+        if self._is_of_another_form(step, abstract):
+            raise ValueError("saved with another optimizer or network")
+        if isinstance(abstract, TrainState):
+            wanted = ocp.args.StandardRestore(abstract)  # type: ignore[call-arg]
+        else:
+            wanted = ocp.args.PyTreeRestore(  # type: ignore[call-arg]
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
         restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract),  # type: ignore[call-arg]
-                iterator=ocp.args.JsonRestore(),
-            ),
+            step, args=ocp.args.Composite(state=wanted, iterator=ocp.args.JsonRestore())
         )
         return self._parallel.from_checkpoint(restored["state"]), restored["iterator"]
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array by its name, which is the same in memory and on disk."""
+    return {
+        jax.tree_util.keystr(where, simple=True, separator="/"): tuple(x.shape)
+        for where, x in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _one_copy(array: jax.Array) -> jax.Array:

@@ -37,6 +37,9 @@ MAX_TURN_DEGREES = 60
 
 Labels = Literal["lungs", "left_right"]
 
+# Of each but `folder`, `tfds_builder.sources` has a layout of that name.
+SourceName = Literal["phantom", "kaggle", "montgomery", "shenzhen", "jsrt", "folder"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -60,7 +63,7 @@ class DataConfig:
       resident: whether the decoded training split lives in device memory; `auto` if it fits.
     """
 
-    source: Literal["phantom", "kaggle", "montgomery", "shenzhen", "jsrt", "folder"] = "phantom"
+    source: SourceName = "phantom"
     manual_dir: str = ""
     images: str = "images/*"
     masks: str = "masks/{stem}*"

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig, check_space_shards
+from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Example, Records, identity, open_records
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables, batch_size_over, make_forward
@@ -226,9 +227,10 @@ def _measure(
     config: EvaluationConfig, records: Records, position: int, square: Float[np.ndarray, "s s c"]
 ) -> tuple[int, ImageMetrics]:
     example = records.example(position)
+    # The figures are of lungs, whatever else is told.
     return position, image_metrics(
-        predicted_mask(square, example),
-        example.original_mask > 0,
+        lungs_of(predicted_mask(square, example), records.labels),
+        lungs_of(example.original_mask, records.labels) > 0,
         example_id=example.example_id,
         source=example.source,
         spacing_mm=example.spacing_mm,

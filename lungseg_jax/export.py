@@ -24,6 +24,7 @@ from lungseg_jax import terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.command_line import define_keys, parse_flags, run
 from lungseg_jax.config import Config
+from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
 from lungseg_jax.evaluate import (
@@ -35,12 +36,11 @@ from lungseg_jax.evaluate import (
 )
 from lungseg_jax.evaluation_report import read_ids
 from lungseg_jax.metrics import dice_of
-from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
-from lungseg_jax.state import create_state
+from lungseg_jax.state import abstract_variables
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import read_config
 
@@ -111,9 +111,9 @@ def _restore(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
     """Returns the weights of a run's best checkpoint, and what it was trained on."""
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
-    state, position = checkpoints.restore_best(create_state(config, make_optimizer(config)))
+    _, variables, position = checkpoints.restore_best_weights(abstract_variables(config))
     checkpoints.close()
-    return Weights(config, jax.device_get(state.ema), Calibration()), position
+    return Weights(config, jax.device_get(variables), Calibration()), position
 
 
 def calibrate(weights: Weights, records: Records) -> Calibration:
@@ -199,7 +199,8 @@ def predictions(weights: Weights, records: Records) -> Iterator[Found]:
     variables = parallel.replicate(weights.variables)
     for position, square in evaluator.predict(variables, records, range(len(records))):
         example = records.example(position)
-        reference = np.any(example.original_mask > 0, axis=-1)
+        square = lungs_of(square, records.labels)
+        reference = np.any(lungs_of(example.original_mask, records.labels) > 0, axis=-1)
         yield square.max(axis=-1), lung_probability(square, example), reference
 
 

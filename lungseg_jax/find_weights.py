@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config
+from lungseg_jax.config import Config, ModelConfig
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.forward import Variables
 from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
@@ -55,21 +55,25 @@ def variables_to_start_from(config: Config) -> Variables | None:
             "The weights in the package were trained on pictures of Montgomery and Shenzhen: "
             "on these, the metrics of this run will be too high"
         )
-    own, other = (
-        # The type it computes in, and which activations it keeps, are no part of the weights.
-        (one.data.labels, dataclasses.replace(one.model, dtype="auto", remat=False))
-        for one in (config, weights.config)
-    )
-    if own != other:
-        labels, model = other
+    if differences := _differences(config, weights.config):
         raise ConfigError(
             "start_from",
             f"{config.start_from} belongs to another network",
-            f"set data.labels={labels}, model.width={model.width}, model.depth={model.depth}, "
-            f"model.block_size={model.block_size}, model.norm={model.norm}, "
-            f"model.activation={model.activation}",
+            f"set {', '.join(differences)}",
         )
     return weights.variables
+
+
+def _differences(config: Config, other: Config) -> list[str]:
+    """Returns the keys that make another's network of a configured one, as KEY=VALUE."""
+    keys = [field.name for field in dataclasses.fields(ModelConfig)]
+    pairs = {
+        f"model.{key}": (getattr(config.model, key), getattr(other.model, key)) for key in keys
+    }
+    # The type it computes in, and which activations it keeps, are no part of the weights.
+    del pairs["model.dtype"], pairs["model.remat"]
+    pairs["data.labels"] = (config.data.labels, other.data.labels)
+    return [f"{key}={theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
 
 
 def checksum(variables: Variables) -> str:

@@ -25,7 +25,15 @@ def learning_rate_schedule(config: Config) -> optax.Schedule:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Returns AdamW behind clipping of the gradient's global norm."""
+    """Returns AdamW behind clipping of the gradient's global norm.
+
+    On a GPU it sees gradients and parameters as `Packed`: two long vectors, that of the kernels and
+    that of the rest, instead of an array for each layer. What works number by number, or on the
+    norm of all, is the same. What goes by layer or by name takes a vector for a layer or finds no
+    name: LAMB, LARS, Adafactor, `optax.multi_transform` with labels by path. For these, have
+    `parallel.all_devices` give `pack_state=False`, as it does on other devices. A mask must know
+    both forms, as `_is_kernel` does.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.optimizer.clip_norm),
         optax.adamw(

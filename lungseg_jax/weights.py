@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from etils import epath
@@ -21,7 +22,8 @@ from flax import nnx
 from lungseg_jax.config import Config, from_json
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.forward import Variables
-from lungseg_jax.state import make_model, split_model
+from lungseg_jax.models.unet import UNet
+from lungseg_jax.state import abstract_variables, model_graph
 
 # Half precision keeps three to four digits of a number in half the space.
 _STORED = np.float16
@@ -73,6 +75,10 @@ class Weights:
     config: Config
     variables: Variables
     calibration: Calibration
+
+    def network(self) -> UNet:
+        """Returns the Flax module: pictures (b, s, s, 1) in [0, 1] to logits of each class."""
+        return nnx.merge(model_graph(self.config), *jax.tree.map(jnp.asarray, self.variables))
 
 
 def packaged_weights() -> epath.Path:
@@ -137,13 +143,12 @@ def _portable(config: Config) -> dict[str, Any]:
 
 def _unflatten(path: epath.Path, config: Config, arrays: dict[str, np.ndarray]) -> Variables:
     """Returns the arrays in the structure of the configured network."""
-    expected = nnx.eval_shape(lambda: make_model(config))
-    _, *variables = split_model(expected)
+    variables = abstract_variables(config)
     shapes = {name: x.shape for name, x in _flatten(variables)}
     if shapes != {name: x.shape for name, x in arrays.items()}:
         raise CheckpointError(path, "holds arrays of another network", _REMEDY)
     return jax.tree_util.tree_map_with_path(
-        lambda where, _: arrays[_name(where)].astype(np.float32), tuple(variables)
+        lambda where, _: arrays[_name(where)].astype(np.float32), variables
     )
 
 

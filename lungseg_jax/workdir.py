@@ -129,7 +129,12 @@ def read_config(workdir: epath.Path) -> Config:
     try:
         return config_lib.from_json(path.read_text())
     except FileNotFoundError as error:
-        raise ConfigError(workdir, "holds no run", "give the folder of a trained run") from error
+        remedy = "give the folder of a trained run"
+        for folder in list(workdir.parents)[:2]:
+            # As of `runs/mine/checkpoints`, or of one checkpoint in it.
+            if (folder / path.name).exists():
+                remedy = f"give {folder}, which does"
+        raise ConfigError(workdir, "holds no run", remedy) from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error
     except (ValueError, TypeError) as error:

@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, and array types checked at every call of the code under test."""
 
 import os
+import tempfile
 
 # Read once, when JAX first looks for devices; processes that tests start inherit it.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -16,7 +17,14 @@ import pytest  # noqa: E402
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compiles a program once for all tests, their processes and the runs after this one."""
-    folder = str(config.cache.mkdir("xla"))
+    cache = getattr(config, "cache", None)
+    if cache is None:
+        # Under `-p no:cacheprovider`.
+        temporary = tempfile.TemporaryDirectory(prefix="xla-")
+        config.add_cleanup(temporary.cleanup)
+        folder = temporary.name
+    else:
+        folder = str(cache.mkdir("xla"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder

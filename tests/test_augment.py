@@ -66,7 +66,9 @@ LOOKS = {
 def test_every_strength_is_tested_below():
     """Fault: a key that is new and does nothing."""
     names = {field.name for field in dataclasses.fields(AugmentConfig)}
-    assert names == {"flip", *GEOMETRY, *LOOKS}
+    assert names == {"flip", *GEOMETRY, *LOOKS}, (
+        "give a new key a strength that shows: in GEOMETRY if it moves masks, else in LOOKS"
+    )
 
 
 @pytest.mark.parametrize("name", [*GEOMETRY, *LOOKS])

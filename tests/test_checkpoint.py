@@ -9,7 +9,7 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.errors import CheckpointError
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.state import create_state, state_layout
+from lungseg_jax.state import abstract_variables, create_state, state_layout
 from tests.small import assert_trees_equal, cut, small_config
 
 
@@ -163,6 +163,33 @@ def test_reading_changes_nothing_in_the_folder(tmp_path, states):
     with pytest.raises(CheckpointError, match="train first"):
         Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_best(states[1])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_alone_are_those_of_the_best_checkpoint(tmp_path, states):
+    """Fault: weights of the newest, of the last step instead of the average, or of another one."""
+    averaged = {
+        step: state._replace(ema=jax.tree.map(lambda x: x / 2, state.ema))
+        for step, state in states.items()
+    }
+    save_all(tmp_path / "checkpoints", averaged, {1: 0.2, 2: 0.9, 4: 0.5})
+    variables = abstract_variables(small_config())
+    reading = Checkpoints(tmp_path / "checkpoints", None, all_devices("mesh"))
+    step, found, position = reading.restore_best_weights(variables)
+    assert step == 2
+    assert_trees_equal(found, averaged[2].ema)
+    assert position == {"next_index": 2}
+    cut(tmp_path / "checkpoints" / "2")
+    assert reading.restore_best_weights(variables)[0] == 6
+
+
+@pytest.mark.parametrize("change", [{"depth": 1}, {"depth": 3}, {"width": 8}])
+def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[str, int]):
+    """Fault: as many of its arrays as the network has, or arrays left without numbers."""
+    save_all(tmp_path, {1: states[1]}, {})
+    (name,) = change
+    variables = abstract_variables(small_config(**{f"model__{name}": change[name]}))
+    with pytest.raises(CheckpointError, match="another optimizer or network"):
+        Checkpoints(tmp_path, None, all_devices("mesh")).restore_best_weights(variables)
 
 
 @pytest.mark.parametrize(

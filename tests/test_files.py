@@ -142,6 +142,15 @@ def test_an_array_of_something_else_is_no_chest():
         radiograph_of(np.tile(np.linspace(0, 1, 200, dtype=np.float32), (200, 1)))
 
 
+def test_what_makes_a_picture_of_an_array_is_said():
+    """Fault: a user who has to guess which axis or which scale is meant."""
+    for axis in (0, -1):
+        with pytest.raises(DataError, match=r"; .*array\.squeeze\(\) has the shape \(120, 110\)"):
+            radiograph_of(np.expand_dims(np.zeros((120, 110)), axis))
+    with pytest.raises(DataError, match=r"0 to 255; divide floats by .*255"):
+        radiograph_of(np.float32([[0, 255]]))
+
+
 @pytest.mark.parametrize(
     "array",
     [np.zeros((40, 36, 3), np.uint8), np.zeros(9), np.zeros((9, 9), bool), np.zeros((0, 9))],

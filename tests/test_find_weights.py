@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from etils import epath
 
@@ -59,6 +60,26 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(tmp_path, saved,
     assert_trees_equal(found, expected)
 
 
+def test_weights_outlive_the_optimizer_they_were_trained_by(tmp_path, monkeypatch):
+    """Fault: intact weights that no command takes, or a run called damaged, by a new optimizer."""
+    config = small_config_with_data(tmp_path, parallel="mesh")
+    with monkeypatch.context() as patch:
+        patch.setattr("lungseg_jax.step.make_optimizer", lambda _: optax.sgd(1e-3, momentum=0.9))
+        _, last = train_until(config, tmp_path / "run", 2)
+    found = find_weights(str(tmp_path / "run"))
+    assert_trees_equal(found.variables, last.ema)
+    assert found.config == config
+    for below in ("checkpoints", "checkpoints/2"):
+        with pytest.raises(ConfigError, match=rf"{below}: holds no run; give \S+/run, which does"):
+            find_weights(str(tmp_path / "run" / below))
+    start_from = dataclasses.replace(config, start_from=str(tmp_path / "run"))
+    assert_trees_equal(variables_to_start_from(start_from), last.ema)
+    before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
+    with pytest.raises(CheckpointError, match="another optimizer or network; use the code"):
+        start(config, all_devices("mesh"), epath.Path(tmp_path / "run"))
+    assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
+
+
 @pytest.mark.parametrize("left", ["5.orbax-checkpoint-tmp/state", "5/metrics/metrics"])
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_them_again(
     tmp_path, saved, left: str
@@ -81,15 +102,15 @@ def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, 
     """Fault: an error of shapes from within JAX, or one after hours of converting."""
     path = str(tmp_path / "other.safetensors")
     wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
-    message = r"^start_from: .*other.safetensors belongs to another network; set .*model.width=4"
+    message = r"^start_from: .*other.safetensors belongs to another network; set model.width=4$"
     with pytest.raises(ConfigError, match=message):
         start(wider, all_devices("mesh"), epath.Path(tmp_path / "run"))
     absent = dataclasses.replace(wider, start_from=str(tmp_path / "absent.safetensors"))
     with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
         start(absent, all_devices("mesh"), epath.Path(tmp_path / "run"))
     assert not (tmp_path / "records").exists()
-    sided = small_config(data__labels="left_right", start_from=path)
-    with pytest.raises(ConfigError, match=r"data.labels=lungs"):
+    sided = small_config(data__labels="left_right", model__activation="silu", start_from=path)
+    with pytest.raises(ConfigError, match=r"; set model.activation=relu, data.labels=lungs$"):
         variables_to_start_from(sided)
     # Types and what is kept in memory are no part of a network.
     alike = small_config(model__dtype="bfloat16", model__remat=True, start_from=path)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lungseg_jax.data.labels import channels, has_sides
+from lungseg_jax.data.labels import CHANNELS, channels, has_sides, lungs_of, missing, tells_sides
 from lungseg_jax.data.pipeline import read_store
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import ConfigError, DataError
@@ -37,6 +37,45 @@ def test_lungs_without_sides_are_refused_and_no_lungs_are_not():
         channels(bits(0, Structure.LUNGS), "left_right", "MCUCXR_7")
     assert not channels(bits(0, Structure.HEART), "left_right", "x").any()
     assert has_sides(bits(Structure.LUNGS, RIGHT))
+
+
+def test_sides_and_what_is_missing_are_told_by_structure(monkeypatch):
+    """Fault: labels that are added mirrored, or trained on without masks, for having a new name."""
+    monkeypatch.setitem(CHANNELS, "lungs", (Structure.LUNGS, Structure.HEART))
+    assert not tells_sides("lungs")
+    assert missing("lungs", RIGHT) == (Structure.HEART,)
+    monkeypatch.setitem(CHANNELS, "lungs", (Structure.HEART, Structure.LEFT_LUNG))
+    assert tells_sides("lungs")
+    assert not missing("lungs", LEFT | Structure.HEART)
+
+
+@pytest.mark.parametrize("labels", CHANNELS)
+def test_all_labels_have_lungs(labels):
+    """Fault: labels that train, and that nothing measures or makes a mask of."""
+    found = lungs_of(np.zeros((4, 4, len(CHANNELS[labels]))), labels)
+    assert found.shape == (4, 4, 2 if tells_sides(labels) else 1)
+
+
+def test_lungs_are_found_by_structure(monkeypatch):
+    """Fault: a heart taken for a left lung, because it is the second class."""
+    classes = np.arange(3)[None, None]
+    for structures, expected in (
+        ((Structure.LUNGS, Structure.HEART, Structure.CLAVICLES), [0]),
+        ((Structure.HEART, Structure.LEFT_LUNG, Structure.RIGHT_LUNG), [2, 1]),
+        ((Structure.CLAVICLES, Structure.HEART, Structure.LUNGS), [2]),
+    ):
+        monkeypatch.setitem(CHANNELS, "left_right", structures)
+        assert lungs_of(classes, "left_right")[0, 0].tolist() == expected
+
+
+def test_a_structure_that_no_mask_marks_is_named(tmp_path, monkeypatch):
+    """Fault: a class trained on empty masks, whose Dice is perfect for finding nothing."""
+    monkeypatch.setitem(CHANNELS, "left_right", (Structure.RIGHT_LUNG, Structure.HEART))
+    given = small_config(
+        data__num_phantoms=10, data__data_dir=str(tmp_path), data__labels="left_right"
+    )
+    with pytest.raises(ConfigError, match=r"^data.labels: .*source phantom .*marks: heart; "):
+        open_records(given)
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,13 @@ def test_prediction_lies_over_reference():
     assert not len(drawn(overlay, REFERENCE_COLOURS[0]))
 
 
+def test_a_third_class_is_drawn_too():
+    """Fault: an error for labels with more classes than there are colours."""
+    three = np.concatenate([box((40, 60), 10, left, 30, left + 10) for left in (2, 20, 45)], -1)
+    overlay = draw_overlay(np.zeros((40, 60), np.float32), three)
+    assert drawn(overlay, PREDICTION_COLOURS[0])[:, 1].max() == 54
+
+
 def test_two_lungs_have_colours_of_their_own():
     """Exchanged sides must be seen as such, not as a perfect prediction."""
     right, left = box((40, 60), 10, 5, 30, 20), box((40, 60), 10, 35, 30, 50)

@@ -11,16 +11,20 @@ from pathlib import Path
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
 from lungseg_jax.command_line import parse_prediction
+from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.imaging.structures import Structure
 from lungseg_jax.predict import _segment_all, main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction.inputs import name_files
+from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.results import NOTE, overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
@@ -143,6 +147,42 @@ def test_several_networks_give_their_mean():
     below = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.19))
     assert above.mask.all()
     assert not below.mask.any()
+
+
+@pytest.mark.parametrize("change", [lambda x: x / 65535, lambda x: x[..., 0], np.float32])
+def test_what_is_no_network_input_is_refused(untrained, change):
+    """Fault: intensities in [0, 1] divided by 65535 again, and a mask of a black picture."""
+    square = np.full((32, 32, 1), 30000, np.uint16)
+    assert len(untrained.predict([square])) == 1
+    with pytest.raises(DataError, match=r"^square: .*; give \(32, 32, 1\) of uint16"):
+        untrained.predict([change(square)])
+
+
+@pytest.mark.parametrize("labels", ["lungs", "left_right"])
+def test_probabilities_are_those_of_the_network_in_the_pictures_frame(labels: str):
+    """Fault: classes merged, smoothed, or left in the model's square; another network loaded."""
+    weights = untrained_weights(Calibration(), data__labels=labels, data__image_size=96)
+    # At the square's own size nothing is resized.
+    picture = np.float32(chest(96, 96, 0)[0]) / 255
+    segmenter, options = Segmenter(weights), ReadOptions(frontal_only=False)
+    found = segmenter.probabilities(picture, options)
+    (logits,) = weights.network()(jnp.asarray(picture[None, :, :, None]), train=False)
+    assert np.ptp(logits) > 0.1, "a picture that shows nothing"
+    np.testing.assert_allclose(found, jax.nn.sigmoid(logits), atol=1e-4)
+    assert segmenter.probabilities(CHEST, options).shape == (*CHEST.shape, logits.shape[-1])
+
+
+def test_other_classes_are_no_lungs(monkeypatch):
+    """Fault: a heart that comes out as the left lung, or raises the estimate of Dice."""
+    monkeypatch.setitem(CHANNELS, "left_right", (Structure.HEART, Structure.LUNGS))
+    segmenter = Segmenter(untrained_weights(Calibration(), data__labels="left_right"))
+    (found,) = segmenter.predict([np.full((32, 32, 1), 30000, np.uint16)])
+    lungs = found.square[..., 1]
+    assert (found.square[..., 0] > lungs).any(), "the maximum over classes is that of the lungs"
+    assert found.estimated_dice == pytest.approx(estimate_dice(lungs, Calibration()))
+    heart = np.where([True, False], np.float32(0.9), np.float32(0.1)) + 0 * found.square
+    radiograph = Radiograph(np.float32(CHEST) / 255, None, "none")
+    assert not segmenter.finish(radiograph, found._replace(square=heart)).mask.any()
 
 
 def test_several_checkpoints_are_taken_from_the_command_line():

@@ -78,13 +78,25 @@ def test_the_table_of_keys_has_their_defaults():
     assert stated == {name: str(defaults[name]) for name in stated}
 
 
-PATHS = r"(?:configs|benchmarks|docs|examples|lungseg_jax)/[\w/]+\.(?:py|md|json|svg|ipynb)"
+FOLDERS = "configs|benchmarks|docs|examples|lungseg_jax|tests|tfds_builder"
+PATHS = rf"(?:{FOLDERS})/[\w/]+\.(?:py|md|json|svg|ipynb)"
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(PATHS, README))))
 def test_every_file_exists(path):
     """Fault: a renamed file or a missing picture."""
     assert (REPOSITORY / path).is_file()
+
+
+def test_what_a_change_touches_holds_the_names_that_are_given():
+    """Fault: a function that was renamed or moved, searched for where it is said to be."""
+    section = README.partition("\n## Change it\n")[2].partition("\n## ")[0]
+    parts = re.findall(r"^\| .*|^Under (?:.+\n)+", section, re.MULTILINE)
+    assert len(parts) > 8
+    for part in parts:
+        text = "".join((REPOSITORY / path).read_text() for path in re.findall(PATHS, part))
+        names = set(re.findall(r"`(\w+)`", part))
+        assert not {name for name in names if not re.search(rf"\b{name}\b", text)}
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:

@@ -1,15 +1,22 @@
 """What every layout does the same."""
 
 import os
+import typing
 
 import pytest
 from etils import epath
 
+from lungseg_jax.config import SourceName
 from lungseg_jax.errors import DataError
 from tests.layouts import write_tree
 from tests.pictures import KAGGLE_STEMS, write_kaggle
-from tfds_builder.sources import Case, Clinical, documented_spacing, list_source
+from tfds_builder.sources import _LAYOUTS, Case, Clinical, documented_spacing, list_source
 from tfds_builder.sources.layout import files_below, pick_mask, read_regular
+
+
+def test_every_source_of_the_configuration_has_a_layout():
+    """Fault: a source that the configuration takes and that no function lists, or the reverse."""
+    assert {*_LAYOUTS, "folder"} == set(typing.get_args(SourceName))
 
 
 def test_an_absent_folder(tmp_path):

@@ -13,10 +13,11 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
-from lungseg_jax.data.labels import channels, has_sides
+from lungseg_jax.data.labels import channels, has_sides, missing, present_in, tells_sides
 from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import read_options
+from lungseg_jax.imaging.structures import Structure
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.data_report import ensure_data_report
 from tfds_builder.fields import READING_THREADS, Fields
@@ -145,6 +146,20 @@ class Records:
         (record,) = self._pictures.read([0])
         return has_sides(record["mask"])
 
+    def missing_structures(self) -> tuple[Structure, ...]:
+        """Returns the structures of the labels that no mask marks.
+
+        One mask may lack a structure, as that of a patient with one lung does: the masks are read
+        up to the one that completes them, which is the first in most data sets.
+        """
+        present = Structure(0)
+        for position in range(len(self)):
+            (record,) = self._pictures.read([position])
+            present |= present_in(record["mask"])
+            if not missing(self.labels, present):
+                break
+        return missing(self.labels, present)
+
     def _channels(self, record: dict[str, Any], name: str) -> UInt8[np.ndarray, "h w c"]:
         return channels(record[name], self.labels, record["example_id"].decode())
 
@@ -203,13 +218,24 @@ def build_records(config: Config, beam_options: "PipelineOptions | None" = None)
 
 
 def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
-    """Checks one example of each split, so that the fault of most sources shows at once."""
-    if data.labels == "left_right" and not all(own.has_sides() for own in records.values()):
+    """Checks that there is something to learn of each class.
+
+    Of sides, one example of each split tells at once whether most sources have them.
+    """
+    if tells_sides(data.labels) and not all(one.has_sides() for one in records.values()):
         raise ConfigError(
             "data.labels",
-            f"is left_right, but masks of source {data.source} do not tell right from left",
+            f"is {data.labels}, but masks of source {data.source} do not tell right from left",
             "give lungs, or a source with a mask per lung: phantom, montgomery, jsrt, or folder "
             "with left and right masks",
+        )
+    if absent := records["train"].missing_structures():
+        names = " and ".join(str(one.name).lower().replace("_", " ") for one in absent)
+        raise ConfigError(
+            "data.labels",
+            f"is {data.labels}, but no mask that source {data.source} gives to train on marks: "
+            f"{names}",
+            "give other labels, or a source with masks of all of them",
         )
 
 

@@ -82,17 +82,30 @@ def radiograph_of(
     name = "array"
     if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
         fault = f"is of shape {pixels.shape} and type {pixels.dtype}"
-        raise DataError(name, fault, "give grey values, height x width")
+        raise DataError(name, fault, _remedy_of_shape(pixels))
     if not 0 < pixels.size <= options.max_pixels:
         raise DataError(name, f"has {pixels.size} pixels", f"give 1 to {options.max_pixels}")
     whole = pixels.dtype.kind in "ui"
     # Written so that NaN fails too.
     if not (pixels.min() >= 0 and (whole or pixels.max() <= 1)):
-        raise DataError(name, "values out of [0, 1]", "scale them, bone bright")
+        raise DataError(
+            name,
+            f"has values out of [0, 1]: {pixels.min():g} to {pixels.max():g}",
+            "divide floats by the largest value there can be, such as 255, or give whole numbers, "
+            "as by astype(numpy.uint8); none may be negative or NaN",
+        )
     scale, notes = largest_shown(pixels) if whole else (1, ())
     scaled = np.minimum(pixels.astype(np.float32) / np.float32(scale), 1)
     radiograph = Radiograph(scaled, None, "none", notes=notes)
     return _judge(radiograph, name, options, lambda: _negative(radiograph))
+
+
+def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
+    """Says what makes a picture of an array of another shape or type."""
+    remedy = "give grey values, height x width"
+    if pixels.ndim != 2 and sum(side > 1 for side in pixels.shape) == 2:
+        return f"{remedy}: array.squeeze() has the shape {pixels.squeeze().shape}"
+    return remedy
 
 
 def as_array(picture: ArrayLike) -> np.ndarray:

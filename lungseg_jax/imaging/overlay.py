@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 # Red, green, blue.
 Colour = tuple[int, int, int]
 
-# The first for the lungs or the right lung, the second for the left one.
+# The first for the lungs or the right lung, the second for the left one; others begin anew.
 REFERENCE_COLOURS = ((64, 220, 96), (64, 200, 255))
 PREDICTION_COLOURS = ((255, 64, 200), (255, 160, 48))
 
@@ -35,7 +35,7 @@ def draw_overlay(
     layers = [] if reference is None else [(reference, REFERENCE_COLOURS)]
     layers.append((predicted, PREDICTION_COLOURS))
     outlines = [
-        (masks[..., channel], colours[channel])
+        (masks[..., channel], colours[channel % len(colours)])
         for masks, colours in layers
         for channel in range(masks.shape[-1])
     ]

@@ -7,12 +7,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, UInt16
+from jaxtyping import Float32, Shaped, UInt16
 from numpy.typing import ArrayLike
 
-from lungseg_jax.errors import ConfigError
+from lungseg_jax.config import Labels
+from lungseg_jax.data.labels import lungs_of, tells_sides
+from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.forward import make_forward
 from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
+from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.prediction.quality import estimate_dice
@@ -61,13 +64,14 @@ class Segmenter:
                 "networks differ in data.image_size or data.labels",
                 "give equal ones",
             )
-        if both_ways and data[0].labels != "lungs":
-            # Mirrored, a network of two classes calls the right lung the left one.
+        if both_ways and tells_sides(data[0].labels):
+            # Mirrored, such a network calls the right lung the left one.
             raise ConfigError(
                 "--both_ways", "needs a network with data.labels=lungs", "leave it out"
             )
         self._both_ways = both_ways
         self.image_size = data[0].image_size
+        self._labels: Labels = data[0].labels
         self.calibrated = all(own.calibration.slope is not None for own in members)
         self._threshold = float(np.mean([own.calibration.threshold for own in members]))
         # Networks of one form share a program.
@@ -91,27 +95,60 @@ class Segmenter:
           NotFrontalError: a picture of something else than a frontal chest.
           DataError: the file cannot be read, or the array is no picture.
         """
+        radiograph, square = self._read(picture, options)
+        (prediction,) = self.predict([square])
+        return self.finish(radiograph, prediction)
+
+    def probabilities(
+        self, picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
+    ) -> Float32[np.ndarray, "h w c"]:
+        """Returns the probability of each class in the frame of the file or array, not smoothed.
+
+        Args:
+          picture: see `segment`.
+          options: see `segment`.
+
+        Raises:
+          NotFrontalError: a picture of something else than a frontal chest.
+          DataError: the file cannot be read, or the array is no picture.
+        """
+        radiograph, square = self._read(picture, options)
+        (prediction,) = self.predict([square])
+        height, width = radiograph.pixels.shape
+        fit = fit_to_square(height, width, self.image_size)
+        upright = [from_square(channel, fit) for channel in np.moveaxis(prediction.square, -1, 0)]
+        return np.stack([radiograph.orientation.to_stored(x) for x in upright], axis=-1)
+
+    def _read(
+        self, picture: epath.PathLike | ArrayLike, options: ReadOptions
+    ) -> tuple[Radiograph, UInt16[np.ndarray, "s s 1"]]:
+        """Returns the radiograph, and what the networks take."""
         if isinstance(picture, str | os.PathLike):
             path = epath.Path(picture).expanduser()
             radiograph, name = read_radiograph(path, options), path.name
         else:
             radiograph, name = radiograph_of(as_array(picture), options), "array"
-        (prediction,) = self.predict([network_input(radiograph, name, self.image_size)])
-        return self.finish(radiograph, prediction)
+        return radiograph, network_input(radiograph, name, self.image_size)
 
-    def predict(self, squares: Sequence[UInt16[np.ndarray, "s s 1"]]) -> list[Prediction]:
+    def predict(self, squares: Sequence[Shaped[np.ndarray, "..."]]) -> list[Prediction]:
         """Returns what the networks say of up to `BATCH_SIZE` pictures.
 
         Args:
           squares: of `network_input`.
+
+        Raises:
+          DataError: one is of another type or shape.
         """
+        for square in squares:
+            self._check_square(square)
         # Repeated up to one of two shapes, so that no third program is compiled.
         size = 1 if len(squares) == 1 else BATCH_SIZE
         batch = np.stack([*squares, *[squares[0]] * (size - len(squares))])
         total, estimates = np.zeros(1, np.float32), np.zeros(len(squares))
         for forward, variables, calibration in self._members:
             own = np.asarray(forward(variables, batch))
-            estimates += [estimate_dice(x.max(axis=-1), calibration) for x in own[: len(squares)]]
+            lungs = lungs_of(own[: len(squares)], self._labels).max(axis=-1)
+            estimates += [estimate_dice(x, calibration) for x in lungs]
             if self._both_ways:
                 own = (own + np.asarray(forward(variables, batch[:, :, ::-1]))[:, :, ::-1]) / 2
             total = total + own
@@ -120,11 +157,22 @@ class Segmenter:
             Prediction(x, float(y)) for x, y in zip(total / count, estimates / count, strict=False)
         ]
 
+    def _check_square(self, square: Shaped[np.ndarray, "..."]) -> None:
+        """Refuses intensities in [0, 1]: the network would see them as all but black."""
+        expected = (self.image_size, self.image_size, 1)
+        if square.dtype != np.uint16 or square.shape != expected:
+            raise DataError(
+                "square",
+                f"is of shape {square.shape} and type {square.dtype}",
+                f"give {expected} of uint16, intensity x 65535, as network_input returns it; "
+                "segment takes any picture",
+            )
+
     def finish(self, radiograph: Radiograph, prediction: Prediction) -> Segmentation:
         """Returns what is made of a prediction in the picture's own frame."""
         return make_segmentation(
             radiograph,
-            prediction.square,
+            lungs_of(prediction.square, self._labels),
             self._threshold,
             prediction.estimated_dice,
             calibrated=self.calibrated,

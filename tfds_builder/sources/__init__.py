@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable
-from typing import Literal
 
 from etils import epath
 
+from lungseg_jax.config import SourceName
 from lungseg_jax.errors import DataError
 from tfds_builder.sources.folder import FolderPatterns, list_folder
 from tfds_builder.sources.jsrt import list_jsrt
@@ -31,8 +31,6 @@ __all__ = (
     "documented_spacing",
     "list_source",
 )
-
-SourceName = Literal["phantom", "kaggle", "montgomery", "shenzhen", "jsrt", "folder"]
 
 _LAYOUTS: dict[SourceName, Callable[[epath.Path], Listing]] = {
     "phantom": list_phantoms,
