@@ -35,7 +35,7 @@ def main(name: str, *workdirs: str) -> None:
     own_environment = environment()
     members = [calibrated_weights_of_run(workdir) for workdir in workdirs]
     records = [open_records(own.config)["test"] for own in members]
-    ids = [[own.label(i)[0] for i in range(len(own))] for own in records]
+    ids = [[own.id_and_source(i)[0] for i in range(len(own))] for own in records]
     assert all(own == ids[0] for own in ids), "runs of other test pictures"
     squares = [_squares(own, part) for own, part in zip(members, records, strict=True)]
     thresholds = [own.calibration.threshold for own in members]

@@ -99,7 +99,7 @@ def check_same_pictures(
         except FileNotFoundError:
             check_same_records(workdir, position, records)
             return
-        if known != {own.label(i)[0] for i in range(len(own))}:
+        if known != {own.id_and_source(i)[0] for i in range(len(own))}:
             raise CheckpointError(
                 workdir,
                 f"its {split} split had other pictures than the data as they are now",

@@ -65,7 +65,7 @@ class Records:
         self._examples = Fields(
             builder, split, "example_id", "source", "spacing_mm", "original_mask"
         )
-        self._labels = Fields(builder, split, "example_id", "source")
+        self._ids_and_sources = Fields(builder, split, "example_id", "source")
         # So that a shard that was cut short is reported before the first step.
         for fields in (self._pictures, self._examples):
             fields.read([len(fields) - 1])
@@ -76,7 +76,7 @@ class Records:
         self.image_size: int = info.features["image"].shape[0]
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._ids_and_sources)
 
     def pictures(self, positions: Sequence[int]) -> Pictures:
         """Returns the pictures and masks at the positions, in their order.
@@ -136,9 +136,9 @@ class Records:
             spacing_mm=(row, column) if row > 0 and column > 0 else None,
         )
 
-    def label(self, position: int) -> tuple[str, str]:
+    def id_and_source(self, position: int) -> tuple[str, str]:
         """Returns the id and the source of the example at a position."""
-        (record,) = self._labels.read([position])
+        (record,) = self._ids_and_sources.read([position])
         return record["example_id"].decode(), record["source"].decode()
 
     def has_sides(self) -> bool:
