@@ -19,7 +19,9 @@ from lungseg_jax.resampling import affine, blur
 
 Picture = Float[Array, "h w"]
 
-# Number of the appearance's stream of random numbers; `split` makes the others.
+# Number of the appearance's stream of random numbers; `split` makes the others. A new change to
+# pictures takes `fold_in` with the next number, 5, and a key of `split` nowhere: what is there
+# keeps its numbers, and runs that leave the change off keep their bits.
 _APPEARANCE = 4
 
 # Standard deviations of the blur's kernel on each side.

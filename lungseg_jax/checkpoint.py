@@ -182,7 +182,8 @@ class Checkpoints:
                 saved if isinstance(abstract, TrainState) else {key: saved[key] for key in abstract}
             )
             return _shapes(part) != _shapes(abstract)
-        except Exception:
+        # A broken file, of which `_try_to_restore` tells.
+        except Exception:  # noqa: BLE001
             return False
 
     def _try_to_restore(self, step: int, abstract: PyTree) -> tuple[Any, dict[str, Any]] | None:
@@ -256,7 +257,7 @@ class Checkpoints:
             return state
         # Without the template's arrays, which the compiled function would keep alive.
         form = jax.tree.map(lambda _: 0, template)
-        pack = jax.jit(lambda own: pack_like(own, form), out_shardings=self._parallel.replicated)
+        pack = jax.jit(lambda tree: pack_like(tree, form), out_shardings=self._parallel.replicated)
         return pack(state)
 
     def _restore(self, step: int, abstract: PyTree) -> tuple[Any, dict[str, Any]]:

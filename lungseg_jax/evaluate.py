@@ -178,7 +178,7 @@ class Evaluator:
             while running:
                 finish_one()
         figures = _gather(figures, measured_here)
-        return [_as_metrics(records.label(i), row) for i, row in enumerate(figures)]
+        return [_as_metrics(records.id_and_source(i), row) for i, row in enumerate(figures)]
 
     def overlays(
         self, variables: Variables, records: Records, positions: Sequence[int]
@@ -239,11 +239,11 @@ def _measure(
     )
 
 
-def _as_metrics(label: tuple[str, str], numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
+def _as_metrics(id_and_source: tuple[str, str], numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
     """Returns what `MEASURED` names of an example with this id and source."""
     values = dict(zip(MEASURED, numbers.tolist(), strict=True))
     # Counts travel as float64, which holds whole numbers exactly up to 2⁵³.
-    return ImageMetrics(*label, **values | {name: int(values[name]) for name in COUNTS})
+    return ImageMetrics(*id_and_source, **values | {name: int(values[name]) for name in COUNTS})
 
 
 def _gather(

@@ -93,13 +93,13 @@ def check_same_pictures(
     if are_same_records(position, records):
         return
     for split in EVALUATED_SPLITS:
-        own = records[split]
+        examples = records[split]
         try:
             known = read_ids(workdir, split)
         except FileNotFoundError:
             check_same_records(workdir, position, records)
             return
-        if known != {own.label(i)[0] for i in range(len(own))}:
+        if known != {examples.id_and_source(i)[0] for i in range(len(examples))}:
             raise CheckpointError(
                 workdir,
                 f"its {split} split had other pictures than the data as they are now",
@@ -170,7 +170,7 @@ def calibration_of(path: str, config: Config) -> Calibration:
       ConfigError: its network differs from the run's in image size, labels or form.
     """
     weights = load_weights(path)
-    own, other = (
+    expected, found = (
         # A network is calibrated alike however it is computed.
         (
             one.data.image_size,
@@ -179,7 +179,7 @@ def calibration_of(path: str, config: Config) -> Calibration:
         )
         for one in (config, weights.config)
     )
-    if own != other:
+    if found != expected:
         raise ConfigError(
             "--calibration",
             f"{path} belongs to another network",

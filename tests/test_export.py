@@ -31,7 +31,7 @@ def disc(radius: float, softness: float, aside: float = 0.0):
 def test_threshold_of_the_best_dice(threshold: float):
     """Fault: the threshold of the worst Dice, or always the middle one."""
     squares = [disc(radius, 4.0) for radius in (14.0, 17.0, 20.0)]
-    found = fit_calibration((own, own, own > threshold) for own in squares)
+    found = fit_calibration((square, square, square > threshold) for square in squares)
     assert found is not None
     assert found.threshold == pytest.approx(threshold, abs=0.026)
 
@@ -42,7 +42,7 @@ def test_underconfident_networks_are_estimated_by_their_measured_dice():
         (np.clip(disc(radius, 1.5), 0.3, 0.75), disc(radius, 1.0, aside) > 0.5)
         for radius, aside in ((15.0, 0), (18.0, 0.5), (20.0, 1))
     ]
-    found = fit_calibration((own, own, reference) for own, reference in cases)
+    found = fit_calibration((square, square, reference) for square, reference in cases)
     assert found is not None
     for square, reference in cases:
         dice = dice_of(keep_lungs(square, found.threshold), reference)
@@ -56,7 +56,7 @@ def test_doubt_lowers_the_estimate():
         (disc(20.0, softness), disc(20.0, 1.0, aside) > 0.5)
         for softness, aside in ((0.5, 0), (1, 2), (1.5, 4))
     ]
-    found = fit_calibration((own, own, reference) for own, reference in cases)
+    found = fit_calibration((square, square, reference) for square, reference in cases)
     assert found is not None
     assert found.slope is not None
     for own, reference in cases:

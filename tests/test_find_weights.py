@@ -49,8 +49,8 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(tmp_path, saved,
     assert int(first.step) == 0
     random = dataclasses.replace(config, start_from="")
     other, _ = train_until(random, tmp_path / "random", 1)
-    leaf, own = (jax.tree.leaves(own.parameters)[-1] for own in (other, first))
-    assert np.abs(leaf - own).max() > 0
+    leaf, expected = (jax.tree.leaves(state.parameters)[-1] for state in (other, first))
+    assert np.abs(leaf - expected).max() > 0
     # What makes steps of it is not taken over.
     assert_trees_equal(first.optimizer, other.optimizer)
     _, expected = train_until(config, tmp_path / "whole", 5)
@@ -94,8 +94,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_them_agai
     run = start(config, all_devices("mesh"), workdir)
     run.checkpoints.close()
     assert_trees_equal(jax.device_get(run.state.parameters), saved.variables[0])
-    (own,) = read_starts(workdir)
-    assert own["arrays"] == checksum(saved.variables)
+    (begun,) = read_starts(workdir)
+    assert begun["arrays"] == checksum(saved.variables)
 
 
 def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, saved):

@@ -65,7 +65,7 @@ class Records:
         self._examples = Fields(
             builder, split, "example_id", "source", "spacing_mm", "original_mask"
         )
-        self._labels = Fields(builder, split, "example_id", "source")
+        self._ids_and_sources = Fields(builder, split, "example_id", "source")
         # So that a shard that was cut short is reported before the first step.
         for fields in (self._pictures, self._examples):
             fields.read([len(fields) - 1])
@@ -76,7 +76,7 @@ class Records:
         self.image_size: int = info.features["image"].shape[0]
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._ids_and_sources)
 
     def pictures(self, positions: Sequence[int]) -> Pictures:
         """Returns the pictures and masks at the positions, in their order.
@@ -110,14 +110,16 @@ class Records:
           batch_size: of every batch.
         """
         positions = list(itertools.chain.from_iterable(batches))
-        images: Any = grain.MapDataset.source(positions).map(lambda own: self.images([own])[0])
+        images: Any = grain.MapDataset.source(positions).map(
+            lambda position: self.images([position])[0]
+        )
         options = grain.ReadOptions(
             num_threads=READING_THREADS, prefetch_buffer_size=max(16, batch_size)
         )
         ready = iter(images.to_iter_dataset(options)) if positions else iter(())
-        for own in batches:
+        for batch_positions in batches:
             batch = np.zeros((batch_size, self.image_size, self.image_size, 1), np.uint16)
-            for place in range(len(own)):
+            for place in range(len(batch_positions)):
                 batch[place] = next(ready)
             yield batch
 
@@ -136,9 +138,9 @@ class Records:
             spacing_mm=(row, column) if row > 0 and column > 0 else None,
         )
 
-    def label(self, position: int) -> tuple[str, str]:
+    def id_and_source(self, position: int) -> tuple[str, str]:
         """Returns the id and the source of the example at a position."""
-        (record,) = self._labels.read([position])
+        (record,) = self._ids_and_sources.read([position])
         return record["example_id"].decode(), record["source"].decode()
 
     def has_sides(self) -> bool:
@@ -187,7 +189,7 @@ def identity(records: dict[str, Records]) -> dict[str, str]:
 
     Records of copied files differ in name, but not in content.
     """
-    contents = [f"{split} {own.content}" for split, own in sorted(records.items())]
+    contents = [f"{split} {examples.content}" for split, examples in sorted(records.items())]
     content = hashlib.sha256("\n".join(contents).encode()).hexdigest()
     return {"records": records["train"].name, "content": content}
 

@@ -83,7 +83,7 @@ def make_segmentation(
     """
     height, width = radiograph.pixels.shape
     fit = fit_to_square(height, width, square.shape[0])
-    channels = [from_square(own, fit) for own in np.moveaxis(smooth(square), -1, 0)]
+    channels = [from_square(channel, fit) for channel in np.moveaxis(smooth(square), -1, 0)]
     probabilities = functools.reduce(np.maximum, channels)
     lungs = keep_lungs(probabilities, threshold)
     notes = radiograph.notes

@@ -57,8 +57,8 @@ class Segmenter:
 
     def __init__(self, *members: Weights, both_ways: bool = False) -> None:
         assert members
-        data = [own.config.data for own in members]
-        if len({(own.image_size, own.labels) for own in data}) > 1:
+        data = [member.config.data for member in members]
+        if len({(each.image_size, each.labels) for each in data}) > 1:
             raise ConfigError(
                 "--checkpoint",
                 "networks differ in data.image_size or data.labels",
@@ -72,14 +72,14 @@ class Segmenter:
         self._both_ways = both_ways
         self.image_size = data[0].image_size
         self._labels: Labels = data[0].labels
-        self.calibrated = all(own.calibration.slope is not None for own in members)
-        self._threshold = float(np.mean([own.calibration.threshold for own in members]))
+        self.calibrated = all(member.calibration.slope is not None for member in members)
+        self._threshold = float(np.mean([member.calibration.threshold for member in members]))
         # Networks of one form share a program.
-        forwards = {own.config.model: jax.jit(make_forward(own.config)) for own in members}
+        forwards = {x.config.model: jax.jit(make_forward(x.config)) for x in members}
         self._members = [
             # Once, not at each call.
-            (forwards[own.config.model], jax.device_put(own.variables), own.calibration)
-            for own in members
+            (forwards[member.config.model], jax.device_put(member.variables), member.calibration)
+            for member in members
         ]
 
     def segment(
@@ -146,12 +146,13 @@ class Segmenter:
         batch = np.stack([*squares, *[squares[0]] * (size - len(squares))])
         total, estimates = np.zeros(1, np.float32), np.zeros(len(squares))
         for forward, variables, calibration in self._members:
-            own = np.asarray(forward(variables, batch))
-            lungs = lungs_of(own[: len(squares)], self._labels).max(axis=-1)
+            probabilities = np.asarray(forward(variables, batch))
+            lungs = lungs_of(probabilities[: len(squares)], self._labels).max(axis=-1)
             estimates += [estimate_dice(x, calibration) for x in lungs]
             if self._both_ways:
-                own = (own + np.asarray(forward(variables, batch[:, :, ::-1]))[:, :, ::-1]) / 2
-            total = total + own
+                mirrored = np.asarray(forward(variables, batch[:, :, ::-1]))
+                probabilities = (probabilities + mirrored[:, :, ::-1]) / 2
+            total = total + probabilities
         count = len(self._members)
         return [
             Prediction(x, float(y)) for x, y in zip(total / count, estimates / count, strict=False)
