@@ -4,6 +4,11 @@ Each call of a compiled step passes every array of the state in and out on the h
 the update starts kernels for each of them: with a small network both take longer than what the
 network computes. On a TPU a step takes longer than the call, and taking the vectors apart costs
 more than the update saves; see "The step on a GPU" in `benchmarks/NOTES.md`.
+
+Three forms are told apart by name:
+  plain: a tree of arrays, such as the parameters of a network;
+  packed: a `Packed`, which holds what one plain tree of float32 holds, as two vectors;
+  mixed: a tree of which any part may be packed, none or all of it too, such as a `TrainState`.
 """
 
 import dataclasses
@@ -16,13 +21,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+Plain = PyTree
+Mixed = PyTree
+
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the arrays of a tree lie: what is known when a program is compiled.
+    """Where the arrays of a plain tree lie in a packed one: known when a program is compiled.
 
     Attributes:
-      structure: of the tree.
+      structure: of the plain tree.
       shapes: of its arrays, in the tree's order.
     """
 
@@ -35,13 +43,13 @@ class Places:
 )
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A tree of float32 arrays as vectors; a tree itself, so that its leaves may be other things.
+    """A plain tree as vectors; a tree itself, so that its leaves may be other things.
 
     Attributes:
       kernels: (k) all arrays of two dimensions and more, which weight decay pulls, one after
         another; `None` if there is none.
-      others: (n) the others, likewise.
-      places: where each array lies in them.
+      others: (n) scales, biases and running statistics, likewise.
+      places: where each array of the plain tree lies in them.
     """
 
     kernels: Any
@@ -49,36 +57,48 @@ class Packed:
     places: Places
 
 
-def pack(tree: PyTree) -> Packed:
-    """Returns a tree of arrays as vectors."""
-    arrays, structure = jax.tree.flatten(tree)
+def pack(plain: Plain) -> Packed:
+    """Returns a whole plain tree as one packed."""
+    arrays, structure = jax.tree.flatten(plain)
     return Packed(
-        kernels=_joined(x for x in arrays if is_kernel(x.shape)),
-        others=_joined(x for x in arrays if not is_kernel(x.shape)),
-        places=_places(structure, tuple(x.shape for x in arrays)),
+        kernels=_join(array for array in arrays if is_kernel(array.shape)),
+        others=_join(array for array in arrays if not is_kernel(array.shape)),
+        places=_places(structure, tuple(array.shape for array in arrays)),
     )
 
 
-def unpack(tree: PyTree) -> PyTree:
-    """Returns the tree with each packed part unpacked; unchanged if nothing in it is packed."""
-    return jax.tree.map(lambda x: _unpack(x) if _is_packed(x) else x, tree, is_leaf=_is_packed)
-
-
-def pack_like(tree: PyTree, example: PyTree) -> PyTree:
-    """Returns the tree, packed where an example of the same structure is packed."""
+def unpack(mixed: Mixed) -> Plain:
+    """Returns the plain tree: each packed part as `pack` took it, and all else unchanged."""
     return jax.tree.map(
-        lambda same, own: pack(own) if _is_packed(same) else own, example, tree, is_leaf=_is_packed
+        lambda part: _unpack_whole(part) if _is_packed(part) else part, mixed, is_leaf=_is_packed
     )
 
 
-def pack_each(tree: PyTree, structures: Iterable[Hashable]) -> PyTree:
-    """Returns the tree with each part that has one of these structures packed."""
+def pack_like(plain: Plain, example: Mixed) -> Mixed:
+    """Returns the plain tree with those parts packed that are packed in the example.
+
+    Args:
+      plain: what is to be packed.
+      example: a tree that `unpack` gives the structure of `plain`.
+    """
+    return jax.tree.map(
+        lambda in_example, part: pack(part) if _is_packed(in_example) else part,
+        example,
+        plain,
+        is_leaf=_is_packed,
+    )
+
+
+def pack_each(plain: Plain, structures: Iterable[Hashable]) -> Mixed:
+    """Returns the plain tree with each part that has one of these structures packed by itself."""
     wanted = set(structures)
 
     def is_wanted(part: Any) -> bool:  # noqa: ANN401
         return jax.tree.structure(part) in wanted
 
-    return jax.tree.map(lambda x: pack(x) if is_wanted(x) else x, tree, is_leaf=is_wanted)
+    return jax.tree.map(
+        lambda part: pack(part) if is_wanted(part) else part, plain, is_leaf=is_wanted
+    )
 
 
 def is_kernel(shape: Sequence[int]) -> bool:
@@ -91,11 +111,12 @@ def is_kernel(shape: Sequence[int]) -> bool:
 _places = functools.cache(Places)
 
 
-def _is_packed(x: Any) -> bool:  # noqa: ANN401
-    return isinstance(x, Packed)
+def _is_packed(part: Any) -> bool:  # noqa: ANN401
+    return isinstance(part, Packed)
 
 
-def _unpack(packed: Packed) -> PyTree:
+def _unpack_whole(packed: Packed) -> Plain:
+    """Returns the plain tree that `pack` was given."""
     shapes = packed.places.shapes
     kernels = _cut(packed.kernels, [shape for shape in shapes if is_kernel(shape)])
     others = _cut(packed.others, [shape for shape in shapes if not is_kernel(shape)])
@@ -103,14 +124,16 @@ def _unpack(packed: Packed) -> PyTree:
     return jax.tree.unflatten(packed.places.structure, arrays)
 
 
-def _joined(arrays: Iterable[Array]) -> Float[Array, " n"] | None:
-    vectors = [x.ravel() for x in arrays]
+def _join(arrays: Iterable[Array]) -> Float[Array, " n"] | None:
+    """Returns arrays one after another, as one vector."""
+    vectors = [array.ravel() for array in arrays]
     return jnp.concatenate(vectors) if vectors else None
 
 
 def _cut(
     vector: Float[Array, " n"] | None, shapes: Sequence[tuple[int, ...]]
 ) -> Iterator[Float[Array, "..."]]:
+    """Returns the arrays of these shapes that `_join` was given."""
     if vector is None:
         return iter(())
     parts = jax.lax.split(vector, [math.prod(shape) for shape in shapes])

@@ -121,7 +121,7 @@ def create_state(
 
 
 def pack_state(state: TrainState) -> TrainState:
-    """Returns the state with parameters and statistics packed, the optimizer's too."""
+    """Returns a plain state with parameters and statistics packed, the optimizer's too."""
     parts = (state.parameters, state.batch_stats)
     return pack_each(state, [jax.tree.structure(part) for part in parts])
 
