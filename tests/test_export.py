@@ -59,9 +59,9 @@ def test_doubt_lowers_the_estimate():
     found = fit_calibration((square, square, reference) for square, reference in cases)
     assert found is not None
     assert found.slope is not None
-    for own, reference in cases:
-        mask = own > found.threshold
-        line = found.intercept + found.slope * outline_doubt(own, mask)
+    for square, reference in cases:
+        mask = square > found.threshold
+        line = found.intercept + found.slope * outline_doubt(square, mask)
         assert line == pytest.approx(dice_of(mask, reference), abs=0.05)
     assert found.slope < 0
 
