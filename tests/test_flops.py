@@ -1,7 +1,9 @@
 """The count of a network's work."""
 
+import dataclasses
 import math
 import re
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import pytest
 from flax import nnx
 
 from lungseg_jax.config import ModelConfig
-from lungseg_jax.models.unet import UNet
 from lungseg_jax.performance.flops import forward_flops, training_flops
+from lungseg_jax.state import make_model
+from tests.small import small_config
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution.*tensor<(.*?)>\) -> tensor<(.*)>")
 
@@ -20,12 +23,8 @@ CHANNEL_SUM = re.compile(r"stablehlo\.add across dimensions = \[3\] : \(tensor<(
 
 def traced_flops(model: ModelConfig, size: int) -> int:
     """Twice the taps of every convolution and sum over channels, as written for any accelerator."""
-    network = nnx.eval_shape(
-        lambda: UNet(
-            width=model.width, depth=model.depth, block_size=model.block_size,
-            dtype=jnp.bfloat16, rngs=nnx.Rngs(0),
-        )
-    )  # fmt: skip
+    half = dataclasses.replace(model, dtype="bfloat16")
+    network = nnx.eval_shape(lambda: make_model(small_config(**_as_keys(half))))
     graph, state = nnx.split(network)
     picture = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
     text = jax.jit(lambda state, x: nnx.merge(graph, state)(x)).lower(state, picture).as_text()
@@ -33,6 +32,19 @@ def traced_flops(model: ModelConfig, size: int) -> int:
     for kernel, result in CONVOLUTION.findall(text):
         total += 2 * math.prod(sides(result)) * math.prod(sides(kernel)[:-1])
     return total + sum(2 * math.prod(sides(summed)) for summed in CHANNEL_SUM.findall(text))
+
+
+def _as_keys(model: ModelConfig) -> dict:
+    return {f"model__{key}": value for key, value in dataclasses.asdict(model).items()}
+
+
+def choices() -> list[dict]:
+    """Each value of each of the model's keys that is a choice."""
+    kinds = typing.get_type_hints(ModelConfig)
+    values = {
+        key: (False, True) if kind is bool else typing.get_args(kind) for key, kind in kinds.items()
+    }
+    return [{key: value} for key in values for value in values[key]]
 
 
 def sides(shape: str) -> list[int]:
@@ -44,6 +56,13 @@ def sides(shape: str) -> list[int]:
 def test_count_is_that_of_the_network(width, depth, block_size):
     """Fault: a layer that the formula forgets, or counts at another level's resolution."""
     model = ModelConfig(width=width, depth=depth, block_size=block_size)
+    assert forward_flops(model, 64, 64) == traced_flops(model, 64)
+
+
+@pytest.mark.parametrize("choice", choices(), ids=str)
+def test_every_choice_of_model_is_counted(choice: dict):
+    """Fault: a new network or form of it that is given the plain U-Net's work."""
+    model = ModelConfig(**{"width": 8, "depth": 2, "block_size": 1} | choice)
     assert forward_flops(model, 64, 64) == traced_flops(model, 64)
 
 

@@ -1,6 +1,9 @@
 """Work of the configured U-Net, counted from its architecture, not from what a compiler made of it.
 
 A compiler's count includes padded channels and recomputation, and grows when a program gets worse.
+
+Only the network of `models/unet.py` is counted. Another one, or a key of `ModelConfig` that changes
+the convolutions, needs its count in `_layers`: MFU and the roofline are wrong without it.
 """
 
 from lungseg_jax.config import ModelConfig
