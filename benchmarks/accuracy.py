@@ -196,7 +196,9 @@ def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
     bad = dice < MIN_DICE
     result: dict = {
         "rank_correlation": _rank_correlation(estimates, dice),
-        "mean_absolute_error": round(float(np.abs(estimates - dice).mean()), 4),
+        "mean_absolute_error": round(float(np.abs(estimates - dice).mean()), 4)
+        if len(dice)
+        else None,
         "bad_masks": int(bad.sum()),
         "points": np.round(np.stack([estimates, dice], axis=1), 4).tolist(),
     }
@@ -207,8 +209,8 @@ def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
 
 
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Returns Spearman's coefficient; `None` where one side has a single value."""
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
+    """Returns Spearman's coefficient; `None` where one side has a single value, or none."""
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return round(float(np.asarray(spearmanr(first, second))[0]), 3)
 

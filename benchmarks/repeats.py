@@ -92,7 +92,7 @@ def _squares(weights: Weights, records: Records) -> dict[int, np.ndarray]:
 def _summary(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, float]]:
     """Returns the mean of some figures, of all rows and of each source."""
     return {
-        source: {figure: figures[figure]["mean"] for figure in SUMMARY}
+        source: {name: figures[name]["mean"] for name in SUMMARY if name in figures}
         for source, figures in by_source(rows).items()
     }
 
@@ -105,7 +105,7 @@ def _spread(runs: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
                 round(float(function([run[source][figure] for run in runs])), 4)
                 for function in (np.mean, lambda x: np.std(x, ddof=1))
             ]
-            for figure in SUMMARY
+            for figure in runs[0][source]
         }
         for source in runs[0]
     }

@@ -264,18 +264,31 @@ class Checkpoints:
         """Returns a checkpoint's state, or a part of it by the names of its fields."""
         if self._is_of_another_form(step, abstract):
             raise ValueError("saved with another optimizer or network")
+        wanted = {"iterator": ocp.args.JsonRestore()}
         if isinstance(abstract, TrainState):
-            wanted = ocp.args.StandardRestore(abstract)  # type: ignore[call-arg]
+            wanted["state"] = ocp.args.StandardRestore(abstract)  # type: ignore[call-arg]
+        restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        if isinstance(abstract, TrainState):
+            state = restored["state"]
         else:
-            wanted = ocp.args.PyTreeRestore(  # type: ignore[call-arg]
+            state = _read_part(self.directory / str(step) / "state", abstract)
+        return self._parallel.from_checkpoint(state), restored["iterator"]
+
+
+def _read_part(folder: epath.Path, abstract: PyTree) -> PyTree:
+    """Returns those arrays of a saved tree that are asked for.
+
+    Not by the manager, which reads each item of its checkpoints in one way only: whole.
+    """
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(
+            folder,
+            args=ocp.args.PyTreeRestore(  # type: ignore[call-arg]
                 item=abstract,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
                 partial_restore=True,
-            )
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=wanted, iterator=ocp.args.JsonRestore())
+            ),
         )
-        return self._parallel.from_checkpoint(restored["state"]), restored["iterator"]
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

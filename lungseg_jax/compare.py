@@ -83,7 +83,7 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
             "compare runs with the same data.splits",
         )
     _check_same_references(first, second, *tables)
-    _check_same_tolerances(first, second)
+    _check_same_tolerance(first, second)
     return [_differ(figure, *tables) for figure in FIGURES]
 
 
@@ -102,17 +102,17 @@ def _check_same_references(
         )
 
 
-def _check_same_tolerances(first: epath.PathLike, second: epath.PathLike) -> None:
-    """Raises DataError where surface Dice was measured at other tolerances."""
-    one, other = (read_config(epath.Path(workdir)).evaluation for workdir in (first, second))
-    for name in ("tolerance_px", "tolerance_mm"):
-        expected, found = getattr(one, name), getattr(other, name)
-        if found != expected:
-            raise DataError(
-                second,
-                f"was evaluated with evaluation.{name}={found}, {first} with {expected}",
-                f"evaluate one again by --mode=eval --config.evaluation.{name}=VALUE",
-            )
+def _check_same_tolerance(first: epath.PathLike, second: epath.PathLike) -> None:
+    """Raises DataError where surface Dice was measured at another tolerance."""
+    expected, found = (
+        read_config(epath.Path(workdir)).evaluation.tolerance_px for workdir in (first, second)
+    )
+    if found != expected:
+        raise DataError(
+            second,
+            f"was evaluated with evaluation.tolerance_px={found}, {first} with {expected}",
+            "evaluate one again by --mode=eval --config.evaluation.tolerance_px=VALUE",
+        )
 
 
 def _differ(figure: str, first: Table, second: Table) -> Difference:
@@ -147,7 +147,8 @@ def _read(path: epath.Path) -> Table:
     if not rows or not {"id", *FIGURES} <= rows[0].keys():
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
     if REFERENCE not in rows[0]:
-        raise DataError(path, f"has no column {REFERENCE}", AGAIN)
+        remedy = "compare with the version that wrote it, or train the run again"
+        raise DataError(path, f"has no column {REFERENCE}", remedy)
     names = (*FIGURES, REFERENCE)
     return {row["id"]: {name: _number(path, row, name) for name in names} for row in rows}
 

@@ -7,6 +7,7 @@ No TPU runs: every figure of time is labelled as predicted.
 """
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -14,12 +15,14 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, check_devices
@@ -85,7 +88,8 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     start = time.perf_counter()
     lowered = lower_step(config, parallel)
     try:
-        compiled = lowered.compile()
+        with _without_cache():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         used = _memory_asked(str(error))
         if used is None:
@@ -112,6 +116,20 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     (workdir / "compile.json").write_text(json.dumps(result, indent=2) + "\n")
     terminal.say(summary(result))
     return result
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """Keeps out of the cache of programs, from which those of absent devices cannot be loaded."""
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    # JAX asks once whether there is a cache.
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[reportInvalidTypeForm]

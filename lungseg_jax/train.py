@@ -115,7 +115,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     variables = variables_to_start_from(config) if begins else None
     records = _records_in_claimed_folder(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
-    state, step = prepare_step(config, parallel)
+    state, step = prepare_step(config, parallel, variables)
     _announce(state, parallel, records)
     resident = use_resident(records["train"], config)
     batches = training_batches(records["train"], config, resident=resident)
@@ -127,10 +127,11 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
         batches.set_state(position["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
     elif config.start_from:
-        # Not read yet where the run was killed before its first checkpoint, or has damaged ones.
-        variables = variables or variables_to_start_from(config)
-        assert variables
-        state, _ = prepare_step(config, parallel, variables)
+        if variables is None:
+            # Of a run that was killed before its first checkpoint, or has none that is whole.
+            variables = variables_to_start_from(config)
+            assert variables
+            state, _ = prepare_step(config, parallel, variables)
         begun_with = checksum(variables)
         terminal.say(f"Beginning with the weights of {config.start_from}")
     workdir_lib.record_start(

@@ -130,10 +130,10 @@ def read_config(workdir: epath.Path) -> Config:
         return config_lib.from_json(path.read_text())
     except FileNotFoundError as error:
         remedy = "give the folder of a trained run"
-        for folder in list(workdir.parents)[:2]:
-            # As of `runs/mine/checkpoints`, or of one checkpoint in it.
-            if (folder / path.name).exists():
-                remedy = f"give {folder}, which does"
+        # As of `runs/mine/checkpoints`, or of one checkpoint in it.
+        for inside in (workdir, workdir.parent):
+            if inside.name == "checkpoints" and (inside.parent / path.name).exists():
+                remedy = f"give {inside.parent}, which does"
         raise ConfigError(workdir, "holds no run", remedy) from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error

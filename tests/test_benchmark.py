@@ -160,7 +160,11 @@ def test_limit_names_the_cause(result):
         assert limit(far).startswith("none of these")
     # Fault: a host that cannot send steps fast enough called a slow memory.
     busy_host = changed(fed, "stages", call={"median_ms": 6.0}, whole=whole)
+    busy_host = changed(busy_host, "train_step", pipelined={"mean_ms": 9.0})
     assert limit(busy_host).startswith("host; a call that does nothing takes 60%")
+    # Fault: the round trip of a call that steps in a row hide.
+    hidden = changed(busy_host, "train_step", pipelined={"mean_ms": 4.0})
+    assert not limit(hidden).startswith("host")
     names = ("call", "augment", "forward_and_loss", "update")
     stages = {name: {"median_ms": 1.0} for name in names}
     backward = changed(fed, "stages", **stages, backward={"median_ms": 6.0}, whole=whole)

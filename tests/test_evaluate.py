@@ -50,6 +50,30 @@ def evaluator_and_variables(config, parallel):
     return Evaluator(config, parallel), parallel.replicate(state.ema)
 
 
+def test_a_batch_is_sent_before_the_last_is_fetched(config, records, eight_devices, monkeypatch):
+    """Fault: a device that waits while the host fetches and measures what it has just computed."""
+    parallel = Parallel("mesh", eight_devices)
+    evaluator, variables = evaluator_and_variables(config, parallel)
+    events = []
+    forward, collect = evaluator.forward, Parallel.collect
+
+    def forward_told(*arguments):
+        events.append("sent")
+        return forward(*arguments)
+
+    def collect_told(*arguments):
+        events.append("fetched")
+        return collect(*arguments)
+
+    monkeypatch.setattr(evaluator, "forward", forward_told)
+    monkeypatch.setattr(Parallel, "collect", collect_told)
+    positions = range(len(records["train"]))
+    assert len(list(evaluator.predict(variables, records["train"], positions))) == len(positions)
+    batches = -(-len(positions) // evaluator.batch_size)
+    assert batches > 2
+    assert events == ["sent", *["sent", "fetched"] * (batches - 1), "fetched"]
+
+
 @pytest.mark.parametrize(("kind", "devices"), [("mesh", 1), ("mesh", 8), ("pmap", 8), ("pmap", 4)])
 def test_every_example_once_with_one_compilation(config, records, eight_devices, kind, devices):
     """Fault: examples lost or counted twice in the last batch; recompilation on a ragged one."""

@@ -93,10 +93,17 @@ def test_what_a_change_touches_holds_the_names_that_are_given():
     section = README.partition("\n## Change it\n")[2].partition("\n## ")[0]
     parts = re.findall(r"^\| .*|^Under (?:.+\n)+", section, re.MULTILINE)
     assert len(parts) > 8
-    for part in parts:
-        text = "".join((REPOSITORY / path).read_text() for path in re.findall(PATHS, part))
-        names = set(re.findall(r"`(\w+)`", part))
-        assert not {name for name in names if not re.search(rf"\b{name}\b", text)}
+    placed = re.compile(r"((?:`\w+`(?:, | or )?)+)(?: that is new)? in `([\w/]+\.py)`")
+    found = [
+        (name, path)
+        for part in parts
+        for names, path in placed.findall(part)
+        for name in re.findall(r"`(\w+)`", names)
+    ]
+    assert len(found) > 12
+    for name, path in found:
+        definition = rf"^ *(?:def|class) {name}\b|^ *{name}\b.*="
+        assert re.search(definition, (REPOSITORY / path).read_text(), re.MULTILINE), (name, path)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:

@@ -86,11 +86,14 @@ def radiograph_of(
     if not 0 < pixels.size <= options.max_pixels:
         raise DataError(name, f"has {pixels.size} pixels", f"give 1 to {options.max_pixels}")
     whole = pixels.dtype.kind in "ui"
+    low, high = pixels.min(), pixels.max()
+    if whole and low < 0:
+        raise DataError(name, f"has values below 0: {low} to {high}", "subtract the smallest")
     # Written so that NaN fails too.
-    if not (pixels.min() >= 0 and (whole or pixels.max() <= 1)):
+    if not whole and not (low >= 0 and high <= 1):
         raise DataError(
             name,
-            f"has values out of [0, 1]: {pixels.min():g} to {pixels.max():g}",
+            f"has values out of [0, 1]: {low:g} to {high:g}",
             "divide floats by the largest value there can be, such as 255, or give whole numbers, "
             "as by astype(numpy.uint8); none may be negative or NaN",
         )
@@ -103,7 +106,7 @@ def radiograph_of(
 def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
     """Says what makes a picture of an array of another shape or type."""
     remedy = "give grey values, height x width"
-    if pixels.ndim != 2 and sum(side > 1 for side in pixels.shape) == 2:
+    if pixels.dtype.kind in "uif" and sum(side > 1 for side in pixels.shape) == 2:
         return f"{remedy}: array.squeeze() has the shape {pixels.squeeze().shape}"
     return remedy
 

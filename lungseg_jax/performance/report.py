@@ -49,7 +49,9 @@ def limit(result: dict[str, Any]) -> str:
         return f"input; steps wait for it {stall:.1%} of the time"
     if communication > COMMUNICATION:
         return f"communication; {communication:.0%} of the step does not occur on a single device"
-    if shares["call"] > CALL:
+    # In a row, steps that a device limits hide the call.
+    in_a_row = result["train_step"]["pipelined"]["mean_ms"]
+    if shares["call"] > CALL and in_a_row > (1 - shares["call"] / 2) * whole:
         return f"host; a call that does nothing takes {shares['call']:.0%} of the step"
     where = f"; longest stage: {STAGE_NAMES[dearest]}, {shares[dearest]:.0%} of the step"
     if roofline is None:
