@@ -3,8 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from lungseg_jax.runtime.environment import environment, revision
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 def git(folder, *arguments):
@@ -31,6 +36,12 @@ def test_the_commit_and_whether_it_was_changed(tmp_path):
     assert revision(tmp_path) == found
     source.write_text("second\n")
     assert revision(tmp_path) == f"{found}-dirty"
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="no git checkout")
+def test_the_commit_is_that_of_the_code_that_runs():
+    """Fault: runs without a commit, because git is asked elsewhere than where the package is."""
+    assert revision() == revision(REPOSITORY) is not None
 
 
 def test_an_installed_package_is_not_the_checkout_above_it(tmp_path):

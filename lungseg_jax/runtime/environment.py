@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import lungseg_jax
 from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
-_CHECKOUT = Path(__file__).parent.parent
+_CHECKOUT = Path(lungseg_jax.__path__[0]).parent
 
 # A file system that hangs must not keep a run from training.
 _GIT_SECONDS = 10
