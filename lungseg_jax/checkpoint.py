@@ -86,8 +86,8 @@ class Checkpoints:
         """
         return self._restore_first(self._best_first(), template)
 
-    def restore_best_weights(self, variables: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
-        """Returns step, moving average and position of the checkpoint that `restore_best` takes.
+    def restore_best_weights(self, variables: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Returns moving average and position of the checkpoint that `restore_best` takes.
 
         The optimizer is not read: weights stay usable when the update rule has changed.
 
@@ -97,13 +97,12 @@ class Checkpoints:
         Raises:
           CheckpointError: there is no checkpoint, or none can be read.
         """
-        part = {"step": jax.ShapeDtypeStruct((), np.int32), "ema": variables}
         whole = self._parallel.everywhere
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), part
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), {"ema": variables}
         )
-        state, position = self._read_first(self._best_first(), abstract)
-        return int(state["step"]), state["ema"], position
+        part, position = self._read_first(self._best_first(), abstract)
+        return part["ema"], position
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step."""

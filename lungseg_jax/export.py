@@ -111,7 +111,7 @@ def _restore(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
     """Returns the weights of a run's best checkpoint, and what it was trained on."""
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
-    _, variables, position = checkpoints.restore_best_weights(abstract_variables(config))
+    variables, position = checkpoints.restore_best_weights(abstract_variables(config))
     checkpoints.close()
     return Weights(config, jax.device_get(variables), Calibration()), position
 
