@@ -25,6 +25,7 @@ from lungseg_jax.performance.timing import SecondsOfRounds, median_and_error, sp
 from lungseg_jax.performance.training import TrainingTimes, time_training
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.state import compute_dtype
+from lungseg_jax.workdir import run_folder
 
 
 def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
       ConfigError: batches do not divide over the devices.
       DataError: the pictures cannot be used.
     """
-    workdir = epath.Path(workdir)
+    workdir = run_folder(workdir)
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
-from lungseg_jax.errors import CheckpointError
+from lungseg_jax.errors import CheckpointError, first_line
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
@@ -33,7 +33,9 @@ class Checkpoints:
     def __init__(self, directory: epath.PathLike, keep: int | None, parallel: Parallel) -> None:
         self._parallel = parallel
         self._read_only = keep is None
-        self.directory = epath.Path(directory).resolve()
+        # Orbax wants a whole path, which an address in a bucket is: `resolve` would break it.
+        path = epath.Path(directory)
+        self.directory = path if path.is_absolute() else path.resolve()
         self._passed_over: set[int] = set()
         self._set_aside_without_metrics()
         options = _reading() if keep is None else _keeping(keep)
@@ -195,7 +197,7 @@ class Checkpoints:
                 raise
             terminal.say(
                 f"Checkpoint {self.directory / str(step)} cannot be read "
-                f"({type(error).__name__}: {_first_line(error)}); trying another"
+                f"({type(error).__name__}: {first_line(error)}); trying another"
             )
             return None
 
@@ -346,7 +348,3 @@ def _wait_for_renames() -> None:
 
 def _dice(metrics: dict[str, float]) -> float:
     return metrics["dice"]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]

@@ -20,7 +20,7 @@ from scipy.stats import wilcoxon
 from lungseg_jax import terminal
 from lungseg_jax.command_line import parse_flags, run
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.workdir import read_config
+from lungseg_jax.workdir import read_config, run_folder
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
 
@@ -74,7 +74,7 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
       DataError: a folder holds no table of the split, or the tables are of other pictures, other
         references or frames, or other tolerances.
     """
-    tables = [_read(epath.Path(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
+    tables = [_read(run_folder(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
     if tables[0].keys() != tables[1].keys():
         common = len(tables[0].keys() & tables[1].keys())
         raise DataError(
@@ -105,7 +105,7 @@ def _check_same_references(
 def _check_same_tolerance(first: epath.PathLike, second: epath.PathLike) -> None:
     """Raises DataError where surface Dice was measured at another tolerance."""
     expected, found = (
-        read_config(epath.Path(workdir)).evaluation.tolerance_px for workdir in (first, second)
+        read_config(run_folder(workdir)).evaluation.tolerance_px for workdir in (first, second)
     )
     if found != expected:
         raise DataError(

@@ -36,6 +36,7 @@ from lungseg_jax.performance.hardware import accelerator, devices_per_chip
 from lungseg_jax.runtime.environment import revision
 from lungseg_jax.state import create_state, state_layout
 from lungseg_jax.step import make_train_step
+from lungseg_jax.workdir import run_folder
 
 DEAREST = 20
 TOPOLOGY_EXAMPLES = "such as v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1"
@@ -78,6 +79,7 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     Raises:
       ConfigError: no libtpu, an unknown topology, or a batch that does not divide over it.
     """
+    workdir = run_folder(workdir)
     devices = topology_devices(topology)
     check_devices(config, len(devices), len({device.process_index for device in devices}))
     parallel = Parallel(config.parallel, devices, config.space_shards, config.shard_optimizer)
@@ -111,7 +113,6 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
         "compile_seconds": time.perf_counter() - start,
         **findings,
     }
-    workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "compile.json").write_text(json.dumps(result, indent=2) + "\n")
     terminal.say(summary(result))

@@ -435,6 +435,14 @@ def _check_read(data: DataConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
+    # Records are read by position, a picture at a time, which ArrayRecord does on disks alone.
+    for key in ("manual_dir", "data_dir", "splits"):
+        if "://" in getattr(data, key):
+            raise ConfigError(
+                f"data.{key}",
+                f"is {getattr(data, key)}, which is not on disk",
+                "copy it there, or mount its storage, and give the path",
+            )
     if not 0 <= data.max_bad_share <= 1:
         raise ConfigError(
             "data.max_bad_share", f"is {data.max_bad_share}", "give a share in [0, 1]"

@@ -19,6 +19,11 @@ class UserError(Exception):
         return type(self), (self.subject, self.fault, self.remedy)
 
 
+def first_line(error: Exception) -> str:
+    """Returns the beginning of another library's error, for a message in one line."""
+    return str(error).strip().partition("\n")[0][:200]
+
+
 class ConfigError(UserError, ValueError):
     """A configuration key that is unknown, ill-typed or impossible."""
 

@@ -28,7 +28,7 @@ from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.state import create_state
-from lungseg_jax.workdir import check_same_config, claim, record_start
+from lungseg_jax.workdir import check_same_config, claim, record_start, run_folder
 
 THRESHOLD = 0.5
 
@@ -47,7 +47,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
       ConfigError: the run was trained with another configuration, or groups of
         devices do not divide the devices.
     """
-    workdir = epath.Path(workdir)
+    workdir = run_folder(workdir)
     own_environment = environment()
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer

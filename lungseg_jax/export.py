@@ -42,7 +42,7 @@ from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.state import abstract_variables
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
-from lungseg_jax.workdir import read_config
+from lungseg_jax.workdir import read_config, run_folder
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
@@ -57,7 +57,7 @@ def weights_of_run(workdir: epath.PathLike) -> Weights:
       ConfigError: the folder holds no run.
       CheckpointError: it holds no checkpoint that can be read.
     """
-    return _restore(epath.Path(workdir))[0]
+    return _restore(run_folder(workdir))[0]
 
 
 def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights:
@@ -72,10 +72,11 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
       CheckpointError: it holds no checkpoint that can be read, or the data have changed.
       DataError: no picture of the split has lungs.
     """
-    weights, position = _restore(epath.Path(workdir))
+    workdir = run_folder(workdir)
+    weights, position = _restore(workdir)
     data = dataclasses.replace(weights.config.data, **places)
     records = open_records(dataclasses.replace(weights.config, data=data))
-    check_same_pictures(epath.Path(workdir), position, records)
+    check_same_pictures(workdir, position, records)
     return dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
 
 

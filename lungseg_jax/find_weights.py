@@ -5,13 +5,13 @@ import hashlib
 
 import jax
 import numpy as np
-from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, ModelConfig
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.forward import Variables
 from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
+from lungseg_jax.workdir import run_folder
 
 PACKAGED = "packaged"
 
@@ -31,7 +31,7 @@ def find_weights(name: str) -> Weights:
     """
     if name == PACKAGED:
         return load_weights(packaged_weights())
-    path = epath.Path(name).expanduser()
+    path = run_folder(name).expanduser()
     if path.suffix == SUFFIX:
         return load_weights(path)
     # Here, because Orbax takes a second to import.

@@ -79,7 +79,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
       DataError: the pictures cannot be used.
       DivergedError: a loss or gradient was not finite.
     """
-    workdir = epath.Path(workdir)
+    workdir = workdir_lib.run_folder(workdir)
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )

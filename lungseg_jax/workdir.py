@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import os
 import shlex
 from typing import Any, Literal
 
@@ -12,8 +13,11 @@ from etils import epath
 from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
-from lungseg_jax.errors import ConfigError
+from lungseg_jax.errors import ConfigError, first_line
 from lungseg_jax.state import compute_dtype
+
+# Where addresses of folders in Google Cloud Storage begin.
+BUCKETS = "gs://"
 
 # Keys that may differ between a run and its resumption: they change weights by rounding at most.
 _FREE_KEYS = frozenset(
@@ -40,6 +44,43 @@ _FREE_KEYS = frozenset(
         "benchmark.warmup_steps",
     }
 )
+
+
+def run_folder(path: epath.PathLike) -> epath.Path:
+    """Returns the folder of a run: on disk, or in Google Cloud Storage by `gs://BUCKET/FOLDER`.
+
+    Raises:
+      ConfigError: another kind of address, or a bucket that cannot be listed.
+    """
+    folder, name = epath.Path(path), os.fspath(path)
+    if name.startswith(BUCKETS):
+        _open_bucket(folder)
+    elif "://" in name:
+        raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
+    return folder
+
+
+def _open_bucket(folder: epath.Path) -> None:
+    """Makes a bucket's folder readable as it is, and checks that it can be listed."""
+    # Here, because a machine that only measures steps may lack it.
+    import fsspec.config
+
+    # Listings are kept for the life of the process otherwise, and neither what TensorStore nor
+    # what other hosts write would be seen; files that grew would be cut off at their old size.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    try:
+        # Folders come into being with their first file, but buckets do not.
+        if not folder.exists():
+            list(epath.Path(BUCKETS + folder.parts[2]).iterdir())
+    except ImportError as error:
+        raise ConfigError(folder, "gcsfs is missing", "pip install -e '.[gcs]'") from error
+    # Of gcsfs, of the login, of the network: each has its own kinds.
+    except Exception as error:
+        raise ConfigError(
+            folder,
+            f"its bucket cannot be listed ({type(error).__name__}: {first_line(error)})",
+            "check its name and your rights; gcloud auth application-default login logs in",
+        ) from error
 
 
 def default_workdir(config_path: str) -> epath.Path:

@@ -82,7 +82,7 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def command(data: Path, workdir: Path, *more: str) -> list[str]:
+def command(data: Path, workdir: Path | str, *more: str) -> list[str]:
     settings = {
         "batch_size": 8,
         "num_steps": STEPS,
@@ -108,11 +108,14 @@ def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
-def run_until(arguments: list[str], reached: Callable[[], bool], signal_number: int) -> str:
+def run_until(
+    arguments: list[str], reached: Callable[[], bool], signal_number: int, **environment: str
+) -> str:
     """Sends the signal as soon as `reached`, and returns what the process printed."""
     process = subprocess.Popen(
-        arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | environment,
+    )  # fmt: skip
     deadline = time.monotonic() + 600
     while not reached():
         assert process.poll() is None, process.communicate()[0]
