@@ -4,7 +4,8 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 
 --config=FILE       experiment, a file with get_config(); every key is in lungseg_jax/config.py
 --config.KEY=VALUE  changes one key
---workdir=DIR       folder of the run (default: runs/<experiment>-<time>); give it again to resume
+--workdir=DIR       folder of the run, or gs://BUCKET/FOLDER (default: runs/<experiment>-<time>);
+                    give it again to resume
 --mode=MODE         train (default), eval, benchmark or compile
 --topology=NAME     TPUs that --mode=compile compiles for, such as v5e:2x2; no TPU is needed
 """

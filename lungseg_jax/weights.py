@@ -96,11 +96,23 @@ def save_weights(path: epath.PathLike, weights: Weights) -> None:
         "config": json.dumps(_portable(weights.config)),
         "calibration": json.dumps(dataclasses.asdict(weights.calibration)),
     }
-    content = safetensors.numpy.save(arrays, text)
+    content = _in_order(safetensors.numpy.save(arrays, text), text)
     path = epath.Path(path)
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     _checksum_of(path).write_text(f"{digest}  {path.name}\n")
+
+
+def _in_order(content: bytes, text: dict[str, str]) -> bytes:
+    """Returns a safetensors file with its text in this order, which is random otherwise.
+
+    So that the same weights have the same checksum.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length]) | {"__metadata__": text}
+    ordered = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    assert len(ordered) == length
+    return content[:8] + ordered + content[8 + length :]
 
 
 def load_weights(path: epath.PathLike) -> Weights:

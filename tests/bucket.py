@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import http.server
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -83,6 +84,8 @@ def _move(request: Any, response: Any, stored: Any, *_: Any) -> None:
     response.json(moved)
 
 
+# So that a client that only holds a connection does not keep the others waiting.
+server.server.HTTPServer = http.server.ThreadingHTTPServer
 _plain_download = objects.download
 objects.download = _download
 _MOVE = r"^/storage/v1/b/(?P<bucket_name>[-.\w]+)/o/(?P<object_id>.+)/moveTo/o/(?P<new_id>.+)$"

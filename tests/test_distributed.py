@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lungseg_jax.train import train_and_evaluate
+from tests.bucket import Bucket, serve_bucket
 from tests.small import REPOSITORY, cut, small_config_with_data, write_small_data
 from tests.test_run import losses
 
@@ -21,7 +23,7 @@ from etils import epath
 from lungseg_jax.runtime.hosts import join_hosts
 from lungseg_jax.train import train_and_evaluate
 from tests.small import small_config
-address, rank, root, kind, resident, space_shards, rename_seconds, rates = sys.argv[1:]
+address, rank, root, kind, resident, space_shards, rename_seconds, rates, workdir = sys.argv[1:]
 kind_of_path = type(epath.Path(root))
 rename = kind_of_path.rename
 kind_of_path.rename = lambda path, to: (time.sleep(float(rename_seconds)), rename(path, to))[1]
@@ -36,7 +38,7 @@ config = small_config(
     data__data_dir=root + "/records", data__resident=resident, space_shards=int(space_shards),
     shard_optimizer=kind == "mesh", optimizer__learning_rate=float(rates.split()[int(rank)]),
 )
-train_and_evaluate(config, root + "/" + kind)
+train_and_evaluate(config, workdir)
 """
 
 
@@ -48,18 +50,34 @@ def run_hosts(
     rename_seconds: float = 0,
     rates: str = "2e-3 2e-3",
     code: int = 0,
+    bucket: Bucket | None = None,
 ) -> str:
-    """Returns what both hosts printed; `rates` are the learning rate of each."""
+    """Returns what both hosts printed.
+
+    Args:
+      root: of pictures, records and the run.
+      kind: of parallelism, which names the run.
+      resident: whether pictures stay on the devices.
+      space_shards: devices that share the rows of a picture.
+      rename_seconds: how long a renaming takes.
+      rates: the learning rate of each host.
+      code: that each exits with.
+      bucket: that the run is in instead, while each host has pictures and records of its own.
+    """
+    roots, workdir = [str(root)] * 2, str(root / kind)
+    if bucket is not None:
+        roots, workdir = [f"{root}/{rank}" for rank in range(2)], f"{bucket.address}/{kind}"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment |= bucket.environment if bucket else {}
     hosts = [
         subprocess.Popen(
             [
                 sys.executable, "-c", HOST,
-                address, str(rank), str(root), kind, resident, str(space_shards),
-                str(rename_seconds), rates,
+                address, str(rank), roots[rank], kind, resident, str(space_shards),
+                str(rename_seconds), rates, workdir,
             ],
             cwd=REPOSITORY, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -100,6 +118,19 @@ def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
     assert together["test"]["dice"] == pytest.approx(alone["test"]["dice"], abs=0.01)
     assert references(tmp_path / kind) == references(tmp_path / "alone")
     assert together["val"]["assd_px"] == pytest.approx(alone["val"]["assd_px"], abs=0.1)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_bucket_and_no_disk(tmp_path):
+    """Fault: hosts of a pod that need a disk in common, or do not see what the others wrote."""
+    write_small_data(tmp_path / "0" / "pictures")
+    run_hosts(tmp_path / "0", "mesh", "true", 1)
+    shutil.copytree(tmp_path / "0", tmp_path / "1")
+    with serve_bucket() as bucket:
+        run_hosts(tmp_path, "mesh", "true", 1, bucket=bucket)
+        on_disk = tmp_path / "0" / "mesh"
+        for name in ("metrics.json", "eval/test.csv", "overlays/worst.png"):
+            assert bucket.read(f"mesh/{name}") == (on_disk / name).read_bytes(), name
 
 
 def references(workdir: Path) -> dict[str, int]:

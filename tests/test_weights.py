@@ -46,6 +46,15 @@ def test_what_is_loaded_is_what_was_saved(saved):
         np.testing.assert_allclose(new, old, rtol=1e-3, atol=1e-7)
 
 
+def test_the_same_weights_have_the_same_checksum(saved, tmp_path):
+    """Fault: an order of the header that differs each time, by which no file can be made again."""
+    weights, path = saved
+    again = tmp_path / "again.safetensors"
+    for _ in range(8):
+        save_weights(again, weights)
+        assert again.read_bytes() == path.read_bytes()
+
+
 def test_no_path_of_the_machine_is_passed_on(saved):
     """Fault: the folder of a hospital's pictures in a file that is published."""
     assert b"roe" not in saved[1].read_bytes()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -195,9 +196,17 @@ def memory_figures(step: jax.stages.Compiled) -> dict[str, Any]:
 def profile(step: Call, folder: epath.Path) -> None:
     """Writes a trace of some steps, fed by the input, for XProf and Perfetto."""
     first = jax.process_index() == 0
-    trace = jax.profiler.trace(folder, create_perfetto_trace=True)
-    with trace if first else contextlib.nullcontext():
-        for number in range(PROFILED_STEPS):
-            with jax.profiler.StepTraceAnnotation("train", step_num=number):
-                result = step()
-        jax.block_until_ready(result)
+    # Not there at once: what is for Perfetto is written on disks only.
+    with tempfile.TemporaryDirectory() as name:
+        trace = jax.profiler.trace(name, create_perfetto_trace=True)
+        with trace if first else contextlib.nullcontext():
+            for number in range(PROFILED_STEPS):
+                with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                    result = step()
+            jax.block_until_ready(result)
+        written = epath.Path(name)
+        for path in written.glob("**/*"):
+            if path.is_file():
+                target = folder / path.relative_to(written)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
