@@ -64,6 +64,8 @@ def test_unknown_key_is_named_with_its_neighbours():
         # Fault: a run on phantoms that is mistaken for one on the pictures that the command names.
         ("data.manual_dir", "pictures", "give its data.source, such as kaggle"),
         ("data.masks", "m/{stem}*", "needs data.source=folder"),
+        # Fault: a folder called gs: below the current one.
+        ("data.data_dir", "gs://bucket/records", "which is not on disk; copy it there"),
     ],
 )
 def test_impossible_value_names_key_and_remedy(key, value, remedy):

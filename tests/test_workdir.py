@@ -16,7 +16,7 @@ from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, start
-from lungseg_jax.workdir import check_same_config, claim, read_starts, record_start
+from lungseg_jax.workdir import check_same_config, claim, read_starts, record_start, run_folder
 from tests.small import assert_trees_close, small_config, small_config_with_data
 
 # Differences between orders of summation, through two steps of an optimizer.
@@ -81,6 +81,13 @@ def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
     with pytest.raises(ConfigError, match=r"data.image_size: is 64, but the run"):
         train_on(dataclasses.replace(config, data=data), workdir, until=3)
     assert sorted((tmp_path / "records").rglob("*")) == before
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "http://host/run"])
+def test_an_address_that_is_no_folder_is_refused(address):
+    """Fault: a traceback of another library, or a folder called s3: below the current one."""
+    with pytest.raises(ConfigError, match="is no folder; give a path, or gs://BUCKET/FOLDER"):
+        run_folder(address)
 
 
 @pytest.mark.parametrize("content", ["", "[{", '{"step": 1}', '[1, "a"]'])

@@ -7,6 +7,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -204,8 +205,8 @@ def profile(step: Call, folder: epath.Path) -> None:
                 with jax.profiler.StepTraceAnnotation("train", step_num=number):
                     result = step()
             jax.block_until_ready(result)
-        written = epath.Path(name)
-        for path in written.glob("**/*"):
+        written = Path(name)
+        for path in written.rglob("*"):
             if path.is_file():
                 target = folder / path.relative_to(written)
                 target.parent.mkdir(parents=True, exist_ok=True)
