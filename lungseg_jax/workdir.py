@@ -52,11 +52,12 @@ def run_folder(path: epath.PathLike) -> epath.Path:
     Raises:
       ConfigError: another kind of address, or a bucket that cannot be listed.
     """
-    folder, name = epath.Path(path), os.fspath(path)
+    name = os.fspath(path)
+    if "://" in name and not name.startswith(BUCKETS):
+        raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
+    folder = epath.Path(path)
     if name.startswith(BUCKETS):
         _open_bucket(folder)
-    elif "://" in name:
-        raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
     return folder
 
 
