@@ -148,6 +148,8 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
         raise ConfigError("command line", "no file is given", "name files or folders")
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that results go to")
+    if "://" in output.value:
+        raise ConfigError("--output", f"is {output.value}", "give a folder on disk")
     return PredictionArguments(
         paths, output.value, checkpoints.value, bool(both_ways.value), resolve(config.value)
     )

@@ -190,6 +190,8 @@ def test_several_checkpoints_are_taken_from_the_command_line():
     given = parse_prediction(["predict", "a.png", "--output=o", "--checkpoint=x", "--checkpoint=y"])
     assert given.checkpoints == ["x", "y"]
     assert parse_prediction(["predict", "a.png", "--output=o"]).checkpoints == []
+    with pytest.raises(ConfigError, match="give a folder on disk"):
+        parse_prediction(["predict", "a.png", "--output=gs://bucket/masks"])
 
 
 @pytest.mark.parametrize("both_ways", [False, True])
