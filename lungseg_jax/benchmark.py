@@ -49,7 +49,9 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
     check_devices(config, len(parallel.devices), jax.process_count())
-    terminal.say("Compiling, then timing the step, its input, its stages, and inference")
+    terminal.say(
+        "Compiling, then timing the step, its input, its stages, and inference; this takes minutes"
+    )
     times = time_training(config, parallel, workdir / "profile" if config.profile else None)
     forward = time_forward(config, parallel)
     # Last: a device's peak memory is to be that of training.
