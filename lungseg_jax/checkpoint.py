@@ -14,10 +14,16 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
-from lungseg_jax.errors import CheckpointError, first_line
+from lungseg_jax.errors import REMOTE_LIBRARIES, CheckpointError, first_line
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
+
+# In messages of XLA, TensorStore and gcsfs: faults of the machine, the login or the network.
+_NOT_DAMAGE = (
+    "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE",
+    "DEADLINE_EXCEEDED", "ABORTED", "Forbidden",
+)  # fmt: skip
 
 
 class Checkpoints:
@@ -211,7 +217,8 @@ class Checkpoints:
     def _look_for_damaged_metrics(self) -> None:
         for path in self.directory.glob("*/metrics/metrics"):
             name = path.parent.parent.name
-            # Orbax leaves what it had not finished under another name, and looks past it.
+            # Orbax leaves what it had not finished under another name, or in a bucket without
+            # `commit_success.txt`, and looks past it.
             if not name.isdigit():
                 continue
             try:
@@ -328,9 +335,11 @@ def _reading() -> ocp.CheckpointManagerOptions:
 
 
 def _is_not_the_files_fault(error: Exception) -> bool:
-    """Whether memory or permissions are lacking: an intact checkpoint must not be set aside."""
-    short = isinstance(error, MemoryError | PermissionError)
-    return short or "RESOURCE_EXHAUSTED" in str(error)
+    """Whether memory, permissions or a network fail: an intact checkpoint must not be set aside."""
+    if isinstance(error, MemoryError | PermissionError):
+        return True
+    library = type(error).__module__.partition(".")[0]
+    return library in REMOTE_LIBRARIES or any(sign in str(error) for sign in _NOT_DAMAGE)
 
 
 def _in_any_process(is_so: bool) -> bool:

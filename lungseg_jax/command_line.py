@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
-from lungseg_jax.errors import ConfigError, DataError, UserError
+from lungseg_jax.errors import REMOTE_LIBRARIES, ConfigError, DataError, UserError, first_line
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir, run_folder
 
@@ -66,6 +66,11 @@ def run(
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         terminal.say(f"Error: {out_of_memory}")
+        return 1
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in REMOTE_LIBRARIES:
+            raise
+        terminal.say(f"Error: {type(error).__name__}: {first_line(error)}; {resume}")
         return 1
     except Stopped as stopped:
         terminal.say(str(stopped) or f"Stopped; {resume}")
@@ -148,8 +153,8 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
         raise ConfigError("command line", "no file is given", "name files or folders")
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that results go to")
-    if "://" in output.value:
-        raise ConfigError("--output", f"is {output.value}", "give a folder on disk")
+    for path in (*paths, output.value):
+        check_on_disk(path)
     return PredictionArguments(
         paths, output.value, checkpoints.value, bool(both_ways.value), resolve(config.value)
     )
@@ -208,6 +213,16 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
     # A config file is the user's own program: it may raise anything.
     except Exception as error:
         raise ConfigError("command line", _reason(error), "see --help and README.md") from error
+
+
+def check_on_disk(path: str) -> None:
+    """Refuses addresses where only files on disk are read or written.
+
+    Raises:
+      ConfigError: it is one.
+    """
+    if "://" in path:
+        raise ConfigError(path, "is not on disk", "copy files there, and give a path")
 
 
 def _expand_home(argument: str) -> str:

@@ -435,7 +435,7 @@ def _check_read(data: DataConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    # Records are read by position, a picture at a time, which ArrayRecord does on disks alone.
+    # ArrayRecord and the decoders of pictures read from disks alone.
     for key in ("manual_dir", "data_dir", "splits"):
         if "://" in getattr(data, key):
             raise ConfigError(

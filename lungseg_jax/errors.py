@@ -19,6 +19,10 @@ class UserError(Exception):
         return type(self), (self.subject, self.fault, self.remedy)
 
 
+# Whose errors are of the login, the network or the rights to a bucket.
+REMOTE_LIBRARIES = ("gcsfs", "google", "aiohttp", "requests")
+
+
 def first_line(error: Exception) -> str:
     """Returns the beginning of another library's error, for a message in one line."""
     return str(error).strip().partition("\n")[0][:200]

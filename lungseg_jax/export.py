@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float32
 
 from lungseg_jax import terminal
 from lungseg_jax.checkpoint import Checkpoints
-from lungseg_jax.command_line import define_keys, parse_flags, run
+from lungseg_jax.command_line import check_on_disk, define_keys, parse_flags, run
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Records, open_records
@@ -222,6 +222,7 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not workdir.value or not output.value:
         raise ConfigError("command line", "--workdir or --output is missing", "see --help")
+    check_on_disk(output.value)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     use_compilation_cache()

@@ -1,10 +1,16 @@
 """TensorBoard events of a run."""
 
+import io
+
 import jax
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
+
+from lungseg_jax import terminal
+from lungseg_jax.errors import first_line
 
 
 class Log:
@@ -34,3 +40,48 @@ class Log:
 
     def __exit__(self, *exception: object) -> None:
         self._writer.close()
+
+
+class EventsInBucket:
+    """A file of events in a bucket, written whole at each flush.
+
+    tensorboardX has one, whose first upload that fails ends its thread and stops training for ever.
+
+    Args:
+      path: `gs://…`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = epath.Path(path)
+        self._content = io.BytesIO()
+
+    def write(self, content: bytes) -> None:
+        """Adds to the file."""
+        self._content.write(content)
+
+    def flush(self) -> None:
+        """Uploads what there is; what cannot be is tried again by the next flush."""
+        try:
+            self._path.write_bytes(self._content.getvalue())
+        # Of gcsfs, of the login, of the network: events are worth no run.
+        except Exception as error:  # noqa: BLE001
+            terminal.say(f"TensorBoard events are not written for now: {first_line(error)}")
+
+    def close(self) -> None:
+        """Uploads for the last time."""
+        self.flush()
+
+
+class _Buckets:
+    """How tensorboardX makes files in buckets."""
+
+    @staticmethod
+    def open(path: str) -> EventsInBucket:
+        return EventsInBucket(path)
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        """Folders come into being with their first file."""
+
+
+register_writer_factory("gs", _Buckets)

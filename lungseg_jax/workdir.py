@@ -53,34 +53,43 @@ def run_folder(path: epath.PathLike) -> epath.Path:
       ConfigError: another kind of address, or a bucket that cannot be listed.
     """
     name = os.fspath(path)
-    if "://" in name and not name.startswith(BUCKETS):
+    # With one stroke it would be a folder of that name on disk.
+    if ("://" in name or name.startswith("gs:")) and not name.startswith(BUCKETS):
         raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
     folder = epath.Path(path)
-    if name.startswith(BUCKETS):
+    if _in_bucket(folder):
         _open_bucket(folder)
     return folder
 
 
-def _open_bucket(folder: epath.Path) -> None:
-    """Makes a bucket's folder readable as it is, and checks that it can be listed."""
-    # Here, because a machine that only measures steps may lack it.
-    import fsspec.config
+def _in_bucket(folder: epath.Path) -> bool:
+    """Whether a folder is in a bucket, by `gs://…` or by `/gs/…`, which epath takes for it."""
+    return os.fspath(folder).startswith(BUCKETS)
 
+
+def _open_bucket(folder: epath.Path) -> None:
+    """Makes a bucket's folder readable as it is, and checks that there is such a bucket."""
+    try:
+        # Here, because a machine that only measures steps may lack them.
+        import fsspec.config
+        import gcsfs  # noqa: F401
+        from google.cloud import storage
+    except ImportError as error:
+        fault = f"needs gcsfs and google-cloud-storage ({first_line(error)})"
+        raise ConfigError(folder, fault, "pip install -e '.[gcs]'") from error
     # Listings are kept for the life of the process otherwise, and neither what TensorStore nor
     # what other hosts write would be seen; files that grew would be cut off at their old size.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     try:
-        # Folders come into being with their first file, but buckets do not.
-        if not folder.exists():
-            list(epath.Path(BUCKETS + folder.parts[2]).iterdir())
-    except ImportError as error:
-        raise ConfigError(folder, "gcsfs is missing", "pip install -e '.[gcs]'") from error
-    # Of gcsfs, of the login, of the network: each has its own kinds.
+        # As Orbax does before it lists checkpoints, which takes a right that few roles have.
+        storage.Client().get_bucket(folder.parts[2])
+    # Of the login, of the network: each has its own kinds.
     except Exception as error:
         raise ConfigError(
             folder,
-            f"its bucket cannot be listed ({type(error).__name__}: {first_line(error)})",
-            "check its name and your rights; gcloud auth application-default login logs in",
+            f"its bucket cannot be looked up ({type(error).__name__}: {first_line(error)})",
+            "check its name and your right to storage.buckets.get; "
+            "gcloud auth application-default login logs in",
         ) from error
 
 
@@ -98,7 +107,9 @@ def check_free(workdir: epath.Path, config: Config) -> None:
     """
     if workdir.is_file():
         raise ConfigError(workdir, "is a file", "give a folder as --workdir")
-    if (workdir / "checkpoints").exists():
+    # In a bucket there is no folder without a file in it.
+    claimed = _in_bucket(workdir) and (workdir / "config.json").exists()
+    if claimed or (workdir / "checkpoints").exists():
         check_same_config(workdir, config)
 
 

@@ -1,9 +1,13 @@
-"""A bucket of Google Cloud Storage on this machine."""
+"""A bucket on this machine that answers as Google Cloud Storage does.
+
+Logins, rights and hierarchical buckets it knows nothing of.
+"""
 
 import contextlib
 import dataclasses
 import http.server
 import socket
+import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
@@ -84,6 +88,16 @@ def _move(request: Any, response: Any, stored: Any, *_: Any) -> None:
     response.json(moved)
 
 
+class _Router(server.Router):
+    """Requests one at a time, because what the emulator stores is not made for several."""
+
+    def handle(self, method: str) -> None:
+        with _one_at_a_time:
+            super().handle(method)
+
+
+_one_at_a_time = threading.Lock()
+server.Router = _Router
 # So that a client that only holds a connection does not keep the others waiting.
 server.server.HTTPServer = http.server.ThreadingHTTPServer
 _plain_download = objects.download

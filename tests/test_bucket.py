@@ -53,6 +53,7 @@ def assert_same_figures(bucket: Bucket, on_disk: Path) -> None:
         assert bucket.read(f"run/{name}") == (on_disk / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_on_disk(bucket, killed_and_resumed, on_disk):
     """Fault: what Orbax, TensorBoard or reports leave on disk, or look for there."""
     assert re.search(r"Resuming after step [1-3]0 of 40", killed_and_resumed)
@@ -60,9 +61,10 @@ def test_a_killed_run_resumes_as_on_disk(bucket, killed_and_resumed, on_disk):
     assert any(name.startswith("run/events.out.tfevents") for name in bucket.names("run/"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("killed_and_resumed")
 def test_a_damaged_checkpoint_is_set_aside(data, bucket, on_disk):
-    """Fault: a folder that cannot be renamed, or a listing from before that hides the damage."""
+    """Fault: a folder that cannot be renamed, because in a bucket there is none."""
     states = [name for name in bucket.names("run/checkpoints/40/state/") if "/d/" in name]
     assert states
     for name in states:
@@ -76,6 +78,7 @@ def test_a_damaged_checkpoint_is_set_aside(data, bucket, on_disk):
     assert_same_figures(bucket, on_disk)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("killed_and_resumed")
 def test_weights_are_exported_as_from_disk(bucket, on_disk, tmp_path):
     """Fault: a run in a bucket that nothing but its own training can read."""
@@ -94,7 +97,7 @@ def test_a_bucket_that_is_not_there_is_named(data, bucket, tmp_path):
     result = run(arguments, **bucket.environment)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("Error: gs://nobody-has-this/run: its bucket cannot be listed")
+    assert last.startswith("Error: gs://nobody-has-this/run: its bucket cannot be looked up")
     assert not records.exists()
 
 
@@ -115,5 +118,32 @@ assert {path.name for path in folder.iterdir()} == {"mine", "checkpoints"}
 assert (folder / "mine").read_text() == "longer"
 assert (folder / "checkpoints").exists()
 """
-    result = run([sys.executable, "-c", program, f"{bucket.address}/shared"], **bucket.environment)
+    run_program(program, bucket, "shared")
+
+
+def test_a_folder_is_claimed_before_its_first_checkpoint(bucket):
+    """Fault: two runs in one folder, because a bucket has no folder without a file in it."""
+    program = """
+import sys
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.workdir import check_free, claim, run_folder
+from tests.small import small_config
+folder = run_folder(sys.argv[1])
+check_free(folder, small_config())
+claim(folder, small_config())
+check_free(folder, small_config())
+try:
+    check_free(folder, small_config(seed=1))
+except ConfigError as error:
+    assert error.subject == "seed", error
+else:
+    raise AssertionError("taken twice")
+"""
+    run_program(program, bucket, "claimed")
+
+
+def run_program(program: str, bucket: Bucket, folder: str) -> None:
+    result = run(
+        [sys.executable, "-c", program, f"{bucket.address}/{folder}"], **bucket.environment
+    )
     assert result.returncode == 0, result.stderr

@@ -195,10 +195,18 @@ def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[s
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), PermissionError("no"), ValueError("RESOURCE_EXHAUSTED: 2 GiB")]
+    "error",
+    [
+        MemoryError(),
+        PermissionError("no"),
+        ValueError("RESOURCE_EXHAUSTED: 2 GiB"),
+        ValueError("PERMISSION_DENIED: Error reading gs://runs/6: HTTP response code: 403"),
+        ValueError("ABORTED: All 2 retry attempts failed: UNAVAILABLE"),
+        OSError("Forbidden: https://storage.googleapis.com/storage/v1/b/runs"),
+    ],
 )
 def test_a_whole_checkpoint_stays_where_it_is(tmp_path, states, monkeypatch, error):
-    """Fault: the newest one thrown out, and steps done again, because memory was short."""
+    """Fault: the newest one thrown out, and steps done again, for want of memory or a login."""
     directory = tmp_path / "checkpoints"
     save_all(directory, states, {})
     before = sorted(tmp_path.rglob("*"))

@@ -12,7 +12,7 @@ from etils import epath
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import open_records
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.log import Log
+from lungseg_jax.log import EventsInBucket, Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, start
@@ -122,3 +122,22 @@ def test_keys_that_do_not_change_the_weights_may_differ(tmp_path):
     message = r"num_steps differ too; pass --config.batch_size=16 --config.num_steps=200 or"
     with pytest.raises(ConfigError, match=message):
         check_same_config(workdir, other)
+
+
+def test_events_that_cannot_be_uploaded_stop_nothing(monkeypatch, capfd):
+    """Fault: a network that fails once ends tensorboardX's thread, and training waits for ever."""
+    uploads = []
+
+    def upload(_: epath.Path, content: bytes) -> None:
+        uploads.append(content)
+        if len(uploads) == 1:
+            raise ConnectionError("no network")
+
+    events = EventsInBucket("gs://bucket/run/events")
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "write_bytes", upload)
+    events.write(b"one")
+    events.flush()
+    assert "events are not written for now: no network" in capfd.readouterr().err
+    events.write(b"two")
+    events.close()
+    assert uploads == [b"one", b"onetwo"]
