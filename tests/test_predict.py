@@ -190,7 +190,7 @@ def test_several_checkpoints_are_taken_from_the_command_line():
     given = parse_prediction(["predict", "a.png", "--output=o", "--checkpoint=x", "--checkpoint=y"])
     assert given.checkpoints == ["x", "y"]
     assert parse_prediction(["predict", "a.png", "--output=o"]).checkpoints == []
-    with pytest.raises(ConfigError, match="give a folder on disk"):
+    with pytest.raises(ConfigError, match="gs://bucket/masks: is not on disk"):
         parse_prediction(["predict", "a.png", "--output=gs://bucket/masks"])
 
 
