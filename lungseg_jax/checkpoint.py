@@ -19,10 +19,11 @@ from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
 
-# In messages of XLA, TensorStore and gcsfs: faults of the machine, the login or the network.
+# In messages of XLA, TensorStore and gcsfs: faults of the machine, the login or the network. With
+# the colon, because messages also hold paths, which may be called anything.
 _NOT_DAMAGE = (
-    "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE",
-    "DEADLINE_EXCEEDED", "ABORTED", "Forbidden",
+    "RESOURCE_EXHAUSTED:", "PERMISSION_DENIED:", "UNAUTHENTICATED:", "UNAVAILABLE:",
+    "DEADLINE_EXCEEDED:", "ABORTED:", "Forbidden:",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from lungseg_jax import terminal
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
 from lungseg_jax.errors import REMOTE_LIBRARIES, ConfigError, DataError, UserError, first_line
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
-from lungseg_jax.workdir import default_workdir, run_folder
+from lungseg_jax.workdir import default_workdir
 
 # Of `DataConfig`: how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
@@ -81,12 +81,11 @@ def run(
     return 0
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path, str | None]:
+def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.PathLike, str | None]:
     """Returns (mode, configuration, folder of the run, topology to compile for or `None`).
 
     Raises:
-      ConfigError: an unknown flag or key, an impossible value, no configuration, or an address that
-        is no folder.
+      ConfigError: an unknown flag or key, an impossible value, or no configuration.
     """
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
@@ -100,8 +99,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.Path, str | None
     if (mode.value == "compile") != bool(topology.value):
         fault = "is missing" if mode.value == "compile" else "is for --mode=compile only"
         raise ConfigError("--topology", fault, "such as --mode=compile --topology=v5e:2x2")
-    folder = run_folder(workdir.value) if workdir.value else default_workdir(file)
-    return mode.value, resolved, folder, topology.value
+    return mode.value, resolved, workdir.value or default_workdir(file), topology.value
 
 
 def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:

@@ -222,7 +222,8 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not workdir.value or not output.value:
         raise ConfigError("command line", "--workdir or --output is missing", "see --help")
-    check_on_disk(output.value)
+    for path in (output.value, other.value or ""):
+        check_on_disk(path)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     use_compilation_cache()

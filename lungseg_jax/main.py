@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, OUT_OF_MEMORY)
 
 
-def _run(mode: str, config: Config, workdir: epath.Path, topology: str | None) -> None:
+def _run(mode: str, config: Config, workdir: epath.PathLike, topology: str | None) -> None:
     use_compilation_cache()
     if topology is not None:
         jax.config.update("jax_platforms", "cpu")

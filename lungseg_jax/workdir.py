@@ -50,7 +50,7 @@ def run_folder(path: epath.PathLike) -> epath.Path:
     """Returns the folder of a run: on disk, or in Google Cloud Storage by `gs://BUCKET/FOLDER`.
 
     Raises:
-      ConfigError: another kind of address, or a bucket that cannot be listed.
+      ConfigError: another kind of address, or a bucket that cannot be looked up.
     """
     name = os.fspath(path)
     # With one stroke it would be a folder of that name on disk.

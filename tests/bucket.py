@@ -51,7 +51,7 @@ def serve_bucket() -> Iterator[Bucket]:
     emulator.start()
     address = f"http://127.0.0.1:{port}"
     environment = {
-        # Of gcsfs and of Google's own client, which TensorBoard's events go through.
+        # Of gcsfs and of Google's own client, by which Orbax lists checkpoints.
         "STORAGE_EMULATOR_HOST": address,
         "TENSORSTORE_GCS_HTTP_URL": address,
         # Kinds of buckets that only a login tells.

@@ -6,6 +6,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import pytest
+from google.api_core.exceptions import Forbidden
 
 from lungseg_jax.command_line import parse, parse_build, parse_prediction, run
 from lungseg_jax.errors import ConfigError
@@ -20,6 +21,17 @@ def test_a_full_device_is_one_line(capsys):
 
     assert run(["main"], usage="", job=job, resume="") == 1
     assert capsys.readouterr().err.startswith("Error: the device: is out of memory")
+
+
+def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
+    """Fault: a traceback through three libraries where a login has expired."""
+
+    def job() -> None:
+        raise Forbidden("no right to storage.objects.create")
+
+    assert run(["main"], usage="", job=job, resume="again") == 1
+    said = capsys.readouterr().err
+    assert said == "Error: Forbidden: 403 no right to storage.objects.create; again\n"
 
 
 def test_other_faults_keep_their_traceback():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.export import calibration_of, fit_calibration
+from lungseg_jax.export import calibration_of, fit_calibration, main
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.prediction import quality
@@ -84,3 +84,13 @@ def test_calibration_is_taken_from_a_network_of_the_same_form(tmp_path, change: 
     assert calibration_of(str(path), half).threshold == 0.4
     with pytest.raises(ConfigError, match="another network"):
         calibration_of(str(path), small_config(**change))
+
+
+@pytest.mark.parametrize("flag", ["--output", "--calibration"])
+def test_weights_go_to_disk_alone(capsys, flag: str):
+    """Fault: minutes of calibration before a library says that it does not know the address."""
+    given = {"--output": "net.safetensors", flag: "s3://bucket/net.safetensors"}
+    arguments = [f"{name}={value}" for name, value in given.items()]
+    assert main(["export", "--workdir=runs/none", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Error: s3://bucket/net.safetensors: is not on disk")
