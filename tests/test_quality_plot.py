@@ -20,5 +20,5 @@ def test_places_of_dots():
 
 
 def test_picture_is_that_of_the_result_files():
-    """Fault: a picture in the README that no committed measurement has."""
+    """Fault: a picture in the model card that no committed measurement has."""
     assert PICTURE.read_text() == chart(read_results())

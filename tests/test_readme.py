@@ -1,4 +1,4 @@
-"""The README against what it speaks of."""
+"""The README and its companions against what they speak of."""
 
 import ast
 import importlib
@@ -14,6 +14,14 @@ from lungseg_jax.config import default_config
 from tests.small import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text()
+COMPANIONS = [path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))]
+TEXT = "\n".join([README, CONTRIBUTING, *COMPANIONS])
+DOCUMENTS = [
+    path
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "lungseg_jax/pretrained/*.md")
+    for path in sorted(REPOSITORY.glob(pattern))
+]
 
 
 def test_tables_are_those_of_the_result_files():
@@ -23,14 +31,14 @@ def test_tables_are_those_of_the_result_files():
 
 def test_every_key_exists():
     """Fault: a command copied from the README that is refused."""
-    keys = set(re.findall(r"--config\.([a-z_.]+)=", README))
+    keys = set(re.findall(r"--config\.([a-z_.]+)=", TEXT))
     assert len(keys) > 8
     assert keys <= set(_flat(default_config().to_dict()))
 
 
 def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language, lines that go on joined."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    """The code blocks of a language, lines that go on joined."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
     return [block.replace("\\\n", " ") for block in found]
 
 
@@ -82,15 +90,27 @@ FOLDERS = "configs|benchmarks|docs|examples|lungseg_jax|tests|tfds_builder"
 PATHS = rf"(?:{FOLDERS})/[\w/]+\.(?:py|md|json|svg|ipynb)"
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(PATHS, README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(PATHS, TEXT))))
 def test_every_file_exists(path):
     """Fault: a renamed file or a missing picture."""
     assert (REPOSITORY / path).is_file()
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_within_the_repository_leads_somewhere(document):
+    """Fault: a file or section that moved, still linked where it was."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_documents_are_found():
+    """Fault: folders that moved, so that no link is looked at."""
+    assert {"README.md", "archive.md", "NOTES.md", "MODEL_CARD.md"} <= {x.name for x in DOCUMENTS}
+
+
 def test_what_a_change_touches_holds_the_names_that_are_given():
     """Fault: a function that was renamed or moved, searched for where it is said to be."""
-    section = README.partition("\n## Change it\n")[2].partition("\n## ")[0]
+    section = CONTRIBUTING.partition("\n## Change it\n")[2].partition("\n## ")[0]
     parts = re.findall(r"^\| .*|^Under (?:.+\n)+", section, re.MULTILINE)
     assert len(parts) > 8
     placed = re.compile(r"((?:`\w+`(?:, | or )?)+)(?: that is new)? in `([\w/]+\.py)`")
