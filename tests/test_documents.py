@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.readme_tables import with_tables
+from benchmarks.readme_tables import TABLES, with_tables
 from lungseg_jax.config import default_config
 from tests.small import REPOSITORY
 
@@ -24,9 +24,18 @@ DOCUMENTS = [
 ]
 
 
-def test_tables_are_those_of_the_result_files():
-    """Fault: figures in the README that no committed measurement has."""
-    assert with_tables(README) == README
+@pytest.mark.parametrize("document", TABLES)
+def test_tables_are_those_of_the_result_files(document):
+    """Fault: figures that no committed measurement has."""
+    text = (REPOSITORY / document).read_text()
+    assert with_tables(text, TABLES[document]) == text
+
+
+@pytest.mark.parametrize("text", ["", "<!-- gpu: benchmarks/readme_tables.py -->\nmore text"])
+def test_a_document_without_its_marks_is_refused(text):
+    """Fault: a table put at the end, or in place of all that follows."""
+    with pytest.raises(ValueError, match="0 times"):
+        with_tables(text, {"gpu": lambda: "a table"})
 
 
 def test_every_key_exists():
@@ -98,14 +107,14 @@ def test_every_file_exists(path):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_within_the_repository_leads_somewhere(document):
-    """Fault: a file or section that moved, still linked where it was."""
+    """Fault: a file that moved, still linked where it was."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
         assert (document.parent / target).exists(), target
 
 
 def test_documents_are_found():
     """Fault: folders that moved, so that no link is looked at."""
-    assert {"README.md", "archive.md", "NOTES.md", "MODEL_CARD.md"} <= {x.name for x in DOCUMENTS}
+    assert {"README.md", "data.md", "NOTES.md", "MODEL_CARD.md"} <= {x.name for x in DOCUMENTS}
 
 
 def test_what_a_change_touches_holds_the_names_that_are_given():
