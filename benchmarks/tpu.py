@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.main_job import RESULTS
 from lungseg_jax.compile_ahead import compile_ahead, topology_devices
 from lungseg_jax.config import Config, DataConfig, ModelConfig
+from lungseg_jax.runtime.environment import revision
 
 RESULT = RESULTS / "tpu.json"
 
@@ -41,7 +42,6 @@ KEPT = (
     "batch_size",
     "image_size",
     "model",
-    "revision",
     "versions",
     "fits",
     "memory",
@@ -64,8 +64,10 @@ def measure(case: str) -> dict[str, Any]:
 
 def main(*cases: str) -> None:
     """Compiles the cases and puts them into the result file."""
+    # Once: the file itself makes the checkout another one.
+    commit = revision()
     for case in cases or CASES:
-        found = measure(case)
+        found = measure(case) | {"revision": commit}
         kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         RESULT.write_text(json.dumps({**kept, case: found}, indent=2, sort_keys=True) + "\n")
 

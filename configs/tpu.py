@@ -11,7 +11,7 @@ bottom and 4 % fewer parameters.
 
 Predicted by the TPU compiler for v5e:2x2, 32 pictures of 256² per device, jax 0.10.2, libtpu
 0.0.42.1 (`benchmarks/results/tpu.json`), without running a TPU: 15.9 M cycles and 10.6 ms per step,
-3,022 images/s per device, MFU 58.6 %, 0.6 GiB per device, gradients in one all-reduce of 28.5 MiB.
+3,023 images/s per device, MFU 58.6 %, 0.6 GiB per device, gradients in one all-reduce of 28.5 MiB.
 The plain U-Net (width 32, depth 4, block size 1) at the same batch: 144.8 M cycles, 332 images/s
 per device; at 128 per device, which suits it better, 751 images/s.
 

@@ -14,17 +14,13 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
-from lungseg_jax.errors import REMOTE_LIBRARIES, CheckpointError, first_line
+from lungseg_jax.errors import REMOTE_CODES, REMOTE_LIBRARIES, CheckpointError, first_line
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
 
-# In messages of XLA, TensorStore and gcsfs: faults of the machine, the login or the network. With
-# the colon, because messages also hold paths, which may be called anything.
-_NOT_DAMAGE = (
-    "RESOURCE_EXHAUSTED:", "PERMISSION_DENIED:", "UNAUTHENTICATED:", "UNAVAILABLE:",
-    "DEADLINE_EXCEEDED:", "ABORTED:", "Forbidden:",
-)  # fmt: skip
+# In messages of errors that are the machine's, the login's or the network's.
+_NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", *REMOTE_CODES)
 
 
 class Checkpoints:

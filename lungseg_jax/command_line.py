@@ -13,7 +13,14 @@ from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
-from lungseg_jax.errors import REMOTE_LIBRARIES, ConfigError, DataError, UserError, first_line
+from lungseg_jax.errors import (
+    REMOTE_CODES,
+    REMOTE_LIBRARIES,
+    ConfigError,
+    DataError,
+    UserError,
+    first_line,
+)
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
 
@@ -58,19 +65,11 @@ def run(
     try:
         with stop_at_once():
             job()
-    except (UserError, OSError) as error:
-        terminal.say(f"Error: {error}")
-        return 1
-    except RuntimeError as error:
-        # XLA's errors begin with a code, by which they are told here.
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):
-            raise
-        terminal.say(f"Error: {out_of_memory}")
-        return 1
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in REMOTE_LIBRARIES:
+        told = _in_one_line(error, resume, out_of_memory)
+        if told is None:
             raise
-        terminal.say(f"Error: {type(error).__name__}: {first_line(error)}; {resume}")
+        terminal.say(f"Error: {told}")
         return 1
     except Stopped as stopped:
         terminal.say(str(stopped) or f"Stopped; {resume}")
@@ -79,6 +78,25 @@ def run(
         terminal.say(f"Interrupted; {resume}")
         return 130
     return 0
+
+
+def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:
+    """Returns what to tell of an error that is not the program's; `None` of one that is."""
+    if isinstance(error, UserError | OSError):
+        return str(error)
+    text, line = str(error), first_line(error)
+    # TensorStore's and ArrayRecord's; the first has the code of a device out of memory.
+    if "No space left on device" in text:
+        return f"no space left on the disk; free some, then {resume} ({line})"
+    # XLA's begin with a code.
+    if isinstance(error, RuntimeError) and text.startswith("RESOURCE_EXHAUSTED"):
+        return str(out_of_memory)
+    if isinstance(error, MemoryError):
+        return f"the machine is out of memory; close other programs, then {resume}"
+    library = type(error).__module__.partition(".")[0]
+    if library in REMOTE_LIBRARIES or any(code in text for code in REMOTE_CODES):
+        return f"{type(error).__name__}: {line}; {resume}"
+    return None
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.PathLike, str | None]:

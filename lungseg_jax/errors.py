@@ -22,6 +22,13 @@ class UserError(Exception):
 # Whose errors are of the login, the network or the rights to a bucket.
 REMOTE_LIBRARIES = ("gcsfs", "google", "aiohttp", "requests")
 
+# In messages of the same by XLA, TensorStore and gcsfs, whose errors are of Python's own kinds.
+# With the colon, because messages also hold paths, which may be called anything.
+REMOTE_CODES = (
+    "PERMISSION_DENIED:", "UNAUTHENTICATED:", "UNAVAILABLE:", "DEADLINE_EXCEEDED:", "ABORTED:",
+    "Forbidden:",
+)  # fmt: skip
+
 
 def first_line(error: Exception) -> str:
     """Returns the beginning of another library's error, for a message in one line."""

@@ -1,20 +1,33 @@
 """TensorBoard events of a run."""
 
+import concurrent.futures
+import contextlib
 import io
+import socket
+import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from tensorboardX import SummaryWriter
-from tensorboardX.record_writer import register_writer_factory
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
+from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
+from tensorboardX.record_writer import RecordWriter, register_writer_factory
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import first_line
 
+# Until events can be seen; a bucket gets the whole file each time.
+FLUSH_SECONDS = 60
+
 
 class Log:
     """TensorBoard events of a run, written by the first process only.
+
+    Not by tensorboardX's own writer: it hands each figure to a thread, by a queue that costs the
+    loop a millisecond per step, and stops training for ever once that thread cannot write.
 
     Args:
       workdir: folder of the run.
@@ -22,30 +35,61 @@ class Log:
     """
 
     def __init__(self, workdir: epath.Path, first_step: int) -> None:
-        self._writer = SummaryWriter(
-            str(workdir), purge_step=first_step, write_to_disk=jax.process_index() == 0
-        )
+        self._file: RecordWriter | None = None
+        self._next_flush = 0.0
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+            self._file = RecordWriter(str(workdir / name))
+            self._write(0, file_version="brain.Event:2")
+            self._write(first_step, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, group: str, step: int, figures: dict[str, float]) -> None:
         """Logs figures under `group/name`."""
-        for name, value in figures.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+        values = [
+            Summary.Value(tag=f"{group}/{name}", simple_value=value)
+            for name, value in figures.items()
+        ]
+        self._write(step, summary=Summary(value=values))
 
     def picture(self, name: str, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Logs an RGB picture."""
-        self._writer.add_image(name, picture, step, dataformats="HWC")
+        self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._writer.close()
+        if self._file:
+            with self._given_up_on_error():
+                self._file.close()
+            self._file = None
+
+    def _write(self, step: int, **content: str | SessionLog | Summary) -> None:
+        if self._file is None:
+            return
+        event = Event(wall_time=time.time(), step=step, **content)
+        with self._given_up_on_error():
+            self._file.write(event.SerializeToString())
+            if time.monotonic() >= self._next_flush:
+                self._file.flush()
+                self._next_flush = time.monotonic() + FLUSH_SECONDS
+
+    @contextlib.contextmanager
+    def _given_up_on_error(self) -> Iterator[None]:
+        """Events are worth no run: if they cannot be written, as on a full disk, it goes on."""
+        try:
+            yield
+        except OSError as error:
+            terminal.say(f"TensorBoard events are no longer written: {first_line(error)}")
+            if self._file:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+            self._file = None
 
 
 class EventsInBucket:
-    """A file of events in a bucket, written whole at each flush.
-
-    tensorboardX has one, whose first upload that fails ends its thread and stops training for ever.
+    """A file of events in a bucket, uploaded whole at each flush while training goes on.
 
     Args:
       path: `gs://…`.
@@ -54,22 +98,29 @@ class EventsInBucket:
     def __init__(self, path: str) -> None:
         self._path = epath.Path(path)
         self._content = io.BytesIO()
+        self._uploader = concurrent.futures.ThreadPoolExecutor(1)
+        self._upload: concurrent.futures.Future[None] | None = None
 
     def write(self, content: bytes) -> None:
         """Adds to the file."""
         self._content.write(content)
 
     def flush(self) -> None:
-        """Uploads what there is; what cannot be is tried again by the next flush."""
-        try:
-            self._path.write_bytes(self._content.getvalue())
-        # Of gcsfs, of the login, of the network: events are worth no run.
-        except Exception as error:  # noqa: BLE001
-            terminal.say(f"TensorBoard events are not written for now: {first_line(error)}")
+        """Begins to upload what there is, unless an upload is on its way."""
+        if self._upload is None or self._upload.done():
+            self._upload = self._uploader.submit(self._write_whole, self._content.getvalue())
 
     def close(self) -> None:
-        """Uploads for the last time."""
-        self.flush()
+        """Uploads for the last time, and waits for it."""
+        self._uploader.submit(self._write_whole, self._content.getvalue())
+        self._uploader.shutdown()
+
+    def _write_whole(self, content: bytes) -> None:
+        try:
+            self._path.write_bytes(content)
+        # Of gcsfs, of the login, of the network. The next upload has all that this one lacks.
+        except Exception as error:  # noqa: BLE001
+            terminal.say(f"TensorBoard events are not written for now: {first_line(error)}")
 
 
 class _Buckets:

@@ -183,7 +183,8 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
                 batch: Batch = next(run.batches)
                 run.state, metrics = run.step(run.state, run.store, run.parallel.shard(batch))
                 pending.add(step + 1, batch["position"], metrics)
-    return True
+    # During the last validation, after which all is saved: the final evaluation would take long.
+    return not stop(config.num_steps + 1)
 
 
 def validate(run: Training, log: Log, step: int, trained: str) -> float:

@@ -20,7 +20,7 @@ from etils import epath
 from flax import nnx
 
 from lungseg_jax.config import Config, from_json
-from lungseg_jax.errors import CheckpointError
+from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.forward import Variables
 from lungseg_jax.models.unet import UNet
 from lungseg_jax.state import abstract_variables, model_graph
@@ -139,6 +139,9 @@ def load_weights(path: epath.PathLike) -> Weights:
         if not calibration.in_range():
             raise ValueError("a calibration that no validation split tells")
         arrays = safetensors.numpy.load(content)
+    except ConfigError as error:
+        fault, remedy = f"is not for this version ({error})", "use the one that exported it"
+        raise CheckpointError(path, fault, remedy) from error
     # The checksum may be of a file that is no weights at all.
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(path, "holds no weights of this package", _REMEDY) from error

@@ -37,7 +37,7 @@ def test_values_statistics_and_gradients_are_those_of_the_formula(inputs, name):
     activation = ACTIVATIONS[name]
 
     def custom(*arguments):
-        return normalise(*arguments, activation, EPSILON, None)
+        return normalise(*arguments, activation, None)
 
     def plain(*arguments):
         return by_formula(*arguments, activation)
@@ -59,7 +59,7 @@ def test_a_batch_over_devices_is_one_batch(inputs):
 
     def gradients(x, weight, axis_name):
         def loss(x, scale, bias):
-            return (normalise(x, scale, bias, jax.nn.relu, EPSILON, axis_name)[0] * weight).sum()
+            return (normalise(x, scale, bias, jax.nn.relu, axis_name)[0] * weight).sum()
 
         return jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)
 
@@ -86,16 +86,14 @@ def test_a_global_batch_of_more_positions_than_32_bits_count():
     """Fault: their number, as an integer, in a computation of 32 bits."""
     shape = jax.ShapeDtypeStruct((32, 8192, 8192, 1), jnp.float32)
     vector = jax.ShapeDtypeStruct((1,), jnp.float32)
-    found: Any = jax.eval_shape(
-        lambda *a: normalise(*a, jax.nn.relu, EPSILON, None), shape, vector, vector
-    )
+    found: Any = jax.eval_shape(lambda *a: normalise(*a, jax.nn.relu, None), shape, vector, vector)
     assert found[0].shape == shape.shape
 
 
 def test_half_precision_keeps_statistics_of_many_pixels():
     """Fault: sums in bfloat16, which stop growing at a few hundred."""
     x = jnp.asarray(np.random.default_rng(0).normal(1, 0.5, (4, 64, 64, 2)), jnp.bfloat16)
-    result: Any = normalise(x, jnp.ones(2), jnp.zeros(2), jax.nn.relu, EPSILON, None)
+    result: Any = normalise(x, jnp.ones(2), jnp.zeros(2), jax.nn.relu, None)
     y, mean, var = result
     assert y.dtype == jnp.bfloat16
     assert mean.dtype == var.dtype == jnp.float32

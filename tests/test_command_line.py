@@ -34,6 +34,28 @@ def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
     assert said == "Error: Forbidden: 403 no right to storage.objects.create; again\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "beginning"),
+    [
+        # As TensorStore and ArrayRecord have them.
+        (ValueError("RESOURCE_EXHAUSTED: write: No space left on device"), "no space left on the"),
+        (RuntimeError("write() failed: No space left on device"), "no space left on the disk"),
+        (ValueError("PERMISSION_DENIED: gs://runs/6: 403"), "ValueError: PERMISSION_DENIED: gs:"),
+        (MemoryError(), "the machine is out of memory"),
+    ],
+)
+def test_a_full_disk_or_memory_is_one_line(capsys, error, beginning):
+    """Fault: hours of training that end in a traceback, which does not say what to do."""
+
+    def job() -> None:
+        raise error
+
+    assert run(["main"], usage="", job=job, resume="run it again") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {beginning}")
+    assert "run it again" in line
+
+
 def test_other_faults_keep_their_traceback():
     """Fault: a fault of the program that is told as one of the user's."""
 

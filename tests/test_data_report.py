@@ -3,6 +3,7 @@
 import collections
 import html.parser
 import json
+import shutil
 import weakref
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lungseg_jax.imaging.overlay import REFERENCE_COLOURS
 from lungseg_jax.imaging.structures import Structure
 from tests.stored import pairs_in, read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import COLOURS, COLUMNS, ROWS, ContactSheet
-from tfds_builder.data_report import main, write_data_report
+from tfds_builder.data_report import ensure_data_report, main, write_data_report
 from tfds_builder.data_report_figures import AGE_EDGES, Figures, Histogram, Look
 from tfds_builder.duplicates import Fingerprint, Fingerprints
 from tfds_builder.splits import SPLITS
@@ -190,6 +191,17 @@ def test_broken_build_report_is_one_line(folder, content, tmp_path, capsys):
         write_data_report(tmp_path)
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_report_that_cannot_be_written_stops_nothing(folder, tmp_path, capsys):
+    """Fault: training refused on records that are whole, in a folder that is only to be read."""
+    records = tmp_path / "records"
+    shutil.copytree(folder, records, ignore=shutil.ignore_patterns("data_report"))
+    # For any user, unlike rights, which do not bind root.
+    (records / "data_report").write_text("a file where the folder goes")
+    ensure_data_report(records)
+    assert "\nNo report on the records: " in capsys.readouterr().err
+    assert main([str(records)]) == 1
 
 
 def test_damaged_records_point_to_verify(tmp_path):

@@ -1,5 +1,7 @@
 """Fields of records, read by a shorter way than TFDS's own."""
 
+import os
+import resource
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import encode_png
+from lungseg_jax.runtime.open_files import allow_many_open_files
 from tests.stored import read_split, rewrite, shard, write_records
 from tfds_builder.fields import Fields
 
@@ -46,6 +49,24 @@ def test_only_what_was_asked_for_is_decoded(tmp_path):
     assert set(record) == {"image", "example_id"}
     with pytest.raises(DataError, match=r"test split is damaged .*verify"):
         Fields(builder, "test", "original_mask").read([0])
+
+
+def test_more_shards_than_open_files_are_no_damage(folder):
+    """Fault: hours of building again because of a limit that one command raises."""
+    fields = Fields(tfds.builder_from_directory(folder), "train", "image")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(DataError, match=r"more shards than files .* ulimit -n"):
+            fields.read([0])
+        allow_many_open_files()
+        # Anew: ArrayRecord does not try a shard again.
+        fields = Fields(tfds.builder_from_directory(folder), "train", "image")
+        assert len(fields.read([0])) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_rotten_byte_names_the_folder(tmp_path):

@@ -22,7 +22,7 @@ from tests.pictures import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion
 from tfds_builder.convert import ConvertSettings, convert
-from tfds_builder.prepare import prepare
+from tfds_builder.prepare import fingerprint, prepare
 from tfds_builder.sources import list_source
 
 CONFIG = LungsConfig(source="kaggle", image_size=32)
@@ -67,6 +67,14 @@ def test_phantoms_are_prepared_from_nothing(tmp_path):
         mask = record["mask"][..., 0] > 0
         assert 0.05 < mask.mean() < 0.6
         assert not record["patient_id"].startswith(b"PHANTOM")
+
+
+def test_other_phantoms_give_new_records(monkeypatch):
+    """Fault: phantoms that are generated in another way now, trained on as they were."""
+    config = LungsConfig(source="phantom", image_size=32, num_phantoms=10)
+    before = fingerprint(config, None)
+    monkeypatch.setattr("tfds_builder.phantom_files.VERSION", 1000)
+    assert fingerprint(config, None) != before
 
 
 def test_whole_records_are_used_again(tmp_path, capsys):

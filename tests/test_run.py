@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -18,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm
 
 from lungseg_jax.checkpoint import Checkpoints
@@ -37,6 +35,7 @@ from lungseg_jax.step import prepare_step
 from lungseg_jax.train import Pending, Training
 from lungseg_jax.weights import load_weights
 from lungseg_jax.workdir import read_config, read_starts
+from tests.events import events_in
 from tests.small import REPOSITORY, assert_trees_equal, small_config, write_small_data
 
 STEPS = 40
@@ -54,25 +53,26 @@ def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch):
     # Of a run only its configuration is needed.
     run = object.__new__(Training)
     run.config = Config(batch_size=16)
-    pending = Pending(run, Log(epath.Path(tmp_path), first_step=1), tqdm(disable=True))
     named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
     figures = {name: jnp.float32(value) for name, value in named.items()}
-    # Compiling, which is no step's rate.
-    clock[0] += 60.0
-    for step in range(20):
-        # A batch that is waited for; the device takes no time.
-        clock[0] += 0.8
-        pending.add(step, np.arange(16), figures)
-    pending.drain()
-    # 19 steps since the first was done, when the second's batch was there: 18 were waited for.
-    assert pending.summary() == f"loss 0.5000, Dice 0.2500, {19 * 16 / (18 * 0.8):.1f} images/s"
-    # A validation takes no part.
-    clock[0] += 100.0
-    pending.restart_clock()
-    clock[0] += 0.4
-    pending.add(20, np.arange(16), figures)
-    pending.drain()
-    assert pending.summary().endswith(", 40.0 images/s")
+    with Log(epath.Path(tmp_path), first_step=1) as log:
+        pending = Pending(run, log, tqdm(disable=True))
+        # Compiling, which is no step's rate.
+        clock[0] += 60.0
+        for step in range(20):
+            # A batch that is waited for; the device takes no time.
+            clock[0] += 0.8
+            pending.add(step, np.arange(16), figures)
+        pending.drain()
+        # 19 steps since the first was done, when the second's batch was there: 18 were waited for.
+        assert pending.summary() == f"loss 0.5000, Dice 0.2500, {19 * 16 / (18 * 0.8):.1f} images/s"
+        # A validation takes no part.
+        clock[0] += 100.0
+        pending.restart_clock()
+        clock[0] += 0.4
+        pending.add(20, np.arange(16), figures)
+        pending.drain()
+        assert pending.summary().endswith(", 40.0 images/s")
 
 
 @pytest.fixture(scope="module")
@@ -130,20 +130,12 @@ def run_until(
 
 def losses(workdir: Path) -> dict[int, float]:
     """The loss of each step in the run's event files."""
-    found = {}
-    for path in sorted(workdir.glob("events.*")):
-        content, start = path.read_bytes(), 0
-        # A TFRecord is length, its checksum, the event, its checksum; a killed run may end early.
-        while start + 12 < len(content):
-            (length,) = struct.unpack_from("<Q", content, start)
-            record = content[start + 12 : start + 12 + length]
-            start += length + 16
-            if len(record) == length:
-                event = Event.FromString(record)
-                values = {value.tag: value.simple_value for value in event.summary.value}
-                if "train/loss" in values:
-                    found[event.step] = values["train/loss"]
-    return found
+    return {
+        event.step: value.simple_value
+        for event in events_in(workdir)
+        for value in event.summary.value
+        if value.tag == "train/loss"
+    }
 
 
 def newest_state(workdir: Path):

@@ -97,6 +97,21 @@ def test_a_calibration_out_of_range_is_refused(saved, calibration: tuple):
         load_weights(path)
 
 
+def test_weights_of_a_newer_version_are_called_that(saved):
+    """Fault: a whole file that is fetched again and again, because it is said to be no weights."""
+    content = saved[1].read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    config = json.loads(header["__metadata__"]["config"])
+    config["model"]["attention"] = True
+    header["__metadata__"]["config"] = json.dumps(config)
+    longer = json.dumps(header).encode()
+    saved[1].write_bytes(len(longer).to_bytes(8, "little") + longer + content[8 + length :])
+    sign(saved[1])
+    with pytest.raises(CheckpointError, match=r"model\.attention.*use the one that exported it"):
+        load_weights(saved[1])
+
+
 @pytest.mark.parametrize("absent", ["net.safetensors", "net.safetensors.sha256"])
 def test_absent_files_are_named(saved, absent: str):
     """Fault: weights used without their checksum, or a file called absent that is there."""

@@ -75,13 +75,18 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
 
 
 def ensure_data_report(folder: epath.PathLike) -> None:
-    """Writes the report on a folder of records if it has none.
+    """Writes the report on a folder of records if it has none and can be written to.
 
     Raises:
       DataError: no such folder, or a damaged record or build report.
     """
-    if not (epath.Path(folder) / PAGE).exists():
+    if (epath.Path(folder) / PAGE).exists():
+        return
+    try:
         write_data_report(folder)
+    # Finished records may lie where writing is not allowed.
+    except OSError as error:
+        terminal.say(f"No report on the records: {error}")
 
 
 def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:
@@ -109,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         output = write_data_report(given.folder, given.seed)
-    except UserError as error:
+    except (UserError, OSError) as error:
         terminal.say(f"Error: {error}")
         return 1
     terminal.say(f"Report: {output / 'index.html'} and {output / 'contact_sheet.png'}")

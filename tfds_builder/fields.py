@@ -55,6 +55,9 @@ class Fields:
             raise
         # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
         except Exception as error:
+            if "Too many open files" in str(error):
+                fault, remedy = "more shards than files may be open", "raise the limit: ulimit -n"
+                raise DataError(self._folder, fault, remedy) from error
             raise damaged_record(self._folder, self._split, error) from error
         return fields
 

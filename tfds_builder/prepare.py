@@ -15,6 +15,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
+from tfds_builder import phantom_files
 from tfds_builder.build_report import SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.conversion import describe_case
@@ -133,7 +134,7 @@ def fingerprint(config: LungsConfig, cases: Cases) -> str:
         "seed": config.seed if cases is None or not config.splits else None,
         "splits": read_split_file(config.splits) if config.splits else None,
         "fold": config.fold,
-        "num_phantoms": config.num_phantoms if cases is None else None,
+        "num_phantoms": [config.num_phantoms, phantom_files.VERSION] if cases is None else None,
         "reading": repr(config.reading),
         "on_error": config.on_error,
         "cases": cases,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import DataError, UserError
 
 # The largest films accepted take seconds.
 SECONDS = 60.0
@@ -129,8 +129,11 @@ class Sandbox:
             raise SandboxStoppedError
         if not ready:
             self.close()
-            raise RuntimeError(
-                "A worker does not start; `python -c 'import tfds_builder.worker'` says why"
+            # Not of one file, so no `DataError`, which would only leave that one out.
+            raise UserError(
+                "worker processes",
+                "do not start",
+                "`python -c 'import tfds_builder.worker'` says why, or memory is short",
             )
 
     def _last_words(self) -> str:

@@ -46,9 +46,7 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Pictures, activation: Activation) -> Pictures:
         """Returns `x` normalised by its own statistics, activated; updates the running ones."""
-        result: Any = normalise(
-            x, self.scale[...], self.bias[...], activation, EPSILON, self.axis_name
-        )
+        result: Any = normalise(x, self.scale[...], self.bias[...], activation, self.axis_name)
         y, mean, var = result
         for running, new in ((self.mean, mean), (self.var, var)):
             running[...] = MOMENTUM * running[...] + (1 - MOMENTUM) * new
@@ -60,18 +58,17 @@ class BatchNorm(nnx.Module):
         return scale, self.bias[...] - self.mean[...] * scale
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
     x: Pictures,
     scale: Channels,
     bias: Channels,
     activation: Activation,
-    epsilon: float,
     axis_name: str | None,
 ) -> tuple[Pictures, Channels, Channels]:
     """Returns normalised and activated `x`, in its type, and the batch's mean and variance.
 
-    With σ = √(variance + epsilon), x̂ = (x − mean)/σ and y = activation(scale · x̂ + bias), and with
+    With σ = √(variance + EPSILON), x̂ = (x − mean)/σ and y = activation(scale · x̂ + bias), and with
     g the gradient of what is activated:
 
       dx = scale/σ · (g − mean g − x̂ · mean(g x̂)),  d_scale = Σ g x̂,  d_bias = Σ g
@@ -86,10 +83,9 @@ def normalise(
       scale: of each channel.
       bias: of each channel.
       activation: applied to each element.
-      epsilon: added to the variance.
       axis_name: mapped axis that the batch is spread over.
     """
-    return _forward(x, scale, bias, activation, epsilon, axis_name)[0]
+    return _forward(x, scale, bias, activation, axis_name)[0]
 
 
 def _forward(
@@ -97,20 +93,18 @@ def _forward(
     scale: Channels,
     bias: Channels,
     activation: Activation,
-    epsilon: float,
     axis_name: str | None,
 ) -> tuple[tuple[Pictures, Channels, Channels], Saved]:
     wide = x.astype(jnp.float32)
     mean, mean_square = _means(wide, jnp.square(wide), axis_name)
     var = jnp.maximum(mean_square - jnp.square(mean), 0)
-    inverse_deviation = lax.rsqrt(var + epsilon)
+    inverse_deviation = lax.rsqrt(var + EPSILON)
     y = activation(((wide - mean) * inverse_deviation * scale + bias).astype(x.dtype))
     return (y, mean, var), (x, scale, bias, mean, inverse_deviation)
 
 
 def _backward(
     activation: Activation,
-    epsilon: float,  # noqa: ARG001
     axis_name: str | None,
     saved: Saved,
     gradients: tuple[Pictures, Channels, Channels],

@@ -1,0 +1,61 @@
+"""TensorBoard events."""
+
+import resource
+
+import numpy as np
+from etils import epath
+from tensorboardX.proto.event_pb2 import SessionLog
+
+from lungseg_jax.log import EventsInBucket, Log
+from tests.events import events_in
+
+
+def test_a_resumed_run_hides_what_it_does_again(tmp_path):
+    """Fault: steps after the last checkpoint, logged before and after a kill, shown twice."""
+    with Log(epath.Path(tmp_path), first_step=7) as log:
+        log.scalars("train", 7, {"loss": 0.5, "dice": 0.75})
+        log.picture("val/median", 7, np.zeros((8, 8, 3), np.uint8))
+    version, session, figures, picture = events_in(tmp_path)
+    # What TensorBoard's reader looks at to drop the steps from there on of earlier files.
+    assert version.file_version == "brain.Event:2"
+    assert (session.step, session.session_log.status) == (7, SessionLog.START)
+    assert {x.tag: x.simple_value for x in figures.summary.value} == {
+        "train/loss": 0.5,
+        "train/dice": 0.75,
+    }
+    assert figures.step == picture.step == 7
+    assert picture.summary.value[0].image.width == 8
+
+
+def test_a_full_disk_ends_the_log_but_not_the_run(tmp_path, capfd):
+    """Fault: tensorboardX's thread dies at the first failed write, and training waits for ever."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = Log(epath.Path(tmp_path), first_step=1)
+    # Files may not grow beyond this: as if the disk were full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with log:
+            for step in range(1000):
+                log.scalars("train", step, {"loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capfd.readouterr().err.count("TensorBoard events are no longer written: [Errno 27]") == 1
+
+
+def test_events_that_cannot_be_uploaded_stop_nothing(monkeypatch, capfd):
+    """Fault: a network that fails once ends the run, or all that is logged after it."""
+    uploads = []
+
+    def upload(_: epath.Path, content: bytes) -> None:
+        uploads.append(content)
+        if len(uploads) == 1:
+            raise ConnectionError("no network")
+
+    events = EventsInBucket("gs://bucket/run/events")
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "write_bytes", upload)
+    events.write(b"one")
+    events.flush()
+    events.write(b"two")
+    events.close()
+    assert "events are not written for now: no network" in capfd.readouterr().err
+    assert uploads == [b"one", b"onetwo"]
