@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Integer
 
-from lungseg_jax.imaging.surface import surface_distances
+from lungseg_jax.imaging.surface import outline, surface_distances
 
 NAN = math.nan
 
@@ -98,9 +98,12 @@ def image_metrics(
             sides[name], _ = _overlap(predicted[..., channel], reference[..., channel])
     found, true = np.any(predicted, axis=-1), np.any(reference, axis=-1)
     dice, iou = _overlap(found, true)
-    hd95_px, assd_px, surface_dice = _of_outlines(found, true, (1.0, 1.0), tolerance_px)
+    outlines = outline(found), outline(true)
+    hd95_px, assd_px, surface_dice = _of_outlines(*outlines, true.shape, (1.0, 1.0), tolerance_px)
     hd95_mm, assd_mm, surface_dice_mm = (
-        _of_outlines(found, true, spacing_mm, tolerance_mm) if spacing_mm else (NAN, NAN, NAN)
+        _of_outlines(*outlines, true.shape, spacing_mm, tolerance_mm)
+        if spacing_mm
+        else (NAN, NAN, NAN)
     )
     return ImageMetrics(
         example_id, source, dice, iou, hd95_px, assd_px, surface_dice, hd95_mm, assd_mm,
@@ -120,19 +123,19 @@ def _overlap(
 
 
 def _of_outlines(
-    predicted: Bool[np.ndarray, "h w"],
-    reference: Bool[np.ndarray, "h w"],
+    predicted: Integer[np.ndarray, "n 2"],
+    reference: Integer[np.ndarray, "m 2"],
+    shape: tuple[int, int],
     spacing: tuple[float, float],
     tolerance: float,
 ) -> tuple[float, float, float]:
-    """Returns HD95, ASSD and surface Dice; NaN where both masks are empty."""
+    """Returns HD95, ASSD and surface Dice; NaN where both outlines are empty."""
     distances = surface_distances(predicted, reference, spacing)
     if distances:
         return distances.hd95(), distances.assd(), distances.surface_dice(tolerance)
-    if not (predicted.any() or reference.any()):
+    if not (len(predicted) or len(reference)):
         return NAN, NAN, NAN
-    height, width = reference.shape
-    diagonal = math.hypot(height * spacing[0], width * spacing[1])
+    diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
     return diagonal, diagonal, 0.0
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Integer
 from scipy.spatial import KDTree
 
 
@@ -44,30 +44,30 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    first: Shaped[np.ndarray, "h w"],
-    second: Shaped[np.ndarray, "h w"],
+    first: Integer[np.ndarray, "n 2"],
+    second: Integer[np.ndarray, "m 2"],
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> SurfaceDistances | None:
-    """Returns the distances between two masks' outlines, `None` if either mask is empty.
+    """Returns the distances between two outlines, `None` if either has no point.
 
     Nearest points come from a k-d tree of the outlines: a few thousand points however large the
     picture, where a distance transform would visit each of its pixels.
 
     Args:
-      first: mask; non-zero is inside.
-      second: mask of the same shape.
+      first: (row, column) of each point.
+      second: likewise.
       spacing: (row, column) distance between pixel centres; (1, 1) gives pixels.
     """
-    points_first = outline(first != 0).astype(np.float64) * spacing
-    points_second = outline(second != 0).astype(np.float64) * spacing
-    if not len(points_first) or not len(points_second):
+    if not len(first) or not len(second):
         return None
+    points_first = first.astype(np.float64) * spacing
+    points_second = second.astype(np.float64) * spacing
     forward, _ = KDTree(points_second).query(points_first)
     backward, _ = KDTree(points_first).query(points_second)
     return SurfaceDistances(forward, backward)
 
 
-def outline(mask: Bool[np.ndarray, "h w"]) -> Shaped[np.ndarray, "n 2"]:
+def outline(mask: Bool[np.ndarray, "h w"]) -> Integer[np.ndarray, "n 2"]:
     """Returns the (row, column) of each pixel that has a 4-neighbour outside the mask."""
     inside = mask.astype(np.uint8)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
