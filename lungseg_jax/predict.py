@@ -1,6 +1,6 @@
 """Segments lungs on radiographs: DICOM, PNG and JPEG files in, masks out.
 
-Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoint=WORKDIR]
+Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoint=PATH]
 
 --output=DIR        where <name>_mask.png, <name>_overlay.png and predictions.csv go
 --checkpoint=PATH   network to use instead of the weights in the package: a file of
