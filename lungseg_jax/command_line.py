@@ -82,20 +82,24 @@ def run(
 
 def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:
     """Returns what to tell of an error that is not the program's; `None` of one that is."""
-    if isinstance(error, UserError | OSError):
-        return str(error)
     text, line = str(error), first_line(error)
-    # TensorStore's and ArrayRecord's; the first has the code of a device out of memory.
+    # Python's own, TensorStore's and ArrayRecord's, of which the second has a code, too.
     if "No space left on device" in text:
         return f"no space left on the disk; free some, then {resume} ({line})"
+    if "Too many open files" in text and isinstance(error, OSError):
+        return f"{line}; raise the limit, as by ulimit -n, then {resume}"
+    if isinstance(error, UserError | OSError):
+        return text
     # XLA's begin with a code.
     if isinstance(error, RuntimeError) and text.startswith("RESOURCE_EXHAUSTED"):
         return str(out_of_memory)
     if isinstance(error, MemoryError):
-        return f"the machine is out of memory; close other programs, then {resume}"
-    library = type(error).__module__.partition(".")[0]
-    if library in REMOTE_LIBRARIES or any(code in text for code in REMOTE_CODES):
+        asked = f" ({line})" if line else ""
+        return f"the machine is out of memory{asked}; end other programs, then {resume}"
+    if type(error).__module__.partition(".")[0] in REMOTE_LIBRARIES:
         return f"{type(error).__name__}: {line}; {resume}"
+    if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
+        return f"{line}; {resume}"
     return None
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import io
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from lungseg_jax.errors import first_line
 # Until events can be seen; a bucket gets the whole file each time.
 FLUSH_SECONDS = 60
 
+# How long the end of a log waits for a bucket.
+CLOSE_SECONDS = 10
+
 
 class Log:
     """TensorBoard events of a run, written by the first process only.
@@ -38,9 +42,10 @@ class Log:
         self._file: RecordWriter | None = None
         self._next_flush = 0.0
         if jax.process_index() == 0:
-            workdir.mkdir(parents=True, exist_ok=True)
-            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-            self._file = RecordWriter(str(workdir / name))
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+            with self._given_up_on_error():
+                workdir.mkdir(parents=True, exist_ok=True)
+                self._file = RecordWriter(str(workdir / name))
             self._write(0, file_version="brain.Event:2")
             self._write(first_step, session_log=SessionLog(status=SessionLog.START))
 
@@ -80,7 +85,8 @@ class Log:
         """Events are worth no run: if they cannot be written, as on a full disk, it goes on."""
         try:
             yield
-        except OSError as error:
+        # The second where no thread can be started for an upload.
+        except (OSError, RuntimeError) as error:
             terminal.say(f"TensorBoard events are no longer written: {first_line(error)}")
             if self._file:
                 with contextlib.suppress(OSError):
@@ -111,16 +117,18 @@ class EventsInBucket:
             self._upload = self._uploader.submit(self._write_whole, self._content.getvalue())
 
     def close(self) -> None:
-        """Uploads for the last time, and waits for it."""
-        self._uploader.submit(self._write_whole, self._content.getvalue())
-        self._uploader.shutdown()
+        """Uploads for the last time, and waits a while for it."""
+        last = self._uploader.submit(self._write_whole, self._content.getvalue())
+        # A machine that is taken away has half a minute for all.
+        concurrent.futures.wait([last], timeout=CLOSE_SECONDS)
+        self._uploader.shutdown(wait=False, cancel_futures=True)
 
     def _write_whole(self, content: bytes) -> None:
         try:
             self._path.write_bytes(content)
-        # Of gcsfs, of the login, of the network. The next upload has all that this one lacks.
+        # Of gcsfs, of the login, of the network. The next upload, if any, has all that this lacks.
         except Exception as error:  # noqa: BLE001
-            terminal.say(f"TensorBoard events are not written for now: {first_line(error)}")
+            terminal.say(f"TensorBoard events could not be uploaded: {first_line(error)}")
 
 
 class _Buckets:

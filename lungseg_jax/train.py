@@ -86,7 +86,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
     run = start(config, parallel, workdir)
     with Log(workdir, int(run.state.step) + 1) as log, stop_after_step() as stop:
         finished = loop(run, log, stop)
-    run.checkpoints.wait()
+        run.checkpoints.wait()
     if not finished:
         run.checkpoints.close()
         return None
@@ -184,7 +184,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
                 run.state, metrics = run.step(run.state, run.store, run.parallel.shard(batch))
                 pending.add(step + 1, batch["position"], metrics)
     # During the last validation, after which all is saved: the final evaluation would take long.
-    return not stop(config.num_steps + 1)
+    return not stop(config.num_steps)
 
 
 def validate(run: Training, log: Log, step: int, trained: str) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 
 
 def events_in(workdir: Path) -> Iterator[Event]:
@@ -15,6 +16,9 @@ def events_in(workdir: Path) -> Iterator[Event]:
         while start + 12 < len(content):
             (length,) = struct.unpack_from("<Q", content, start)
             record = content[start + 12 : start + 12 + length]
+            checksum = content[start + 12 + length : start + 16 + length]
             start += length + 16
-            if len(record) == length:
+            if len(checksum) == 4:
+                # TensorBoard reads no record without it.
+                assert struct.unpack("<I", checksum) == (masked_crc32c(record),)
                 yield Event.FromString(record)

@@ -57,5 +57,5 @@ def test_events_that_cannot_be_uploaded_stop_nothing(monkeypatch, capfd):
     events.flush()
     events.write(b"two")
     events.close()
-    assert "events are not written for now: no network" in capfd.readouterr().err
+    assert "events could not be uploaded: no network" in capfd.readouterr().err
     assert uploads == [b"one", b"onetwo"]

@@ -83,10 +83,12 @@ def ensure_data_report(folder: epath.PathLike) -> None:
     if (epath.Path(folder) / PAGE).exists():
         return
     try:
-        write_data_report(folder)
-    # Finished records may lie where writing is not allowed.
+        (epath.Path(folder) / PAGE).parent.mkdir(exist_ok=True)
+    # Finished records may lie where writing is not allowed; told before all of them are read.
     except OSError as error:
         terminal.say(f"No report on the records: {error}")
+        return
+    write_data_report(folder)
 
 
 def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:

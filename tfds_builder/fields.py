@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.open_files import allow_many_open_files
 
 # More threads than cores only contend for the interpreter's lock.
 READING_THREADS = min(16, usable_cores())
@@ -26,6 +27,7 @@ class Fields:
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *names: str) -> None:
+        allow_many_open_files()
         self._folder, self._split = builder.data_path, split
         features: Any = builder.info.features
         open_split: Any = builder.as_data_source

@@ -62,7 +62,7 @@ class Sandbox:
         Raises:
           DataError: the function raised one, or any other error, or the worker did not survive.
           SandboxStoppedError: `stop` was called.
-          RuntimeError: no worker can be started.
+          UserError: no worker can be started.
         """
         if self._stopped:
             raise SandboxStoppedError

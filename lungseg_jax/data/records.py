@@ -18,7 +18,6 @@ from lungseg_jax.data.pictures import Pictures
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.structures import Structure
-from lungseg_jax.runtime.open_files import allow_many_open_files
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.data_report import ensure_data_report
 from tfds_builder.fields import READING_THREADS, Fields
@@ -180,7 +179,6 @@ def open_records(config: Config) -> dict[str, Records]:
     if jax.process_count() > 1:
         _prepare_on_first(lambda: build_records(config))
     builder = build_records(config)
-    allow_many_open_files()
     records = {split: Records(builder, split, config.data.labels) for split in SPLITS}
     _check_labels(config.data, records)
     return records

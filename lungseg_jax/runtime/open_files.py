@@ -1,14 +1,21 @@
 """How many files a process may have open: records have one for each of their shards."""
 
+import contextlib
 import resource
+
+# Enough for 3 million pictures of 1024 x 1024. Without bound, programs that close all numbers that
+# a file may have, as they do before they start another, would take long.
+ENOUGH = 65_536
 
 
 def allow_many_open_files() -> None:
-    """Raises the limit as far as the system lets the process.
+    """Raises the limit as far as is of use and the system lets the process.
 
     Many systems begin with 1,024, which the shards of some 50,000 pictures of 1024 × 1024 exceed.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Where there is no bound, as on macOS, the system refuses to be asked for that.
-    if hard != resource.RLIM_INFINITY and soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # Some systems have bounds that they do not tell.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
