@@ -1,6 +1,7 @@
 """Flags to a command: which job, with which configuration, in which folder."""
 
 import dataclasses
+import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -173,8 +174,6 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
         raise ConfigError("command line", "no file is given", "name files or folders")
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that results go to")
-    for path in (*paths, output.value):
-        check_on_disk(path)
     return PredictionArguments(
         paths, output.value, checkpoints.value, bool(both_ways.value), resolve(config.value)
     )
@@ -235,13 +234,13 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
         raise ConfigError("command line", _reason(error), "see --help and README.md") from error
 
 
-def check_on_disk(path: str) -> None:
+def check_on_disk(path: epath.PathLike) -> None:
     """Refuses addresses where only files on disk are read or written.
 
     Raises:
       ConfigError: it is one.
     """
-    if "://" in path:
+    if "://" in os.fspath(path):
         raise ConfigError(path, "is not on disk", "copy files there, and give a path")
 
 

@@ -26,7 +26,7 @@ from etils import epath
 from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
-from lungseg_jax.command_line import parse_prediction, run
+from lungseg_jax.command_line import check_on_disk, parse_prediction, run
 from lungseg_jax.errors import DataError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.imaging import png
@@ -96,9 +96,12 @@ def predict(
       options: how files are read.
 
     Raises:
+      ConfigError: a path, or the output, is not on disk.
       DataError: a path is absent, there is no file, or the output is not a folder, or holds a
         file of someone else's or another file's result where a result goes.
     """
+    for path in (*paths, output):
+        check_on_disk(path)
     output = epath.Path(output)
     noted = read_note(output)
     inputs = name_files(paths, output, results_of(noted))

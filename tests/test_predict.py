@@ -190,8 +190,15 @@ def test_several_checkpoints_are_taken_from_the_command_line():
     given = parse_prediction(["predict", "a.png", "--output=o", "--checkpoint=x", "--checkpoint=y"])
     assert given.checkpoints == ["x", "y"]
     assert parse_prediction(["predict", "a.png", "--output=o"]).checkpoints == []
-    with pytest.raises(ConfigError, match="gs://bucket/masks: is not on disk"):
-        parse_prediction(["predict", "a.png", "--output=gs://bucket/masks"])
+
+
+@pytest.mark.parametrize(
+    ("path", "output"), [("gs://bucket/a.png", "out"), ("a.png", "gs://bucket/masks")]
+)
+def test_addresses_are_refused(untrained, path, output):
+    """Fault: masks in a folder named `gs:`, or a bucket's name looked for on the disk."""
+    with pytest.raises(ConfigError, match=r"gs://bucket/.*: is not on disk"):
+        predict(untrained, [path], output)
 
 
 @pytest.mark.parametrize("both_ways", [False, True])
