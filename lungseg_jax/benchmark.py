@@ -18,7 +18,7 @@ from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.flops import forward_flops, training_flops
-from lungseg_jax.performance.forward import forward_figures, time_forward
+from lungseg_jax.performance.inference import forward_figures, time_forward
 from lungseg_jax.performance.report import benchmark_report
 from lungseg_jax.performance.roofline import Peaks, Rate, measure_peaks, place
 from lungseg_jax.performance.timing import SecondsOfRounds, median_and_error, spread

@@ -41,7 +41,7 @@ from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.prediction.table import TABLE, Row, open_table
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import usable_cores
-from tfds_builder.convert import worker_memory_bytes
+from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.sandbox import Sandboxes
 
 # Rejected files that are named at the end; the table names all.

@@ -29,7 +29,7 @@ from tfds_builder.beam_pipeline import _ConvertChunk
 from tfds_builder.build_report import REPORT, SUMMARY
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion
-from tfds_builder.convert import ConvertSettings
+from tfds_builder.convert_case import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
 from tfds_builder.prepare import prepare
 from tfds_builder.verify import verify

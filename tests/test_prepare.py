@@ -21,7 +21,7 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion
-from tfds_builder.convert import ConvertSettings, convert
+from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.prepare import fingerprint, prepare
 from tfds_builder.sources import list_source
 
@@ -47,7 +47,7 @@ def test_records_read_back_equal_what_went_in(tmp_path):
     for example_id, record in records.items():
         original = cases[example_id].masks[0].path.read_bytes()
         np.testing.assert_array_equal(record["original_mask"][..., 0], read_mask(original, "x"))
-        _, wanted = convert(cases[example_id], ConvertSettings(32, b"", ReadOptions()))
+        _, wanted = convert_case(cases[example_id], ConvertSettings(32, b"", ReadOptions()))
         assert wanted is not None
         np.testing.assert_array_equal(record["mask"][..., 0], read_mask(wanted["mask"], "x"))
         assert record["image"].dtype == np.uint16

@@ -15,7 +15,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, png_bytes
-from tfds_builder.convert import ConvertSettings, convert, worker_memory_bytes
+from tfds_builder.convert_case import ConvertSettings, convert_case, worker_memory_bytes
 from tfds_builder.sandbox import Sandbox, SandboxStoppedError
 from tfds_builder.sources import Case, Clinical, MaskFile
 
@@ -47,7 +47,7 @@ def children() -> set[int]:
 
 
 def convert_in(sandbox: Sandbox, case: Case):
-    return sandbox.call(case.image, convert, case, SETTINGS)
+    return sandbox.call(case.image, convert_case, case, SETTINGS)
 
 
 def readers(pipe: Path) -> set[int]:
@@ -98,7 +98,7 @@ def test_the_answer_is_that_of_the_plain_call(good):
     """Fault: a record that depends on where it is made."""
     with Sandbox(MEMORY_BYTES) as sandbox:
         # As text, for an unknown age is NaN.
-        assert repr(convert_in(sandbox, good)) == repr(convert(good, SETTINGS))
+        assert repr(convert_in(sandbox, good)) == repr(convert_case(good, SETTINGS))
 
 
 def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):

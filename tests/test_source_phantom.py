@@ -9,7 +9,7 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.layouts import assert_every_file_is_listed_once
 from tests.pictures import PATIENT_ID, chest, dicom_bytes, png_bytes
-from tfds_builder.convert import ConvertSettings, convert
+from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.sources import list_source
 
 
@@ -31,7 +31,7 @@ def test_patients_of_dicom_files_are_told_apart_without_their_ids(tmp_path):
     assert_every_file_is_listed_once(listing, tmp_path)
     cases = {case.example_id: case for case in listing.cases}
     settings = ConvertSettings(32, b"key", ReadOptions(frontal_only=False))
-    outcomes = [convert(cases[stem], settings)[0] for stem in "abcd"]
+    outcomes = [convert_case(cases[stem], settings)[0] for stem in "abcd"]
     patients = [outcome.patient_id for outcome in outcomes]
     assert patients[0] == patients[1]
     assert len(set(patients)) == 3
@@ -39,7 +39,7 @@ def test_patients_of_dicom_files_are_told_apart_without_their_ids(tmp_path):
     assert PATIENT_ID not in "".join(patients)
     assert [outcome.patient_is_hashed for outcome in outcomes] == [True, True, True, False]
     other_key = dataclasses.replace(settings, id_key=b"other")
-    assert convert(cases["a"], other_key)[0].patient_id != patients[0]
+    assert convert_case(cases["a"], other_key)[0].patient_id != patients[0]
     sides = [(mask.path.parent.name, mask.structure) for mask in cases["a"].masks]
     assert sides == [("left", Structure.LEFT_LUNG), ("right", Structure.RIGHT_LUNG)]
 

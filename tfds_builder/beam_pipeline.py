@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from lungseg_jax.errors import DataError
 from tfds_builder.conversion import Chunk, Conversion
-from tfds_builder.convert import worker_memory_bytes
+from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.digest import digest_bytes
 from tfds_builder.id_key import read_key
 from tfds_builder.sandbox import Sandbox

@@ -23,7 +23,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.errors import DataError
 from lungseg_jax.runtime.cores import usable_cores
-from tfds_builder.convert import ConvertSettings, convert, worker_memory_bytes
+from tfds_builder.convert_case import ConvertSettings, convert_case, worker_memory_bytes
 from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
 from tfds_builder.sandbox import Sandbox, Sandboxes
@@ -156,7 +156,7 @@ class Conversion:
     ) -> tuple[dict[str, Any], bytes]:
         """Returns what became of a case, and its record's bytes."""
         try:
-            outcome, record = sandbox.call(case.image, convert, case, self.settings)
+            outcome, record = sandbox.call(case.image, convert_case, case, self.settings)
         except DataError as error:
             outcome, record = Outcome.not_taken(case, "bad", error), None
         if outcome.status == "bad" and self.fail_fast:

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 
 # What is called is imported by its name; here, so that the first file does not wait for it.
-import tfds_builder.convert  # noqa: F401
+import tfds_builder.convert_case  # noqa: F401
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 

@@ -16,7 +16,7 @@ from lungseg_jax.imaging.png import UNFILTERED, encode_png, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tests.pictures import chest, dicom_bytes, png_bytes
-from tfds_builder.convert import ConvertSettings, convert, structures_to_square
+from tfds_builder.convert_case import ConvertSettings, convert_case, structures_to_square
 from tfds_builder.sources import Case, Clinical, MaskFile
 
 
@@ -32,7 +32,7 @@ def write_case(folder, image: bytes, *masks: bytes) -> Case:
 def convert_taken(case: Case, image_size: int) -> dict[str, Any]:
     # Pictures of a few dozen pixels look like nothing.
     settings = ConvertSettings(image_size, b"key", ReadOptions(frontal_only=False))
-    outcome, record = convert(case, settings)
+    outcome, record = convert_case(case, settings)
     assert outcome.status == "taken", outcome
     assert record is not None
     return record
@@ -107,7 +107,7 @@ def test_the_largest_picture_is_the_largest_mask_too(tmp_path, max_pixels, statu
     settings = ConvertSettings(32, b"key", ReadOptions(max_pixels, frontal_only=False))
     if status == "taken":
         case.image.write_bytes(png_bytes(picture))
-    outcome, _ = convert(case, settings)
+    outcome, _ = convert_case(case, settings)
     assert outcome.status == status
     assert ("at most 1440 are read" in outcome.remedy) == (status == "bad")
 

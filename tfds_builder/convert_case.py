@@ -57,7 +57,7 @@ class ConvertSettings:
         return f"{self!r} {hashlib.sha256(self.id_key).hexdigest()}"
 
 
-def convert(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:
+def convert_case(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:
     """Returns what became of a case and, if it was taken, its record."""
     digests: dict[str, FileDigest] = {}
     try:
