@@ -24,6 +24,7 @@ from lungseg_jax.performance.roofline import Peaks, Rate, measure_peaks, place
 from lungseg_jax.performance.timing import SecondsOfRounds, median_and_error, spread
 from lungseg_jax.performance.training import TrainingTimes, time_training
 from lungseg_jax.runtime.environment import environment
+from lungseg_jax.runtime.hosts import without_folders
 from lungseg_jax.state import compute_dtype
 from lungseg_jax.workdir import run_folder
 
@@ -85,6 +86,8 @@ def describe(config: Config, parallel: Parallel) -> dict[str, Any]:
         "data": config.benchmark.data,
         **environment(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        # Results are passed on.
+        "config": json.loads(without_folders(config)),
     }
 
 

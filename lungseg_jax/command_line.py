@@ -59,8 +59,8 @@ def run(
       resume: how a job that was stopped goes on.
       out_of_memory: what is printed where a device runs out of memory.
     """
-    if "--help" in arguments:
-        terminal.say(usage)
+    if {"--help", "-h"} & set(arguments):
+        terminal.show(usage)
         return 0
     logging.set_verbosity(logging.ERROR)
     try:

@@ -194,7 +194,7 @@ def _run(arguments: Sequence[str]) -> None:
         for difference in compare(runs[0], runs[1], str(split.value))
     ]
     header = ["figure", "first", "second", "second - first", "95 % interval", "p", "images"]
-    terminal.say(terminal.table(header, rows))
+    terminal.show(terminal.table(header, rows))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,11 @@ def say(message: str) -> None:
     tqdm.write(message.translate(_CONTROLS_BUT_LINE_ENDS), file=sys.stderr)
 
 
+def show(text: str) -> None:
+    """Writes what was asked for to standard output: help, a table; control characters as `say`."""
+    tqdm.write(text.translate(_CONTROLS_BUT_LINE_ENDS), file=sys.stdout)
+
+
 def on_one_line(name: str) -> str:
     """Returns a file's name for use in a message, with line ends as escapes too."""
     return name.translate(_CONTROLS)

@@ -43,6 +43,9 @@ from lungseg_jax.step import prepare_step
 # often enough for a person, seldom enough that the device never waits.
 FETCH_SECONDS = 0.5
 
+# How often a line tells how far a run is, where there is no progress bar.
+TELL_SECONDS = 60.0
+
 # Pictures of a batch that are named where training diverged.
 MOST_SHOWN = 16
 
@@ -167,6 +170,8 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
     first = int(run.state.step)
     with terminal.progress("train", config.num_steps, "step", first) as bar:
         bar.set_postfix_str("compiling the step")
+        if bar.disable and first < config.num_steps:
+            terminal.say("Compiling the step")
         pending = Pending(run, log, bar)
         for step in range(first, config.num_steps + 1):
             due = step > first and (step % config.evaluation.every == 0 or step == config.num_steps)
@@ -221,7 +226,7 @@ class Pending:
     def __init__(self, run: Training, log: Log, bar: Any) -> None:  # noqa: ANN401
         self._run, self._log, self._bar = run, log, bar
         self._steps: collections.deque[tuple[int, np.ndarray, Metrics]] = collections.deque()
-        self._fetched_at = time.monotonic()
+        self._fetched_at = self._told_at = time.monotonic()
         self._figures: dict[str, Any] = {}
         # Of the rate since the last validation. Before the first it begins with the first fetch, so
         # that compiling is left out.
@@ -246,7 +251,7 @@ class Pending:
 
     def restart_clock(self) -> None:
         """Leaves the time since the last fetch out of the rates."""
-        self._fetched_at = self._counts_from = time.monotonic()
+        self._fetched_at = self._told_at = self._counts_from = time.monotonic()
         self._counted = 0
 
     def summary(self) -> str:
@@ -275,6 +280,9 @@ class Pending:
             self._counts_from = now
         else:
             self._counted += len(due)
+        if self._bar.disable and now - self._told_at > TELL_SECONDS:
+            terminal.say(f"step {due[-1][0]} of {self._run.config.num_steps}: {self.summary()}")
+            self._told_at = now
         self._bar.set_postfix_str(self.summary(), refresh=False)
         self._bar.update(len(due))
 

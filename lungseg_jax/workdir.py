@@ -45,6 +45,9 @@ _FREE_KEYS = frozenset(
     }
 )
 
+# Those of them that change sums by rounding.
+_ROUNDING_KEYS = ("parallel", "space_shards", "shard_optimizer", "model.remat")
+
 
 def run_folder(path: epath.PathLike) -> epath.Path:
     """Returns the folder of a run: on disk, or in Google Cloud Storage by `gs://BUCKET/FOLDER`.
@@ -149,7 +152,9 @@ def record_start(
     if starts and starts[-1].get("dtype", dtype) != dtype:
         terminal.say(f"Computing in {dtype}; until now the run used {starts[-1]['dtype']}")
     begun = {} if begun_with is None else {"start_from": config.start_from, "arrays": begun_with}
-    starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **environment})
+    flat = _flat(dataclasses.asdict(config))
+    on = {"num_devices": jax.device_count()} | {key: flat[key] for key in _ROUNDING_KEYS}
+    starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **on, **environment})
     _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")
 
 

@@ -181,6 +181,9 @@ def test_synthetic_data_on_a_bare_machine_with_a_trace(tmp_path):
     )
     result = json.loads((tmp_path / "benchmark.json").read_text())
     assert (result["data"], result["parallel"], result["num_devices"]) == ("synthetic", "mesh", 8)
+    # Fault: figures of nobody knows which network.
+    assert result["config"]["model"]["width"] == 4
+    assert result["config"]["data"]["manual_dir"] == ""
     traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
     traces += list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
     assert len(traces) == 2

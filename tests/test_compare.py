@@ -56,7 +56,7 @@ def test_the_command_compares_the_split_that_it_is_asked_for(tmp_path, dice, cap
         (folder / "val" / "eval" / "test.csv").rename(folder / "eval" / "val.csv")
     for arguments, difference in (([], "+0.0000"), (["--split=val"], "+0.0100")):
         assert main(["compare", str(first), str(second), *arguments]) == 0
-        header, _, row, *_ = capsys.readouterr().err.splitlines()
+        header, _, row, *_ = capsys.readouterr().out.splitlines()
         cells = dict(zip(re.split(r" {2,}", header.strip()), re.split(r" {2,}", row), strict=True))
         assert (cells["figure"], cells["second - first"]) == ("dice", difference)
         assert cells["first"] == f"{dice.mean():.4f}"

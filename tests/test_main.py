@@ -178,8 +178,9 @@ def test_damaged_records_say_how_to_rebuild(capfd, kaggle, tmp_path):
 
 def test_help(capfd):
     """Fault: no way to learn the flags from the program."""
-    assert main(["lungseg_jax", "--help"]) == 0
-    assert "--workdir=DIR" in capfd.readouterr().err
+    for flag in ("--help", "-h"):
+        assert main(["lungseg_jax", flag]) == 0
+        assert "--workdir=DIR" in capfd.readouterr().out
 
 
 def test_config_file_that_does_not_exist(capfd):

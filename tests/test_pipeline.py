@@ -10,7 +10,7 @@ import pytest
 
 from lungseg_jax.data import pipeline
 from lungseg_jax.data.pictures import fetch
-from lungseg_jax.data.pipeline import read_store, training_batches
+from lungseg_jax.data.pipeline import read_store, reading_threads, training_batches
 from lungseg_jax.data.records import Records, open_records
 from tests.small import small_config, small_config_with_data
 
@@ -132,3 +132,15 @@ def test_masks_of_records_are_zero_and_one(records):
     store = read_store(records)
     assert set(np.unique(store.mask)) == {0, 1}
     assert len(store.image) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("side", "batch_size", "threads"),
+    [(256, 16, 16), (2048, 16, 10), (1024, 256, 2), (8192, 64, 1)],
+)
+def test_batches_that_are_read_ahead_fit_the_hosts_memory(side, batch_size, threads, monkeypatch):
+    """Fault: two batches for each of sixteen cores, of pictures that fill gigabytes."""
+    monkeypatch.setattr(pipeline, "READING_THREADS", 16)
+    batch_bytes = batch_size * side**2 * 3
+    assert reading_threads(batch_bytes) == threads
+    assert threads == 1 or 2 * threads * batch_bytes <= 2**32

@@ -41,7 +41,7 @@ from tests.small import REPOSITORY, assert_trees_equal, small_config, write_smal
 STEPS = 40
 
 
-def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch):
+def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch, capsys):
     """Fault: the last step's rate on the device, where a run's batches come slower than that."""
     clock = [0.0]
 
@@ -69,10 +69,13 @@ def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch):
         # A validation takes no part.
         clock[0] += 100.0
         pending.restart_clock()
+        # Fault: hours without a word in a log file, where there is no progress bar.
+        assert capsys.readouterr().err.startswith("step 0 of 200: loss 0.5000, Dice 0.2500")
         clock[0] += 0.4
         pending.add(20, np.arange(16), figures)
         pending.drain()
         assert pending.summary().endswith(", 40.0 images/s")
+        assert not capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def test_a_whole_folder_has_no_fault(whole, capsys):
     """Fault: an alarm on good records, after which nobody heeds alarms."""
     assert verify(whole) == []
     assert main([str(whole)]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "20 records" in said
     assert said.count("\n") == 1
 
@@ -77,7 +77,7 @@ def test_a_folder_of_other_things_is_not_called_damaged(folder, capsys):
     for name in ("manifest.json", "dataset_info.json", "features.json"):
         (folder / name).unlink()
     assert main([str(folder)]) == 1
-    assert "manifest.json: absent" in capsys.readouterr().err
+    assert "manifest.json: absent" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"files": {}}', '{"files": 3}'])
@@ -236,7 +236,7 @@ def test_all_faults_are_told_and_the_exit_code_is_one(folder, capsys):
     example_id = change_first(folder, image=np.full((64, 64), 7, np.uint16), source="")
     shard(folder, "val").unlink()
     assert main([str(folder)]) == 1
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert f"{example_id}: image: " in said
     assert f"{example_id}: source: " in said
     assert "-val.array_record" in said

@@ -60,7 +60,10 @@ def test_a_run_spread_over_devices_goes_on_without(tmp_path, capfd):
     assert "Resuming after step 3" in capfd.readouterr().err
     assert_trees_close(found, expected, **ROUNDING)
     # Fault: a resumption that hides with what the first part was computed.
-    assert [start["step"] for start in read_starts(tmp_path / "again")] == [0, 3]
+    begun, resumed = read_starts(tmp_path / "again")
+    assert (begun["step"], resumed["step"]) == (0, 3)
+    assert (begun["space_shards"], resumed["space_shards"]) == (2, 1)
+    assert (begun["shard_optimizer"], resumed["shard_optimizer"]) == (True, False)
 
 
 def test_a_run_goes_on_with_copies_of_its_pictures_and_with_no_others(tmp_path):

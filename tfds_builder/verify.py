@@ -184,8 +184,8 @@ def main(arguments: Sequence[str]) -> int:
         terminal.say(f"Error: {error}")
         return 1
     for fault in faults:
-        terminal.say(str(fault))
-    terminal.say(f"Faults in {folder}: {len(faults)}" if faults else _summary(folder))
+        terminal.show(str(fault))
+    terminal.show(f"Faults in {folder}: {len(faults)}" if faults else _summary(folder))
     return 1 if faults else 0
 
 

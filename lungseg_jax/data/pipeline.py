@@ -24,6 +24,9 @@ RESIDENT_SHARE_OF_MEMORY = 0.2
 # CPUs report no such limit; this one, for all devices of a CPU together, keeps a laptop usable.
 RESIDENT_BYTES_ON_CPU = 2**31
 
+# What batches that are read ahead may take of the host's memory, if more than two are.
+READ_AHEAD_BYTES = 2**32
+
 
 def training_batches(
     records: Records, config: Config, *, resident: bool
@@ -51,9 +54,14 @@ def training_batches(
 
     order = Order(len(records), config.batch_size, config.seed)
     positions = grain.MapDataset.source(order)
-    threads = 0 if resident else READING_THREADS
+    threads = 0 if resident else reading_threads(len(slots) * _bytes_per_picture(records))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(positions.map(to_batch).to_iter_dataset(options))
+
+
+def reading_threads(batch_bytes: int) -> int:
+    """Returns how many threads read batches: each has one at work and one ready."""
+    return max(1, min(READING_THREADS, READ_AHEAD_BYTES // (2 * batch_bytes)))
 
 
 class Order:
@@ -94,8 +102,7 @@ def use_resident(records: Records, config: Config) -> bool:
     """Whether the decoded split is to be kept in device memory, by the key `data.resident`."""
     if config.data.resident != "auto":
         return config.data.resident == "true"
-    bytes_per_picture = records.image_size**2 * (2 + len(CHANNELS[records.labels]))
-    return len(records) * bytes_per_picture <= _resident_budget()
+    return len(records) * _bytes_per_picture(records) <= _resident_budget()
 
 
 def read_store(records: Records) -> Pictures:
@@ -108,6 +115,11 @@ def read_store(records: Records) -> Pictures:
         np.concatenate([part.image for part in parts]),
         np.concatenate([part.mask for part in parts]),
     )
+
+
+def _bytes_per_picture(records: Records) -> int:
+    """Returns the size of a decoded picture of 16 bits and its masks of 8."""
+    return records.image_size**2 * (2 + len(CHANNELS[records.labels]))
 
 
 def _process_part(batch_size: int) -> slice:
