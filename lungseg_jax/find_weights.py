@@ -1,10 +1,6 @@
 """Weights by name: those in the package, of a file, or of a run."""
 
 import dataclasses
-import hashlib
-
-import jax
-import numpy as np
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, ModelConfig
@@ -74,14 +70,3 @@ def _differences(config: Config, other: Config) -> list[str]:
     del pairs["model.dtype"], pairs["model.remat"]
     pairs["data.labels"] = (config.data.labels, other.data.labels)
     return [f"{key}={theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
-
-
-def checksum(variables: Variables) -> str:
-    """Returns a checksum of arrays, whatever file they came from.
-
-    The same name may stand for other arrays tomorrow.
-    """
-    digest = hashlib.sha256()
-    for x in jax.tree.leaves(variables):
-        digest.update(np.asarray(x).tobytes())
-    return digest.hexdigest()

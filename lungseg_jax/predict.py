@@ -13,12 +13,13 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +36,16 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.prediction.inputs import Input, name_files
-from lungseg_jax.prediction.results import key_of, make_room, overlay_of, read_note, results_of
+from lungseg_jax.prediction.results import (
+    Result,
+    key_of,
+    make_room,
+    open_note,
+    overlay_of,
+    read_note,
+    results_of,
+    what_it_is_made_of,
+)
 from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.prediction.table import TABLE, Row, open_table
@@ -48,7 +58,7 @@ from tfds_builder.sandbox import Sandboxes
 MOST_SHOWN = 20
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 
 
 @functools.cache
@@ -87,7 +97,8 @@ def predict(
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
     A file that cannot be read is a rejected row and never stops the others: worker processes read
-    them. What an earlier call made of these files is removed first.
+    them. Of what an earlier call made of these files, masks stay that would be made the same; the
+    others are removed first.
 
     Args:
       segmenter: the network.
@@ -106,28 +117,54 @@ def predict(
     noted = read_note(output)
     inputs = name_files(paths, output, results_of(noted))
     _make_folder(output)
-    make_room(output, noted or {}, {file.mask: key_of(file.path) for file in inputs})
-    cores = usable_cores()
+    network = segmenter.identity()
+    wanted = {
+        file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, network, options))
+        for file in inputs
+    }
+    done = make_room(output, noted or {}, wanted)
+    if done:
+        terminal.say(f"{len(done)} of {len(inputs)} files were done by an earlier call")
+    left = [file for file in inputs if file.mask not in done]
     rows = []
     with (
-        terminal.progress("segment", len(inputs), "file") as bar,
+        terminal.progress("segment", len(inputs), "file", len(done)) as bar,
         open_table(output) as add_row,
+        open_note(output) as add_result,
+        contextlib.closing(_segment_files(segmenter, left, options, output)) as made,
+    ):
+        for file in inputs:
+            if file.mask in done:
+                row = dataclasses.replace(done[file.mask], file=file.label)
+            else:
+                row = next(made)
+                bar.update()
+                if row.mask:
+                    add_result(file.mask, dataclasses.replace(wanted[file.mask], row=row))
+            add_row(row)
+            rows.append(row)
+    return rows
+
+
+def _segment_files(
+    segmenter: Segmenter, inputs: Sequence[Input], options: ReadOptions, output: epath.Path
+) -> Generator[Row]:
+    """Yields a row for each file in order, once its mask and overlay are written."""
+    cores, size = usable_cores(), segmenter.image_size
+    with (
         Sandboxes(cores, worker_memory_bytes(options)) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(cores) as readers,
         concurrent.futures.ThreadPoolExecutor(cores) as writers,
     ):
-        size = segmenter.image_size
-        opened = _map_ahead(readers, lambda file: _open(sandboxes, file, options, size), inputs)
+        opened = _map_ahead(
+            readers, lambda file: _open(sandboxes, file, options, size), inputs, cores + BATCH_SIZE
+        )
         try:
-            for row in _segment_all(writers, segmenter, opened, output):
-                add_row(row)
-                rows.append(row)
-                bar.update()
+            yield from _segment_all(writers, segmenter, opened, output)
         finally:
             # After a fault or an interrupt, nothing more is read.
             readers.shutdown(wait=False, cancel_futures=True)
             sandboxes.stop()
-    return rows
 
 
 def _make_folder(output: epath.Path) -> None:
@@ -215,14 +252,15 @@ def _finish(
 
 def _map_ahead(
     pool: concurrent.futures.Executor,
-    function: Callable[[Item], Result],
+    function: Callable[[Item], Answer],
     items: Iterable[Item],
-) -> Iterator[Result]:
-    """Yields results in order, computed a batch ahead: an executor's own map starts them all."""
-    running: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    ahead: int,
+) -> Iterator[Answer]:
+    """Yields answers in order, some computed ahead: an executor's own map starts them all."""
+    running: collections.deque[concurrent.futures.Future[Answer]] = collections.deque()
     for item in items:
         running.append(pool.submit(function, item))
-        if len(running) > BATCH_SIZE:
+        if len(running) > ahead:
             yield running.popleft().result()
     while running:
         yield running.popleft().result()
@@ -230,7 +268,7 @@ def _map_ahead(
 
 def main(arguments: Sequence[str]) -> int:
     """Segments what the command line names; returns the exit code."""
-    again = "run the same command to start over"
+    again = "run the same command to go on"
     return run(arguments, str(__doc__), lambda: _run(arguments), again)
 
 

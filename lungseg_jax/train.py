@@ -24,7 +24,7 @@ from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, identity, open_records
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
-from lungseg_jax.find_weights import checksum, variables_to_start_from
+from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
 from lungseg_jax.parallel import Parallel, all_devices
@@ -38,6 +38,7 @@ from lungseg_jax.state import (
     count_parameters,
 )
 from lungseg_jax.step import prepare_step
+from lungseg_jax.weights import checksum
 
 # How often figures are fetched from the device, unless more steps are on their way than may be:
 # often enough for a person, seldom enough that the device never waits.

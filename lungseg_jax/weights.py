@@ -81,6 +81,17 @@ class Weights:
         return nnx.merge(model_graph(self.config), *jax.tree.map(jnp.asarray, self.variables))
 
 
+def checksum(variables: Variables) -> str:
+    """Returns a checksum of arrays, whatever file they came from.
+
+    The same name may stand for other arrays tomorrow.
+    """
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(variables):
+        digest.update(np.asarray(x).tobytes())
+    return digest.hexdigest()
+
+
 def packaged_weights() -> epath.Path:
     """Returns the file of the weights in the package."""
     return epath.Path(str(resources.files("lungseg_jax.pretrained") / "lungs.safetensors"))

@@ -11,11 +11,11 @@ from etils import epath
 
 from lungseg_jax.config import Config
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.find_weights import checksum, find_weights, variables_to_start_from
+from lungseg_jax.find_weights import find_weights, variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.train import loop, start
-from lungseg_jax.weights import Calibration, Weights, save_weights
+from lungseg_jax.weights import Calibration, Weights, checksum, save_weights
 from lungseg_jax.workdir import claim, read_starts
 from tests.small import assert_trees_equal, small_config, small_config_with_data
 from tests.test_predict import untrained_weights

@@ -22,7 +22,7 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.imaging.structures import Structure
-from lungseg_jax.predict import _segment_all, main, packaged_segmenter, predict, segment
+from lungseg_jax.predict import Opened, _segment_all, main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction.inputs import name_files
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.results import NOTE, overlay_of
@@ -389,6 +389,82 @@ def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [NOTE]
 
 
+@dataclasses.dataclass
+class Folder:
+    """Three pictures that were segmented, and what is known of their results."""
+
+    root: Path
+    rows: list[Row]
+
+    @property
+    def output(self) -> Path:
+        return self.root / "out"
+
+    def again(self, segmenter: Segmenter, options: ReadOptions = ReadOptions()) -> set[str]:
+        """Returns which masks a second call writes, whose table must be that of the first."""
+        before = {path.name: path.stat().st_ino for path in self.output.glob("*_mask.png")}
+        for path in self.output.glob("*_mask.png"):
+            # A new file may get the number of the one it replaces.
+            kept = self.root / f"kept-{path.stat().st_ino}"
+            if not kept.exists():
+                os.link(path, kept)
+        assert repr(predict(segmenter, [self.root / "in"], self.output, options)) == repr(self.rows)
+        assert [row["file"] for row in table(self.output)] == ["1.png", "2.png", "3.png"]
+        after = {path.name: path.stat().st_ino for path in self.output.glob("*_mask.png")}
+        return {name for name in after if after[name] != before.get(name)}
+
+
+@pytest.fixture
+def segmented(tmp_path, untrained) -> Folder:
+    (tmp_path / "in").mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        (tmp_path / "in" / name).write_bytes(png_bytes(CHEST))
+    return Folder(tmp_path, predict(untrained, [tmp_path / "in"], tmp_path / "out"))
+
+
+ALL = {"1_mask.png", "2_mask.png", "3_mask.png"}
+
+
+def test_what_was_done_is_not_done_again(segmented, untrained):
+    """Fault: an archive of a day's work begun anew, or its results gone, after an interrupt."""
+    assert segmented.again(untrained) == set()
+    (segmented.output / "1_mask.png").unlink()
+    (segmented.output / "2_overlay.png").unlink()
+    assert segmented.again(untrained) == {"1_mask.png", "2_mask.png"}
+    # As a call that was killed leaves it: half a line, and no table.
+    note = (segmented.output / NOTE).read_text()
+    (segmented.output / NOTE).write_text(note[:-20])
+    (segmented.output / TABLE).unlink()
+    assert segmented.again(untrained) < ALL
+
+
+def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkeypatch):
+    """Fault: an old mask beside a new picture, network, option or rule."""
+    os.utime(segmented.root / "in" / "2.png", ns=(0, 0))
+    assert segmented.again(untrained) == {"2_mask.png"}
+    assert segmented.again(untrained, ReadOptions(correct_polarity=False)) == ALL
+    other = untrained_weights(Calibration(0.0), seed=1)
+    for segmenter in (Segmenter(other), Segmenter(other, both_ways=True), untrained):
+        segmented.rows = predict(segmenter, [segmented.root / "in"], segmented.root / "fresh")
+        assert segmented.again(segmenter) == ALL
+    monkeypatch.setattr("lungseg_jax.prediction.results.digest_of_code", lambda: "another")
+    assert segmented.again(untrained) == ALL
+
+
+def test_every_core_reads(tmp_path, untrained, monkeypatch):
+    """Fault: files read ahead by the batch, so that most of a server's cores wait."""
+    together = threading.Barrier(8, timeout=30)
+
+    def wait_for_the_others(_, file, *__) -> Opened:
+        together.wait()
+        return Opened(file, fault="a fault")
+
+    monkeypatch.setattr("lungseg_jax.predict.usable_cores", lambda: 8)
+    monkeypatch.setattr("lungseg_jax.predict._open", wait_for_the_others)
+    touch(tmp_path, *(f"{number}.png" for number in range(16)))
+    assert len(predict(untrained, [tmp_path], tmp_path / "out")) == 16
+
+
 def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
     """Fault: a loop over pictures that cannot be run twice, for the table names the last alone."""
     for name in ("1.png", "2.png"):
@@ -399,12 +475,23 @@ def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
     assert len(predict(untrained, [tmp_path], tmp_path)) == 2
 
 
-@pytest.mark.parametrize("note", ['{"../dear_mask.png": ""}', '["1_mask.png"]', "{", "5"])
+@pytest.mark.parametrize(
+    "note",
+    [
+        '{"mask": "../dear_mask.png", "picture": "", "made_of": "", "row": null}',
+        '{"mask": "1_mask.png", "row": null}',
+        '{"mask": "1_mask.png", "picture": "", "made_of": "", "row": 5}',
+        '["1_mask.png"]',
+        "{",
+        "5",
+        "",
+    ],
+)
 def test_a_note_of_others_names_no_file_elsewhere(tmp_path, untrained, note: str):
     """Fault: a note that came with a download has files outside the folder removed."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
     touch(tmp_path, "dear_mask.png", "dear_overlay.png", "out/1_mask.png")
-    (tmp_path / "out" / NOTE).write_text(note)
+    (tmp_path / "out" / NOTE).write_text(f"{note}\n")
     with pytest.raises(DataError, match="give another --output"):
         predict(untrained, [tmp_path], tmp_path / "out")
     assert (tmp_path / "dear_mask.png").exists()
@@ -442,7 +529,7 @@ def test_results_in_other_folders_are_not_segmented(tmp_path, untrained):
     assert (tmp_path / "first" / "a_overlay.png").exists()
     assert [row.file for row in predict(untrained, [tmp_path], tmp_path / "second")] == ["a.png"]
     # A note of another program's hides nothing.
-    (tmp_path / "first" / NOTE).write_text("{")
+    (tmp_path / "first" / NOTE).write_text("{\n")
     assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 4
 
 

@@ -1,22 +1,46 @@
-"""Which files in a folder are results of earlier calls: all that a call may replace or leave out.
+"""Which files in a folder are results of earlier calls, and which of them a call need not repeat.
 
-A hidden note beside the results tells, not their names: references are called `*_mask.png` too.
+A hidden note beside the results tells, not their names: references are called `*_mask.png` too. It
+has a line of JSON for each mask that is to be written, and another once mask and row are.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction.table import TABLE
+from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.prediction.table import TABLE, Row
+from lungseg_jax.runtime.environment import digest_of_code
+from tfds_builder.digest import stamp
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
 
 NOTE = ".predictions.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the note tells of a mask.
+
+    Attributes:
+      picture: key of the picture that it is of; see `key_of`.
+      made_of: what it is computed from; see `what_it_is_made_of`.
+      row: of the table, without the picture's name; `None` until mask and row are written.
+    """
+
+    picture: str
+    made_of: str
+    row: Row | None = None
+
+
+Note = Mapping[str, Result]
 
 
 def overlay_of(mask: str) -> str:
@@ -29,25 +53,42 @@ def key_of(picture: epath.Path) -> str:
     return hashlib.sha256(os.fsencode(picture.absolute())).hexdigest()[:16]
 
 
-def read_note(output: epath.Path) -> dict[str, str] | None:
-    """Returns each mask's name, and the key of its picture; `None` if nothing was written there.
+def what_it_is_made_of(picture: epath.Path, network: str, options: ReadOptions) -> str:
+    """Returns a checksum of all that a result depends on.
+
+    Args:
+      picture: known by size and time; reading an archive takes hours.
+      network: see `Segmenter.identity`.
+      options: how files are read.
+    """
+    parts = [*stamp(picture), network, dataclasses.asdict(options), digest_of_code()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read_note(output: epath.Path) -> dict[str, Result] | None:
+    """Returns what the note tells of each mask, by its name; `None` if nothing was written there.
 
     Raises:
       DataError: it is no note of an earlier call.
     """
     path = output / NOTE
     try:
-        masks = json.loads(path.read_text())
+        # A call that is killed may leave half a line.
+        *lines, _ = path.read_text().split("\n")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise DataError(path, "cannot be read", "give another --output") from error
-    if not isinstance(masks, dict) or not all(map(_is_mask, masks)):
+    try:
+        noted = dict(map(_parse, lines))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        noted = {}
+    if not noted:
         raise DataError(path, "was not written by this command", "give another --output")
-    return masks
+    return noted
 
 
-def results_of(noted: Mapping[str, str] | None) -> frozenset[str]:
+def results_of(noted: Note | None) -> frozenset[str]:
     """Returns the names of all results that a note tells of, as `read_note` returns it."""
     return frozenset() if noted is None else frozenset({TABLE, *noted, *map(overlay_of, noted)})
 
@@ -60,35 +101,67 @@ def results_in(folder: epath.Path) -> frozenset[str]:
         return frozenset()
 
 
-def make_room(output: epath.Path, noted: Mapping[str, str], masks: Mapping[str, str]) -> None:
-    """Removes earlier results of this call's pictures, and notes its masks.
+def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
+    """Removes earlier results of a call's pictures, and notes the masks that it will write.
 
-    They are noted before they are written: a call may be killed between a mask and its row.
+    What the call would only make again stays. Masks are noted before they are written: a call may
+    be killed between a mask and its row.
 
     Args:
       output: the folder.
-      noted: as `read_note` returns them.
-      masks: of this call, likewise.
+      noted: as `read_note` returns it.
+      wanted: the masks of this call.
+
+    Returns:
+      The rows of the results that stay, by their masks.
 
     Raises:
       DataError: another picture has a mask of that name; nothing was removed.
     """
-    keys = set(masks.values())
-    for mask in masks:
+    pictures = {result.picture for result in wanted.values()}
+    stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
+    for mask, result in wanted.items():
         there = any(os.path.lexists(output / name) for name in (mask, overlay_of(mask)))
-        if there and noted.get(mask, masks[mask]) not in keys:
+        if there and noted.get(mask, result).picture not in pictures:
             # Archives give the pictures of all patients the same names.
             fault = "is the result of another file of that name"
             raise DataError(output / mask, fault, "give another --output")
-    gone = {mask for mask, key in noted.items() if key in keys}
-    for name in (*gone, *map(overlay_of, gone)):
-        (output / name).unlink(missing_ok=True)
-    kept = {mask: key for mask, key in noted.items() if mask not in gone}
+    of_others = {mask: result for mask, result in noted.items() if result.picture not in pictures}
+    for mask in noted.keys() - of_others.keys() - stay.keys():
+        for name in (mask, overlay_of(mask)):
+            (output / name).unlink(missing_ok=True)
+    masks = of_others | dict(wanted) | stay
     partial = output / f"{NOTE}.partial"
-    partial.write_text(json.dumps(kept | dict(masks)))
+    partial.write_text("".join(map(_line, masks, masks.values())))
     partial.replace(output / NOTE)
+    return {mask: result.row for mask, result in stay.items() if result.row}
 
 
-def _is_mask(name: str) -> bool:
+def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
+    """Whether a mask, its overlay and its row are there, made of what a call would make them of."""
+    earlier = noted.get(mask)
+    if earlier is None or earlier.row is None:
+        return False
+    same = dataclasses.replace(earlier, row=None) == wanted[mask]
+    return same and all((output / name).is_file() for name in (mask, overlay_of(mask)))
+
+
+@contextlib.contextmanager
+def open_note(output: epath.Path) -> Iterator[Callable[[str, Result], None]]:
+    """Opens the note in a folder and yields a function that adds what was done to it at once."""
+    with Path(output / NOTE).open("a", buffering=1) as file:
+        yield lambda mask, result: print(_line(mask, result), end="", file=file)
+
+
+def _line(mask: str, result: Result) -> str:
+    row = result.row and {**dataclasses.asdict(result.row), "file": ""}
+    return json.dumps({**dataclasses.asdict(result), "mask": mask, "row": row}) + "\n"
+
+
+def _parse(line: str) -> tuple[str, Result]:
+    fields = json.loads(line)
+    mask, row = fields.pop("mask"), fields.pop("row")
     # A file elsewhere is not a result, whatever a note that others wrote says.
-    return name.endswith(MASK_ENDING) and Path(name).name == name
+    if not mask.endswith(MASK_ENDING) or Path(mask).name != mask:
+        raise ValueError
+    return mask, Result(**fields, row=None if row is None else Row(**row))

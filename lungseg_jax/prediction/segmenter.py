@@ -1,5 +1,6 @@
 """Trained networks with their program compiled: pictures in, segmentations out."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.segmentation import Segmentation, make_segmentation
-from lungseg_jax.weights import Weights
+from lungseg_jax.weights import Weights, checksum
 
 # Pictures at a time; a CPU gains nothing from a larger batch.
 BATCH_SIZE = 4
@@ -70,6 +71,7 @@ class Segmenter:
                 "--both_ways", "needs a network with data.labels=lungs", "leave it out"
             )
         self._both_ways = both_ways
+        self._weights = members
         self.image_size = data[0].image_size
         self._labels: Labels = data[0].labels
         self.calibrated = all(member.calibration.slope is not None for member in members)
@@ -81,6 +83,15 @@ class Segmenter:
             (forwards[member.config.model], jax.device_put(member.variables), member.calibration)
             for member in members
         ]
+
+    def identity(self) -> str:
+        """Returns a checksum of the networks and of how they are used."""
+        digest = hashlib.sha256(repr((self._both_ways, jax.default_backend())).encode())
+        for weights in self._weights:
+            data = weights.config.data
+            parts = (weights.config.model, data.image_size, data.labels, weights.calibration)
+            digest.update(f"{parts} {checksum(weights.variables)}".encode())
+        return digest.hexdigest()
 
     def segment(
         self, picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()

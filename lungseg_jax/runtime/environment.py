@@ -1,5 +1,7 @@
 """What a result was computed with: code, libraries, hardware."""
 
+import functools
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -43,6 +45,16 @@ def revision(checkout: Path = _CHECKOUT) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
+
+
+@functools.cache
+def digest_of_code() -> str:
+    """Returns a checksum of the source of this package and of `tfds_builder`."""
+    digest = hashlib.sha256()
+    for package in ("lungseg_jax", "tfds_builder"):
+        for path in sorted((_CHECKOUT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def hardware() -> str:
