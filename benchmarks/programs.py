@@ -117,10 +117,11 @@ def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
     from flax import nnx
 
     from lungseg_jax.losses import segmentation_loss
+    from lungseg_jax.network import model_graph, split_model
     from lungseg_jax.optim import make_optimizer
     from lungseg_jax.packing import pack_like, unpack
     from lungseg_jax.parallel import all_devices
-    from lungseg_jax.state import create_state, model_graph, pack_state, split_model
+    from lungseg_jax.state import create_state, pack_state
 
     optimizer = make_optimizer(config)
     graph = model_graph(config)
@@ -172,7 +173,7 @@ def _our_training(program: Program) -> Run:
 
 
 def _our_inference(program: Program) -> Run:
-    from lungseg_jax.forward import make_forward
+    from lungseg_jax.network import make_forward
     from lungseg_jax.optim import make_optimizer
     from lungseg_jax.performance.timing import call_in_a_row
     from lungseg_jax.state import create_state

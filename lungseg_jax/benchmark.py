@@ -16,6 +16,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.network import compute_dtype
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.flops import forward_flops, training_flops
 from lungseg_jax.performance.inference import forward_figures, time_forward
@@ -25,7 +26,6 @@ from lungseg_jax.performance.timing import SecondsOfRounds, median_and_error, sp
 from lungseg_jax.performance.training import TrainingTimes, time_training
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import without_folders
-from lungseg_jax.state import compute_dtype
 from lungseg_jax.workdir import run_folder
 
 

@@ -97,7 +97,7 @@ class Checkpoints:
         The optimizer is not read: weights stay usable when the update rule has changed.
 
         Args:
-          variables: of the same structure as the average, such as `state.abstract_variables`.
+          variables: of the same structure as the average, such as `network.abstract_variables`.
 
         Raises:
           CheckpointError: there is no checkpoint, or none can be read.

@@ -30,6 +30,13 @@ READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
 
+NO_MEMORY_FOR_A_BATCH = ConfigError(
+    "batch_size",
+    "the device's memory is too small",
+    "lower batch_size or evaluation.batch_size, raise accumulation_steps, or set model.remat=true "
+    "or data.resident=false",
+)
+
 # Exit code after SIGTERM, by the custom of shells.
 STOPPED = 143
 

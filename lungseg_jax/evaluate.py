@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,14 +14,13 @@ from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig, check_space_shards
 from lungseg_jax.data.labels import lungs_of
-from lungseg_jax.data.records import Example, Records, identity, open_records
-from lungseg_jax.errors import CheckpointError
-from lungseg_jax.forward import Variables, batch_size_over, make_forward
-from lungseg_jax.imaging.geometry import fit_to_square, from_square
+from lungseg_jax.data.records import Example, Records, check_same_records, identity, open_records
+from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics
+from lungseg_jax.network import Variables, make_forward
 from lungseg_jax.optim import make_optimizer
-from lungseg_jax.parallel import Parallel, all_devices
+from lungseg_jax.parallel import Parallel, all_devices, batch_size_over
 from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import environment
@@ -67,29 +65,6 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
     claim(workdir, config)
     record_start(workdir, config, own_environment, step=int(state.step), mode="eval")
     return evaluate_splits(Evaluator(config, parallel), state.ema, records, workdir)
-
-
-def check_same_records(
-    workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
-) -> None:
-    """Checks that a checkpoint was trained on these records: others are split in another way.
-
-    Raises:
-      CheckpointError: it was not.
-    """
-    if not are_same_records(position, records):
-        raise CheckpointError(
-            workdir,
-            f"was trained on the records {position['records']}, but the data now give "
-            f"{records['train'].name}, with other content",
-            "restore the data and the version it was trained with, or use another --workdir",
-        )
-
-
-def are_same_records(position: dict[str, Any], records: dict[str, Records]) -> bool:
-    """Whether a checkpoint was trained on these records, by their name or by their content."""
-    identities = identity(records)
-    return any(position.get(key) == identities[key] for key in identities)
 
 
 def evaluate_splits(
@@ -218,9 +193,7 @@ def lung_probability(
 
 def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[np.ndarray, "h w c"]:
     """Returns values of the model's square in the frame of an example's file."""
-    height, width, _ = example.original_mask.shape
-    fit = fit_to_square(height, width, square.shape[0])
-    return np.stack([from_square(channel, fit) for channel in np.moveaxis(square, -1, 0)], axis=-1)
+    return channels_from_square(square, *example.original_mask.shape[:2])
 
 
 def _measure(

@@ -14,50 +14,32 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from etils import epath
 from jaxtyping import Bool, Float32
 
 from lungseg_jax import terminal
-from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.command_line import check_on_disk, define_keys, parse_flags, run
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import lungs_of
-from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.data.records import Records, are_same_records, check_same_records, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
-from lungseg_jax.evaluate import (
-    EVALUATED_SPLITS,
-    Evaluator,
-    are_same_records,
-    check_same_records,
-    lung_probability,
-)
+from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, lung_probability
 from lungseg_jax.evaluation_report import read_ids
+from lungseg_jax.find_weights import restore_weights
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
-from lungseg_jax.state import abstract_variables
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
-from lungseg_jax.workdir import read_config, run_folder
+from lungseg_jax.workdir import run_folder
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
 # What `predictions` yields for a picture.
 Found = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
-
-
-def weights_of_run(workdir: epath.PathLike) -> Weights:
-    """Returns the weights of a run's best checkpoint, not calibrated.
-
-    Raises:
-      ConfigError: the folder holds no run.
-      CheckpointError: it holds no checkpoint that can be read.
-    """
-    return _restore(run_folder(workdir))[0]
 
 
 def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights:
@@ -73,7 +55,7 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
       DataError: no picture of the split has lungs.
     """
     workdir = run_folder(workdir)
-    weights, position = _restore(workdir)
+    weights, position = restore_weights(workdir)
     data = dataclasses.replace(weights.config.data, **places)
     records = open_records(dataclasses.replace(weights.config, data=data))
     check_same_pictures(workdir, position, records)
@@ -106,15 +88,6 @@ def check_same_pictures(
                 f"its {split} split had other pictures than the data as they are now",
                 "restore the data it was trained on",
             )
-
-
-def _restore(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
-    """Returns the weights of a run's best checkpoint, and what it was trained on."""
-    config = read_config(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
-    variables, position = checkpoints.restore_best_weights(abstract_variables(config))
-    checkpoints.close()
-    return Weights(config, jax.device_get(variables), Calibration()), position
 
 
 def calibrate(weights: Weights, records: Records) -> Calibration:
@@ -228,7 +201,7 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     use_compilation_cache()
     if other.value:
-        weights = weights_of_run(workdir.value)
+        weights, _ = restore_weights(run_folder(workdir.value))
         calibration = calibration_of(other.value, weights.config)
         weights = dataclasses.replace(weights, calibration=calibration)
     else:

@@ -1,13 +1,18 @@
 """Weights by name: those in the package, of a file, or of a run."""
 
 import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, ModelConfig
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.forward import Variables
-from lungseg_jax.weights import SUFFIX, Weights, load_weights, packaged_weights
-from lungseg_jax.workdir import run_folder
+from lungseg_jax.network import Variables, abstract_variables
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, packaged_weights
+from lungseg_jax.workdir import read_config, run_folder
 
 PACKAGED = "packaged"
 
@@ -30,10 +35,24 @@ def find_weights(name: str) -> Weights:
     path = run_folder(name).expanduser()
     if path.suffix == SUFFIX:
         return load_weights(path)
-    # Here, because Orbax takes a second to import.
-    from lungseg_jax.export import weights_of_run
+    return restore_weights(path)[0]
 
-    return weights_of_run(path)
+
+def restore_weights(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
+    """Returns the weights of a run's best checkpoint, not calibrated, and its `position`.
+
+    Raises:
+      ConfigError: the folder holds no run.
+      CheckpointError: it holds no checkpoint that can be read.
+    """
+    # Here, because Orbax takes a second to import.
+    from lungseg_jax.checkpoint import Checkpoints
+
+    config = read_config(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
+    variables, position = checkpoints.restore_best_weights(abstract_variables(config))
+    checkpoints.close()
+    return Weights(config, jax.device_get(variables), Calibration()), position
 
 
 def variables_to_start_from(config: Config) -> Variables | None:

@@ -25,21 +25,13 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
-from lungseg_jax.command_line import parse, run
+from lungseg_jax.command_line import NO_MEMORY_FOR_A_BATCH, parse, run
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
-from lungseg_jax.errors import ConfigError
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
 from lungseg_jax.runtime.hosts import join_hosts
 from lungseg_jax.runtime.preemption import Stopped
-
-OUT_OF_MEMORY = ConfigError(
-    "batch_size",
-    "the device's memory is too small",
-    "lower batch_size or evaluation.batch_size, raise accumulation_steps, or set model.remat=true "
-    "or data.resident=false",
-)
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 --config.data.source=kaggle --config.data.manual_dir=FOLDER"""
@@ -48,7 +40,9 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
     resume = "run it again with the same --workdir to resume from the last checkpoint, if any"
-    return run(arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, OUT_OF_MEMORY)
+    return run(
+        arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
+    )
 
 
 def _run(mode: str, config: Config, workdir: epath.PathLike, topology: str | None) -> None:

@@ -11,6 +11,7 @@ into one of a device's own rows and the border rows of its two neighbours.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -222,3 +223,8 @@ def all_devices(kind: str, space_shards: int = 1, *, shard_optimizer: bool = Fal
     devices = tuple(jax.devices())
     pack_state = devices[0].platform == "gpu" and not shard_optimizer
     return Parallel(kind, devices, space_shards, shard_optimizer, pack_state)
+
+
+def batch_size_over(shards: int, batch_size: int) -> int:
+    """Returns the smallest batch size, at least `batch_size`, that divides into `shards` parts."""
+    return math.ceil(batch_size / shards) * shards

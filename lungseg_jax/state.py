@@ -4,19 +4,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from flax import nnx
 from jaxtyping import Array, Float, Int32, PyTree
 
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.models.unet import UNet
+from lungseg_jax.network import ModelState, Variables, make_model, split_model
 from lungseg_jax.packing import pack_each
 from lungseg_jax.parallel import Parallel
 
-# Nested dictionaries of arrays, by the names of modules and the numbers of lists; or these packed.
-ModelState = PyTree
+# What a step tells, by name.
+Metrics = dict[str, Float[Array, ""]]
 
 
 class TrainState(NamedTuple):
@@ -37,60 +34,13 @@ class TrainState(NamedTuple):
     parameters: ModelState
     batch_stats: ModelState
     optimizer: optax.OptState
-    ema: tuple[ModelState, ModelState]
-
-
-def make_model(config: Config, axis_name: str | None = None) -> UNet:
-    """Returns the configured U-Net with its initial parameters, a function of the seed."""
-    model = config.model
-    return UNet(
-        width=model.width,
-        depth=model.depth,
-        block_size=model.block_size,
-        num_classes=len(CHANNELS[config.data.labels]),
-        norm=model.norm,
-        activation=model.activation,
-        dtype=compute_dtype(config),
-        remat=model.remat,
-        axis_name=axis_name,
-        rngs=nnx.Rngs(named_key(config.seed, "parameters")),
-    )
-
-
-def compute_dtype(config: Config) -> np.dtype:
-    """Returns the type that the network computes in, `auto` resolved."""
-    dtype = config.model.dtype
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(dtype)
-
-
-def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:
-    """Returns the model's structure, its parameters and its batch statistics.
-
-    `nnx.merge` takes them as they are. They are dictionaries because a call of a compiled step
-    takes its arguments apart and puts its results together on the host, each time, and with
-    `nnx.State` that takes longer than all else that the host has to do for a step.
-    """
-    graph, parameters, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graph, nnx.to_pure_dict(parameters), nnx.to_pure_dict(batch_stats)
-
-
-def model_graph(config: Config, axis_name: str | None = None) -> nnx.GraphDef:
-    """Returns the structure of the configured model without computing its parameters."""
-    return split_model(nnx.eval_shape(lambda: make_model(config, axis_name)))[0]
-
-
-def abstract_variables(config: Config) -> tuple[ModelState, ModelState]:
-    """Returns the shapes of the configured model's parameters and batch statistics."""
-    _, parameters, batch_stats = split_model(nnx.eval_shape(lambda: make_model(config)))
-    return parameters, batch_stats
+    ema: Variables
 
 
 def create_state(
     config: Config,
     optimizer: optax.GradientTransformation,
-    variables: tuple[ModelState, ModelState] | None = None,
+    variables: Variables | None = None,
 ) -> TrainState:
     """Returns the state before the first step.
 
@@ -100,7 +50,7 @@ def create_state(
       variables: (parameters, batch_stats) to start from; `None` for those that the seed gives.
     """
 
-    def create(variables: tuple[ModelState, ModelState] | None) -> TrainState:
+    def create(variables: Variables | None) -> TrainState:
         if variables is None:
             _, parameters, batch_stats = split_model(make_model(config))
         else:
@@ -146,19 +96,3 @@ def update_ema(average: PyTree, new: PyTree, step: Int32[Array, ""], decay: floa
     step = step.astype(jnp.float32)
     weight = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda old, x: old + weight * (x - old), average, new)
-
-
-def named_key(seed: int, name: str) -> Array:
-    """Returns the random key of a named stream; streams of different names are independent."""
-    key = jax.random.key(seed)
-    for byte in name.encode():
-        key = jax.random.fold_in(key, byte)
-    return key
-
-
-def count_parameters(parameters: ModelState) -> int:
-    """Returns the number of trainable numbers."""
-    return sum(x.size for x in jax.tree.leaves(parameters))
-
-
-Metrics = dict[str, Float[Array, ""]]

@@ -13,18 +13,16 @@ from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Store, fetch
 from lungseg_jax.losses import segmentation_loss
+from lungseg_jax.network import ModelState, model_graph, split_model
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel, Step, sum_over_devices
+from lungseg_jax.random_keys import named_key
 from lungseg_jax.state import (
     Metrics,
-    ModelState,
     TrainState,
     create_state,
-    model_graph,
-    named_key,
     pack_state,
-    split_model,
     state_layout,
     update_ema,
 )

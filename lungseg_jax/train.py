@@ -21,22 +21,19 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config, check_devices
 from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
-from lungseg_jax.data.records import Records, identity, open_records
+from lungseg_jax.data.records import Records, check_same_records, identity, open_records
 from lungseg_jax.errors import DivergedError
-from lungseg_jax.evaluate import Evaluator, check_same_records, evaluate_splits
+from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
+from lungseg_jax.network import count_parameters
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.timing import MAX_PENDING
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.runtime.preemption import stop_after_step
-from lungseg_jax.state import (
-    Metrics,
-    TrainState,
-    count_parameters,
-)
+from lungseg_jax.state import Metrics, TrainState
 from lungseg_jax.step import prepare_step
 from lungseg_jax.weights import checksum
 

@@ -21,9 +21,8 @@ from flax import nnx
 
 from lungseg_jax.config import Config, from_json
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.forward import Variables
 from lungseg_jax.models.unet import UNet
-from lungseg_jax.state import abstract_variables, model_graph
+from lungseg_jax.network import Variables, abstract_variables, model_graph
 
 # Half precision keeps three to four digits of a number in half the space.
 _STORED = np.float16

@@ -14,7 +14,7 @@ from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError, first_line
-from lungseg_jax.state import compute_dtype
+from lungseg_jax.network import compute_dtype
 
 # Where addresses of folders in Google Cloud Storage begin.
 BUCKETS = "gs://"

@@ -7,9 +7,10 @@ import pytest
 
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.errors import CheckpointError
+from lungseg_jax.network import abstract_variables
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.state import abstract_variables, create_state, state_layout
+from lungseg_jax.state import create_state, state_layout
 from tests.small import assert_trees_equal, cut, small_config
 
 

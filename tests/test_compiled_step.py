@@ -12,10 +12,11 @@ import jax
 import pytest
 
 from lungseg_jax.compile_ahead import lower_step
+from lungseg_jax.network import count_parameters, make_model, split_model
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.performance import hlo
-from lungseg_jax.state import count_parameters, create_state, make_model, split_model
+from lungseg_jax.state import create_state
 from tests.small import small_config
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution\(.*?: \((.*)\) -> tensor<(.*)>")

@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 from lungseg_jax.config import ModelConfig
+from lungseg_jax.network import make_model
 from lungseg_jax.performance.flops import forward_flops, training_flops
-from lungseg_jax.state import make_model
 from tests.small import small_config
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution.*tensor<(.*?)>\) -> tensor<(.*)>")

@@ -22,13 +22,13 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.imaging.structures import Structure
+from lungseg_jax.network import make_model, split_model
 from lungseg_jax.predict import Opened, _segment_all, main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction.inputs import name_files
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.results import NOTE, overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
-from lungseg_jax.state import make_model, split_model
 from lungseg_jax.weights import Calibration, Weights, load_weights, save_weights
 from tests.pictures import SHARED, chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config

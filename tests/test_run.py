@@ -25,7 +25,8 @@ from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator
 from lungseg_jax.evaluation_report import read_ids
 from lungseg_jax.export import main as export
-from lungseg_jax.export import predictions, weights_of_run
+from lungseg_jax.export import predictions
+from lungseg_jax.find_weights import find_weights
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
@@ -216,7 +217,7 @@ def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
     assert export(["export", f"--workdir={finished}", f"--output={path}"]) == 0
     weights = load_weights(path)
     assert 0.3 <= weights.calibration.threshold <= 0.7
-    of_run = weights_of_run(finished)
+    of_run = find_weights(str(finished))
     assert weights.config.model == of_run.config.model
     records = open_records(of_run.config)["test"]
     parallel = all_devices("mesh")

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from lungseg_jax.config import DataConfig
 from lungseg_jax.errors import CheckpointError
-from lungseg_jax.state import make_model, split_model
+from lungseg_jax.network import make_model, split_model
 from lungseg_jax.weights import Calibration, Weights, load_weights, save_weights
 from tests.small import small_config
 

@@ -1,4 +1,4 @@
-"""All cases to records on disk: on every core, in bounded memory, resumable.
+"""Cases to records on disk, in chunks: in bounded memory, resumable.
 
 Cases are cut into chunks. A chunk is a file: its records one after the other, an index of what
 became of its cases and where each record lies, and the index's length. It is written beside its
@@ -7,7 +7,6 @@ build that was interrupted, or repeated after a file was fixed, does not convert
 again.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -15,22 +14,17 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 from etils import epath
 
-from lungseg_jax import terminal
 from lungseg_jax.errors import DataError
-from lungseg_jax.runtime.cores import usable_cores
-from tfds_builder.convert_case import ConvertSettings, convert_case, worker_memory_bytes
+from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
 from tfds_builder.sandbox import Sandbox, Sandboxes
 from tfds_builder.sources import Case
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
 
 CASES_PER_CHUNK = 16
 
@@ -160,7 +154,7 @@ class Conversion:
         except DataError as error:
             outcome, record = Outcome.not_taken(case, "bad", error), None
         if outcome.status == "bad" and self.fail_fast:
-            raise _first_bad(outcome)
+            raise first_bad(outcome)
         return outcome.to_json(), bytes(msgpack.packb(record) or b"") if record else b""
 
     def _known(self, chunk: Chunk) -> Iterator[tuple[dict[str, Any], bytes] | None]:
@@ -204,58 +198,8 @@ class Conversion:
             return None
 
 
-def convert_chunks(
-    conversion: Conversion,
-    chunks: Sequence[Chunk],
-    beam_options: "PipelineOptions | None" = None,
-) -> Converted:
-    """Converts what is not yet converted, on all cores or by Apache Beam.
-
-    Raises:
-      DataError: a file is bad and the conversion is to fail fast.
-    """
-    conversion.folder.mkdir(parents=True, exist_ok=True)
-    # Left by builds that were killed: no other build runs now.
-    for partial in conversion.folder.glob("*.partial"):
-        partial.unlink()
-    missing = [chunk for chunk in chunks if not conversion.is_done(chunk)]
-    if beam_options is not None:
-        # Beam is an extra, needed only where it is asked for.
-        from tfds_builder.beam_pipeline import convert_with_beam
-
-        convert_with_beam(conversion, missing, beam_options)
-    else:
-        total, left = (sum(len(chunk.cases) for chunk in some) for some in (chunks, missing))
-        with terminal.progress("pictures", total, "file", total - left) as bar:
-            _convert_on_all_cores(conversion, missing, bar.update)
-    converted = conversion.collect(chunks)
-    if conversion.fail_fast:
-        for outcome in converted.outcomes:
-            if outcome.status == "bad":
-                raise _first_bad(outcome)
-    return converted
-
-
-def _convert_on_all_cores(
-    conversion: Conversion, chunks: Sequence[Chunk], after_each: Callable[[], object]
-) -> None:
-    """Converts chunks in one worker process a core, each fed by a thread that waits for it."""
-    workers = max(1, min(usable_cores(), len(chunks)))
-    with (
-        Sandboxes(workers, worker_memory_bytes(conversion.settings.reading)) as sandboxes,
-        concurrent.futures.ThreadPoolExecutor(workers) as pool,
-    ):
-        try:
-            for _ in pool.map(
-                lambda chunk: conversion.convert_chunk(chunk, sandboxes, after_each), chunks
-            ):
-                pass
-        finally:
-            # After a fault or an interrupt, threads that wait for a worker end with it.
-            sandboxes.stop()
-
-
-def _first_bad(outcome: Outcome) -> DataError:
+def first_bad(outcome: Outcome) -> DataError:
+    """Returns the error that ends a conversion which is to fail fast."""
     remedy = f"{outcome.remedy}, or set data.on_error=skip to leave bad files out"
     return DataError(outcome.subject, outcome.fault, remedy)
 

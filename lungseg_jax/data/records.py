@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import grain
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
 from lungseg_jax.data.labels import channels, has_sides, missing, present_in, tells_sides
 from lungseg_jax.data.pictures import Pictures
-from lungseg_jax.errors import ConfigError, DataError, UserError
+from lungseg_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
@@ -192,6 +193,34 @@ def identity(records: dict[str, Records]) -> dict[str, str]:
     contents = [f"{split} {examples.content}" for split, examples in sorted(records.items())]
     content = hashlib.sha256("\n".join(contents).encode()).hexdigest()
     return {"records": records["train"].name, "content": content}
+
+
+def are_same_records(position: dict[str, Any], records: dict[str, Records]) -> bool:
+    """Whether a checkpoint was trained on these records, by their name or by their content.
+
+    Args:
+      position: of the checkpoint.
+      records: of each split.
+    """
+    identities = identity(records)
+    return any(position.get(key) == identities[key] for key in identities)
+
+
+def check_same_records(
+    workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
+) -> None:
+    """Checks that a checkpoint was trained on these records: others are split in another way.
+
+    Raises:
+      CheckpointError: it was not.
+    """
+    if not are_same_records(position, records):
+        raise CheckpointError(
+            workdir,
+            f"was trained on the records {position['records']}, but the data now give "
+            f"{records['train'].name}, with other content",
+            "restore the data and the version it was trained with, or use another --workdir",
+        )
 
 
 def build_records(config: Config, beam_options: "PipelineOptions | None" = None) -> Builder:

@@ -60,6 +60,14 @@ def from_square(square: Float[np.ndarray, "s s"], fit: Fit) -> Float32[np.ndarra
     return _resize(inside.astype(np.float32), *fit.original)
 
 
+def channels_from_square(
+    square: Float[np.ndarray, "s s c"], height: int, width: int
+) -> Float32[np.ndarray, "h w c"]:
+    """Returns the channels of the square in the frame of a picture of this size."""
+    fit = fit_to_square(height, width, square.shape[0])
+    return np.stack([from_square(channel, fit) for channel in np.moveaxis(square, -1, 0)], axis=-1)
+
+
 def _resize(
     pixels: Float32[np.ndarray, "h w"], height: int, width: int
 ) -> Float32[np.ndarray, "h2 w2"]:

@@ -8,9 +8,9 @@ import numpy as np
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.data.synthetic import synthetic_batch
-from lungseg_jax.forward import batch_size_over, make_forward
+from lungseg_jax.network import make_forward
 from lungseg_jax.optim import make_optimizer
-from lungseg_jax.parallel import Parallel
+from lungseg_jax.parallel import Parallel, batch_size_over
 from lungseg_jax.performance.flops import forward_flops
 from lungseg_jax.performance.roofline import Peaks, Rate
 from lungseg_jax.performance.timing import Call, Seconds, spread, time_calls

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from lungseg_jax.imaging.geometry import fit_to_square, from_square
+from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
 from lungseg_jax.imaging.sides import looks_mirrored, split_lungs
 from lungseg_jax.prediction import plausibility
@@ -81,14 +81,12 @@ def make_segmentation(
       estimated_dice: of the mask; see `quality.estimate_dice`.
       calibrated: whether the estimate is, so that it may speak against the mask.
     """
-    height, width = radiograph.pixels.shape
-    fit = fit_to_square(height, width, square.shape[0])
-    channels = [from_square(channel, fit) for channel in np.moveaxis(smooth(square), -1, 0)]
-    probabilities = functools.reduce(np.maximum, channels)
+    channels = channels_from_square(smooth(square), *radiograph.pixels.shape)
+    probabilities = channels.max(axis=-1)
     lungs = keep_lungs(probabilities, threshold)
     notes = radiograph.notes
-    if len(channels) > 1:
-        is_right = channels[0] >= channels[1]
+    if channels.shape[-1] > 1:
+        is_right = channels[..., 0] >= channels[..., 1]
         right, left = lungs & is_right, lungs & ~is_right
     else:
         # The viewer's left is the patient's right.

@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike
 from lungseg_jax.config import Labels
 from lungseg_jax.data.labels import lungs_of, tells_sides
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.forward import make_forward
 from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
-from lungseg_jax.imaging.geometry import fit_to_square, from_square
+from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.network import make_forward
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.segmentation import Segmentation, make_segmentation
 from lungseg_jax.weights import Weights, checksum
@@ -125,10 +125,9 @@ class Segmenter:
         """
         radiograph, square = self._read(picture, options)
         (prediction,) = self.predict([square])
-        height, width = radiograph.pixels.shape
-        fit = fit_to_square(height, width, self.image_size)
-        upright = [from_square(channel, fit) for channel in np.moveaxis(prediction.square, -1, 0)]
-        return np.stack([radiograph.orientation.to_stored(x) for x in upright], axis=-1)
+        upright = channels_from_square(prediction.square, *radiograph.pixels.shape)
+        stored = map(radiograph.orientation.to_stored, np.moveaxis(upright, -1, 0))
+        return np.stack(list(stored), axis=-1)
 
     def _read(
         self, picture: epath.PathLike | ArrayLike, options: ReadOptions

@@ -19,7 +19,8 @@ from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
 from tfds_builder.build_report import file_entries, write_report
-from tfds_builder.conversion import Chunk, Conversion, Place, convert_chunks
+from tfds_builder.conversion import Chunk, Conversion, Place
+from tfds_builder.convert_all import convert_chunks
 from tfds_builder.convert_case import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
 from tfds_builder.outcome import Outcome

@@ -1,0 +1,86 @@
+"""The configured network: its structure, its parameters, and what it does once trained."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PyTree, UInt16
+
+from lungseg_jax.config import Config
+from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.models.unet import UNet
+from lungseg_jax.packing import unpack
+from lungseg_jax.random_keys import named_key
+
+# Nested dictionaries of arrays, by the names of modules and the numbers of lists; or these packed.
+ModelState = PyTree
+
+# Parameters and batch statistics.
+Variables = tuple[ModelState, ModelState]
+
+
+def make_model(config: Config, axis_name: str | None = None) -> UNet:
+    """Returns the configured U-Net with its initial parameters, a function of the seed."""
+    model = config.model
+    return UNet(
+        width=model.width,
+        depth=model.depth,
+        block_size=model.block_size,
+        num_classes=len(CHANNELS[config.data.labels]),
+        norm=model.norm,
+        activation=model.activation,
+        dtype=compute_dtype(config),
+        remat=model.remat,
+        axis_name=axis_name,
+        rngs=nnx.Rngs(named_key(config.seed, "parameters")),
+    )
+
+
+def compute_dtype(config: Config) -> np.dtype:
+    """Returns the type that the network computes in, `auto` resolved."""
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(dtype)
+
+
+def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:
+    """Returns the model's structure, its parameters and its batch statistics.
+
+    `nnx.merge` takes them as they are. They are dictionaries because a call of a compiled step
+    takes its arguments apart and puts its results together on the host, each time, and with
+    `nnx.State` that takes longer than all else that the host has to do for a step.
+    """
+    graph, parameters, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graph, nnx.to_pure_dict(parameters), nnx.to_pure_dict(batch_stats)
+
+
+def model_graph(config: Config, axis_name: str | None = None) -> nnx.GraphDef:
+    """Returns the structure of the configured model without computing its parameters."""
+    return split_model(nnx.eval_shape(lambda: make_model(config, axis_name)))[0]
+
+
+def abstract_variables(config: Config) -> tuple[ModelState, ModelState]:
+    """Returns the shapes of the configured model's parameters and batch statistics."""
+    _, parameters, batch_stats = split_model(nnx.eval_shape(lambda: make_model(config)))
+    return parameters, batch_stats
+
+
+def make_forward(
+    config: Config,
+) -> Callable[[Variables, UInt16[Array, "b s s 1"]], Float[Array, "b s s c"]]:
+    """Returns the function from (variables, intensity × 65535) to the probability of each class."""
+    graph = model_graph(config)
+
+    def forward(variables: Variables, images: UInt16[Array, "b s s 1"]) -> Float[Array, "b s s c"]:
+        model = nnx.merge(graph, *unpack(variables))
+        return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
+
+    return forward
+
+
+def count_parameters(parameters: ModelState) -> int:
+    """Returns the number of trainable numbers."""
+    return sum(x.size for x in jax.tree.leaves(parameters))
