@@ -1,5 +1,6 @@
 """What a release holds, and that it works where there is no checkout."""
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.pictures import chest, png_bytes
 from tests.small import REPOSITORY
@@ -116,3 +119,18 @@ def test_the_wheel_segments_far_from_the_repository(wheel, tmp_path):
         check=True,
     )
     assert (tmp_path / "out" / "chest_mask.png").exists()
+
+
+def test_the_versions_that_are_given_satisfy_what_is_required():
+    """Fault: a library that is required in a newer version, or at all, and not in the list."""
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pinned.items()}
+    required = setup["options"]["install_requires"].splitlines()
+    requirements = [Requirement(line) for line in required if line and not line.startswith("#")]
+    assert len(requirements) > 15
+    for requirement in requirements:
+        version = versions[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
