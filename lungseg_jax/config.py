@@ -385,31 +385,21 @@ def _check_ranges(config: Config) -> None:
         *(f"augment.{field.name}" for field in dataclasses.fields(AugmentConfig)),
     ):  # fmt: skip
         at_least(key, 0)
-    _check_trimming(config)
-    _check_data(config.data)
-    if config.seed >= 2**32:
-        raise ConfigError("seed", f"is {config.seed}", "give less than 2**32")
-    if not NO_FOLD <= config.fold < NUM_FOLDS:
-        raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
-    if config.fold != NO_FOLD and config.data.splits:
-        raise ConfigError(
-            "fold", f"is {config.fold}, but data.splits fixes the split", "leave out one of the two"
-        )
     # Below ten phantoms a split of 70, 10 and 20 % has an empty part.
     at_least("data.num_phantoms", 10)
     for key, high in (
         ("model.depth", MAX_DEPTH), ("augment.tone", MAX_TONE), ("augment.blur", MAX_BLUR),
         ("augment.shift", 1), ("augment.brightness", 1), ("augment.noise", 1), ("augment.bars", 1),
+        ("seed", 2**32 - 1),
     ):  # fmt: skip
         if _get(config, key) > high:
             raise ConfigError(key, f"is {_get(config, key)}", f"give at most {high}")
-    if config.optimizer.clip_norm <= 0:
-        raise ConfigError("optimizer.clip_norm", f"is {config.optimizer.clip_norm}", "give > 0")
-    if not 0 <= config.optimizer.ema_decay < 1:
-        raise ConfigError(
-            "optimizer.ema_decay", f"is {config.optimizer.ema_decay}", "give a share in [0, 1)"
-        )
+    _check_trimming(config)
+    _check_data(config.data)
+    _check_fold(config)
     _check_augment(config.augment)
+    _check_optimizer(config.optimizer)
+    _check_image_size(config)
     if config.model.norm == "group" and config.model.width % 8:
         raise ConfigError(
             "model.width", f"is {config.model.width}", "group norm takes multiples of 8 channels"
@@ -418,7 +408,24 @@ def _check_ranges(config: Config) -> None:
         for key in ("space_shards", "shard_optimizer"):
             if _get(config, key) != _get(Config, key):
                 raise ConfigError(key, f"is {_get(config, key)}", "needs parallel=mesh")
-    _check_image_size(config)
+
+
+def _check_fold(config: Config) -> None:
+    if not NO_FOLD <= config.fold < NUM_FOLDS:
+        raise ConfigError("fold", f"is {config.fold}", f"give 0 to {NUM_FOLDS - 1}, or -1 for none")
+    if config.fold != NO_FOLD and config.data.splits:
+        raise ConfigError(
+            "fold", f"is {config.fold}, but data.splits fixes the split", "leave out one of the two"
+        )
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    if optimizer.clip_norm <= 0:
+        raise ConfigError("optimizer.clip_norm", f"is {optimizer.clip_norm}", "give > 0")
+    if not 0 <= optimizer.ema_decay < 1:
+        raise ConfigError(
+            "optimizer.ema_decay", f"is {optimizer.ema_decay}", "give a share in [0, 1)"
+        )
 
 
 def _check_read(data: DataConfig) -> None:

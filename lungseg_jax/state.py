@@ -51,6 +51,7 @@ def create_state(
     """
 
     def create(variables: Variables | None) -> TrainState:
+        """Returns the state, as one program."""
         if variables is None:
             _, parameters, batch_stats = split_model(make_model(config))
         else:

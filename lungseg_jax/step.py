@@ -69,6 +69,7 @@ def make_train_step(
     def loss_of(
         parameters: ModelState, batch_stats: ModelState, images: Array, masks: Array
     ) -> tuple[Array, tuple[ModelState, Array]]:
+        """Returns the loss, with the statistics after the batch and `dice_sums`."""
         model = nnx.merge(graph, *unpack((parameters, batch_stats)), copy=True)
         logits = model(images, train=True)
         batch_stats = pack_like(split_model(model)[2], batch_stats)
@@ -78,6 +79,7 @@ def make_train_step(
     def step(
         state: TrainState, store: Store, batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
+        """Augments, differentiates, sums over the devices, updates; see `make_train_step`."""
         pictures = load_batch(config, state.step, store, batch)
         images, masks = parallel.spread_rows(pictures)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
@@ -146,6 +148,7 @@ def accumulate(
     def one_part(
         carry: tuple[ModelState, Any], part: tuple[Array, Array]
     ) -> tuple[tuple[ModelState, Any], None]:
+        """Carries statistics on, and adds a part's results to the total."""
         before, total = carry
         (loss, (after, sums)), gradients = gradient_of(state.parameters, before, *part)
         return (after, jax.tree.map(jnp.add, total, (gradients, loss, sums))), None

@@ -58,7 +58,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("data.image_size", 10**6, "such as 8192"),
         ("data.num_phantoms", 3, "at least 10"),
         ("fold", 5, "0 to 4"),
-        ("seed", 2**32, r"less than 2\*\*32"),
+        ("seed", 2**32, "at most 4294967295"),
         ("augment.blur", 200.0, "at most 10"),
         ("augment.shift", 2.0, "at most 1"),
         # Fault: a run on phantoms that is mistaken for one on the pictures that the command names.

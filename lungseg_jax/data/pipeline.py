@@ -45,6 +45,7 @@ def training_batches(
     slots = np.arange(config.batch_size, dtype=np.int32)[part]
 
     def to_batch(positions: Int[np.ndarray, " b"]) -> Batch:
+        """Returns this process's part of the global batch at these positions."""
         host_positions = positions[part]
         batch = {"position": host_positions, "slot": slots}
         if resident:

@@ -101,6 +101,7 @@ def _kernel_gradient_by_strips(x: Array, gradient: Array, size: int) -> Array:
     padded = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
 
     def add_strip(i: Array, total: Array) -> Array:
+        """Adds what the i-th strip of columns contributes."""
         strip = lax.dynamic_slice_in_dim(padded, i * columns, columns + size - 1, axis=2)
         offsets = [(i, j) for i in range(size) for j in range(size)]
         neighbourhoods = [strip[:, i : i + h, j : j + columns] for i, j in offsets]

@@ -28,6 +28,7 @@ def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:
     state = create_state(config, make_optimizer(config))
 
     def prepare(parallel: Parallel, count: int) -> tuple[Call, Call]:
+        """Returns the calls on `count` pictures of this host: with transfers, and without."""
         apply = parallel.wrap_forward(forward)
         variables = pack_state(state).ema if parallel.pack_state else state.ema
         placed = parallel.replicate(jax.device_get(variables))
