@@ -32,6 +32,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
+def untrained():
+    """A network that was not trained, with its program."""
+    from lungseg_jax.prediction.segmenter import Segmenter
+    from lungseg_jax.weights import Calibration
+    from tests.untrained import untrained_weights
+
+    return Segmenter(untrained_weights(Calibration(0.0)))
+
+
+@pytest.fixture(scope="session")
 def eight_devices() -> tuple:
     devices = jax.devices()
     assert len(devices) == 8, "tests need 8 virtual CPU devices; another module started JAX first"

@@ -18,7 +18,7 @@ from lungseg_jax.train import loop, start
 from lungseg_jax.weights import Calibration, Weights, checksum, save_weights
 from lungseg_jax.workdir import claim, read_starts
 from tests.small import assert_trees_equal, small_config, small_config_with_data
-from tests.test_predict import untrained_weights
+from tests.untrained import untrained_weights
 
 
 @pytest.fixture

@@ -1,0 +1,85 @@
+"""The files to segment, and what their results are called."""
+
+import pytest
+from etils import epath
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.prediction.inputs import name_files
+from tests.untrained import touch
+
+
+def test_names_do_not_collide(tmp_path):
+    """Fault: the mask of one patient over that of another whose file has the same name."""
+    touch(tmp_path, "a/1.png", "b/1.png", "b/1.dcm", "b_1.png", "1.2.840.113", "c.png")
+    named = name_files([tmp_path], epath.Path(tmp_path / "out"), ())
+    assert len({one.name for one in named}) == len(named) == 6
+    names = {one.label: one.name for one in named}
+    assert names["c.png"] == "c"
+    assert names["1.2.840.113"] == "1.2.840.113"
+    assert names["a/1.png"] == "a_1.png"
+
+
+def test_names_and_labels_of_several_folders_do_not_collide(tmp_path):
+    """Fault: two rows of the table that say the same, or a number that another file's name has."""
+    touch(tmp_path, "a/1.png", "a/scan", "a/scan-2", "b/1.png", "b/scan", "a_scan")
+    named = name_files(
+        [tmp_path / "a", tmp_path / "b", tmp_path / "a_scan"], epath.Path(tmp_path / "out"), {}
+    )
+    assert len({one.name for one in named}) == len({one.label for one in named}) == 6
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    """Fault: rows of two patients that both say images/1.png."""
+    touch(tmp_path, "p1/images/1.png", "p2/images/1.png", "p2/images/2.png")
+    folders = [tmp_path / "p1" / "images", tmp_path / "p2" / "images"]
+    named = name_files(folders, epath.Path(tmp_path / "out"), ())
+    assert {one.label: one.name for one in named} == {
+        "p1/images/1.png": "p1_images_1.png",
+        "p2/images/1.png": "p2_images_1.png",
+        "p2/images/2.png": "2",
+    }
+
+
+def test_results_of_files_above_the_working_directory_are_not_hidden(tmp_path, monkeypatch):
+    """Fault: a mask named after `../1.png` that is hidden; one file given twice in two rows."""
+    touch(tmp_path, "1.png", "here/1.png")
+    monkeypatch.chdir(tmp_path / "here")
+    given = ["../1.png", "1.png", tmp_path / "here" / "1.png"]
+    named = name_files(given, epath.Path("out"), ())
+    assert {one.label: one.name for one in named} == {"../1.png": "1.png", "1.png": "1.png-2"}
+
+
+def test_long_names_leave_room_for_endings(tmp_path):
+    """Fault: folders named by UIDs, joined to a name that no file may have, end the run."""
+    folders = "/".join([".".join(["1234567"] * 8)] * 4)
+    touch(tmp_path, f"{folders}/1-1.dcm", f"{folders}/x/1-1.dcm")
+    for one in name_files([tmp_path], epath.Path(tmp_path / "out"), ()):
+        (tmp_path / f"{one.name}_overlay.png").touch()
+
+
+def test_references_elsewhere_are_pictures_like_others(tmp_path):
+    """Fault: a file left out without a word because it is called what results are."""
+    touch(tmp_path, "1_mask.png")
+    (one,) = name_files([tmp_path], epath.Path(tmp_path), ())
+    assert one.label == "1_mask.png"
+
+
+def test_the_output_of_a_training_run_is_not_segmented(tmp_path):
+    """Fault: outlines of lungs, drawn over a chest, segmented as if they were a radiograph."""
+    run = ("run/config.json", "run/checkpoints/10/x", "run/overlays/best.png")
+    touch(tmp_path, "a.png", "config.json", *run)
+    output = epath.Path(tmp_path / "out")
+    assert [file.label for file in name_files([tmp_path], output, ())] == ["a.png", "config.json"]
+    with pytest.raises(DataError, match="holds no file to segment"):
+        name_files([tmp_path / "run"], output, ())
+    # By its own name a file is taken for what the user says it is.
+    best = tmp_path / "run" / "overlays" / "best.png"
+    assert len(name_files([best], output, ())) == 1
+
+
+def test_nothing_to_do_is_an_error(tmp_path):
+    """Fault: a mistyped folder ends with exit code 0."""
+    with pytest.raises(DataError, match="no such file or folder"):
+        name_files([tmp_path / "absent"], epath.Path(tmp_path), ())
+    with pytest.raises(DataError, match="holds no file"):
+        name_files([tmp_path], epath.Path(tmp_path / "out"), ())

@@ -1,0 +1,215 @@
+"""What an earlier call left: kept, replaced, or not touched."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.predict import _segment_all, predict
+from lungseg_jax.prediction.results import NOTE
+from lungseg_jax.prediction.segmenter import Segmenter
+from lungseg_jax.prediction.table import TABLE, Row
+from lungseg_jax.weights import Calibration
+from tests.pictures import png_bytes
+from tests.untrained import CHEST, table, touch, untrained_weights
+
+
+@pytest.mark.parametrize("output", [".", "out"])
+def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output: str):
+    """Fault: masks segmented as if they were chests, because results go beside the pictures."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    for _ in range(2):
+        rows = predict(untrained, [tmp_path], tmp_path / output)
+        assert [row.file for row in rows] == ["1.png"]
+        assert (tmp_path / output / "1_mask.png").exists()
+
+
+@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", TABLE])
+def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
+    """Fault: a radiologist's reference beside its picture lost under a mask of the network."""
+    (tmp_path / "0.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / theirs).write_bytes(b"dear")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match=f"{theirs}: .*; give another --output"):
+        predict(untrained, [tmp_path], tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / theirs).read_bytes() == b"dear"
+
+
+def test_results_given_by_name_are_not_segmented(tmp_path, untrained):
+    """Fault: `predict x/*.png --output=x` once more takes its masks for chests."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    for _ in range(2):
+        rows = predict(untrained, sorted(tmp_path.glob("*.png")), tmp_path)
+        assert len(rows) == 1
+    with pytest.raises(DataError, match="holds no file"):
+        predict(untrained, [tmp_path / "1_mask.png"], tmp_path)
+
+
+def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untrained):
+    """Fault: the mask of a picture that is rejected now, or under a name it had, is still there."""
+    output = tmp_path / "out"
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path], output)
+    (tmp_path / "1.png").write_bytes(b"<html>")
+    predict(untrained, [tmp_path], output)
+    assert {path.name for path in output.iterdir()} == {NOTE, TABLE, "2_mask.png", "2_overlay.png"}
+    (tmp_path / "2.dcm").write_bytes(b"<html>")
+    predict(untrained, [tmp_path], output)
+    assert {path.name for path in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
+
+
+def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
+    """Fault: masks that no row names yet are taken for another's files, or for pictures."""
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png_bytes(CHEST))
+
+    def segment_all(*arguments) -> Iterator[Row]:
+        assert len(list(_segment_all(*arguments))) == 2
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lungseg_jax.predict._segment_all", segment_all)
+        with pytest.raises(KeyboardInterrupt):
+            predict(untrained, [tmp_path], tmp_path)
+    assert not table(tmp_path)
+    assert len(list(tmp_path.glob("*_mask.png"))) == 2
+    assert len(predict(untrained, [tmp_path], tmp_path)) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [NOTE]
+
+
+@dataclasses.dataclass
+class Folder:
+    """Three pictures that were segmented, and what is known of their results."""
+
+    root: Path
+    rows: list[Row]
+
+    @property
+    def output(self) -> Path:
+        return self.root / "out"
+
+    def again(self, segmenter: Segmenter, options: ReadOptions = ReadOptions()) -> set[str]:
+        """Returns which masks a second call writes, whose table must be that of the first."""
+        before = {path.name: path.stat().st_ino for path in self.output.glob("*_mask.png")}
+        for path in self.output.glob("*_mask.png"):
+            # A new file may get the number of the one it replaces.
+            kept = self.root / f"kept-{path.stat().st_ino}"
+            if not kept.exists():
+                os.link(path, kept)
+        assert repr(predict(segmenter, [self.root / "in"], self.output, options)) == repr(self.rows)
+        assert [row["file"] for row in table(self.output)] == ["1.png", "2.png", "3.png"]
+        after = {path.name: path.stat().st_ino for path in self.output.glob("*_mask.png")}
+        return {name for name in after if after[name] != before.get(name)}
+
+
+@pytest.fixture
+def segmented(tmp_path, untrained) -> Folder:
+    (tmp_path / "in").mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        (tmp_path / "in" / name).write_bytes(png_bytes(CHEST))
+    return Folder(tmp_path, predict(untrained, [tmp_path / "in"], tmp_path / "out"))
+
+
+ALL = {"1_mask.png", "2_mask.png", "3_mask.png"}
+
+
+def test_what_was_done_is_not_done_again(segmented, untrained):
+    """Fault: an archive of a day's work begun anew, or its results gone, after an interrupt."""
+    assert segmented.again(untrained) == set()
+    (segmented.output / "1_mask.png").unlink()
+    (segmented.output / "2_overlay.png").unlink()
+    assert segmented.again(untrained) == {"1_mask.png", "2_mask.png"}
+    # As a call that was killed leaves it: half a line, and no table.
+    note = (segmented.output / NOTE).read_text()
+    (segmented.output / NOTE).write_text(note[:-20])
+    (segmented.output / TABLE).unlink()
+    assert segmented.again(untrained) < ALL
+
+
+def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkeypatch):
+    """Fault: an old mask beside a new picture, network, option or rule."""
+    os.utime(segmented.root / "in" / "2.png", ns=(0, 0))
+    assert segmented.again(untrained) == {"2_mask.png"}
+    assert segmented.again(untrained, ReadOptions(correct_polarity=False)) == ALL
+    other = untrained_weights(Calibration(0.0), seed=1)
+    for segmenter in (Segmenter(other), Segmenter(other, both_ways=True), untrained):
+        segmented.rows = predict(segmenter, [segmented.root / "in"], segmented.root / "fresh")
+        assert segmented.again(segmenter) == ALL
+    monkeypatch.setattr("lungseg_jax.prediction.results.digest_of_code", lambda: "another")
+    assert segmented.again(untrained) == ALL
+
+
+def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
+    """Fault: a loop over pictures that cannot be run twice, for the table names the last alone."""
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png_bytes(CHEST))
+    for name in ("1.png", "2.png", "1.png"):
+        predict(untrained, [tmp_path / name], tmp_path)
+    assert len(list(tmp_path.glob("*_mask.png"))) == 2
+    assert len(predict(untrained, [tmp_path], tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        '{"mask": "../dear_mask.png", "picture": "", "made_of": "", "row": null}',
+        '{"mask": "1_mask.png", "row": null}',
+        '{"mask": "1_mask.png", "picture": "", "made_of": "", "row": 5}',
+        '["1_mask.png"]',
+        "{",
+        "5",
+        "",
+    ],
+)
+def test_a_note_of_others_names_no_file_elsewhere(tmp_path, untrained, note: str):
+    """Fault: a note that came with a download has files outside the folder removed."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    touch(tmp_path, "dear_mask.png", "dear_overlay.png", "out/1_mask.png")
+    (tmp_path / "out" / NOTE).write_text(f"{note}\n")
+    with pytest.raises(DataError, match="give another --output"):
+        predict(untrained, [tmp_path], tmp_path / "out")
+    assert (tmp_path / "dear_mask.png").exists()
+    assert (tmp_path / "dear_overlay.png").exists()
+
+
+def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
+    """Fault: one patient's mask overwrites another's, in a loop over folders of studies."""
+    touch(tmp_path, "study1/1.png", "study2/1.png")
+    (tmp_path / "study1" / "1.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / "study2" / "1.png").write_bytes(png_bytes(CHEST))
+    output = tmp_path / "out"
+    predict(untrained, [tmp_path / "study1"], output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(DataError, match=r"1_mask.png: is the result of another file.*--output"):
+        predict(untrained, [tmp_path / "study2"], output)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    # Fault: a name that is kept for what was removed, or never written.
+    (tmp_path / "study3").mkdir()
+    (tmp_path / "study3" / "1.png").write_text("no picture")
+    other = tmp_path / "other"
+    predict(untrained, [tmp_path / "study3"], other)
+    predict(untrained, [tmp_path / "study2"], other)
+    assert (other / "1_mask.png").exists()
+    (tmp_path / "study3" / "1.png").unlink()
+    # Given together, both have names of their own.
+    assert len(predict(untrained, [tmp_path], output)) == 2
+    assert len(list(output.glob("*_mask.png"))) == 2
+
+
+def test_results_in_other_folders_are_not_segmented(tmp_path, untrained):
+    """Fault: the masks and overlays of another call segmented, as if they were radiographs."""
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path], tmp_path / "first")
+    assert (tmp_path / "first" / "a_overlay.png").exists()
+    assert [row.file for row in predict(untrained, [tmp_path], tmp_path / "second")] == ["a.png"]
+    # A note of another program's hides nothing.
+    (tmp_path / "first" / NOTE).write_text("{\n")
+    assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 4

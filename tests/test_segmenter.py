@@ -1,0 +1,101 @@
+"""Networks with their program: one picture or several, one network or several."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.imaging.structures import Structure
+from lungseg_jax.prediction.quality import estimate_dice
+from lungseg_jax.prediction.segmenter import Segmenter
+from lungseg_jax.weights import Calibration, Weights
+from tests.pictures import chest
+from tests.small import small_config
+from tests.untrained import CHEST, untrained_weights
+
+
+def test_both_ways_is_for_one_class():
+    """Fault: right and left averaged with each other."""
+    config = small_config(data__labels="left_right")
+    weights = Weights(config, ({}, {}), Calibration())
+    with pytest.raises(ConfigError, match="both_ways"):
+        Segmenter(weights, both_ways=True)
+
+
+def test_several_networks_give_their_mean():
+    """Fault: one network's variables in all, or the threshold of the first alone."""
+    members = [
+        untrained_weights(Calibration(0.2 * seed, -1.0, 0.5 + 0.1 * seed), seed=seed)
+        for seed in range(3)
+    ]
+    square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
+    each = [Segmenter(member).predict([square])[0] for member in members]
+    assert np.ptp([prediction.square.mean() for prediction in each]) > 0.01, (
+        "networks that do not differ"
+    )
+    (together,) = Segmenter(*members).predict([square])
+    mean = np.mean([prediction.square for prediction in each], axis=0)
+    np.testing.assert_allclose(together.square, mean, atol=1e-6)
+    estimates = [prediction.estimated_dice for prediction in each]
+    assert len(set(estimates)) > 1
+    assert together.estimated_dice == pytest.approx(np.mean(estimates))
+    # The mean of thresholds 0, .2 and .4.
+    radiograph = Radiograph(np.float32(CHEST) / 255, None, "none")
+    above = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.21))
+    below = Segmenter(*members).finish(radiograph, together._replace(square=0 * mean + 0.19))
+    assert above.mask.all()
+    assert not below.mask.any()
+
+
+@pytest.mark.parametrize("change", [lambda x: x / 65535, lambda x: x[..., 0], np.float32])
+def test_what_is_no_network_input_is_refused(untrained, change):
+    """Fault: intensities in [0, 1] divided by 65535 again, and a mask of a black picture."""
+    square = np.full((32, 32, 1), 30000, np.uint16)
+    assert len(untrained.predict([square])) == 1
+    with pytest.raises(DataError, match=r"^square: .*; give \(32, 32, 1\) of uint16"):
+        untrained.predict([change(square)])
+
+
+@pytest.mark.parametrize("labels", ["lungs", "left_right"])
+def test_probabilities_are_those_of_the_network_in_the_pictures_frame(labels: str):
+    """Fault: classes merged, smoothed, or left in the model's square; another network loaded."""
+    weights = untrained_weights(Calibration(), data__labels=labels, data__image_size=96)
+    # At the square's own size nothing is resized.
+    picture = np.float32(chest(96, 96, 0)[0]) / 255
+    segmenter, options = Segmenter(weights), ReadOptions(frontal_only=False)
+    found = segmenter.probabilities(picture, options)
+    (logits,) = weights.network()(jnp.asarray(picture[None, :, :, None]), train=False)
+    assert np.ptp(logits) > 0.1, "a picture that shows nothing"
+    np.testing.assert_allclose(found, jax.nn.sigmoid(logits), atol=1e-4)
+    assert segmenter.probabilities(CHEST, options).shape == (*CHEST.shape, logits.shape[-1])
+
+
+def test_other_classes_are_no_lungs(monkeypatch):
+    """Fault: a heart that comes out as the left lung, or raises the estimate of Dice."""
+    monkeypatch.setitem(CHANNELS, "left_right", (Structure.HEART, Structure.LUNGS))
+    segmenter = Segmenter(untrained_weights(Calibration(), data__labels="left_right"))
+    (found,) = segmenter.predict([np.full((32, 32, 1), 30000, np.uint16)])
+    lungs = found.square[..., 1]
+    assert (found.square[..., 0] > lungs).any(), "the maximum over classes is that of the lungs"
+    assert found.estimated_dice == pytest.approx(estimate_dice(lungs, Calibration()))
+    heart = np.where([True, False], np.float32(0.9), np.float32(0.1)) + 0 * found.square
+    radiograph = Radiograph(np.float32(CHEST) / 255, None, "none")
+    assert not segmenter.finish(radiograph, found._replace(square=heart)).mask.any()
+
+
+def test_networks_of_different_image_sizes_are_refused():
+    """Fault: arrays of two sizes added, or one network's picture shown to the other."""
+    members = [untrained_weights(Calibration(), data__image_size=size) for size in (32, 64)]
+    with pytest.raises(ConfigError, match="image_size"):
+        Segmenter(*members)
+
+
+def test_both_ways_is_symmetric():
+    """Fault: the mirrored prediction not mirrored back."""
+    both = Segmenter(untrained_weights(Calibration(0.0)), both_ways=True)
+    square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
+    (as_is,), (mirrored,) = both.predict([square]), both.predict([square[:, ::-1]])
+    np.testing.assert_allclose(mirrored.square, as_is.square[:, ::-1], atol=1e-5)
