@@ -86,8 +86,8 @@ def describe(config: Config, parallel: Parallel) -> dict[str, Any]:
         "data": config.benchmark.data,
         **environment(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        # Results are passed on.
-        "config": json.loads(without_folders(config)),
+        # Results are passed on, folders are not.
+        "config": json.loads(without_folders(dataclasses.replace(config, start_from=""))),
     }
 
 

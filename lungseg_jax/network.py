@@ -62,7 +62,7 @@ def model_graph(config: Config, axis_name: str | None = None) -> nnx.GraphDef:
     return split_model(nnx.eval_shape(lambda: make_model(config, axis_name)))[0]
 
 
-def abstract_variables(config: Config) -> tuple[ModelState, ModelState]:
+def abstract_variables(config: Config) -> Variables:
     """Returns the shapes of the configured model's parameters and batch statistics."""
     _, parameters, batch_stats = split_model(nnx.eval_shape(lambda: make_model(config)))
     return parameters, batch_stats

@@ -38,6 +38,7 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.prediction.inputs import Input, name_files
 from lungseg_jax.prediction.results import (
     Result,
+    alone_in,
     key_of,
     make_room,
     open_note,
@@ -51,11 +52,15 @@ from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.prediction.table import TABLE, Row, open_table
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.environment import digest_of_program
 from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.sandbox import Sandboxes
 
 # Rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20
+
+# Each file that is read ahead takes four bytes per pixel.
+MAX_READERS = 16
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -108,21 +113,28 @@ def predict(
 
     Raises:
       ConfigError: a path, or the output, is not on disk.
-      DataError: a path is absent, there is no file, or the output is not a folder, or holds a
-        file of someone else's or another file's result where a result goes.
+      DataError: a path is absent, there is no file, or the output is not a folder, holds a file of
+        someone else's or another file's result where a result goes, or is being written to.
     """
     for path in (*paths, output):
         check_on_disk(path)
     output = epath.Path(output)
-    noted = read_note(output)
-    inputs = name_files(paths, output, results_of(noted))
+    inputs = name_files(paths, output, results_of(read_note(output)))
     _make_folder(output)
-    network = segmenter.identity()
+    with alone_in(output):
+        return _segment_what_is_left(segmenter, inputs, output, options)
+
+
+def _segment_what_is_left(
+    segmenter: Segmenter, inputs: Sequence[Input], output: epath.Path, options: ReadOptions
+) -> list[Row]:
+    makers = (segmenter.identity(), repr(options), digest_of_program())
     wanted = {
-        file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, network, options))
+        file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, makers))
         for file in inputs
     }
-    done = make_room(output, noted or {}, wanted)
+    # Read here: until now another call may have been writing.
+    done = make_room(output, read_note(output) or {}, wanted)
     if done:
         terminal.say(f"{len(done)} of {len(inputs)} files were done by an earlier call")
     left = [file for file in inputs if file.mask not in done]
@@ -140,7 +152,7 @@ def predict(
                 row = next(made)
                 bar.update()
                 if row.mask:
-                    add_result(file.mask, dataclasses.replace(wanted[file.mask], row=row))
+                    add_result(file.mask, wanted[file.mask], row)
             add_row(row)
             rows.append(row)
     return rows
@@ -150,14 +162,17 @@ def _segment_files(
     segmenter: Segmenter, inputs: Sequence[Input], options: ReadOptions, output: epath.Path
 ) -> Generator[Row]:
     """Yields a row for each file in order, once its mask and overlay are written."""
-    cores, size = usable_cores(), segmenter.image_size
+    workers, size = min(usable_cores(), MAX_READERS), segmenter.image_size
     with (
-        Sandboxes(cores, worker_memory_bytes(options)) as sandboxes,
-        concurrent.futures.ThreadPoolExecutor(cores) as readers,
-        concurrent.futures.ThreadPoolExecutor(cores) as writers,
+        Sandboxes(workers, worker_memory_bytes(options)) as sandboxes,
+        concurrent.futures.ThreadPoolExecutor(workers) as readers,
+        concurrent.futures.ThreadPoolExecutor(workers) as writers,
     ):
         opened = _map_ahead(
-            readers, lambda file: _open(sandboxes, file, options, size), inputs, cores + BATCH_SIZE
+            readers,
+            lambda file: _open(sandboxes, file, options, size),
+            inputs,
+            workers + BATCH_SIZE,
         )
         try:
             yield from _segment_all(writers, segmenter, opened, output)

@@ -13,7 +13,7 @@ from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Store, fetch
 from lungseg_jax.losses import segmentation_loss
-from lungseg_jax.network import ModelState, model_graph, split_model
+from lungseg_jax.network import ModelState, Variables, model_graph, split_model
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel, Step, sum_over_devices
@@ -29,7 +29,7 @@ from lungseg_jax.state import (
 
 
 def prepare_step(
-    config: Config, parallel: Parallel, variables: tuple[ModelState, ModelState] | None = None
+    config: Config, parallel: Parallel, variables: Variables | None = None
 ) -> tuple[TrainState, Callable[..., Any]]:
     """Returns the initial state on every device, and the step over all of them.
 

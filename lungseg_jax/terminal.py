@@ -19,8 +19,13 @@ def say(message: str) -> None:
 
 
 def show(text: str) -> None:
-    """Writes what was asked for to standard output: help, a table; control characters as `say`."""
-    tqdm.write(text.translate(_CONTROLS_BUT_LINE_ENDS), file=sys.stdout)
+    """Writes what was asked for to standard output: help, a table.
+
+    Control characters, and what the output's encoding lacks, are written as escapes.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = text.translate(_CONTROLS_BUT_LINE_ENDS).encode(encoding, "backslashreplace")
+    tqdm.write(shown.decode(encoding), file=sys.stdout)
 
 
 def on_one_line(name: str) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from google.api_core.exceptions import Forbidden
 from lungseg_jax.command_line import parse, parse_build, parse_prediction, run
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.workdir import default_workdir
+from tests.small import REPOSITORY
 
 
 def test_a_full_device_is_one_line(capsys):
@@ -117,3 +120,15 @@ def test_runs_that_start_together_have_folders_of_their_own():
     """Fault: two runs that save into one folder, such as the folds of a cross-validation."""
     folders = {default_workdir("configs/unet.py") for _ in range(20)}
     assert len(folders) == 20
+
+
+def test_help_is_shown_in_any_encoding():
+    """Fault: a traceback for a sign that the terminal's encoding lacks."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "lungseg_jax.predict", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        cwd=REPOSITORY,
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    assert b"FILE_OR_FOLDER\\u2026" in shown

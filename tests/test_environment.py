@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lungseg_jax.runtime.environment import environment, revision
+from lungseg_jax.runtime.environment import digest_of_program, environment, revision
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -67,3 +67,18 @@ def test_environment_is_json_and_does_not_import_jax():
     assert json.loads(json.dumps(environment())) == environment()
     program = "import sys, lungseg_jax.runtime.environment; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_program_is_its_source_and_its_tables(tmp_path):
+    """Fault: masks that were made by another rule, or another table, kept as done."""
+    for name in ("lungseg_jax/a.py", "lungseg_jax/imaging/b.npy", "tfds_builder/c.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("0")
+    (tmp_path / "lungseg_jax" / "notes.txt").write_text("0")
+    before = digest_of_program(tmp_path)
+    (tmp_path / "lungseg_jax" / "notes.txt").write_text("1")
+    assert digest_of_program(tmp_path) == before
+    for path in (*tmp_path.rglob("*.py"), *tmp_path.rglob("*.npy")):
+        path.write_text("1")
+        assert digest_of_program(tmp_path) != before
+        path.write_text("0")

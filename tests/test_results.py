@@ -1,16 +1,18 @@
 """What an earlier call left: kept, replaced, or not touched."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import _segment_all, predict
-from lungseg_jax.prediction.results import NOTE
+from lungseg_jax.prediction.results import NOTE, alone_in
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
 from lungseg_jax.weights import Calibration
@@ -65,23 +67,32 @@ def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untraine
     assert {path.name for path in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
 
 
-def test_a_call_that_was_stopped_starts_again(tmp_path, untrained, monkeypatch):
-    """Fault: masks that no row names yet are taken for another's files, or for pictures."""
-    for name in ("1.png", "2.png"):
+def test_a_call_that_was_stopped_goes_on(tmp_path, untrained, monkeypatch):
+    """Fault: masks that no row names taken for another's files, or what was done made anew."""
+    for name in ("1.png", "2.png", "3.png"):
         (tmp_path / name).write_bytes(png_bytes(CHEST))
 
-    def segment_all(*arguments) -> Iterator[Row]:
-        assert len(list(_segment_all(*arguments))) == 2
-        raise KeyboardInterrupt
-        yield
+    def stop_after(count: int) -> None:
+        def segment_all(*arguments) -> Iterator[Row]:
+            # All masks are written, but not all rows.
+            yield from list(_segment_all(*arguments))[:count]
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("lungseg_jax.predict._segment_all", segment_all)
-        with pytest.raises(KeyboardInterrupt):
-            predict(untrained, [tmp_path], tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("lungseg_jax.predict._segment_all", segment_all)
+            with pytest.raises(KeyboardInterrupt):
+                predict(untrained, [tmp_path], tmp_path)
+
+    stop_after(0)
     assert not table(tmp_path)
-    assert len(list(tmp_path.glob("*_mask.png"))) == 2
-    assert len(predict(untrained, [tmp_path], tmp_path)) == 2
+    assert len(list(tmp_path.glob("*_mask.png"))) == 3
+    stop_after(2)
+    assert len(table(tmp_path)) == 2
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*_mask.png")}
+    assert len(predict(untrained, [tmp_path], tmp_path)) == 3
+    assert len(table(tmp_path)) == 3
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*_mask.png")}
+    assert {name for name in before if after[name] == before[name]} == {"1_mask.png", "2_mask.png"}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [NOTE]
 
 
@@ -127,11 +138,22 @@ def test_what_was_done_is_not_done_again(segmented, untrained):
     (segmented.output / "1_mask.png").unlink()
     (segmented.output / "2_overlay.png").unlink()
     assert segmented.again(untrained) == {"1_mask.png", "2_mask.png"}
+    # As a loss of power leaves them.
+    (segmented.output / "3_mask.png").write_bytes(b"")
+    assert segmented.again(untrained) == {"3_mask.png"}
     # As a call that was killed leaves it: half a line, and no table.
     note = (segmented.output / NOTE).read_text()
     (segmented.output / NOTE).write_text(note[:-20])
     (segmented.output / TABLE).unlink()
-    assert segmented.again(untrained) < ALL
+    last = json.loads(note.splitlines()[-1])["mask"]
+    assert segmented.again(untrained) == {last}
+    # Of another version: one line without, one with more.
+    *lines, third, last = (segmented.output / NOTE).read_text().splitlines()
+    third, last = json.loads(third), json.loads(last)
+    last["row"]["column"] = 1
+    lines += [json.dumps({"mask": third["mask"]}), json.dumps(last)]
+    (segmented.output / NOTE).write_text("".join(f"{line}\n" for line in lines))
+    assert last["mask"] in segmented.again(untrained)
 
 
 def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkeypatch):
@@ -143,8 +165,21 @@ def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkey
     for segmenter in (Segmenter(other), Segmenter(other, both_ways=True), untrained):
         segmented.rows = predict(segmenter, [segmented.root / "in"], segmented.root / "fresh")
         assert segmented.again(segmenter) == ALL
-    monkeypatch.setattr("lungseg_jax.prediction.results.digest_of_code", lambda: "another")
-    assert segmented.again(untrained) == ALL
+    stricter = Segmenter(untrained_weights(Calibration(0.9)))
+    segmented.rows = predict(stricter, [segmented.root / "in"], segmented.root / "fresh")
+    assert segmented.again(stricter) == ALL
+    monkeypatch.setattr("lungseg_jax.predict.digest_of_program", lambda: "another")
+    assert segmented.again(stricter) == ALL
+
+
+def test_a_folder_takes_one_call_at_a_time(segmented, untrained):
+    """Fault: the mask of one network beside the row of another."""
+    with (
+        alone_in(epath.Path(segmented.output)),
+        pytest.raises(DataError, match="is being written to by another call; wait"),
+    ):
+        predict(untrained, [segmented.root / "in"], segmented.output)
+    assert segmented.again(untrained) == set()
 
 
 def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
@@ -160,9 +195,10 @@ def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
 @pytest.mark.parametrize(
     "note",
     [
-        '{"mask": "../dear_mask.png", "picture": "", "made_of": "", "row": null}',
+        '{"mask": "../dear_mask.png", "picture": "", "made_of": "", "sizes": [], "row": null}',
         '{"mask": "1_mask.png", "row": null}',
-        '{"mask": "1_mask.png", "picture": "", "made_of": "", "row": 5}',
+        '{"mask": "1_mask.png", "picture": "", "made_of": "", "sizes": 5, "row": null}',
+        "[" * 200_000,
         '["1_mask.png"]',
         "{",
         "5",

@@ -1,23 +1,22 @@
 """Which files in a folder are results of earlier calls, and which of them a call need not repeat.
 
 A hidden note beside the results tells, not their names: references are called `*_mask.png` too. It
-has a line of JSON for each mask that is to be written, and another once mask and row are.
+has a line of JSON (with Python's NaN) for each mask that is to be written, and another once it is.
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.prediction.table import TABLE, Row
-from lungseg_jax.runtime.environment import digest_of_code
 from tfds_builder.digest import stamp
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
@@ -32,11 +31,13 @@ class Result:
     Attributes:
       picture: key of the picture that it is of; see `key_of`.
       made_of: what it is computed from; see `what_it_is_made_of`.
-      row: of the table, without the picture's name; `None` until mask and row are written.
+      sizes: of mask and overlay in bytes, once they are written; what was cut short is made again.
+      row: of the table, without the picture's name, once it is known.
     """
 
     picture: str
     made_of: str
+    sizes: tuple[int, ...] = ()
     row: Row | None = None
 
 
@@ -53,16 +54,14 @@ def key_of(picture: epath.Path) -> str:
     return hashlib.sha256(os.fsencode(picture.absolute())).hexdigest()[:16]
 
 
-def what_it_is_made_of(picture: epath.Path, network: str, options: ReadOptions) -> str:
+def what_it_is_made_of(picture: epath.Path, makers: Sequence[str]) -> str:
     """Returns a checksum of all that a result depends on.
 
     Args:
       picture: known by size and time; reading an archive takes hours.
-      network: see `Segmenter.identity`.
-      options: how files are read.
+      makers: what stands for network, options and program.
     """
-    parts = [*stamp(picture), network, dataclasses.asdict(options), digest_of_code()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*stamp(picture), *makers]).encode()).hexdigest()
 
 
 def read_note(output: epath.Path) -> dict[str, Result] | None:
@@ -79,10 +78,7 @@ def read_note(output: epath.Path) -> dict[str, Result] | None:
         return None
     except (OSError, ValueError) as error:
         raise DataError(path, "cannot be read", "give another --output") from error
-    try:
-        noted = dict(map(_parse, lines))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        noted = {}
+    noted = dict(filter(None, map(_parse, lines)))
     if not noted:
         raise DataError(path, "was not written by this command", "give another --output")
     return noted
@@ -142,26 +138,66 @@ def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
     earlier = noted.get(mask)
     if earlier is None or earlier.row is None:
         return False
-    same = dataclasses.replace(earlier, row=None) == wanted[mask]
-    return same and all((output / name).is_file() for name in (mask, overlay_of(mask)))
+    same = dataclasses.replace(earlier, sizes=(), row=None) == wanted[mask]
+    return same and earlier.sizes == _sizes(output, mask)
+
+
+def _sizes(output: epath.Path, mask: str) -> tuple[int, ...]:
+    return tuple(stamp(output / name)[0] for name in (mask, overlay_of(mask)))
 
 
 @contextlib.contextmanager
-def open_note(output: epath.Path) -> Iterator[Callable[[str, Result], None]]:
+def open_note(output: epath.Path) -> Iterator[Callable[[str, Result, Row], None]]:
     """Opens the note in a folder and yields a function that adds what was done to it at once."""
     with Path(output / NOTE).open("a", buffering=1) as file:
-        yield lambda mask, result: print(_line(mask, result), end="", file=file)
+
+        def add(mask: str, result: Result, row: Row) -> None:
+            done = dataclasses.replace(result, sizes=_sizes(output, mask), row=row)
+            file.write(_line(mask, done))
+
+        yield add
+
+
+@contextlib.contextmanager
+def alone_in(output: epath.Path) -> Iterator[None]:
+    """Keeps other calls out of a folder: each would note less than is there.
+
+    Raises:
+      DataError: another call is writing to it.
+    """
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        fault = "is being written to by another call"
+        raise DataError(output, fault, "wait for its end, or give another --output") from error
+    except OSError:
+        # Some network file systems have no such locks.
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def _line(mask: str, result: Result) -> str:
-    row = result.row and {**dataclasses.asdict(result.row), "file": ""}
-    return json.dumps({**dataclasses.asdict(result), "mask": mask, "row": row}) + "\n"
+    row = result.row and {**vars(result.row), "file": ""}
+    return json.dumps({**vars(result), "mask": mask, "row": row}) + "\n"
 
 
-def _parse(line: str) -> tuple[str, Result]:
-    fields = json.loads(line)
-    mask, row = fields.pop("mask"), fields.pop("row")
-    # A file elsewhere is not a result, whatever a note that others wrote says.
-    if not mask.endswith(MASK_ENDING) or Path(mask).name != mask:
-        raise ValueError
-    return mask, Result(**fields, row=None if row is None else Row(**row))
+def _parse(line: str) -> tuple[str, Result] | None:
+    """Returns a mask's name and result; `None` for what this version does not write."""
+    try:
+        fields = json.loads(line)
+        mask, row = fields["mask"], fields["row"]
+        result = Result(str(fields["picture"]), str(fields["made_of"]), tuple(fields["sizes"]))
+        # A file elsewhere is not a result, whatever a note that others wrote says.
+        if not mask.endswith(MASK_ENDING) or Path(mask).name != mask:
+            return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    with contextlib.suppress(TypeError):
+        # Of another version: made again.
+        result = dataclasses.replace(result, row=row and Row(**row))
+    return mask, result

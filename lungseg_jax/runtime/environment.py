@@ -1,6 +1,6 @@
 """What a result was computed with: code, libraries, hardware."""
 
-import functools
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -12,6 +12,10 @@ import lungseg_jax
 from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+
+READERS = (
+    "imagecodecs", "numpy", "opencv-python-headless", "pillow", "pydicom", "python-gdcm", "scipy"
+)  # fmt: skip
 
 _CHECKOUT = Path(lungseg_jax.__path__[0]).parent
 
@@ -47,13 +51,20 @@ def revision(checkout: Path = _CHECKOUT) -> str | None:
     return found.stdout.strip()
 
 
-@functools.cache
-def digest_of_code() -> str:
-    """Returns a checksum of the source of this package and of `tfds_builder`."""
+def digest_of_program(packages: Path = _CHECKOUT) -> str:
+    """Returns a checksum of what turns files into masks, but for the weights.
+
+    That is the source and the tables of this package and of `tfds_builder`, and the versions of the
+    libraries that read pictures and compute.
+    """
     digest = hashlib.sha256()
     for package in ("lungseg_jax", "tfds_builder"):
-        for path in sorted((_CHECKOUT / package).rglob("*.py")):
-            digest.update(path.read_bytes())
+        for path in sorted((packages / package).rglob("*.*")):
+            if path.suffix in (".py", ".npy"):
+                digest.update(path.read_bytes())
+    for name in (*LIBRARIES, *READERS):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            digest.update(f"{name} {importlib.metadata.version(name)}".encode())
     return digest.hexdigest()
 
 
