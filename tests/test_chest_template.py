@@ -49,6 +49,14 @@ def test_black_bars_do_not_matter(phantoms):
         assert chest_template.judge(wide) == "frontal"
 
 
+def test_a_chest_on_a_small_part_of_the_picture_is_not_enlarged(phantoms):
+    """Fault: what is left on an all but black picture cut out, stretched and called a chest."""
+    for image in phantoms:
+        black = np.zeros((128, 128), np.float32)
+        black[19:109, 44:84] = cv2.resize(image, (40, 90), interpolation=cv2.INTER_AREA)
+        assert chest_template.judge(black) == "other"
+
+
 def text_page(rng: np.random.Generator) -> np.ndarray:
     page = np.full((512, 512), 255, np.uint8)
     for row in range(40, 480, 20):
@@ -72,6 +80,8 @@ def others():
             gradient = down * ramp[:, None] + right * ramp[None, :]
             yield "gradient", (gradient - gradient.min()) / max(np.ptp(gradient), 1)
     yield "disc", (np.hypot(ramp[:, None] - 0.5, ramp[None, :] - 0.5) < 0.35) * 1.0
+    # As like a chest as their negative is, each in another place.
+    yield "stripes", np.tile(0.5 + 0.5 * np.cos(2 * np.pi * (ramp - 0.42) / 0.32), (96, 1))
     yield "chequers", np.indices((96, 96)).sum(0) // 12 % 2 * 1.0
 
 

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
 
 from tests.pictures import KAGGLE_STEMS, write_kaggle
+from tfds_builder.chest_xray_lungs import chest_xray_lungs_dataset_builder
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.prepare import prepare
 from tfds_builder.splits import SPLITS
@@ -119,6 +120,20 @@ def test_order_is_the_same_in_another_folder(built, tmp_path):
     write_kaggle(tmp_path / "elsewhere")
     again: Any = prepare(CONFIG, tmp_path / "data", tmp_path / "elsewhere")
     for split in SPLITS:
+        assert [record["example_id"] for record in again.as_data_source(split)] == [
+            record["example_id"] for record in built.as_data_source(split)
+        ]
+
+
+def test_a_shard_holds_as_many_pictures_as_its_size_allows(built, tmp_path, monkeypatch):
+    """Fault: a shard of the whole split, which TFDS holds in memory, or a file a record."""
+    monkeypatch.setattr(chest_xray_lungs_dataset_builder, "SHARD_BYTES", 4 * 2 * 32**2)
+    write_kaggle(tmp_path / "raw")
+    again: Any = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+    assert again.info.splits["train"].num_examples > 8
+    for split in SPLITS:
+        stored = again.info.splits[split]
+        assert stored.num_shards == -(-stored.num_examples // 4)
         assert [record["example_id"] for record in again.as_data_source(split)] == [
             record["example_id"] for record in built.as_data_source(split)
         ]

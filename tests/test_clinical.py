@@ -19,6 +19,7 @@ from tfds_builder.sources.layout import Clinical
         ("male , 29yrs\n1.right PTB\n2.effusion", "M", 29, "1.right PTB 2.effusion"),
         ("male 16month\nnormal", "M", 16 / 12, "normal"),
         ("female 64days\nnormal", "F", 64 / 365.25, "normal"),
+        ("female 26 weeks\nnormal", "F", 182 / 365.25, "normal"),
         ("male 42\nnormal", "M", 42, "normal"),
         ("Female, 28yrs.\r\n\tSTB\r\n", "F", 28, "STB"),
         ("male 42 mild scars", "M", 42, "mild scars"),

@@ -3,6 +3,7 @@
 import collections
 import html.parser
 import json
+import re
 import shutil
 import weakref
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.stored import pairs_in, read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import COLOURS, COLUMNS, ROWS, ContactSheet
 from tfds_builder.data_report import ensure_data_report, main, write_data_report
 from tfds_builder.data_report_figures import AGE_EDGES, Figures, Histogram, Look
+from tfds_builder.data_report_page import page as page_of
 from tfds_builder.duplicates import Fingerprint, Fingerprints
 from tfds_builder.splits import SPLITS
 from tfds_builder.svg_charts import bar_chart, histogram_chart
@@ -266,6 +268,19 @@ def test_sex_age_sides_and_spacing_are_counted_where_they_exist():
     assert spacing.lowest == pytest.approx(0.2)
 
 
+def test_the_largest_sources_are_drawn():
+    """Fault: of more sources than colours those of a few records drawn, and the main ones not."""
+    figures = Figures(["train"], 32)
+    for size in range(1, 10):
+        record = example(source=f"source{size}".encode())
+        for _ in range(size):
+            figures.add("train", record, Look.at(record))
+    page = Page(page_of("records", figures, [], None, Image.new("RGB", (8, 8))))
+    shown = [size for size in range(1, 10) if f"source{size}, {size} records" in page.text]
+    assert shown == [3, 4, 5, 6, 7, 8, 9]
+    assert page.rows("Records")["source1"] == ["1", "1"]
+
+
 def test_values_beyond_the_edges_stay_in_the_end_bins():
     """Fault: outliers, the very thing to be seen, dropped from the chart."""
     histogram = Histogram(AGE_EDGES)
@@ -368,3 +383,12 @@ def test_charts_have_the_shares():
     assert widths[0] == 2 * widths[1]
     assert "no values" in bar_chart({}, "files")
     assert "no values" in histogram_chart(np.array([0.0, 1]), {}, "x")
+
+
+@pytest.mark.parametrize("low", [0.0, 0.3])
+def test_ticks_lie_within_the_axis(low: float):
+    """Fault: a label beyond the end of its axis."""
+    chart = histogram_chart(np.array([low, 1, 2.2]), {"a": np.array([3.0, 1])}, "x")
+    # Up to 1.05 x 75 %, and from the first edge to the last.
+    shares, values = ["0%", "20%", "40%", "60%"], ["0.5", "1", "1.5", "2"]
+    assert re.findall(r">(-?[\d.]+%?)</text>", chart) == [*shares, *["0"] * (low == 0), *values]

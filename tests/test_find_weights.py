@@ -1,6 +1,7 @@
 """Training that starts from existing weights."""
 
 import dataclasses
+import typing
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import optax
 import pytest
 from etils import epath
 
-from lungseg_jax.config import Config
+from lungseg_jax.config import Config, DataConfig, SourceName
 from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.find_weights import find_weights, variables_to_start_from
 from lungseg_jax.log import Log
@@ -125,3 +126,11 @@ def test_a_run_can_start_from_the_packaged_weights():
     found = variables_to_start_from(config)
     assert found is not None
     assert_trees_equal(found, find_weights("packaged").variables)
+
+
+@pytest.mark.parametrize("source", typing.get_args(SourceName))
+def test_pictures_that_the_packaged_weights_have_seen_are_named(source, capsys):
+    """Fault: test figures on pictures that were trained on, published as if they were new."""
+    variables_to_start_from(Config(start_from="packaged", data=DataConfig(source=source)))
+    seen = source in ("kaggle", "montgomery", "shenzhen")
+    assert ("metrics of this run will be too high" in capsys.readouterr().err) == seen

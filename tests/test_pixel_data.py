@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.codestream import Codestream, read_codestream
 from lungseg_jax.imaging.dicom import read_dicom
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import (
@@ -187,6 +188,14 @@ def test_streams_of_another_size_are_not_decoded(codec, transfer_syntax):
     huge = compressed_dicom_bytes(stored, claim(stream, codec, 60000), transfer_syntax)
     with pytest.raises(DataError, match="another size than its header says"):
         read(huge)
+
+
+def test_the_offset_of_a_jpeg_2000_picture_is_no_part_of_it():
+    """Fault: whole pictures refused that lie off the origin of their grid (T.800 A.5.1, B.2)."""
+    # Xsiz, Ysiz, XOsiz, YOsiz, then the tiles' size and offset.
+    grid = struct.pack(">8I", 64 + 4, 48 + 3, 4, 3, 128, 128, 0, 0)
+    header = struct.pack(">4H", 0xFF4F, 0xFF51, 41, 0) + grid + struct.pack(">H3B", 1, 11, 1, 1)
+    assert read_codestream(header) == Codestream(JPEG2000, (48, 64, 1), 12)
 
 
 def test_colour_streams_under_a_grey_header_are_refused():

@@ -35,6 +35,10 @@ def test_two_lungs_pass():
     other = np.zeros_like(touching)
     other[GOOD[1]] = True
     assert list(doubts(touching, other, 0.96)) == []
+    # 25 rows at the side are less than half of the height, 80, and more than half of the width.
+    assert judged(np.s_[60:85, 0:20], np.s_[5:85, 40:60]) == ""
+    # A fifth of the other, 35 x 60 pixels.
+    assert judged(GOOD[0], np.s_[20:41, 55:75]) == ""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,8 @@ def test_two_lungs_pass():
         (GOOD[0], NONE, 0.96, "only one lung"),
         (GOOD[0], np.s_[20:30, 55:75], 0.96, "one lung has 10% of the other's area"),
         (np.s_[0:60, 10:45], np.s_[0:60, 55:90], 0.96, "lungs out of view at the top"),
+        # 25 columns of 40, where lungs are 80 rows high.
+        (np.s_[0:80, 10:35], np.s_[10:80, 60:75], 0.96, "lungs out of view at the top"),
         (np.s_[40:100, 10:45], np.s_[40:100, 55:90], 0.96, "lungs out of view at the bottom"),
         (np.s_[20:80, 0:45], GOOD[1], 0.96, "lungs out of view at the viewer's left"),
         (GOOD[0], np.s_[20:80, 55:100], 0.96, "lungs out of view at the viewer's right"),

@@ -36,6 +36,28 @@ def test_a_lung_cut_in_two_keeps_both_parts():
     np.testing.assert_array_equal(found, field(RIGHT, upper, lower) > 0.5)
 
 
+def test_a_narrow_rest_below_a_lung_is_part_of_it():
+    """Fault: a part held against the lung's width, which the base of a lung seldom has."""
+    above, below = np.s_[5:50, 60:90], np.s_[55:95, 70:80]
+    both = field(RIGHT, above, below)
+    np.testing.assert_array_equal(keep_lungs(both, 0.5), both > 0.5)
+
+
+@pytest.mark.parametrize(("height", "stays"), [(6, False), (15, True)])
+def test_a_third_part_has_a_fifth_of_the_largest(height: int, stays: bool):
+    """Fault: gas in the stomach, right below a lung, kept by the bound for a second lung."""
+    upper, third = np.s_[20:60, 60:90], np.s_[65 : 65 + height, 60:90]
+    parts = (RIGHT, upper, third) if stays else (RIGHT, upper)
+    found = keep_lungs(field(RIGHT, upper, third), 0.5)
+    np.testing.assert_array_equal(found, field(*parts) > 0.5)
+
+
+def test_halves_that_meet_at_a_corner_are_one_lung():
+    """Fault: the smaller half, beside the other and not below it, lost as a third part."""
+    both = field(RIGHT, np.s_[20:50, 55:70], np.s_[50:80, 70:90])
+    np.testing.assert_array_equal(keep_lungs(both, 0.5), both > 0.5)
+
+
 def test_background_beside_the_body_is_no_lung():
     """Fault: a dark corner, as large as half a lung, kept as a third part."""
     corner = np.s_[70:100, 0:9]

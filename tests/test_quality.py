@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.prediction.quality import (
+    NOTCH_WEIGHT,
     estimate_dice,
     expected_dice,
     fit_line,
@@ -86,7 +87,7 @@ def test_expected_dice_by_hand():
 
 
 def test_notches_and_spikes_are_those_a_disc_does_not_fit():
-    """Fault: the lungs' own curves counted, or notches that are not."""
+    """Fault: the lungs' own curves counted, or notches that are not or raise no doubt."""
     lung = cv2.ellipse(np.zeros((256, 256), np.uint8), (128, 128), (40, 90), 0, 0, 360, 1, -1) > 0
     assert notched_share(lung) < 0.005
     notched, spiked = lung.copy(), lung.copy()
@@ -95,6 +96,9 @@ def test_notches_and_spikes_are_those_a_disc_does_not_fit():
     for changed in (notched, spiked):
         share = np.count_nonzero(changed ^ lung) / np.count_nonzero(changed)
         assert notched_share(changed) == pytest.approx(share, rel=0.25)
+        # An outline this sharp has no width.
+        doubt = doubt_of(changed.astype(np.float64))
+        assert doubt == pytest.approx(NOTCH_WEIGHT * notched_share(changed), rel=0.02)
 
 
 def test_the_line_is_not_turned_by_bad_masks():

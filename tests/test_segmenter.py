@@ -50,6 +50,13 @@ def test_several_networks_give_their_mean():
     assert not below.mask.any()
 
 
+@pytest.mark.parametrize("slopes", [(None, -1.0), (-1.0, None), (-1.0, -1.0)])
+def test_one_network_without_calibration_leaves_none(slopes: tuple):
+    """Fault: masks rejected by an estimate that is in part no estimate of Dice."""
+    segmenter = Segmenter(*[untrained_weights(Calibration(slope=slope)) for slope in slopes])
+    assert segmenter.calibrated == (None not in slopes)
+
+
 @pytest.mark.parametrize("change", [lambda x: x / 65535, lambda x: x[..., 0], np.float32])
 def test_what_is_no_network_input_is_refused(untrained, change):
     """Fault: intensities in [0, 1] divided by 65535 again, and a mask of a black picture."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.imaging.sides import looks_mirrored, orientation_score, split_lungs
+from lungseg_jax.imaging.sides import asymmetry, looks_mirrored, orientation_score, split_lungs
 from tfds_builder.phantom import generate_phantom
 
 
@@ -30,6 +30,15 @@ def test_lungs_that_touch_are_cut_where_they_are_narrowest():
     assert not (left & right).any()
     assert left[:, :45].sum() == boxes(np.s_[10:50, 10:45]).sum()
     assert right[:, 55:].sum() == boxes(np.s_[10:50, 55:90]).sum()
+
+
+def test_a_wide_bridge_is_cut_in_the_middle():
+    """Fault: the whole bridge given to one lung, for all its columns are as narrow."""
+    both = boxes(np.s_[10:50, 4:34], np.s_[30:32, 34:54], np.s_[10:50, 54:90])
+    left, right = split_lungs(both)
+    np.testing.assert_array_equal(left[:, :44], both[:, :44])
+    np.testing.assert_array_equal(right[:, 44:], both[:, 44:])
+    assert not left[:, 44:].any()
 
 
 @pytest.mark.parametrize("columns", [slice(5, 35), slice(65, 95)])
@@ -71,6 +80,25 @@ def test_the_score_of_a_mirror_image_is_opposite():
     image, lungs = phantom.image.astype(np.float32), phantom.left_lung | phantom.right_lung
     score = orientation_score(image, lungs)
     assert orientation_score(image[:, ::-1], lungs[:, ::-1]) == pytest.approx(-score, abs=1e-4)
+
+
+def test_the_score_does_not_depend_on_contrast():
+    """Fault: a mirrored picture of low contrast that passes, for its heart hardly counts."""
+    phantom = generate_phantom(3, 1)
+    image, lungs = phantom.image.astype(np.float32), phantom.left_lung | phantom.right_lung
+    score = orientation_score(image, lungs)
+    assert orientation_score(0.3 * image + 0.4, lungs) == pytest.approx(score, abs=0.02)
+
+
+@pytest.mark.parametrize(("rows", "counts"), [(np.s_[50:60], True), (np.s_[60:], False)])
+def test_what_lies_a_quarter_below_the_lungs_counts(rows: slice, counts: bool):
+    """Fault: liver and stomach, which tell the sides best, left out; or the whole belly taken."""
+    lungs = np.zeros((80, 100), bool)
+    lungs[10:50, 10:40] = lungs[10:50, 60:90] = True
+    image = np.random.default_rng(0).random(lungs.shape)
+    changed = image.copy()
+    changed[rows, 10:40] = 1
+    assert (asymmetry(changed, lungs) != asymmetry(image, lungs)).any() == counts
 
 
 @pytest.mark.parametrize("side", ["right_lung", "left_lung"])

@@ -11,7 +11,13 @@ from lungseg_jax.errors import DataError
 from tests.layouts import write_tree
 from tests.pictures import KAGGLE_STEMS, write_kaggle
 from tfds_builder.sources import _LAYOUTS, Case, Clinical, documented_spacing, list_source
-from tfds_builder.sources.layout import files_below, pick_mask, read_regular
+from tfds_builder.sources.layout import (
+    files_below,
+    find_root,
+    nearest_first,
+    pick_mask,
+    read_regular,
+)
 
 
 def test_every_source_of_the_configuration_has_a_layout():
@@ -136,3 +142,20 @@ def test_copies_of_a_mask_are_equal(tmp_path, rival):
     assert pick_mask(paths[:2]) == paths[0]
     with pytest.raises(DataError, match="c is another mask of the same picture"):
         pick_mask(paths)
+
+
+def test_of_copies_the_topmost_comes_first():
+    """Fault: a copy deep in a backup used, because its folder comes first by name."""
+    deep, top = epath.Path("a/z/x.png"), epath.Path("b/x.png")
+    assert nearest_first([deep, top]) == nearest_first([top, deep]) == [top, deep]
+
+
+@pytest.mark.parametrize(("above", "found"), [("a/b", True), ("a/b/c", False)])
+def test_a_layout_is_found_up_to_three_levels_down(tmp_path, above: str, found: bool):
+    """Fault: an archive that was unpacked into a folder of its name missed."""
+    root = write_kaggle(tmp_path / above)
+    if found:
+        assert find_root(epath.Path(tmp_path), ("CXR_png", "masks")) == epath.Path(root)
+    else:
+        with pytest.raises(DataError, match="or up to three levels below; found a;"):
+            find_root(epath.Path(tmp_path), ("CXR_png", "masks"))

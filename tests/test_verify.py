@@ -167,6 +167,17 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
         ({"original_size": np.array([9, 9], np.int32)}, "original_size", "is 9 x 9"),
         ({"original_size": np.array([0, 9], np.int32)}, "original_size", "not positive"),
         ({"image": np.full((64, 64), 700, np.uint16)}, "image", "is empty"),
+        (
+            # A picture of one grey in its padding.
+            {
+                "image": np.pad(np.full((64, 38), 700, np.uint16), ((0, 0), (13, 13))),
+                "original_size": np.array([100, 60], np.int32),
+                "mask": SQUARE,
+                "original_mask": np.zeros((100, 60), np.uint8),
+            },
+            "image",
+            "is empty",
+        ),
         ({"mask": SQUARE}, "mask", "differs from original_mask"),
         ({"mask": SQUARE + 2, "original_mask": ORIGINAL + 2}, "mask", "but not as lung"),
         ({"mask": SQUARE + 33, "original_mask": ORIGINAL + 33}, "original_mask", "no known"),

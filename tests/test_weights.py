@@ -46,6 +46,21 @@ def test_what_is_loaded_is_what_was_saved(saved):
         np.testing.assert_allclose(new, old, rtol=1e-3, atol=1e-7)
 
 
+def test_scales_and_statistics_are_saved_whole(saved):
+    """Fault: a running variance beyond the range of half precision, so that all masks are empty."""
+    weights, path = saved
+    # Neither within that range nor exact in it.
+    variables = jax.tree.map(
+        lambda x: np.full_like(x, 1e5 + 1 / 3) if x.ndim == 1 else x, weights.variables
+    )
+    assert {x.ndim for x in jax.tree.leaves(variables[1])} == {1}
+    save_weights(path, dataclasses.replace(weights, variables=variables))
+    loaded = load_weights(path).variables
+    for new, old in zip(*map(jax.tree.leaves, (loaded, variables)), strict=True):
+        if old.ndim == 1:
+            np.testing.assert_array_equal(new, old)
+
+
 def test_the_same_weights_have_the_same_checksum(saved, tmp_path):
     """Fault: an order of the header that differs each time, by which no file can be made again."""
     weights, path = saved
@@ -87,7 +102,14 @@ def test_files_that_are_no_weights_are_refused(saved, content: bytes):
 
 
 @pytest.mark.parametrize(
-    "calibration", [(0.4, 1.47, -0.46), (2.0, -5.0, 1.0), (math.nan,), (0.4, -5.0, math.inf)]
+    "calibration",
+    [
+        (0.4, 1.47, -0.46),
+        (2.0, -5.0, 1.0),
+        (math.nan,),
+        (0.4, -5.0, math.inf),
+        *((0.4, -5.0, 1.0, margin) for margin in (-0.1, 2.0, math.nan)),
+    ],
 )
 def test_a_calibration_out_of_range_is_refused(saved, calibration: tuple):
     """Fault: masks that are all or nothing, or estimates that are no numbers."""
