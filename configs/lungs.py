@@ -5,8 +5,8 @@ r"""The recipe of the packaged weights: augmentation for differences between hos
     python -m benchmarks.accuracy pooled runs/pooled
 
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". Two cores of an AMD EPYC, float32, jax 0.10.2:
-15 to 36 minutes beside other work. Test Dice .9633 (Montgomery .9724, Shenzhen .9612), HD95 13.2 px,
-with the validation split's threshold and two lungs kept.
+15 to 36 minutes beside other work. Test Dice .9633 (Montgomery .9724, Shenzhen .9612), HD95 13.2
+px, with the validation split's threshold and two lungs kept.
 
 From one hospital to the other: `--config.data.splits=configs/splits/montgomery_to_shenzhen.json`,
 or `shenzhen_to_montgomery.json`. Other seeds: `--config.seed=1`; `python -m benchmarks.repeats

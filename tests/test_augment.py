@@ -148,3 +148,22 @@ def test_rotation_stays_in_its_range():
     ]
     angles = np.rad2deg(np.arctan2(np.asarray(height_at[1] - height_at[0]), 32))
     assert 5 < np.abs(angles).max() < 11.5
+
+
+def test_powers_of_dark_pixels_are_numbers():
+    """Fault: NaN where shading or an opacity takes a pixel below zero before gamma."""
+    config = dataclasses.replace(OFF, shading=0.5, opacity=0.5, gamma=1.0)
+    dark = jnp.full((64, 16, 16, 1), 0.1)
+    found, _ = augment(jax.random.key(1), jnp.arange(64), dark, jnp.zeros_like(dark), config)
+    assert jnp.isfinite(found).all()
+
+
+def test_blur_reaches_three_deviations():
+    """Fault: a kernel cut off at one deviation, which is a weaker and square blur."""
+    config = dataclasses.replace(OFF, blur=2.0)
+    point = jnp.zeros((64, 33, 33, 1)).at[:, 16, 16].set(1)
+    found, _ = augment(jax.random.key(1), jnp.arange(64), point, point, config)
+    # Six pixels from the point a Gaussian of deviation 2 has exp(-4.5) of its value there.
+    strongest = found[jnp.argmin(found[:, 16, 16, 0]), 16, :, 0]
+    share = strongest[jnp.array([10, 22])] / strongest[16]
+    np.testing.assert_allclose(share, np.exp(-4.5), rtol=0.2)

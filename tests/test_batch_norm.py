@@ -109,3 +109,12 @@ def test_running_statistics_move_by_the_momentum(inputs):
     np.testing.assert_allclose(norm.mean[...], (1 - MOMENTUM) * x.mean((0, 1, 2)), rtol=1e-5)
     expected = MOMENTUM + (1 - MOMENTUM) * x.var((0, 1, 2))
     np.testing.assert_allclose(norm.var[...], expected, rtol=1e-5)
+
+
+def test_a_channel_without_spread_stays_finite():
+    """Fault: a variance below zero by rounding, and NaN as its root."""
+    level = jnp.full((4, 8, 8, 64), 3000.3) + jnp.arange(64)
+    result: Any = normalise(level, jnp.ones(64), jnp.zeros(64), jax.nn.relu, None)
+    y, _, var = result
+    assert jnp.isfinite(y).all()
+    assert (var >= 0).all()

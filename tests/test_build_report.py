@@ -1,8 +1,23 @@
 """What people read of a build."""
 
-import pytest
+import hashlib
 
-from tfds_builder.build_report import FileEntry, summary
+import pytest
+from etils import epath
+
+from lungseg_jax.imaging.radiograph import ReadOptions
+from tests.pictures import chest, png_bytes
+from tfds_builder.build_report import (
+    MAX_KINDS,
+    FileEntry,
+    file_entries,
+    read_digests,
+    summary,
+    write_report,
+)
+from tfds_builder.convert_case import ConvertSettings, convert_case
+from tfds_builder.digest import FileDigest
+from tfds_builder.sources import list_source
 
 
 @pytest.mark.parametrize(
@@ -33,3 +48,34 @@ def test_notes_and_reasons_without_a_file_stay_whole():
     )
     assert note in text
     assert "unused: not a picture" in text
+
+
+def test_bad_files_beyond_the_table_are_counted():
+    """Fault: 33 files more in the report, where the table leaves out three."""
+    count = MAX_KINDS + 3
+    entries = [FileEntry(f"{i}.dcm", "bad", f"{i}.dcm: is empty") for i in range(count)]
+    *rows, last = summary(entries).splitlines()
+    assert last.split()[:2] == ["3", "more"]
+    assert sum(row.split()[1:] == ["is", "empty"] for row in rows) == MAX_KINDS
+
+
+def test_each_file_has_its_own_digest(tmp_path):
+    """Fault: masks under their picture's checksum, so that nobody can tell which were used."""
+    picture, mask = chest(40, 36, 0)
+    contents = {
+        "images/a.png": png_bytes(picture),
+        "masks/a.png": png_bytes(mask),
+        "pairs.csv": b"image,mask\nimages/a.png,masks/a.png\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    listing = list_source("folder", tmp_path)
+    settings = ConvertSettings(32, b"key", ReadOptions(frontal_only=False))
+    outcomes = [convert_case(case, settings)[0] for case in listing.cases]
+    report = epath.Path(tmp_path) / "report"
+    write_report(report, file_entries(listing, outcomes, {"train": ["a"]}))
+    assert read_digests(report) == {
+        name: FileDigest(hashlib.sha256(content).hexdigest(), len(content))
+        for name, content in contents.items()
+    }

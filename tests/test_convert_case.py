@@ -160,3 +160,13 @@ def test_the_documented_spacing_is_used_where_the_file_states_none(tmp_path):
         record = convert_taken(case, 32)
         np.testing.assert_allclose(record["spacing_mm"], expected[0], rtol=1e-6)
         assert record["spacing_source"] == expected[1]
+
+
+def test_another_key_is_another_setting_and_stays_secret():
+    """Fault: identifiers hashed with an old key used again, or the key itself in a file's text."""
+    keys = (b"first secret", b"other secret")
+    first, other = (ConvertSettings(32, key, ReadOptions()).describe() for key in keys)
+    assert first != other
+    for text in (first, other):
+        assert "secret" not in text
+        assert not any(key.hex() in text for key in keys)

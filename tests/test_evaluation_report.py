@@ -33,6 +33,12 @@ def test_ranks_leave_out_images_without_figures():
     assert evaluation_report.best_median_worst(ROWS[3:]) == {}
 
 
+def test_a_total_miss_is_the_worst():
+    """Fault: lungs that were not found at all left out of the ranking, and never shown."""
+    rows = [row("x", 0.5), row("y", 0.0, pixels=(0, 8)), row("z", 0.9)]
+    assert evaluation_report.best_median_worst(rows) == {"best": 2, "median": 0, "worst": 1}
+
+
 def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
     """Fault: `nan` in a table that spreadsheets read as text; columns in another order."""
     evaluation_report.write_split(epath.Path(tmp_path), "test", ROWS)

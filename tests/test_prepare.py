@@ -77,6 +77,16 @@ def test_other_phantoms_give_new_records(monkeypatch):
     assert fingerprint(config, None) != before
 
 
+@pytest.mark.parametrize("field", dataclasses.fields(ReadOptions), ids=lambda field: field.name)
+def test_files_that_are_read_in_another_way_give_new_records(field):
+    """Fault: lateral views, or pictures of the wrong polarity, kept after the key was changed."""
+    default = getattr(ReadOptions(), field.name)
+    other = not default if isinstance(default, bool) else default // 2
+    reading = dataclasses.replace(ReadOptions(), **{field.name: other})
+    changed = dataclasses.replace(CONFIG, reading=reading)
+    assert fingerprint(changed, []) != fingerprint(CONFIG, [])
+
+
 def test_whole_records_are_used_again(tmp_path, capsys):
     """Building anew at each start would cost hours; reports on standard output would spoil data."""
     write_kaggle(tmp_path / "raw")

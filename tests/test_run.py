@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator
 from lungseg_jax.evaluation_report import read_ids
+from lungseg_jax.export import calibrate, predictions
 from lungseg_jax.export import main as export
-from lungseg_jax.export import predictions
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.log import Log
@@ -204,11 +205,13 @@ def test_export_of_a_run_whose_pictures_moved_or_changed(finished, data, tmp_pat
     arguments = ["export", f"--workdir={finished}", f"--output={tmp_path / 'net.safetensors'}"]
     arguments += [f"--config.data.manual_dir={moved}", f"--config.data.data_dir={tmp_path}"]
     assert export(arguments) == 0
-    validated = sorted(read_ids(epath.Path(finished), "val"))
-    next(moved.rglob(f"masks/{validated[0]}*")).unlink()
-    capsys.readouterr()
-    assert export(arguments) == 1
-    assert "its val split had other pictures" in capsys.readouterr().err
+    # Fault: other test pictures than those that were measured, as long as validation has the same.
+    for split in ("test", "val"):
+        pictures = sorted(read_ids(epath.Path(finished), split))
+        next(moved.rglob(f"masks/{pictures[0]}*")).unlink()
+        capsys.readouterr()
+        assert export(arguments) == 1
+        assert f"its {split} split had other pictures" in capsys.readouterr().err
 
 
 def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
@@ -219,6 +222,9 @@ def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
     assert 0.3 <= weights.calibration.threshold <= 0.7
     of_run = find_weights(str(finished))
     assert weights.config.model == of_run.config.model
+    # Fault: a threshold chosen on the pictures that it is judged by.
+    validation = open_records(of_run.config)["val"]
+    assert astuple(weights.calibration) == pytest.approx(astuple(calibrate(of_run, validation)))
     records = open_records(of_run.config)["test"]
     parallel = all_devices("mesh")
     measured = Evaluator(of_run.config, parallel).measure(

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 import json
 
@@ -189,6 +190,20 @@ def test_headers_that_name_one_patient_for_all_have_a_remedy():
     ]
     with pytest.raises(ConfigError, match=r"1 patients leave .*pairs\.csv, column patient$"):
         assign_splits(cases, 0)
+
+
+def test_splits_do_not_depend_on_the_key_of_identifiers():
+    """Fault: the same archive split otherwise in each data folder, which has a key of its own."""
+
+    def hashed(key: str) -> list[Outcome]:
+        names = [hashlib.sha256(f"{key}/{i // 2}".encode()).hexdigest() for i in range(80)]
+        cases = [make_outcome(f"e{i}", name, "folder", "normal") for i, name in enumerate(names)]
+        return [dataclasses.replace(case, patient_is_hashed=True) for case in cases]
+
+    one, other = hashed("one"), hashed("other")
+    assert assign_splits(one, 0) == assign_splits(other, 0)
+    for fold in range(NUM_FOLDS):
+        assert assign_fold(one, 0, fold) == assign_fold(other, 0, fold)
 
 
 CASES = [make_outcome(f"e{i}", f"p{i // 2}", "shenzhen", "normal") for i in range(8)]

@@ -3,15 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
-from lungseg_jax.step import prepare_step
+from lungseg_jax.step import load_batch, prepare_step
 from tests.small import (
     assert_trees_close,
+    assert_trees_equal,
     run_steps,
     small_config,
     small_pictures,
@@ -123,3 +125,20 @@ def test_ema_follows_the_parameters_and_their_statistics(eight_devices):
     assert_trees_close(after.ema, expected, rtol=1e-5, atol=1e-7)
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), start, jax.device_get(after.ema))
     assert all(max(jax.tree.leaves(part)) > 1e-4 for part in moved)
+
+
+def test_each_step_changes_its_pictures_otherwise():
+    """Fault: the same turn and the same noise at every step, which is no augmentation."""
+    image, mask = map(jnp.asarray, small_pictures())
+    batch = {"slot": jnp.arange(8), "image": image, "mask": mask}
+    first, again, second = (load_batch(CONFIG, jnp.int32(step), None, batch) for step in (0, 0, 1))
+    assert_trees_equal(first, again)
+    for one, other in zip(first, second, strict=True):
+        assert (np.asarray(one) != np.asarray(other)).any(axis=(1, 2, 3)).all()
+
+
+def test_the_logged_learning_rate_is_the_one_of_the_update(on_one_device):
+    """Fault: the next step's rate, so that curves of loss and rate are shifted."""
+    rates = [float(metrics["learning_rate"]) for metrics in on_one_device[1]]
+    # The warm-up of a run of 20 steps ends at the 19th.
+    assert rates == pytest.approx([0, CONFIG.optimizer.learning_rate / 19])

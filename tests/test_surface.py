@@ -119,6 +119,14 @@ def test_hd95_is_the_larger_direction_and_assd_weighs_points():
     assert distances.surface_dice(2.0) == pytest.approx(40 / 60)
 
 
+def test_hd95_is_not_that_of_all_points_together():
+    """Fault: a short outline that is far off hidden behind a long one that fits."""
+    near, far = np.zeros(100), np.arange(1.0, 11.0)
+    # Of ten points the percentile lies 0.95 · 9 steps from the first.
+    assert SurfaceDistances(near, far).hd95() == pytest.approx(9.55)
+    assert SurfaceDistances(far, near).hd95() == pytest.approx(9.55)
+
+
 def test_an_empty_mask_has_no_distance():
     """Zero would call a missed lung perfect; infinity would spoil every mean."""
     empty, full = np.zeros((9, 9), np.uint8), np.ones((9, 9), np.uint8)

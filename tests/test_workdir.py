@@ -1,6 +1,8 @@
 """The folder of a run: on which devices it is taken up again does not matter."""
 
+import contextlib
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -114,7 +116,10 @@ def test_a_damaged_environment_file_stops_nothing(tmp_path, content: str, capfd)
     assert "Computing in" not in capfd.readouterr().err
     record_start(workdir, small_config(model__dtype="bfloat16"), {}, step=5)
     assert "Computing in bfloat16; until now the run used float32" in capfd.readouterr().err
-    assert [start["step"] for start in read_starts(workdir)] == [3, 5]
+    # Fault: a type compared with that of the run's first start, and reported at each one after.
+    record_start(workdir, small_config(model__dtype="bfloat16"), {}, step=7)
+    assert "Computing in" not in capfd.readouterr().err
+    assert [start["step"] for start in read_starts(workdir)] == [3, 5, 7]
 
 
 def test_keys_that_do_not_change_the_weights_may_differ(tmp_path):
@@ -137,3 +142,29 @@ def test_keys_that_do_not_change_the_weights_may_differ(tmp_path):
     message = r"num_steps differ too; pass --config.batch_size=16 --config.num_steps=200 or"
     with pytest.raises(ConfigError, match=message):
         check_same_config(workdir, other)
+
+
+# What a resumption may change: rounding, places, what is kept and what is measured beside training.
+FREE = {
+    "parallel", "distributed", "space_shards", "shard_optimizer", "keep_checkpoints", "profile",
+    "data.data_dir", "data.manual_dir", "data.max_bad_share", "data.resident",
+    "evaluation.batch_size", "evaluation.tolerance_mm", "evaluation.tolerance_px", "model.remat",
+    "benchmark.data", "benchmark.steps", "benchmark.warmup_steps",
+}  # fmt: skip
+
+
+def test_every_other_key_is_the_runs_own(tmp_path):
+    """Fault: a run that goes on with another weight decay or seed, as if that changed nothing."""
+    workdir = epath.Path(tmp_path)
+    saved = dataclasses.asdict(Config())
+    parts = {"": saved} | {f"{key}.": part for key, part in saved.items() if isinstance(part, dict)}
+    accepted = set()
+    for prefix, part in parts.items():
+        for key in [key for key, value in part.items() if not isinstance(value, dict)]:
+            before, part[key] = part[key], "another"
+            (workdir / "config.json").write_text(json.dumps(saved))
+            part[key] = before
+            with contextlib.suppress(ConfigError):
+                check_same_config(workdir, Config())
+                accepted.add(prefix + key)
+    assert accepted == FREE
