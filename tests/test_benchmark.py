@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from lungseg_jax.benchmark import benchmark, input_figures
-from lungseg_jax.performance.flops import training_flops
-from lungseg_jax.performance.report import benchmark_report, limit
-from lungseg_jax.performance.training import compile_step
-from tests.small import REPOSITORY, small_config_with_data
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.performance.flops import forward_flops, training_flops
+from lungseg_jax.performance.inference import forward_figures
+from lungseg_jax.performance.report import _bytes, _stage_name, benchmark_report, limit
+from lungseg_jax.performance.roofline import Peaks
+from lungseg_jax.performance.training import _steps_a_round, compile_step, memory_figures
+from tests.small import REPOSITORY, small_config, small_config_with_data
 
 # A machine that has JAX, Flax and optax, and nothing that reads records.
 BARE_MACHINE = """
@@ -122,6 +125,46 @@ def test_compilation_tells_whether_the_program_was_cached():
         for _ in range(2)
     ]
     assert found == ["miss", "hit"]
+
+
+def test_memory_that_a_step_takes_over_counts_once():
+    """Fault: the state, which a step updates in place, planned for twice or thrice."""
+    x = np.ones(2**18, np.float32)
+    for donated, copies in (((), 2), ((0,), 1)):
+        step = jax.jit(lambda x: x + 1, donate_argnums=donated)
+        assert memory_figures(step.lower(x).compile())["planned_bytes"] == copies * x.nbytes
+
+
+@pytest.mark.parametrize(("step_seconds", "steps"), [(0.001, 500), (1.0, 10)])
+def test_a_round_is_long_enough_for_its_first_batch(step_seconds, steps):
+    """Fault: rounds of fast steps in which waiting for the first batch weighs most."""
+    assert _steps_a_round(step_seconds) == steps
+
+
+def test_inference_of_two_classes_has_their_work(eight_devices):
+    """Fault: the work of a network with one logit a pixel, whatever the labels are."""
+    config = small_config(data__labels="left_right")
+    seconds = {name: np.ones(3) for name in ("evaluation", "inference", "single")}
+    found = forward_figures(
+        config, seconds, Peaks(None, 1.0, None, 1.0), Parallel("mesh", eight_devices)
+    )
+    size = config.data.image_size
+    work = config.evaluation.batch_size * forward_flops(config.model, size, size, 2)
+    for name in ("evaluation", "inference"):
+        assert found[name]["tflops_per_second"] == pytest.approx(work / 1e12)
+
+
+@pytest.mark.parametrize(("low", "note"), [(-0.5, " (not distinguishable from 0)"), (0.5, "")])
+def test_a_stage_within_the_noise_is_called_so(low, note):
+    """Fault: a difference that is noise shown as a stage's time, because its median is positive."""
+    figures = {"median_ms": 1.0, "p5_ms": low, "p95_ms": 2.0}
+    assert _stage_name("update", figures) == f"  update{note}"
+
+
+@pytest.mark.parametrize(("count", "text"), [(2.0**20, "1.0 MiB"), (2.0**30, "1.00 GiB")])
+def test_bytes_are_shown_in_their_unit(count, text):
+    """Fault: KiB called MiB, or a GiB of 10**9 bytes."""
+    assert _bytes(count) == text
 
 
 def test_table_is_aligned_and_whole(result):

@@ -43,6 +43,8 @@ def test_a_shift_is_found_and_signed(tmp_path, dice):
     found = compare(first, second)[0]
     assert found.second - found.first == pytest.approx(change.mean())
     assert 0 < found.low < change.mean() < found.high < 0.003
+    # Fault: an interval of 90 % called one of 95 %.
+    assert found.high - found.low == pytest.approx(3.92 * change.std() / 60**0.5, rel=0.05)
     # The spread between pictures is ten times the change: only pairs can show it.
     assert found.p_value == pytest.approx(wilcoxon(change).pvalue, rel=1e-6)
     assert found.p_value < 1e-6

@@ -36,11 +36,19 @@ def test_rows_that_are_spread_find_their_devices():
 
 
 @pytest.mark.parametrize(
-    ("flags", "chosen"), [("", None), ("--xla_force_host_platform_device_count=3", 3)]
+    ("variable", "value", "chosen"),
+    [
+        ("XLA_FLAGS", "", None),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=3", 3),
+        ("JAX_NUM_CPU_DEVICES", "3", 3),
+    ],
 )
-def test_every_core_is_a_device_unless_the_user_says_otherwise(monkeypatch, flags, chosen):
+def test_every_core_is_a_device_unless_the_user_says_otherwise(
+    monkeypatch, variable, value, chosen
+):
     """Fault: a core that idles, or a number of devices that the user chose overruled."""
-    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv(variable, value)
     found = subprocess.run([sys.executable, "-c", SHOW], check=True, capture_output=True, text=True)
     devices, cores = map(int, found.stdout.split())
     assert devices == (chosen or cores)

@@ -56,6 +56,59 @@ ENTRY %main (x: bf16[8,128], k: f32[3,3,4,8]) -> (f32[3,3,4,8], f32[]) {
 }
 """  # noqa: E501
 
+# Computations within computations: a fusion and a permutation in a loop of 3 rounds in one of 5,
+# two branches, and a collective whose result is smaller than what goes in.
+NESTED = """\
+HloModule nested, is_scheduled=true
+
+%fused (p: f32[4]) -> f32[4] {
+  %p = f32[4] parameter(0)
+  ROOT %exchanged = f32[4] all-to-all(%p), channel_id=1, dimensions={0}
+}
+
+%inner (i: f32[4]) -> f32[4] {
+  %i = f32[4] parameter(0)
+  %f = f32[4] fusion(%i), kind=kLoop, calls=%fused
+  ROOT %permuted = f32[4] collective-permute(%f), channel_id=2
+}
+
+%outer (o: f32[4]) -> f32[4] {
+  %o = f32[4] parameter(0)
+  ROOT %rounds = f32[4] while(%o), condition=%go, body=%inner, backend_config={"known_trip_count":{"n":"3"}}
+}
+
+%go (g: f32[4]) -> pred[] {
+  %g = f32[4] parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+%left (l: f32[8]) -> f32[8] {
+  %l = f32[8] parameter(0)
+  ROOT %gathered = f32[8] all-gather(%l), channel_id=3, dimensions={0}
+}
+
+%right (r: f32[8]) -> f32[8] {
+  %r = f32[8] parameter(0)
+  ROOT %sent = f32[8] collective-broadcast(%r), channel_id=4
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main (x: f32[4], n: s32[], y: f32[32]) -> (f32[4], f32[8]) {
+  %x = f32[4] parameter(0)
+  %n = s32[] parameter(1)
+  %y = f32[32] parameter(2)
+  %loop = f32[4] while(%x), condition=%go, body=%outer, backend_config={"known_trip_count":{"n":"5"}}
+  %scattered = f32[8] reduce-scatter(%y), channel_id=5, dimensions={0}, to_apply=%add
+  %either = f32[8] conditional(%n, %scattered, %scattered), branch_computations={%left, %right}
+  ROOT %result = (f32[4], f32[8]) tuple(%loop, %either)
+}
+"""  # noqa: E501
+
 
 def test_cycles_are_those_of_what_runs():
     """Fault: the inside of a fusion counted beside the fusion, or a loop's body counted once."""
@@ -74,6 +127,27 @@ def test_collectives_are_counted_once_with_their_bytes():
         "all-gather": {"count": 1, "bytes": 2 * 32 * 128, "largest": 2 * 32 * 128},
         "all-reduce": {"count": 1, "bytes": reduced, "largest": reduced},
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "size"),
+    [
+        # Fault: rounds of the inner loop alone.
+        ("collective-permute", 15, 16),
+        # Fault: communication that the compiler fused left out.
+        ("all-to-all", 15, 16),
+        # Fault: one branch left out, or both.
+        ("all-gather", 1, 32),
+        ("collective-broadcast", 1, 32),
+        # Fault: the quarter that comes out taken for what is sent.
+        ("reduce-scatter", 1, 128),
+    ],
+)
+def test_collectives_within_computations_are_found(kind, count, size):
+    """Fault: less communication than there is, where loops, branches and fusions hide it."""
+    totals = hlo.by_kind(hlo.collectives(hlo.parse(NESTED)))
+    assert len(totals) == 5
+    assert totals[kind] == {"count": count, "bytes": count * size, "largest": size}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 from tensorboardX.proto.event_pb2 import SessionLog
 
-from lungseg_jax.log import EventsInBucket, Log
+from lungseg_jax.log import FLUSH_SECONDS, EventsInBucket, Log
 from tests.events import events_in
 
 
@@ -25,6 +25,19 @@ def test_a_resumed_run_hides_what_it_does_again(tmp_path):
     }
     assert figures.step == picture.step == 7
     assert picture.summary.value[0].image.width == 8
+
+
+def test_a_killed_run_leaves_its_events(tmp_path, monkeypatch):
+    """Fault: nothing to see before the end of a run, and nothing at all of one that was killed."""
+    clock = [0.0]
+    monkeypatch.setattr("lungseg_jax.log.time.monotonic", lambda: clock[0])
+    with Log(epath.Path(tmp_path), first_step=1) as log:
+        log.scalars("train", 1, {"loss": 0.5})
+        clock[0] += FLUSH_SECONDS
+        log.scalars("train", 2, {"loss": 0.25})
+        # Not closed yet.
+        steps = [event.step for event in events_in(tmp_path) if event.summary.value]
+    assert steps == [1, 2]
 
 
 def test_a_full_disk_ends_the_log_but_not_the_run(tmp_path, capfd):

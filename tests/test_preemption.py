@@ -1,8 +1,11 @@
 """Being asked to stop: by the main thread's signals, where there are any."""
 
+import signal
 import threading
 
-from lungseg_jax.runtime.preemption import stop_after_step
+import pytest
+
+from lungseg_jax.runtime.preemption import stop_after_step, stop_at_once
 
 
 def test_a_run_in_another_thread_starts():
@@ -17,3 +20,18 @@ def test_a_run_in_another_thread_starts():
     thread.start()
     thread.join()
     assert asked == [False]
+
+
+@pytest.mark.parametrize("context", [stop_at_once, stop_after_step])
+def test_a_handler_of_the_caller_is_back_afterwards(context):
+    """Fault: a job server whose own SIGTERM handler is gone after a run, so that it just dies."""
+
+    def handler(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with context():
+            assert signal.getsignal(signal.SIGTERM) is not handler
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

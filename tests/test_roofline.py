@@ -1,10 +1,21 @@
 """A program's place under a device's roofline."""
 
+from unittest.mock import Mock
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from lungseg_jax.performance.roofline import Peaks, bytes_accessed, custom_call_bytes, place
+from lungseg_jax.performance import roofline
+from lungseg_jax.performance.roofline import (
+    Peaks,
+    bytes_accessed,
+    custom_call_bytes,
+    measure_bandwidth,
+    measure_matmul,
+    measure_peaks,
+    place,
+)
 
 # 100 TFLOP/s and 1 TB/s: the ridge is at 100 FLOP a byte.
 PEAKS = Peaks(vendor_tflops=200.0, matmul_tflops=100.0, vendor_bandwidth=None, bandwidth=1000.0)
@@ -54,3 +65,20 @@ def test_utilisation_relates_to_the_vendor_where_known():
     """Fault: a device flattered by a product that falls short of what it is sold for."""
     assert PEAKS.tflops == 200
     assert Peaks(None, 100.0, None, 1000.0).tflops == 100
+
+
+def test_work_and_bytes_of_what_is_measured(eight_devices, monkeypatch):
+    """Fault: every utilisation off by the same factor: half the product, or no byte written."""
+    monkeypatch.setattr(roofline, "_fastest", lambda _: 1.0)
+    assert measure_matmul(eight_devices, jnp.float32) == pytest.approx(2 * 2048**3 / 1e12)
+    # Two arrays are read and one is written; the devices of a CPU divide 256 MiB.
+    assert measure_bandwidth(eight_devices) == pytest.approx(3 * 2**28 / 8 / 1e9)
+
+
+def test_devices_of_one_chip_share_its_peaks(monkeypatch):
+    """Fault: half the utilisation on a TPU7x, whose chip is two devices."""
+    monkeypatch.setattr(roofline, "measure_matmul", lambda *_: 1.0)
+    monkeypatch.setattr(roofline, "measure_bandwidth", lambda _: 1.0)
+    device = Mock(jax.Device, platform="tpu", device_kind="TPU7x", coords=[0, 0, 0])
+    peaks = measure_peaks([device, device], jnp.bfloat16)
+    assert (peaks.vendor_tflops, peaks.vendor_bandwidth) == (2307 / 2, 7380 / 2)
