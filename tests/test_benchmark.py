@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -133,6 +135,11 @@ def test_memory_that_a_step_takes_over_counts_once():
     for donated, copies in (((), 2), ((0,), 1)):
         step = jax.jit(lambda x: x + 1, donate_argnums=donated)
         assert memory_figures(step.lower(x).compile())["planned_bytes"] == copies * x.nbytes
+    # Fault: what is needed in between, which this program has none of, left out.
+    sizes = {"argument": 10, "output": 20, "temp": 5, "alias": 8}
+    plan = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+    compiled = Mock(jax.stages.Compiled, memory_analysis=lambda: plan)
+    assert memory_figures(compiled)["planned_bytes"] == 10 + 20 + 5 - 8
 
 
 @pytest.mark.parametrize(("step_seconds", "steps"), [(0.001, 500), (1.0, 10)])
