@@ -127,6 +127,7 @@ def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
     graph = model_graph(config)
 
     def step(state: Any, image: jax.Array, mask: jax.Array) -> tuple[Any, jax.Array]:  # noqa: ANN401
+        """Does what `lungseg_jax.step` does between augmentation and moving average."""
         parameters, batch_stats, optimizer_state = state
 
         def loss_of(parameters: Any) -> Any:  # noqa: ANN401

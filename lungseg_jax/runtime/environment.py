@@ -13,6 +13,7 @@ from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
+# By which files become pictures and masks.
 READERS = (
     "imagecodecs", "numpy", "opencv-python-headless", "pillow", "pydicom", "python-gdcm", "scipy"
 )  # fmt: skip
