@@ -221,7 +221,7 @@ class PlainArrayRecordWriter(ExampleWriter):
         """Writes serialized examples in their order, one a group, so that any can be read alone."""
         writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
         for _, serialized in examples:
-            example = tf_example_pb2.Example.FromString(serialized)
+            example = tf_example_pb2.Example.FromString(serialized)  # pyright: ignore
             writer.write(example.SerializeToString(deterministic=True))
         writer.close()
 
