@@ -69,7 +69,7 @@ def _panel(left: float, title: str, quality: dict[str, Any]) -> list[str]:
         for estimate, dice in quality["points"]
     ]
     rank = f"rank correlation {quality['rank_correlation']:.2f}"
-    parts.append(_text(left + 62, TOP + 14, rank))
+    parts.append(_text(left + 68, TOP + 14, rank))
     return parts
 
 

@@ -41,6 +41,20 @@ config = small_config(
 train_and_evaluate(config, workdir)
 """
 
+# A host that does no more than compile a program and run it.
+COMPILER = """
+import os, sys, jax
+from lungseg_jax.runtime.compilation_cache import use_compilation_cache
+from lungseg_jax.runtime.hosts import join_hosts
+address, rank = sys.argv[1:]
+os.environ |= {
+    "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": rank
+}
+use_compilation_cache()
+join_hosts()
+jax.jit(lambda x: 2 * x + 1)(jax.numpy.ones(3)).block_until_ready()
+"""
+
 
 def run_hosts(
     root: Path,
@@ -159,3 +173,23 @@ def test_two_processes_pass_over_a_damaged_checkpoint_together(tmp_path):
     assert [path.name for path in (tmp_path / "pmap").glob("damaged-*")] == ["damaged-0-10"]
     assert (tmp_path / "pmap" / "checkpoints" / "10").exists()
     assert (tmp_path / "pmap" / "metrics.json").read_bytes() == expected
+
+
+def test_no_host_on_cpus_starts_with_a_program_that_the_others_compile(tmp_path):
+    """Fault: of a job that is resumed, the first host gives up while the others compile."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMPILER, address, str(rank)], cwd=REPOSITORY, env=environment
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [host.wait(timeout=300) for host in hosts] == [0, 0]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert not list(tmp_path.iterdir())

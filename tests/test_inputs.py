@@ -83,3 +83,13 @@ def test_nothing_to_do_is_an_error(tmp_path):
         name_files([tmp_path / "absent"], epath.Path(tmp_path), ())
     with pytest.raises(DataError, match="holds no file"):
         name_files([tmp_path], epath.Path(tmp_path / "out"), ())
+
+
+def test_a_link_and_the_folder_above_it_are_followed(tmp_path, monkeypatch):
+    """Fault: of two files one is lost, because `link/..` is taken for the folder with the link."""
+    touch(tmp_path, "here/1.png", "there/1.png", "there/below/2.png")
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "below")
+    monkeypatch.chdir(tmp_path / "here")
+    given = ["1.png", "link/../1.png", "link/2.png", str(tmp_path / "there/below/2.png")]
+    files = name_files(given, epath.Path(tmp_path / "out"), ())
+    assert [file.label for file in files] == ["1.png", "link/../1.png", "link/2.png"]

@@ -156,6 +156,19 @@ def test_what_was_done_is_not_done_again(segmented, untrained):
     assert last["mask"] in segmented.again(untrained)
 
 
+def test_a_picture_is_known_again_by_whatever_link_it_is_reached(tmp_path, untrained, monkeypatch):
+    """Fault: from a folder that a link leads to, the same files are taken for others."""
+    (tmp_path / "disk" / "pictures").mkdir(parents=True)
+    (tmp_path / "disk" / "pictures" / "1.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    predict(untrained, [tmp_path / "home" / "pictures"], tmp_path / "out")
+    before = (tmp_path / "out" / "1_mask.png").stat()
+    # As in a shell, where the working directory is the folder's own place.
+    monkeypatch.chdir(tmp_path / "home")
+    predict(untrained, ["pictures"], tmp_path / "out")
+    assert (tmp_path / "out" / "1_mask.png").stat() == before
+
+
 def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkeypatch):
     """Fault: an old mask beside a new picture, network, option or rule."""
     os.utime(segmented.root / "in" / "2.png", ns=(0, 0))

@@ -46,6 +46,18 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     assert len(list_source("kaggle", "~/x").cases) == len(KAGGLE_STEMS)
 
 
+def test_the_folder_above_a_link_is_that_of_what_it_leads_to(tmp_path, monkeypatch):
+    """Fault: records of another data set, which lies beside the link."""
+    for place in ("here", "there"):
+        write_kaggle(tmp_path / place / "pictures")
+    (tmp_path / "there" / "below").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "below")
+    monkeypatch.chdir(tmp_path / "here")
+    case, *_ = list_source("kaggle", "link/../pictures").cases
+    there = tmp_path / "there" / "pictures"
+    assert os.path.realpath(case.image).startswith(os.fspath(there))
+
+
 def test_links_are_followed_and_circles_end(tmp_path):
     """Fault: pictures on another disk are missed, or a link to a folder above never ends."""
     elsewhere = write_kaggle(tmp_path / "elsewhere")

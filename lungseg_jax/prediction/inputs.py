@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction.results import MASK_ENDING, overlay_of, results_in
+from lungseg_jax.prediction.results import MASK_ENDING, overlay_of, place_of, results_in
 from lungseg_jax.prediction.table import TABLE
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
 
@@ -76,8 +76,8 @@ def name_files(
 def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
     """Returns the labels of the files at the paths that are no results, no two alike."""
     results, is_run = functools.cache(results_in), functools.cache(_is_run)
-    # By their whole paths, for a file may be given in two ways.
-    found: dict[epath.Path, tuple[epath.Path, str]] = {}
+    # By their places, for a file may be given in two ways.
+    found: dict[str, tuple[epath.Path, str]] = {}
     for given in map(epath.Path, paths):
         if given.is_dir():
             # With several folders, the table must tell which.
@@ -91,15 +91,15 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
                     continue
                 if path.name not in results(path.parent):
                     label = path.relative_to(root).as_posix()
-                    found.setdefault(path.absolute(), (path, label))
+                    found.setdefault(place_of(path), (path, label))
         elif not given.exists():
             raise DataError(given, "no such file or folder", "check the path")
         elif given.name not in results(given.parent):
-            found.setdefault(given.absolute(), (given, os.fspath(given)))
+            found.setdefault(place_of(given), (given, os.fspath(given)))
     if len({label for _, label in found.values()}) == len(found):
         return dict(found.values())
     common = os.path.commonpath([epath.Path(given).absolute() for given in paths])
-    return {path: whole.relative_to(common).as_posix() for whole, (path, _) in found.items()}
+    return {path: path.absolute().relative_to(common).as_posix() for path, _ in found.values()}
 
 
 def _is_run(folder: epath.Path) -> bool:

@@ -49,9 +49,17 @@ def overlay_of(mask: str) -> str:
     return mask.removesuffix(MASK_ENDING) + OVERLAY_ENDING
 
 
+def place_of(file: epath.Path) -> str:
+    """Returns the path of a file by its folder's own place, whatever links led there.
+
+    A file that is a link counts by its own name: what it leads to may be named by content.
+    """
+    return os.path.join(os.path.realpath(file.parent), file.name)  # noqa: PTH118
+
+
 def key_of(picture: epath.Path) -> str:
     """Returns the note's name for a picture: results are passed on, and paths reveal much."""
-    return hashlib.sha256(os.fsencode(picture.absolute())).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(place_of(picture))).hexdigest()[:16]
 
 
 def what_it_is_made_of(picture: epath.Path, makers: Sequence[str]) -> str:

@@ -29,6 +29,10 @@ def join_hosts() -> None:
             "start it on Cloud TPUs or under Slurm, Open MPI or GKE, set JAX_COORDINATOR_ADDRESS, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave it out on a single host",
         ) from error
+    if jax.default_backend() == "cpu":
+        # JAX lets the first process alone keep programs. Where it has them, its first step waits
+        # for those that compile, for no more than the 30 seconds of Gloo, which joins CPUs.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _number(variable: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from etils import epath
 
@@ -59,8 +60,9 @@ def list_source(
         raise DataError(
             "data.manual_dir", f"is empty for source {source}", "give the data set's folder"
         )
-    # The whole path: builds started elsewhere go on with what this one has converted.
-    directory = epath.Path(directory).expanduser().absolute()
+    # The whole path: builds started elsewhere go on with what this one has converted. By pathlib,
+    # because epath takes `link/..` for the folder with the link.
+    directory = epath.Path(Path(directory).expanduser().absolute())
     if not directory.is_dir():
         raise DataError(
             directory, "no such folder", "give the data set's folder as data.manual_dir"
