@@ -42,10 +42,9 @@ class Log:
         self._file: RecordWriter | None = None
         self._next_flush = 0.0
         if jax.process_index() == 0:
-            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
             with self._given_up_on_error():
                 workdir.mkdir(parents=True, exist_ok=True)
-                self._file = RecordWriter(str(workdir / name))
+                self._file = RecordWriter(str(workdir / _name_behind_others(workdir)))
             self._write(0, file_version="brain.Event:2")
             self._write(first_step, session_log=SessionLog(status=SessionLog.START))
 
@@ -92,6 +91,18 @@ class Log:
                 with contextlib.suppress(OSError):
                     self._file.close()
             self._file = None
+
+
+def _name_behind_others(workdir: epath.Path) -> str:
+    """Returns a file's name that sorts behind those of earlier logs, though the clock went back.
+
+    TensorBoard reads files in the order of their names, and where a file begins, it hides the steps
+    from there on that it has read before.
+    """
+    earlier = [path.name.split(".")[3] for path in workdir.glob("events.out.tfevents.*")]
+    latest = max((int(seconds) for seconds in earlier if seconds.isdecimal()), default=0)
+    seconds = max(round(time.time()), latest + 1)
+    return f"events.out.tfevents.{seconds}.{socket.gethostname()}.{os.getpid()}"
 
 
 class EventsInBucket:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,42 +19,81 @@ from tests.test_run import losses
 
 # What a host of a pod runs; there JAX finds coordinator and ranks itself.
 HOST = """
-import os, sys, time, jax
+import sys, time, jax
 from etils import epath
 from lungseg_jax.runtime.hosts import join_hosts
 from lungseg_jax.train import train_and_evaluate
 from tests.small import small_config
-address, rank, root, kind, resident, space_shards, rename_seconds, rates, workdir = sys.argv[1:]
+root, kind, resident, space_shards, rename_seconds, rate, workdir = sys.argv[1:]
 kind_of_path = type(epath.Path(root))
 rename = kind_of_path.rename
 kind_of_path.rename = lambda path, to: (time.sleep(float(rename_seconds)), rename(path, to))[1]
-os.environ |= {
-    "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": rank
-}
 join_hosts()
 assert len(jax.local_devices()) == 4 and len(jax.devices()) == 8
 config = small_config(
     num_steps=10, evaluation__every=5, parallel=kind,
     data__source="kaggle", data__manual_dir=root + "/pictures",
     data__data_dir=root + "/records", data__resident=resident, space_shards=int(space_shards),
-    shard_optimizer=kind == "mesh", optimizer__learning_rate=float(rates.split()[int(rank)]),
+    shard_optimizer=kind == "mesh", optimizer__learning_rate=float(rate),
 )
 train_and_evaluate(config, workdir)
 """
 
 # A host that does no more than compile a program and run it.
 COMPILER = """
-import os, sys, jax
+import jax
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.hosts import join_hosts
-address, rank = sys.argv[1:]
-os.environ |= {
-    "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": rank
-}
 use_compilation_cache()
 join_hosts()
 jax.jit(lambda x: 2 * x + 1)(jax.numpy.ones(3)).block_until_ready()
 """
+
+# A host that does no more than compare itself with the others.
+COMPARER = """
+from lungseg_jax.runtime.hosts import check_hosts_agree, join_hosts
+join_hosts()
+check_hosts_agree(commit="one")
+"""
+
+
+def outputs_of_hosts(
+    program: str,
+    arguments: Sequence[Sequence[str]],
+    environments: Sequence[dict[str, str]],
+    code: int,
+) -> list[str]:
+    """Returns what the two hosts of a job printed.
+
+    Args:
+      program: in Python, which joins them.
+      arguments: of each host.
+      environments: of each host, beside that of this process.
+      code: that each exits with.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    job = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *arguments[rank]],
+            cwd=REPOSITORY,
+            env=os.environ | job | {"JAX_PROCESS_ID": str(rank)} | environments[rank],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [host.communicate(timeout=900)[0] for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    for host, output in zip(hosts, outputs, strict=True):
+        assert host.returncode == code, output[-3000:]
+    return outputs
 
 
 def run_hosts(
@@ -81,31 +121,13 @@ def run_hosts(
     roots, workdir = [str(root)] * 2, str(root / kind)
     if bucket is not None:
         roots, workdir = [f"{root}/{rank}" for rank in range(2)], f"{bucket.address}/{kind}"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     environment |= bucket.environment if bucket else {}
-    hosts = [
-        subprocess.Popen(
-            [
-                sys.executable, "-c", HOST,
-                address, str(rank), roots[rank], kind, resident, str(space_shards),
-                str(rename_seconds), rates, workdir,
-            ],
-            cwd=REPOSITORY, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [host.communicate(timeout=900)[0] for host in hosts]
-    finally:
-        for host in hosts:
-            host.kill()
-    for host, output in zip(hosts, outputs, strict=True):
-        assert host.returncode == code, output[-3000:]
-    return "".join(outputs)
+    job = [kind, resident, str(space_shards), str(rename_seconds)]
+    arguments = [
+        [own_root, *job, rate, workdir] for own_root, rate in zip(roots, rates.split(), strict=True)
+    ]
+    return "".join(outputs_of_hosts(HOST, arguments, [environment] * 2, code))
 
 
 @pytest.mark.parametrize(
@@ -177,19 +199,13 @@ def test_two_processes_pass_over_a_damaged_checkpoint_together(tmp_path):
 
 def test_no_host_on_cpus_starts_with_a_program_that_the_others_compile(tmp_path):
     """Fault: of a job that is resumed, the first host gives up while the others compile."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", COMPILER, address, str(rank)], cwd=REPOSITORY, env=environment
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [host.wait(timeout=300) for host in hosts] == [0, 0]
-    finally:
-        for host in hosts:
-            host.kill()
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    outputs_of_hosts(COMPILER, [[], []], [environment] * 2, code=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_hosts_of_unequal_cores_are_told():
+    """Fault: a job whose hosts have more and fewer cores ends in an error inside JAX."""
+    environments = [{"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": number} for number in ("1", "2")]
+    for output in outputs_of_hosts(COMPARER, [[], []], environments, code=1):
+        assert "the hosts of the job have 1, 2 devices" in output

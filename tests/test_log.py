@@ -27,6 +27,16 @@ def test_a_resumed_run_hides_what_it_does_again(tmp_path):
     assert picture.summary.value[0].image.width == 8
 
 
+def test_a_run_resumed_by_an_earlier_clock_hides_what_it_does_again(tmp_path, monkeypatch):
+    """Fault: what the resumed run logs is hidden instead, for its file is read first."""
+    for seconds, step in ((2_000_000_000, 1), (1_999_999_000, 7), (1_999_999_000, 9)):
+        monkeypatch.setattr("lungseg_jax.log.time.time", lambda now=seconds: now)
+        with Log(epath.Path(tmp_path), first_step=step):
+            pass
+    begun = [event.step for event in events_in(tmp_path) if event.HasField("session_log")]
+    assert begun == [1, 7, 9]
+
+
 def test_a_killed_run_leaves_its_events(tmp_path, monkeypatch):
     """Fault: nothing to see before the end of a run, and nothing at all of one that was killed."""
     clock = [0.0]

@@ -277,8 +277,9 @@ def write_phantoms(directory: Path, count: int, seed: int) -> None:
 
     Below `directory` come ``images/phantom_00000.dcm``, ``masks/left/phantom_00000.png`` and
     ``masks/right/phantom_00000.png`` (8 bits, 0 or 255; sides of the PATIENT), and so on. The same
-    arguments give the same bytes under the same versions of the libraries. About one in eight
-    patients (PatientID) has two pictures.
+    arguments give the same bytes under the same versions of the libraries on processors with the
+    same instructions; on others, grey values differ by rounding. About one in eight patients
+    (PatientID) has two pictures.
 
     Args:
         directory: what to create; an existing one is whole by construction and left alone.

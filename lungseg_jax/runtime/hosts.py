@@ -1,5 +1,6 @@
 """The hosts of a job: started together, and to do the same."""
 
+import collections
 import dataclasses
 import hashlib
 import os
@@ -56,6 +57,15 @@ def check_hosts_agree(**facts: str | None) -> None:
     """
     if jax.process_count() == 1:
         return
+    # JAX gathers from equal hosts alone.
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        numbers = ", ".join(str(counts[host]) for host in sorted(counts))
+        raise ConfigError(
+            "distributed",
+            f"the hosts of the job have {numbers} devices",
+            "give all as many; of CPUs, by JAX_NUM_CPU_DEVICES",
+        )
     digests = [hashlib.sha256((fact or "").encode()).digest() for fact in facts.values()]
     digests = np.array([list(digest) for digest in digests], np.uint8)
     known = np.array([fact is not None for fact in facts.values()])
