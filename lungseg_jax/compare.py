@@ -144,8 +144,10 @@ def _read(path: epath.Path) -> Table:
         raise DataError(path, error.strerror or "not readable", "give finished runs") from error
     except (UnicodeDecodeError, csv.Error):
         rows = []
-    if not rows or not {"id", *FIGURES} <= rows[0].keys():
+    if not rows or not {"id", "dice"} <= rows[0].keys():
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
+    if missing := [name for name in FIGURES if name not in rows[0]]:
+        raise DataError(path, f"has no column {missing[0]}", AGAIN)
     if REFERENCE not in rows[0]:
         remedy = "compare with the version that wrote it, or train the run again"
         raise DataError(path, f"has no column {REFERENCE}", remedy)

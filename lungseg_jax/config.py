@@ -108,8 +108,8 @@ class AugmentConfig:
     """Random changes to training pictures; see `lungseg_jax.augment`.
 
     Attributes:
-      flip: mirror half of the pictures left to right; only with `data.labels=lungs`, because a
-        mirrored chest is not one with its lungs swapped: its heart is on the wrong side.
+      flip: mirror half of the pictures left to right; only with labels that do not tell sides,
+        because a mirrored chest is not one with its lungs swapped: its heart is on the wrong side.
       rotation_degrees: largest rotation; see `MAX_TURN_DEGREES`.
       scale: largest change of size, as a share; the ratio of height to width changes by as much.
       aspect: largest additional change of the ratio of height to width, as a share.

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PyTree, UInt16
+from jaxtyping import Array, Float, PyTree, Shaped, UInt16
 
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.errors import DataError
 from lungseg_jax.models.unet import UNet
 from lungseg_jax.packing import unpack
 from lungseg_jax.random_keys import named_key
@@ -68,6 +69,20 @@ def abstract_variables(config: Config) -> Variables:
     return parameters, batch_stats
 
 
+def to_intensity(images: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns intensities in [0, 1], as networks take them, of intensity × 65535.
+
+    Raises:
+      DataError: pictures of another type than uint16: in [0, 1] already, they would be all but
+        black, and a network would be trained on them without a word.
+    """
+    if images.dtype != jnp.uint16:
+        raise DataError(
+            "images", f"are of type {images.dtype}", "give intensity x 65535, of type uint16"
+        )
+    return images.astype(jnp.float32) / 65535
+
+
 def make_forward(
     config: Config,
 ) -> Callable[[Variables, UInt16[Array, "b s s 1"]], Float[Array, "b s s c"]]:
@@ -76,7 +91,7 @@ def make_forward(
 
     def forward(variables: Variables, images: UInt16[Array, "b s s 1"]) -> Float[Array, "b s s c"]:
         model = nnx.merge(graph, *unpack(variables))
-        return jax.nn.sigmoid(model(images.astype(np.float32) / 65535, train=False))
+        return jax.nn.sigmoid(model(to_intensity(images), train=False))
 
     return forward
 

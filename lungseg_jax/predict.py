@@ -308,8 +308,11 @@ def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:
     ]
     if len(rejected) > MOST_SHOWN:
         lines.append(f"and {len(rejected) - MOST_SHOWN} more")
-    count = len(rows) - len(rejected)
-    return "\n".join([*lines, f"{count} of {len(rows)} files accepted; {output / TABLE}"])
+    accepted = [row for row in rows if row.status == "accepted"]
+    count = f"{len(accepted)} of {len(rows)} files accepted"
+    if noted := sum(bool(row.notes) for row in accepted):
+        count += f", {noted} of them with notes on what was corrected or is odd"
+    return "\n".join([*lines, f"{count}; {output / TABLE}"])
 
 
 if __name__ == "__main__":

@@ -116,6 +116,8 @@ def test_another_tolerance_is_refused(tmp_path, dice):
         (b",0.5,0.5,1000\np4", b"\np4", r"test.csv: p3 has no assd_px; evaluate"),
         (b",1000\np4", b",\np4", r"test.csv: p3 has no reference_px; evaluate"),
         (b"reference_px", b"pixels", r"test.csv: has no column reference_px; compare"),
+        # Fault: tables of before a new metric called no tables.
+        (b"hd95_px", b"hd96_px", r"test.csv: has no column hd95_px; evaluate"),
         (b"p3,", b"p\xff3,", r"test.csv: is not a table of an evaluation"),
         (b"p3,", b"p" * 2**18 + b",", r"test.csv: is not a table of an evaluation"),
     ],

@@ -1,9 +1,12 @@
 """The structure of the configured network."""
 
 import jax.numpy as jnp
+import numpy as np
+import pytest
 from flax import nnx
 
-from lungseg_jax.network import model_graph
+from lungseg_jax.errors import DataError
+from lungseg_jax.network import model_graph, to_intensity
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.state import create_state
 from tests.small import small_config
@@ -16,3 +19,12 @@ def test_graph_of_any_axis_takes_the_same_state():
     for axis_name in (None, "data"):
         model = nnx.merge(model_graph(config, axis_name), state.parameters, state.batch_stats)
         assert model(jnp.zeros((1, 32, 32, 1))).shape == (1, 32, 32, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int32])
+def test_pictures_of_another_type_are_refused(dtype):
+    """Fault: a network that is trained on, or asked about, all but black pictures."""
+    with pytest.raises(DataError, match=f"of type {np.dtype(dtype)}; give intensity x 65535"):
+        to_intensity(jnp.ones((1, 2, 2, 1), dtype))
+    whole = np.array([0, 13107, 65535], np.uint16)
+    np.testing.assert_allclose(to_intensity(jnp.asarray(whole)), [0, 0.2, 1], rtol=1e-6)
