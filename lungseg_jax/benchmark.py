@@ -14,8 +14,9 @@ import numpy as np
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, check_devices
+from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.device_counts import check_devices
 from lungseg_jax.network import compute_dtype
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.flops import forward_flops, training_flops

@@ -25,8 +25,9 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, check_devices
+from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.device_counts import check_devices
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel

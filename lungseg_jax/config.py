@@ -290,46 +290,6 @@ def from_json(text: str) -> Config:
     return _build(Config, dict(json.loads(text)), prefix="")
 
 
-def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
-    """Checks that batches, and the rows of pictures, divide evenly over devices.
-
-    Raises:
-      ConfigError: they do not; the message shows the arithmetic.
-    """
-    check_space_shards(config, num_devices, num_hosts)
-    groups = f"{num_devices} devices"
-    if config.space_shards > 1:
-        groups = f"{num_devices // config.space_shards} groups of {config.space_shards} devices"
-    parts = num_devices // config.space_shards * config.accumulation_steps
-    if config.batch_size % parts:
-        below = config.batch_size // parts * parts
-        good = f"{below} or {below + parts}" if below else f"{parts}"
-        raise ConfigError(
-            "batch_size",
-            f"{config.batch_size} pictures do not divide over {groups} x "
-            f"{config.accumulation_steps} accumulation steps = {parts} "
-            f"(remainder {config.batch_size % parts})",
-            f"{good} would do",
-        )
-
-
-def check_space_shards(config: Config, num_devices: int, num_hosts: int = 1) -> None:
-    """Checks that the devices of a host divide into groups that share the rows of pictures.
-
-    Raises:
-      ConfigError: they do not.
-    """
-    per_host = num_devices // num_hosts
-    if per_host % config.space_shards:
-        good = [n for n in range(1, per_host + 1) if per_host % n == 0]
-        raise ConfigError(
-            "space_shards",
-            f"{per_host} devices of a host do not divide into groups of {config.space_shards} "
-            f"(remainder {per_host % config.space_shards})",
-            f"one of {', '.join(map(str, good))} would do",
-        )
-
-
 def num_trimmed(share: float, num_pictures: int) -> int:
     """Returns how many whole pictures a share is, never all; rounding errors are allowed for."""
     return min(num_pictures - 1, math.floor(share * num_pictures + 1e-6))

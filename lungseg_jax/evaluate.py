@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.checkpoint import Checkpoints
-from lungseg_jax.config import Config, EvaluationConfig, check_space_shards
+from lungseg_jax.config import Config, EvaluationConfig
 from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Example, Records, check_same_records, identity, open_records
+from lungseg_jax.device_counts import check_space_shards
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics

@@ -13,13 +13,7 @@ from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Store, fetch
 from lungseg_jax.losses import segmentation_loss
-from lungseg_jax.network import (
-    ModelState,
-    Variables,
-    model_graph,
-    split_model,
-    to_intensity,
-)
+from lungseg_jax.network import ModelState, Variables, model_graph, split_model, to_intensity
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel, Step, sum_over_devices

@@ -18,10 +18,11 @@ from etils import epath
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax import workdir as workdir_lib
 from lungseg_jax.checkpoint import Checkpoints
-from lungseg_jax.config import Config, check_devices
+from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, check_same_records, identity, open_records
+from lungseg_jax.device_counts import check_devices
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from

@@ -5,6 +5,7 @@ import os
 import jax
 
 from lungseg_jax.config import Config
+from lungseg_jax.device_counts import divides
 from lungseg_jax.runtime.cores import usable_cores
 
 # More were not tried.
@@ -32,10 +33,5 @@ def devices_for(config: Config, cores: int) -> int:
     return max(
         devices
         for devices in range(1, min(cores, MOST_DEVICES) + 1)
-        if devices == 1 or _divides(config, devices)
+        if devices == 1 or divides(config, devices)
     )
-
-
-def _divides(config: Config, devices: int) -> bool:
-    groups, rest = divmod(devices, config.space_shards)
-    return not rest and config.batch_size % (groups * config.accumulation_steps) == 0
