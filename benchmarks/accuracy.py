@@ -12,7 +12,6 @@ alone. Writes `benchmarks/results/accuracy_NAME.json`.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,6 +19,7 @@ from etils import epath
 from jaxtyping import Bool
 from scipy.stats import spearmanr
 
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
@@ -216,4 +216,4 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from benchmarks.programs import WORK, Program
 from benchmarks.race import ROOT, compare, race, say
@@ -362,4 +363,4 @@ def _add_utilisation(programs: dict[str, dict[str, Any]], peaks: dict[str, Any])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

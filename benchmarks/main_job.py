@@ -1,6 +1,6 @@
 """Runs an experiment of `configs/` as a user would and commits its figures to `results/`.
 
-  python benchmarks/main_job.py configs/unet.py [--config.KEY=VALUE …]
+  python -m benchmarks.main_job configs/unet.py [--config.KEY=VALUE …]
 
 Writes `benchmarks/results/<experiment>.json`: commit, versions, hardware, seconds from start to
 end, and `metrics.json`.
@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.command import call_with_arguments
 from lungseg_jax.runtime.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,4 +45,4 @@ def main(config: str, *overrides: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

@@ -16,6 +16,7 @@ import os
 import sys
 from typing import Any, Literal
 
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from benchmarks.programs import TURN_SECONDS, WORK, Program
 from benchmarks.race import compare, race, say
@@ -97,6 +98,9 @@ def measure(case: str) -> dict[str, Any]:
 
 def main(*names: str) -> None:
     """Runs cases and puts them into the result file."""
+    known = [f"{name}-{dtype}" for name in SIZES for dtype in DTYPES]
+    if unknown := set(names) - set(known):
+        sys.exit(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for name in names or CASES:
@@ -113,4 +117,4 @@ def _order(case: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

@@ -1,6 +1,6 @@
 """Writes the tables of figures in README, docs and model card from the committed result files.
 
-python benchmarks/readme_tables.py
+python -m benchmarks.readme_tables
 """
 
 import functools

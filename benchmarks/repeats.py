@@ -10,12 +10,12 @@ reference. Thresholds come from each run's validation split. Writes
 
 import itertools
 import json
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks.accuracy import by_source, figures_of, starts_of
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.evaluate import Evaluator, lung_probability
@@ -112,4 +112,4 @@ def _spread(runs: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

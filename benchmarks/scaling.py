@@ -29,11 +29,11 @@ asked). The bytes are those of the TPU module of the same size.
 import dataclasses
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import call_with_arguments
 from configs import tpu
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config, resolve
@@ -157,4 +157,4 @@ def _result(config: Config, per_device: int, compiled: dict[str, Any]) -> dict[s
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

@@ -13,11 +13,11 @@ images, are told right. Patients who come twice are left out together.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from lungseg_jax.imaging import files, sides
 from lungseg_jax.imaging.mask_file import read_mask
@@ -98,4 +98,4 @@ def fit(asymmetries: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

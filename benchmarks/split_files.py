@@ -10,10 +10,10 @@ but the patient of one picture each for validation and test, which it must not b
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.command import call_with_arguments
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import list_source
 from tfds_builder.splits import assign_splits
@@ -88,4 +88,4 @@ def _as_taken(case) -> Outcome:  # noqa: ANN001
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

@@ -8,10 +8,10 @@ FORM is a name in FORMS, SIZE the pictures' side, BATCH the pictures a device. W
 
 import dataclasses
 import json
-import sys
 import tempfile
 from typing import Any
 
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from lungseg_jax.compile_ahead import compile_ahead, topology_devices
 from lungseg_jax.config import Config, DataConfig, ModelConfig
@@ -73,4 +73,4 @@ def main(*cases: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    call_with_arguments(main, __doc__)

@@ -51,10 +51,9 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
     check_devices(config, len(parallel.devices), jax.process_count())
-    terminal.say(
-        "Compiling, then timing the step, its input, its stages, and inference; this takes minutes"
-    )
+    terminal.say("Compiling the step, which is then timed as its parts are; this takes minutes")
     times = time_training(config, parallel, workdir / "profile" if config.profile else None)
+    terminal.say("Timing evaluation and inference")
     forward = time_forward(config, parallel)
     # Last: a device's peak memory is to be that of training.
     peaks = measure_peaks(jax.local_devices(), compute_dtype(config))

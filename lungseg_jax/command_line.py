@@ -22,6 +22,7 @@ from lungseg_jax.errors import (
     UserError,
     first_line,
 )
+from lungseg_jax.runtime.interrupts import raise_again
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 from lungseg_jax.workdir import default_workdir
 
@@ -66,6 +67,7 @@ def run(
       resume: how a job that was stopped goes on.
       out_of_memory: what is printed where a device runs out of memory.
     """
+    raise_again()
     if {"--help", "-h"} & set(arguments):
         terminal.show(usage)
         return 0

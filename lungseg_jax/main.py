@@ -39,7 +39,9 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
-    resume = "run it again with the same --workdir to resume from the last checkpoint, if any"
+    resume = (
+        "run it again; training with the same --workdir resumes from its last checkpoint, if any"
+    )
     return run(
         arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
     )

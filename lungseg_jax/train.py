@@ -279,7 +279,8 @@ class Pending:
             self._counts_from = now
         else:
             self._counted += len(due)
-        if self._bar.disable and now - self._told_at > TELL_SECONDS:
+        # Where all are fetched, the validation's line follows.
+        if self._bar.disable and leave and now - self._told_at > TELL_SECONDS:
             terminal.say(f"step {due[-1][0]} of {self._run.config.num_steps}: {self.summary()}")
             self._told_at = now
         self._bar.set_postfix_str(self.summary(), refresh=False)

@@ -222,7 +222,7 @@ def test_a_split_file_is_followed(tmp_path):
     ("content", "fault"),
     [
         (json.dumps(GOOD | {"val": ["e9"]}), "val lists 'e9', which is not in the data"),
-        (json.dumps(GOOD | {"val": ["e3"]}), "patient p1 is in train and in val"),
+        (json.dumps(GOOD | {"val": ["e3"]}), "patient p1 is in train (e2) and in val (e3)"),
         (json.dumps(GOOD | {"val": []}), "split val is empty"),
         (json.dumps(GOOD | {"val": "e5"}), "split val is empty or no list"),
         (json.dumps(GOOD | {"val": [["e5"]]}), "which is not in the data"),
@@ -263,5 +263,5 @@ def test_pictures_that_were_not_taken_leave_a_split_file_valid(tmp_path, capsys)
 
 def test_an_absent_split_file(tmp_path):
     """A typing error in --config.data.splits."""
-    with pytest.raises(ConfigError, match=r"absent\.json: not readable"):
+    with pytest.raises(ConfigError, match=r"absent\.json: no such file"):
         read_splits(tmp_path / "absent.json", CASES)

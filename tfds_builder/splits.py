@@ -73,6 +73,10 @@ def read_split_file(path: epath.PathLike) -> dict[str, list]:
     """
     try:
         splits = json.loads(epath.Path(path).expanduser().read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            path, "no such file", "see configs/splits/ for those there are"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(path, f"not readable as JSON ({error})", _FORM) from error
     if not isinstance(splits, dict) or set(splits) != set(SPLITS):
@@ -95,7 +99,7 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
     """
     splits = read_split_file(path)
     patient_of = {outcome.example_id: outcome.patient_id for outcome in outcomes}
-    split_of: dict[str, str] = {}
+    first_of: dict[str, tuple[str, str]] = {}
     for name, ids in splits.items():
         for example_id in ids:
             if not isinstance(example_id, str) or example_id not in patient_of:
@@ -103,10 +107,12 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
                     path, f"{name} lists {example_id!r}, which is not in the data", "correct the id"
                 )
             patient_id = patient_of[example_id]
-            if split_of.setdefault(patient_id, name) != name:
+            other_name, other_id = first_of.setdefault(patient_id, (name, example_id))
+            if other_name != name:
                 raise ConfigError(
                     path,
-                    f"patient {patient_id} is in {split_of[patient_id]} and in {name}",
+                    f"patient {patient_id} is in {other_name} ({other_id}) and in {name} "
+                    f"({example_id})",
                     "keep each patient's pictures in one split",
                 )
     dropped = {

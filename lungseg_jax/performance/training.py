@@ -16,6 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.synthetic import synthetic_batch
@@ -81,6 +82,7 @@ def time_training(
     state, step = prepare_step(config, parallel)
     # For what it tells; what is timed is called as training calls it.
     compiled, compilation = compile_step(step, state, store, batch)
+    terminal.say(f"Compiled in {compilation['compile_seconds']:.0f} s; timing the step, its input")
     dispatch = Dispatcher(state, store)
 
     def on_device() -> PyTree:
@@ -109,6 +111,7 @@ def time_training(
     # What was read ahead is used up before the clock starts.
     call_in_a_row(next_batch, steps)
     input_alone = [time_pipelined(next_batch, 0, ROUND_STEPS) for _ in range(rounds)]
+    terminal.say("Timing the stages, each of which is compiled by itself")
     return TrainingTimes(
         resident=store is not None,
         compilation=compilation,

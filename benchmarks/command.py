@@ -1,0 +1,23 @@
+"""How the scripts here take their arguments."""
+
+import inspect
+import sys
+from collections.abc import Callable
+
+
+def call_with_arguments(main: Callable[..., None], usage: str | None) -> None:
+    """Calls a script's function with the words of its command line; shows how to, if they misfit.
+
+    Args:
+      main: takes words.
+      usage: the script's docstring.
+    """
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        print(usage)
+        return
+    try:
+        inspect.signature(main).bind(*words)
+    except TypeError as error:
+        sys.exit(f"{usage}\nError: {error}")
+    main(*words)
