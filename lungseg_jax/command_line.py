@@ -240,7 +240,9 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
         return values([_expand_home(argument) for argument in arguments])[1:]
     # A config file is the user's own program: it may raise anything.
     except Exception as error:
-        raise ConfigError("command line", _reason(error), "see --help and README.md") from error
+        raise ConfigError(
+            "command line", _reason(error), "see --help, and lungseg_jax/config.py for keys"
+        ) from error
 
 
 def check_on_disk(path: epath.PathLike) -> None:

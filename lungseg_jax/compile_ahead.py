@@ -192,12 +192,19 @@ def summary(result: dict[str, Any]) -> str:
         size = f"{total['bytes'] / 2**20:.2f} MiB, largest {total['largest'] / 2**20:.2f}"
         rows.append([f"{total['count']} x {kind}", size])
     unknown = [f"{count} x {kind}" for kind, count in result["without_estimate"].items()]
-    rows.append(["not in the predicted time", ", ".join(unknown) or "nothing"])
+    labels = ["not in the predicted time", *[""] * len(unknown[1:])]
+    rows += [list(row) for row in zip(labels, unknown or ["nothing"], strict=True)]
     dearest = [
-        [f"{op['cycles'] / 1e6:.2f} M", f"{op['share']:.1%}", op["name"], op["op_name"]]
+        [
+            # All are of the one program, spread over devices.
+            op["op_name"].rpartition("shard_map/")[2],
+            op["name"],
+            f"{op['cycles'] / 1e6:.2f} M",
+            f"{op['share']:.1%}",
+        ]
         for op in result["dearest"]
     ]
-    head = ["cycles (predicted)", "share", "op", "from"]
+    head = ["from", "op", "cycles (predicted)", "share"]
     return f"{terminal.table([title, ''], rows)}\n\n{terminal.table(head, dearest)}"
 
 

@@ -192,7 +192,8 @@ def read_config(workdir: epath.Path) -> Config:
         for inside in (workdir, workdir.parent):
             if inside.name == "checkpoints" and (inside.parent / path.name).exists():
                 remedy = f"give {inside.parent}, which does"
-        raise ConfigError(workdir, "holds no run", remedy) from error
+        fault = "holds no run" if workdir.exists() else "no such folder"
+        raise ConfigError(workdir, fault, remedy) from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error
     except (ValueError, TypeError) as error:
@@ -222,7 +223,7 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
         key, *more = others
         fault = f"is {given[key]!r}, but the run in {workdir} has {saved[key]!r}"
         if more:
-            fault += f"; {', '.join(more)} differ too"
+            fault += f"; {', '.join(more)} {'differ' if more[1:] else 'differs'} too"
         flags = shlex.join(f"--config.{key}={saved[key]}" for key in others)
         raise ConfigError(key, fault, f"pass {flags} or another --workdir")
 

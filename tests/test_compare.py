@@ -113,7 +113,7 @@ def test_another_tolerance_is_refused(tmp_path, dice):
     [
         (b"p3,folder,0", b"p3,folder,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
         (b"p3,folder,0", b"p3,folder,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
-        (b",0.5,0.5,1000\np4", b"\np4", r"test.csv: p3 has no assd_px; evaluate"),
+        (b",0.5,0.5,1000\np4", b"\np4", rf"test.csv: p3 has no {FIGURES[-2]}; evaluate"),
         (b",1000\np4", b",\np4", r"test.csv: p3 has no reference_px; evaluate"),
         (b"reference_px", b"pixels", r"test.csv: has no column reference_px; compare"),
         # Fault: tables of before a new metric called no tables.

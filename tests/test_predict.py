@@ -187,7 +187,7 @@ def test_rows_of_unequal_length_are_refused():
         (["a.png", "--output=out", "--config.data.frontal=1"], "data.frontal_only"),
         (["a.png", "--output=out", "--config.num_steps=5"], "num_steps"),
         (["a.png", "--output=out", "--checkpoint=x.safetensors"], "x.safetensors: No such file"),
-        (["a.png", "--output=out", "--checkpoint=absent"], "absent: holds no run"),
+        (["a.png", "--output=out", "--checkpoint=absent"], "absent: no such folder"),
     ],
 )
 def test_user_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):

@@ -139,7 +139,7 @@ def test_keys_that_do_not_change_the_weights_may_differ(tmp_path):
         check_same_config(workdir, dataclasses.replace(Config(), seed=1))
     # Fault: differences told one at a time, so that a command is mended as often as it has keys.
     other = dataclasses.replace(Config(), num_steps=3, batch_size=8)
-    message = r"num_steps differ too; pass --config.batch_size=16 --config.num_steps=200 or"
+    message = r"num_steps differs too; pass --config.batch_size=16 --config.num_steps=200 or"
     with pytest.raises(ConfigError, match=message):
         check_same_config(workdir, other)
 

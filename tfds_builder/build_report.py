@@ -173,7 +173,7 @@ def _without_file(reason: str) -> str:
 
 def _without_numbers(text: str) -> str:
     """Returns a text without the numbers that tell equal ones apart."""
-    return re.sub(r"\d+(\.\d+)?", "N", text)
+    return re.sub(r"\d+(\.\d+)?", "#", text)
 
 
 def _below(listing: Listing, path: epath.PathLike) -> str:
