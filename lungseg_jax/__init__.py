@@ -2,4 +2,4 @@
 
 from lungseg_jax.runtime.interrupts import end_at_once_during_imports
 
-end_at_once_during_imports()
+end_at_once_during_imports(__name__)

@@ -12,16 +12,17 @@ import sys
 from collections.abc import Sequence
 
 from lungseg_jax import terminal
-from lungseg_jax.command_line import parse_build, run
+from lungseg_jax.command_line import parse_build
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import build_records
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.runtime.command import run_command
 
 
 def main(arguments: Sequence[str]) -> int:
     """Builds the records; returns the exit code."""
     resume = "run the same command again to resume"
-    return run(arguments, str(__doc__), lambda: _build(*parse_build(arguments)), resume)
+    return run_command(arguments, str(__doc__), lambda: _build(*parse_build(arguments)), resume)
 
 
 def _build(config: Config, beam_options: list[str] | None) -> None:

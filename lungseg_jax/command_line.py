@@ -4,42 +4,20 @@ import dataclasses
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from lungseg_jax import terminal
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
-from lungseg_jax.errors import (
-    REMOTE_CODES,
-    REMOTE_LIBRARIES,
-    ConfigError,
-    DataError,
-    UserError,
-    first_line,
-)
-from lungseg_jax.runtime.interrupts import raise_again
-from lungseg_jax.runtime.preemption import Stopped, stop_at_once
+from lungseg_jax.errors import ConfigError
 from lungseg_jax.workdir import default_workdir
 
 # Of `DataConfig`: how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
-
-OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
-
-NO_MEMORY_FOR_A_BATCH = ConfigError(
-    "batch_size",
-    "the device's memory is too small",
-    "lower batch_size or evaluation.batch_size, raise accumulation_steps, or set model.remat=true "
-    "or data.resident=false",
-)
-
-# Exit code after SIGTERM, by the custom of shells.
-STOPPED = 143
 
 MODES = ["train", "eval", "benchmark", "compile"]
 
@@ -49,68 +27,6 @@ TYPES = {
     "could not convert string to float": "a number",
     "Non-boolean argument to boolean flag": "true or false",
 }
-
-
-def run(
-    arguments: Sequence[str],
-    usage: str,
-    job: Callable[[], None],
-    resume: str,
-    out_of_memory: UserError = OUT_OF_MEMORY,
-) -> int:
-    """Runs a command's job; returns the exit code. Errors that a user can fix end in one line.
-
-    Args:
-      arguments: of the command.
-      usage: what `--help` shows.
-      job: what to do.
-      resume: how a job that was stopped goes on.
-      out_of_memory: what is printed where a device runs out of memory.
-    """
-    raise_again()
-    if {"--help", "-h"} & set(arguments):
-        terminal.show(usage)
-        return 0
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with stop_at_once():
-            job()
-    except Exception as error:
-        told = _in_one_line(error, resume, out_of_memory)
-        if told is None:
-            raise
-        terminal.say(f"Error: {told}")
-        return 1
-    except Stopped as stopped:
-        terminal.say(str(stopped) or f"Stopped; {resume}")
-        return STOPPED
-    except KeyboardInterrupt:
-        terminal.say(f"Interrupted; {resume}")
-        return 130
-    return 0
-
-
-def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:
-    """Returns what to tell of an error that is not the program's; `None` of one that is."""
-    text, line = str(error), first_line(error)
-    # Python's own, TensorStore's and ArrayRecord's, of which the second has a code, too.
-    if "No space left on device" in text:
-        return f"no space left on the disk; free some, then {resume} ({line})"
-    if "Too many open files" in text and isinstance(error, OSError):
-        return f"{line}; raise the limit, as by ulimit -n, then {resume}"
-    if isinstance(error, UserError | OSError):
-        return text
-    # XLA's begin with a code.
-    if isinstance(error, RuntimeError) and text.startswith("RESOURCE_EXHAUSTED"):
-        return str(out_of_memory)
-    if isinstance(error, MemoryError):
-        asked = f" ({line})" if line else ""
-        return f"the machine is out of memory{asked}; end other programs, then {resume}"
-    if type(error).__module__.partition(".")[0] in REMOTE_LIBRARIES:
-        return f"{type(error).__name__}: {line}; {resume}"
-    if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
-        return f"{line}; {resume}"
-    return None
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.PathLike, str | None]:

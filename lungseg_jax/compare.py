@@ -18,8 +18,9 @@ from etils import epath
 from scipy.stats import wilcoxon
 
 from lungseg_jax import terminal
-from lungseg_jax.command_line import parse_flags, run
+from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.runtime.command import run_command
 from lungseg_jax.workdir import read_config, run_folder
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
@@ -174,7 +175,7 @@ def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
 def main(arguments: Sequence[str]) -> int:
     """Prints the comparison; returns the exit code."""
     again = "run the same command to start over"
-    return run(arguments, str(__doc__), lambda: _run(arguments), again)
+    return run_command(arguments, str(__doc__), lambda: _run(arguments), again)
 
 
 def _run(arguments: Sequence[str]) -> None:

@@ -25,9 +25,11 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
-from lungseg_jax.command_line import NO_MEMORY_FOR_A_BATCH, parse, run
+from lungseg_jax.command_line import parse
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.runtime.command import run_command
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
 from lungseg_jax.runtime.hosts import join_hosts
@@ -36,13 +38,20 @@ from lungseg_jax.runtime.preemption import Stopped
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 --config.data.source=kaggle --config.data.manual_dir=FOLDER"""
 
+NO_MEMORY_FOR_A_BATCH = ConfigError(
+    "batch_size",
+    "the device's memory is too small",
+    "lower batch_size or evaluation.batch_size, raise accumulation_steps, or set model.remat=true "
+    "or data.resident=false",
+)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
     resume = (
         "run it again; training with the same --workdir resumes from its last checkpoint, if any"
     )
-    return run(
+    return run_command(
         arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
     )
 

@@ -19,9 +19,9 @@ except BaseException:  # as libraries do that try whether another one is there
 
 INTERRUPTED_JOB = """
 import signal, sys
-from lungseg_jax.command_line import run
+from lungseg_jax.runtime.command import run_command
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-sys.exit(run([], "", lambda: signal.raise_signal(signal.SIGINT), "run it again"))
+sys.exit(run_command([], "", lambda: signal.raise_signal(signal.SIGINT), "run it again"))
 """
 
 
@@ -31,11 +31,17 @@ def python(*arguments: str, path: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("module", ["main", "predict", "export", "compare", "build"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"lungseg_jax.{name}" for name in ("main", "predict", "export", "compare", "build")),
+        *(f"tfds_builder.{name}" for name in ("verify", "data_report")),
+    ],
+)
 def test_ctrl_c_during_imports_ends_a_command_without_a_traceback(module, tmp_path):
     """Fault: a screen of traceback, or a Ctrl-C that a library's import swallows."""
     (tmp_path / "absl.py").write_text(INTERRUPTED_IMPORT)
-    ended = python("-m", f"lungseg_jax.{module}", path=f"{tmp_path}:{REPOSITORY}")
+    ended = python("-m", module, path=f"{tmp_path}:{REPOSITORY}")
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 
@@ -47,6 +53,6 @@ def test_ctrl_c_while_a_job_runs_says_how_to_go_on():
 
 def test_other_programs_keep_their_handler():
     """Fault: a program that imports the package dies of Ctrl-C before its `finally` blocks."""
-    script = "import lungseg_jax, signal; print(signal.getsignal(signal.SIGINT).__name__)"
+    script = "import tfds_builder, signal; print(signal.getsignal(signal.SIGINT).__name__)"
     ended = python("-c", script, path=str(REPOSITORY))
     assert ended.stdout == "default_int_handler\n"

@@ -44,7 +44,7 @@ def change_first(folder: Path, split: str = "test", **fields) -> str:
 def test_a_whole_folder_has_no_fault(whole, capsys):
     """Fault: an alarm on good records, after which nobody heeds alarms."""
     assert verify(whole) == []
-    assert main([str(whole)]) == 0
+    assert main(["verify", str(whole)]) == 0
     said = capsys.readouterr().out
     assert "20 records" in said
     assert said.count("\n") == 1
@@ -71,12 +71,12 @@ def test_manifest_is_read_as_written(folder):
 
 def test_a_folder_of_other_things_is_not_called_damaged(folder, capsys):
     """Fault: the folder above the records, given by mistake, reads like a loss of data."""
-    assert main([str(folder.parent)]) == 1
+    assert main(["verify", str(folder.parent)]) == 1
     assert "holds no records; give the folder" in capsys.readouterr().err
     # Fault: records that lost all but their shards, taken for a mistyped folder.
     for name in ("manifest.json", "dataset_info.json", "features.json"):
         (folder / name).unlink()
-    assert main([str(folder)]) == 1
+    assert main(["verify", str(folder)]) == 1
     assert "manifest.json: absent" in capsys.readouterr().out
 
 
@@ -246,7 +246,7 @@ def test_all_faults_are_told_and_the_exit_code_is_one(folder, capsys):
     """Fault: mending one fault a run."""
     example_id = change_first(folder, image=np.full((64, 64), 7, np.uint16), source="")
     shard(folder, "val").unlink()
-    assert main([str(folder)]) == 1
+    assert main(["verify", str(folder)]) == 1
     said = capsys.readouterr().out
     assert f"{example_id}: image: " in said
     assert f"{example_id}: source: " in said
@@ -257,7 +257,7 @@ def test_no_such_folder_is_one_line(tmp_path, capsys):
     """Fault: a traceback for a mistyped path."""
     with pytest.raises(DataError, match="absent"):
         verify(tmp_path / "absent")
-    assert main([str(tmp_path / "absent")]) == 1
+    assert main(["verify", str(tmp_path / "absent")]) == 1
     assert capsys.readouterr().err.startswith("Error: ")
 
 

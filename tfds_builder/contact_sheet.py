@@ -32,15 +32,14 @@ COLOURS: dict[Structure, Colour] = {
 
 
 class ContactSheet:
-    """Pictures of a few records, chosen at random but the same for the same seed.
+    """Pictures of a few records, chosen at random but always the same of as many.
 
     Args:
       total: number of records that will be shown to the sheet, in a fixed order.
-      seed: of the choice.
     """
 
-    def __init__(self, total: int, seed: int) -> None:
-        chosen = np.random.default_rng(seed).permutation(total)[: ROWS * COLUMNS]
+    def __init__(self, total: int) -> None:
+        chosen = np.random.default_rng(0).permutation(total)[: ROWS * COLUMNS]
         self._place_of = {int(position): place for place, position in enumerate(chosen)}
         self._sheet = Image.new("RGB", _sheet_size(len(chosen)), BACKGROUND)
         self._draw = ImageDraw.Draw(self._sheet)

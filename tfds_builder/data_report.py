@@ -1,11 +1,10 @@
 """Shows what is in finished records: `contact_sheet.png`, `index.html` and `duplicates.json`.
 
-Usage: python -m tfds_builder.data_report FOLDER [--seed=0]
+Usage: python -m tfds_builder.data_report FOLDER
 
 FOLDER holds dataset_info.json and the shards; the three files are written to FOLDER/data_report.
 """
 
-import argparse
 import collections
 import dataclasses
 import json
@@ -16,18 +15,18 @@ from typing import Any
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.errors import UserError
+from lungseg_jax.runtime.command import run_command
 from tfds_builder.build_report import read_build_report
 from tfds_builder.contact_sheet import ContactSheet
 from tfds_builder.data_report_figures import Figures, Look
 from tfds_builder.data_report_page import page
 from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprint, Fingerprints, Pair
-from tfds_builder.records_folder import image_size, open_folder, read_records
+from tfds_builder.records_folder import image_size, open_folder, read_records, the_folder
 
 PAGE = "data_report/index.html"
 
 
-def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
+def write_data_report(folder: epath.PathLike) -> epath.Path:
     """Writes the report on a folder of records into its `data_report/`, and returns that.
 
     Every record is read once and let go. What stays is sums, the sheet, and 2 kB of each picture to
@@ -36,7 +35,6 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     Args:
       folder: holds `dataset_info.json` and the shards, and `build_report.json` if the build left
         one.
-      seed: chooses the pictures on the contact sheet.
 
     Raises:
       DataError: no such folder, or a damaged record or build report.
@@ -46,7 +44,7 @@ def write_data_report(folder: epath.PathLike, seed: int = 0) -> epath.Path:
     build_report = read_build_report(folder)
     total = builder.info.splits.total_num_examples
     figures = Figures(builder.info.splits, image_size(builder))
-    sheet, fingerprints = ContactSheet(total, seed), Fingerprints()
+    sheet, fingerprints = ContactSheet(total), Fingerprints()
     with terminal.progress("report", total, "record") as bar:
         for position, (split, record, seen) in enumerate(read_records(builder, _look)):
             figures.add(split, record, seen[0])
@@ -108,20 +106,14 @@ def _duplicates_json(total: int, pairs: Sequence[Pair]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the report; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tfds_builder.data_report", description=str(__doc__).partition("\n")[0]
-    )
-    parser.add_argument("folder", help="folder that holds dataset_info.json and the shards")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the pictures on the sheet")
-    given = parser.parse_args(arguments)
-    try:
-        output = write_data_report(given.folder, given.seed)
-    except (UserError, OSError) as error:
-        terminal.say(f"Error: {error}")
-        return 1
+    again = "run the same command to start over"
+    return run_command(arguments, str(__doc__), lambda: _run(arguments[1:]), again)
+
+
+def _run(folders: Sequence[str]) -> None:
+    output = write_data_report(the_folder(folders))
     terminal.say(f"Report: {output / 'index.html'} and {output / 'contact_sheet.png'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv))

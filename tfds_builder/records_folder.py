@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grain
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import ConfigError, DataError
 from tfds_builder.fields import READING_THREADS, Fields, damaged_record
 
 # What TFDS writes beside the shards.
@@ -34,6 +34,18 @@ class Shard:
     split: str
     path: epath.Path
     stated: int
+
+
+def the_folder(arguments: Sequence[str]) -> epath.Path:
+    """Returns the one folder that a command on records is given.
+
+    Raises:
+      ConfigError: none is, or several are.
+    """
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        fault = f"names {' '.join(arguments) or 'nothing'}"
+        raise ConfigError("command line", fault, "name one folder, that of dataset_info.json")
+    return epath.Path(arguments[0]).expanduser()
 
 
 def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:

@@ -5,7 +5,6 @@ Usage: python -m tfds_builder.verify FOLDER
 FOLDER holds dataset_info.json and the shards. The exit code is 1 if there is any fault.
 """
 
-import argparse
 import collections
 import dataclasses
 import sys
@@ -16,7 +15,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.errors import DataError, UserError
+from lungseg_jax.errors import DataError
+from lungseg_jax.runtime.command import run_command
 from tfds_builder.manifest import MANIFEST, Manifest, digest_file, read_manifest
 from tfds_builder.record_check import CheckedRecord, check_record
 from tfds_builder.records_folder import (
@@ -26,6 +26,7 @@ from tfds_builder.records_folder import (
     in_order,
     open_folder,
     shards,
+    the_folder,
 )
 
 SHARD_NAMES = "*array_record*"
@@ -173,21 +174,19 @@ def _summary(folder: epath.Path) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints every fault, or a summary if there is none; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tfds_builder.verify", description=str(__doc__).partition("\n")[0]
-    )
-    parser.add_argument("folder", help="folder that holds dataset_info.json and the shards")
-    folder = epath.Path(parser.parse_args(arguments).folder).expanduser()
-    try:
-        faults = verify(folder)
-    except (UserError, OSError) as error:
-        terminal.say(f"Error: {error}")
-        return 1
+    again = "run the same command to start over"
+    return run_command(arguments, str(__doc__), lambda: _run(arguments[1:]), again)
+
+
+def _run(folders: Sequence[str]) -> None:
+    folder = the_folder(folders)
+    faults = verify(folder)
     for fault in faults:
         terminal.show(str(fault))
-    terminal.show(f"Faults in {folder}: {len(faults)}" if faults else _summary(folder))
-    return 1 if faults else 0
+    if faults:
+        raise DataError(folder, f"{len(faults)} faults", "build the records again")
+    terminal.show(_summary(folder))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv))

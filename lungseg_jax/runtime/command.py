@@ -1,0 +1,83 @@
+"""A command's job: what its errors look like to the person who called it, and its exit code."""
+
+from collections.abc import Callable, Sequence
+
+from absl import logging
+
+from lungseg_jax import terminal
+from lungseg_jax.errors import (
+    REMOTE_CODES,
+    REMOTE_LIBRARIES,
+    DataError,
+    UserError,
+    first_line,
+)
+from lungseg_jax.runtime.interrupts import raise_again
+from lungseg_jax.runtime.preemption import Stopped, stop_at_once
+
+OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
+
+# Exit code after SIGTERM, by the custom of shells.
+STOPPED = 143
+
+
+def run_command(
+    arguments: Sequence[str],
+    usage: str,
+    job: Callable[[], None],
+    resume: str,
+    out_of_memory: UserError = OUT_OF_MEMORY,
+) -> int:
+    """Runs a command's job; returns the exit code. Errors that a user can fix end in one line.
+
+    Args:
+      arguments: of the command.
+      usage: what `--help` shows.
+      job: what to do.
+      resume: how a job that was stopped goes on.
+      out_of_memory: what is printed where a device runs out of memory.
+    """
+    raise_again()
+    if {"--help", "-h"} & set(arguments):
+        terminal.show(usage)
+        return 0
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with stop_at_once():
+            job()
+    except Exception as error:
+        told = _in_one_line(error, resume, out_of_memory)
+        if told is None:
+            raise
+        terminal.say(f"Error: {told}")
+        return 1
+    except Stopped as stopped:
+        terminal.say(str(stopped) or f"Stopped; {resume}")
+        return STOPPED
+    except KeyboardInterrupt:
+        terminal.say(f"Interrupted; {resume}")
+        return 130
+    return 0
+
+
+def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:
+    """Returns what to tell of an error that is not the program's; `None` of one that is."""
+    text, line = str(error), first_line(error)
+    # Python's own, TensorStore's and ArrayRecord's, of which the second has a code, too.
+    if "No space left on device" in text:
+        return f"no space left on the disk; free some, then {resume} ({line})"
+    if "Too many open files" in text and isinstance(error, OSError):
+        return f"{line}; raise the limit, as by ulimit -n, then {resume}"
+    if isinstance(error, UserError | OSError):
+        return text
+    # XLA's begin with a code.
+    if isinstance(error, RuntimeError) and text.startswith("RESOURCE_EXHAUSTED"):
+        return str(out_of_memory)
+    if isinstance(error, MemoryError):
+        asked = f" ({line})" if line else ""
+        return f"the machine is out of memory{asked}; end other programs, then {resume}"
+    if type(error).__module__.partition(".")[0] in REMOTE_LIBRARIES:
+        return f"{type(error).__name__}: {line}; {resume}"
+    if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
+        return f"{line}; {resume}"
+    return None

@@ -1,0 +1,101 @@
+"""Commands: how a job's end becomes an exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from google.api_core.exceptions import Forbidden
+
+from lungseg_jax.runtime.command import run_command
+from tests.small import REPOSITORY
+
+
+def test_a_full_device_is_one_line(capsys):
+    """Fault: a traceback of XLA's where a smaller batch is all that is wanted."""
+
+    def job() -> None:
+        jax.block_until_ready(jnp.zeros(2**44, jnp.float32))
+
+    assert run_command(["main"], usage="", job=job, resume="") == 1
+    assert capsys.readouterr().err.startswith("Error: the device: is out of memory")
+
+
+def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
+    """Fault: a traceback through three libraries where a login has expired."""
+
+    def job() -> None:
+        raise Forbidden("no right to storage.objects.create")
+
+    assert run_command(["main"], usage="", job=job, resume="again") == 1
+    said = capsys.readouterr().err
+    assert said == "Error: Forbidden: 403 no right to storage.objects.create; again\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "beginning"),
+    [
+        # As Python, TensorStore and ArrayRecord have them.
+        (OSError(28, "No space left on device", "/runs/a"), "no space left on the disk; free"),
+        (OSError(24, "Too many open files"), "[Errno 24] Too many open files; raise the limit"),
+        (ValueError("RESOURCE_EXHAUSTED: write: No space left on device"), "no space left on the"),
+        (RuntimeError("write() failed: No space left on device"), "no space left on the disk"),
+        (
+            ValueError("PERMISSION_DENIED: gs://runs/6: 403"),
+            "PERMISSION_DENIED: gs://runs/6: 403;",
+        ),
+        (MemoryError("Unable to allocate 72 TiB"), "the machine is out of memory (Unable to al"),
+    ],
+)
+def test_a_full_disk_or_memory_is_one_line(capsys, error, beginning):
+    """Fault: hours of training that end in a traceback, which does not say what to do."""
+
+    def job() -> None:
+        raise error
+
+    assert run_command(["main"], usage="", job=job, resume="run it again") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {beginning}")
+    assert "run it again" in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("INTERNAL: a fault of the program\nUNAVAILABLE: what came of it"),
+        AssertionError("ABORTED: a state that cannot be"),
+    ],
+)
+def test_other_faults_keep_their_traceback(error):
+    """Fault: a fault of the program that is told as one of the user's."""
+
+    def job() -> None:
+        raise error
+
+    with pytest.raises(type(error), match=str(error).partition(":")[0]):
+        run_command(["main"], usage="", job=job, resume="")
+
+
+def test_a_job_that_was_stopped_is_not_done(capsys):
+    """Fault: exit code 0, on which the next command starts without a result."""
+
+    def job() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run_command(["main"], usage="", job=job, resume="again") == 143
+    assert "Stopped; again" in capsys.readouterr().err
+
+
+def test_help_is_shown_in_any_encoding():
+    """Fault: a traceback for a sign that the terminal's encoding lacks."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "lungseg_jax.predict", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        cwd=REPOSITORY,
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    assert b"FILE_OR_FOLDER\\u2026" in shown
