@@ -41,9 +41,10 @@ RESAMPLES = 2000
 Rows = dict[str, list[ImageMetrics]]
 
 
-def main(name: str, *arguments: str) -> None:
+def main(name: str, workdir: str, *arguments: str) -> None:
     """Measures and writes."""
     own_environment = environment()
+    arguments = (workdir, *arguments)
     workdirs, elsewhere = arguments, ()
     if arguments[-3:-2] == ("on",):
         workdirs, elsewhere = arguments[:-3], arguments[-2:]

@@ -51,15 +51,17 @@ print(json.dumps({
 """
 
 
-def main(folder: str, *options: str) -> None:
+def main(folder: str, option: str = "") -> None:
     """Measures and writes a result file."""
+    if option not in ("", "--memory", "--large"):
+        sys.exit(f"unknown option {option}\n{__doc__}")
     own_environment = environment()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        if options == ("--memory",):
+        if option == "--memory":
             result = {"pairs": {n: _build(_many(folder, root, n), root, 2) for n in (500, 5000)}}
             name = "build_memory"
-        elif options == ("--large",):
+        elif option == "--large":
             result, name = _rates(_pairs(folder, root, every=6, side=2048)), "build_rate_large"
         else:
             result, name = _rates(_pairs(folder, root)), "build_rate"

@@ -3,11 +3,10 @@
 python -m benchmarks.dicom_table FOLDER
 """
 
-import sys
-
 from etils import epath
 from pydicom.dataset import Dataset
 
+from benchmarks.command import call_with_arguments
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom_file import guarded, is_dicom, parse_dicom
 from lungseg_jax.imaging.files import decode_radiograph
@@ -78,5 +77,10 @@ def _describe_radiograph(radiograph: Radiograph) -> tuple[str, str, str]:
     )
 
 
+def main(folder: str) -> None:
+    """Prints the table."""
+    print(table(epath.Path(folder)))
+
+
 if __name__ == "__main__":
-    print(table(epath.Path(sys.argv[1])))
+    call_with_arguments(main, __doc__)

@@ -28,18 +28,16 @@ INPUTS = {"resident": "true", "streamed": "false"}
 KEPT = ("batch_size", "image_size", "dtype")
 
 
-def main(*arguments: str) -> None:
+def main(config: str, *keys: str) -> None:
     """Measures and puts the figures into the result file."""
     own_environment = environment()
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in INPUTS}
     benchmark: dict[str, Any] = {}
     for _ in range(TURNS):
         for name, resident in INPUTS.items():
-            benchmark = _benchmark(*arguments, f"--config.data.resident={resident}")
+            benchmark = _benchmark(config, *keys, f"--config.data.resident={resident}")
             turns[name].append(_figures(benchmark))
-    experiment = next(
-        Path(argument.partition("=")[2]).stem for argument in arguments if "config=" in argument
-    )
+    experiment = Path(config.partition("=")[2]).stem
     case = own_environment | {name: benchmark[name] for name in KEPT} | turns
     kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     kept[f"{own_environment['hardware']}: {experiment}"] = case

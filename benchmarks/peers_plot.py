@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from tfds_builder.svg_charts import PALETTE
 
@@ -150,5 +151,10 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str =
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Draws the picture."""
     PICTURE.write_text(chart(sections_of(read_results())))
+
+
+if __name__ == "__main__":
+    call_with_arguments(main, __doc__)

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from benchmarks.build_rate import to_dicom
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from lungseg_jax.runtime.environment import environment
 from tfds_builder.phantom import generate_phantom
@@ -86,4 +87,4 @@ def _pictures(folder: Path, side: int) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    call_with_arguments(main, __doc__)

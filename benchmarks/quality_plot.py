@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from tfds_builder.svg_charts import PALETTE
 
@@ -102,5 +103,10 @@ def read_results() -> dict[str, dict[str, Any]]:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Draws the picture."""
     PICTURE.write_text(chart(read_results()))
+
+
+if __name__ == "__main__":
+    call_with_arguments(main, __doc__)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import call_with_arguments
+
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"unet": "phantoms", "kaggle": "Montgomery + Shenzhen"}
 
@@ -209,7 +211,12 @@ def _row(config: str, data: str, figures: dict, time: str, hardware: str) -> str
     return "| " + " | ".join(cells) + " |"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes all tables."""
     for document, tables in TABLES.items():
         path = ROOT / document
         path.write_text(with_tables(path.read_text(), tables))
+
+
+if __name__ == "__main__":
+    call_with_arguments(main, __doc__)

@@ -29,10 +29,9 @@ from lungseg_jax.weights import Weights
 SUMMARY = ("dice", "hd95_px", "assd_px")
 
 
-def main(name: str, *workdirs: str) -> None:
+def main(name: str, first: str, second: str, *others: str) -> None:
     """Measures and writes."""
-    assert len(workdirs) > 1, __doc__
-    own_environment = environment()
+    own_environment, workdirs = environment(), (first, second, *others)
     members = [calibrated_weights_of_run(workdir) for workdir in workdirs]
     records = [open_records(member.config)["test"] for member in members]
     ids = [[split.id_and_source(i)[0] for i in range(len(split))] for split in records]

@@ -51,7 +51,7 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
     check_devices(config, len(parallel.devices), jax.process_count())
-    terminal.say("Compiling the step, which is then timed as its parts are; this takes minutes")
+    terminal.say("Compiling the step; then it and its parts are timed, which takes minutes")
     times = time_training(config, parallel, workdir / "profile" if config.profile else None)
     terminal.say("Timing evaluation and inference")
     forward = time_forward(config, parallel)

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from lungseg_jax import terminal
+from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_build
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import build_records
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.runtime.command import run_command
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,9 +18,9 @@ from etils import epath
 from scipy.stats import wilcoxon
 
 from lungseg_jax import terminal
+from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.runtime.command import run_command
 from lungseg_jax.workdir import read_config, run_folder
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")

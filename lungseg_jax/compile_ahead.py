@@ -196,7 +196,7 @@ def summary(result: dict[str, Any]) -> str:
     rows += [list(row) for row in zip(labels, unknown or ["nothing"], strict=True)]
     dearest = [
         [
-            # All are of the one program, spread over devices.
+            # Without the beginning, which is the same for all.
             op["op_name"].rpartition("shard_map/")[2],
             op["name"],
             f"{op['cycles'] / 1e6:.2f} M",

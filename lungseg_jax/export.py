@@ -20,6 +20,7 @@ from etils import epath
 from jaxtyping import Bool, Float32
 
 from lungseg_jax import terminal
+from lungseg_jax.command import run_command
 from lungseg_jax.command_line import check_on_disk, define_keys, parse_flags
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import lungs_of
@@ -32,7 +33,6 @@ from lungseg_jax.metrics import dice_of
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.postprocessing import keep_lungs
-from lungseg_jax.runtime.command import run_command
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
 from lungseg_jax.workdir import run_folder

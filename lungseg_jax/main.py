@@ -25,14 +25,15 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
+from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.runtime.command import run_command
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
 from lungseg_jax.runtime.hosts import join_hosts
+from lungseg_jax.runtime.interrupts import importing
 from lungseg_jax.runtime.preemption import Stopped
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
@@ -72,9 +73,10 @@ def _run(mode: str, config: Config, workdir: epath.PathLike, topology: str | Non
         benchmark(config, workdir)
         return
     # Here, so that a machine without TFDS, Grain and OpenCV can be benchmarked.
-    from lungseg_jax import evaluation_report
-    from lungseg_jax.evaluate import evaluate
-    from lungseg_jax.train import train_and_evaluate
+    with importing():
+        from lungseg_jax import evaluation_report
+        from lungseg_jax.evaluate import evaluate
+        from lungseg_jax.train import train_and_evaluate
 
     job = evaluate if mode == "eval" else train_and_evaluate
     summary = job(config, workdir)

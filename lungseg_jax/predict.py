@@ -27,6 +27,7 @@ from etils import epath
 from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
+from lungseg_jax.command import run_command
 from lungseg_jax.command_line import check_on_disk, parse_prediction
 from lungseg_jax.errors import DataError
 from lungseg_jax.find_weights import PACKAGED, find_weights
@@ -50,7 +51,6 @@ from lungseg_jax.prediction.results import (
 from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.prediction.table import TABLE, Row, open_table
-from lungseg_jax.runtime.command import run_command
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import digest_of_program

@@ -192,8 +192,7 @@ def read_config(workdir: epath.Path) -> Config:
         for inside in (workdir, workdir.parent):
             if inside.name == "checkpoints" and (inside.parent / path.name).exists():
                 remedy = f"give {inside.parent}, which does"
-        fault = "holds no run" if workdir.exists() else "no such folder"
-        raise ConfigError(workdir, fault, remedy) from error
+        raise ConfigError(workdir, _fault_without_run(workdir), remedy) from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error
     except (ValueError, TypeError) as error:
@@ -211,7 +210,8 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
         # A run from before a key existed has what is now the key's default.
         saved = _flat(dataclasses.asdict(Config())) | _flat(dict(json.loads(path.read_text())))
     except FileNotFoundError as error:
-        raise ConfigError(workdir, "holds no run", "give the --workdir of a trained run") from error
+        remedy = "give the --workdir of a trained run"
+        raise ConfigError(workdir, _fault_without_run(workdir), remedy) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
     given = _flat(dataclasses.asdict(config))
@@ -226,6 +226,10 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
             fault += f"; {', '.join(more)} {'differ' if more[1:] else 'differs'} too"
         flags = shlex.join(f"--config.{key}={saved[key]}" for key in others)
         raise ConfigError(key, fault, f"pass {flags} or another --workdir")
+
+
+def _fault_without_run(workdir: epath.Path) -> str:
+    return "holds no run" if workdir.exists() else "no such folder"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

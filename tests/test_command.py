@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from google.api_core.exceptions import Forbidden
 
-from lungseg_jax.runtime.command import run_command
+from lungseg_jax.command import run_command
 from tests.small import REPOSITORY
 
 

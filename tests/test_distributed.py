@@ -183,6 +183,7 @@ def test_hosts_that_were_started_differently_do_not_train(tmp_path):
     assert not (tmp_path / "pmap").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_pass_over_a_damaged_checkpoint_together(tmp_path):
     """Fault: one that looks before the other has set the damage aside, and never meets it again."""
     write_small_data(tmp_path / "pictures")

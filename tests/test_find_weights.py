@@ -39,7 +39,7 @@ def train_until(config: Config, workdir: Path, until: int):
     return first, jax.device_get(run.state)
 
 
-@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+@pytest.mark.parametrize("kind", ["pmap", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_a_run_starts_from_the_weights_and_resumes_without_them(tmp_path, saved, kind):
     """Fault: weights not taken, or averaged with random ones; a run bound to a file for ever."""
     path = tmp_path / "other.safetensors"

@@ -14,7 +14,7 @@ PACKAGES = ("lungseg_jax", "tfds_builder")
 BELOW = {
     "lungseg_jax.models": ("runtime",),
     "lungseg_jax.imaging": ("errors", "config"),
-    "tfds_builder": ("errors", "config", "imaging", "runtime", "terminal"),
+    "tfds_builder": ("errors", "config", "imaging", "runtime", "terminal", "command"),
 }
 
 

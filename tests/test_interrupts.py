@@ -17,18 +17,34 @@ except BaseException:  # as libraries do that try whether another one is there
     pass
 """
 
+# As `python -m` would begin.
 INTERRUPTED_JOB = """
 import signal, sys
-from lungseg_jax.runtime.command import run_command
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "lungseg_jax.main"]
+import lungseg_jax
+assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+from lungseg_jax.command import run_command
 sys.exit(run_command([], "", lambda: signal.raise_signal(signal.SIGINT), "run it again"))
+"""
+
+# Where tests run in the background, a shell has SIGINT ignored, which children inherit.
+LISTENING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
 def python(*arguments: str, path: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": path}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", LISTENING, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,14 +61,27 @@ def test_ctrl_c_during_imports_ends_a_command_without_a_traceback(module, tmp_pa
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 
+def test_ctrl_c_during_later_imports_ends_a_run(tmp_path):
+    """Fault: what training imports once its flags are read swallows a Ctrl-C, or shows where."""
+    (tmp_path / "grain.py").write_text(INTERRUPTED_IMPORT)
+    arguments = ["-m", "lungseg_jax.main", "--config=configs/unet.py", f"--workdir={tmp_path}/run"]
+    ended = python(*arguments, path=f"{tmp_path}:{REPOSITORY}")
+    assert ended.returncode == -signal.SIGINT
+    assert "Traceback" not in ended.stderr
+
+
 def test_ctrl_c_while_a_job_runs_says_how_to_go_on():
-    """Fault: the handler of the imports left in place, so that nothing is saved or said."""
+    """Fault: the handler of the imports left in place, so that nothing is said."""
     ended = python("-c", INTERRUPTED_JOB, path=str(REPOSITORY))
     assert (ended.returncode, ended.stderr) == (130, "Interrupted; run it again\n")
 
 
-def test_other_programs_keep_their_handler():
+@pytest.mark.parametrize("words", [["-m", "other.program", "lungseg_jax.x"], ["-mother.program"]])
+def test_other_programs_keep_their_handler(words, tmp_path):
     """Fault: a program that imports the package dies of Ctrl-C before its `finally` blocks."""
-    script = "import tfds_builder, signal; print(signal.getsignal(signal.SIGINT).__name__)"
-    ended = python("-c", script, path=str(REPOSITORY))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text("import tfds_builder")
+    script = "import signal; print(signal.getsignal(signal.SIGINT).__name__)"
+    (tmp_path / "other" / "program.py").write_text(script)
+    ended = python(*words, path=f"{tmp_path}:{REPOSITORY}")
     assert ended.stdout == "default_int_handler\n"

@@ -133,7 +133,7 @@ def test_workdir_of_another_configuration_names_the_key(capfd, kaggle, tmp_path)
 
 def test_eval_of_a_folder_without_a_run(capfd, kaggle):
     """Fault: random weights evaluated."""
-    assert "holds no run" in fail(capfd, *kaggle, "--mode=eval")
+    assert "no such folder" in fail(capfd, *kaggle, "--mode=eval")
 
 
 def test_failed_first_start_does_not_claim_the_folder(capfd, kaggle, tmp_path):

@@ -26,10 +26,11 @@ def test_the_notebook_runs(tmp_path):
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in code)
     text = "\n\n".join(code_cells())
-    # As short as it shows all the same that each cell works.
+    # As short and small as it shows all the same that each cell works.
     text = text.replace("NUM_STEPS = 60", "NUM_STEPS = 4").replace(
         "config.data.num_phantoms = 60",
-        f"config.data.num_phantoms, config.data.data_dir = 16, {str(tmp_path / 'data')!r}",
+        f"config.data.num_phantoms, config.data.data_dir = 16, {str(tmp_path / 'data')!r}; "
+        "config.data.image_size, config.model.width = 64, 4",
     )
     (tmp_path / "notebook.py").write_text(text)
     subprocess.run(

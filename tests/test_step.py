@@ -69,7 +69,9 @@ def test_pmap_on_one_device_equals_mesh(on_one_device):
     assert_trees_close((state, history), on_one_device, **ROUNDING)
 
 
-@pytest.mark.parametrize(("kind", "devices"), [("pmap", 4), ("mesh", 4)])
+@pytest.mark.parametrize(
+    ("kind", "devices"), [("pmap", 4), pytest.param("mesh", 4, marks=pytest.mark.slow)]
+)
 def test_accumulation_over_devices_equals_accumulation_on_one(kind, devices, eight_devices):
     """Fault: parts made of other examples on many devices, or an average over the wrong count."""
     config = small_config(accumulation_steps=2)

@@ -251,6 +251,20 @@ def test_all_faults_are_told_and_the_exit_code_is_one(folder, capsys):
     assert f"{example_id}: image: " in said
     assert f"{example_id}: source: " in said
     assert "-val.array_record" in said
+    assert f"Faults in {folder}: {len(said.splitlines()) - 1}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ([], "0 folders are given"), (["a", "b"], "2 folders are given"),
+        (["a", "--seed=3"], "unknown argument '--seed=3'"),
+    ],
+)  # fmt: skip
+def test_words_that_are_no_folder_are_one_line(words, fault, capsys):
+    """Fault: a traceback, or one of two folders looked at and the other taken for whole."""
+    assert main(["verify", *words]) == 1
+    assert capsys.readouterr().err.startswith(f"Error: command line: {fault}; ")
 
 
 def test_no_such_folder_is_one_line(tmp_path, capsys):

@@ -32,7 +32,7 @@ COLOURS: dict[Structure, Colour] = {
 
 
 class ContactSheet:
-    """Pictures of a few records, chosen at random but always the same of as many.
+    """Pictures of a few records, chosen at random, the same for the same number of records.
 
     Args:
       total: number of records that will be shown to the sheet, in a fixed order.

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.runtime.command import run_command
+from lungseg_jax.command import run_command
 from tfds_builder.build_report import read_build_report
 from tfds_builder.contact_sheet import ContactSheet
 from tfds_builder.data_report_figures import Figures, Look

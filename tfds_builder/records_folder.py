@@ -20,6 +20,8 @@ READ_OPTIONS = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_si
 
 Result = TypeVar("Result")
 
+_REBUILD = "remove the folder to have the records built again"
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -42,9 +44,12 @@ def the_folder(arguments: Sequence[str]) -> epath.Path:
     Raises:
       ConfigError: none is, or several are.
     """
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        fault = f"names {' '.join(arguments) or 'nothing'}"
-        raise ConfigError("command line", fault, "name one folder, that of dataset_info.json")
+    for flag in arguments:
+        if flag.startswith("-"):
+            raise ConfigError("command line", f"unknown argument {flag!r}", "see --help")
+    if len(arguments) != 1:
+        fault = f"{len(arguments)} folders are given"
+        raise ConfigError("command line", fault, "name one, that of dataset_info.json")
     return epath.Path(arguments[0]).expanduser()
 
 
@@ -69,9 +74,9 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
         raise DataError(
             folder,
             f"{' or '.join(RECORD_FILES)} is damaged ({type(error).__name__})",
-            "remove the folder to have the records built again",
+            _REBUILD,
         ) from error
-    raise DataError(folder, "names no split or no field", "build the records again")
+    raise DataError(folder, "names no split or no field", _REBUILD)
 
 
 def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:

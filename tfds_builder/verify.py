@@ -15,8 +15,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
 from lungseg_jax import terminal
+from lungseg_jax.command import run_command
 from lungseg_jax.errors import DataError
-from lungseg_jax.runtime.command import run_command
 from tfds_builder.manifest import MANIFEST, Manifest, digest_file, read_manifest
 from tfds_builder.record_check import CheckedRecord, check_record
 from tfds_builder.records_folder import (
@@ -174,18 +174,20 @@ def _summary(folder: epath.Path) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints every fault, or a summary if there is none; returns the exit code."""
+    faults: list[Fault] = []
     again = "run the same command to start over"
-    return run_command(arguments, str(__doc__), lambda: _run(arguments[1:]), again)
+    code = run_command(arguments, str(__doc__), lambda: faults.extend(_told(arguments[1:])), again)
+    return 1 if faults else code
 
 
-def _run(folders: Sequence[str]) -> None:
+def _told(folders: Sequence[str]) -> list[Fault]:
+    """Prints and returns the faults of the one folder that is given."""
     folder = the_folder(folders)
     faults = verify(folder)
     for fault in faults:
         terminal.show(str(fault))
-    if faults:
-        raise DataError(folder, f"{len(faults)} faults", "build the records again")
-    terminal.show(_summary(folder))
+    terminal.show(f"Faults in {folder}: {len(faults)}" if faults else _summary(folder))
+    return faults
 
 
 if __name__ == "__main__":

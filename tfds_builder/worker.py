@@ -3,9 +3,15 @@
 python -m tfds_builder.worker DESCRIPTOR MEMORY_BYTES
 """
 
+import signal
+
+if __name__ == "__main__":
+    # Before all else is imported: an interrupt from the keyboard goes to the whole group, and the
+    # parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 import contextlib
 import resource
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,8 +37,6 @@ def main(descriptor: int, memory_bytes: int) -> None:
       descriptor: of the connection; the worker ends with it.
       memory_bytes: that reading may take.
     """
-    # An interrupt from the keyboard goes to the whole group; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     _bound_memory(memory_bytes)
     connection = Connection(descriptor)

@@ -23,6 +23,10 @@ Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
 # of them.
 CALLS, ROUNDS = 10, 3
 
+# Sides of the matrices that are multiplied. On CPUs the smaller product can be the faster one,
+# because it stays in the caches.
+CPU_SIDES, SIDES = (1024, 2048), (8192,)
+
 
 @dataclasses.dataclass(frozen=True)
 class Peaks:
@@ -78,8 +82,7 @@ def measure_matmul(devices: Devices, dtype: DTypeLike) -> float:
         copies = [jax.device_put(matrix, device) for device in devices]
         return 2 * side**3 / _fastest(lambda: [product(x, x) for x in copies]) / 1e12
 
-    # On CPUs the smaller product can be the faster one, because it stays in the caches.
-    return max(map(measure, (1024, 2048) if devices[0].platform == "cpu" else (8192,)))
+    return max(map(measure, CPU_SIDES if devices[0].platform == "cpu" else SIDES))
 
 
 def measure_bandwidth(devices: Devices) -> float:

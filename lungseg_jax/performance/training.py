@@ -82,7 +82,9 @@ def time_training(
     state, step = prepare_step(config, parallel)
     # For what it tells; what is timed is called as training calls it.
     compiled, compilation = compile_step(step, state, store, batch)
-    terminal.say(f"Compiled in {compilation['compile_seconds']:.0f} s; timing the step, its input")
+    terminal.say(
+        f"Compiled in {compilation['compile_seconds']:.0f} s; timing the step and its input"
+    )
     dispatch = Dispatcher(state, store)
 
     def on_device() -> PyTree:

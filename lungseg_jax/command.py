@@ -12,7 +12,7 @@ from lungseg_jax.errors import (
     UserError,
     first_line,
 )
-from lungseg_jax.runtime.interrupts import raise_again
+from lungseg_jax.runtime.interrupts import listen
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
@@ -37,12 +37,12 @@ def run_command(
       resume: how a job that was stopped goes on.
       out_of_memory: what is printed where a device runs out of memory.
     """
-    raise_again()
     if {"--help", "-h"} & set(arguments):
         terminal.show(usage)
         return 0
     logging.set_verbosity(logging.ERROR)
     try:
+        listen()
         with stop_at_once():
             job()
     except Exception as error:

@@ -1,0 +1,44 @@
+"""Scripts of `benchmarks/`: how they are called."""
+
+import runpy
+import sys
+
+import pytest
+
+from tests.small import REPOSITORY
+
+# One answers to lines of a race; the others are parts of scripts.
+NOT_CALLED = {"__init__", "command", "programs", "race", "torch_unet"}
+SCRIPTS = sorted(
+    path.stem for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem not in NOT_CALLED
+)
+
+
+def call(script: str, *words: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *words])
+        runpy.run_path(str(REPOSITORY / "benchmarks" / f"{script}.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_how_and_does_nothing(script, capsys):
+    """Fault: ten minutes of measurements, or result files overwritten, by who asks for help."""
+    before = {path: path.stat().st_mtime_ns for path in REPOSITORY.glob("[bd]*/**/*.*")}
+    call(script, "--help")
+    assert f"python -m benchmarks.{script}" in capsys.readouterr().out
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("accuracy", ["pooled"]), ("repeats", ["pooled", "runs/a"]), ("input_stall", []),
+        ("main_job", []), ("dicom_table", []), ("build_rate", ["folder", "--memroy"]),
+        ("peers", ["train"]), ("readme_tables", ["README.md"]),
+    ],
+)  # fmt: skip
+def test_words_that_misfit_are_told(script, words):
+    """Fault: a traceback, or another measurement than the one that was meant."""
+    with pytest.raises(SystemExit) as ended:
+        call(script, *words)
+    assert isinstance(ended.value.code, str)
