@@ -41,13 +41,12 @@ RESAMPLES = 2000
 Rows = dict[str, list[ImageMetrics]]
 
 
-def main(name: str, workdir: str, *arguments: str) -> None:
+def main(name: str, workdir: str, *others: str) -> None:
     """Measures and writes."""
     own_environment = environment()
-    arguments = (workdir, *arguments)
-    workdirs, elsewhere = arguments, ()
-    if arguments[-3:-2] == ("on",):
-        workdirs, elsewhere = arguments[:-3], arguments[-2:]
+    workdirs, elsewhere = (workdir, *others), ()
+    if others[-3:-2] == ("on",):
+        workdirs, elsewhere = (workdir, *others[:-3]), others[-2:]
     rows: Rows = {"threshold only": [], "two lungs kept": [], "and both ways": []}
     runs, estimates, calibrations = [], [], []
     for workdir in workdirs:
