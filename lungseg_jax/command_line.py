@@ -71,6 +71,7 @@ class PredictionArguments:
       output: folder for results.
       checkpoints: folders of runs and files of weights; none for the weights in the package.
       both_ways: whether the prediction of the mirrored picture is averaged in.
+      dicom_seg: whether lungs are written as DICOM SEG, too.
       config: only how files are read matters.
     """
 
@@ -78,6 +79,7 @@ class PredictionArguments:
     output: str
     checkpoints: list[str]
     both_ways: bool
+    dicom_seg: bool
     config: Config
 
 
@@ -93,6 +95,7 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
         "checkpoint", [], "Folder of a run.", flag_values=values
     )
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
+    dicom_seg = flags.DEFINE_boolean("dicom_seg", False, "As DICOM, too.", flag_values=values)
     config = define_keys(values, given, {key: getattr(DataConfig(), key) for key in READING_KEYS})
     paths = parse_flags(values, given)
     if not paths:
@@ -100,7 +103,12 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that results go to")
     return PredictionArguments(
-        paths, output.value, checkpoints.value, bool(both_ways.value), resolve(config.value)
+        paths,
+        output.value,
+        checkpoints.value,
+        bool(both_ways.value),
+        bool(dicom_seg.value),
+        resolve(config.value),
     )
 
 

@@ -8,6 +8,8 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
                     not calibrated; given several times, the networks' mean, such as that of the
                     folds of a cross-validation
 --both_ways         average with the prediction of the mirrored picture, at twice the time
+--dicom_seg         write the lungs of accepted DICOM files as DICOM SEG, too: <name>_seg.dcm, with
+                    the patient's name; needs pip install -e '.[seg]'
 --config.KEY=VALUE  changes how files are read, such as --config.data.frontal_only=false
 """
 
@@ -32,6 +34,7 @@ from lungseg_jax.command_line import check_on_disk, parse_prediction
 from lungseg_jax.errors import DataError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.imaging import png
+from lungseg_jax.imaging.dicom_seg import check_highdicom, encode_dicom_seg
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
@@ -46,6 +49,7 @@ from lungseg_jax.prediction.results import (
     overlay_of,
     read_note,
     results_of,
+    seg_of,
     what_it_is_made_of,
 )
 from lungseg_jax.prediction.segmentation import Segmentation
@@ -99,6 +103,8 @@ def predict(
     paths: Sequence[epath.PathLike],
     output: epath.PathLike,
     options: ReadOptions = ReadOptions(),
+    *,
+    dicom_seg: bool = False,
 ) -> list[Row]:
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
@@ -111,25 +117,32 @@ def predict(
       paths: files, and folders of which every file is taken but results of earlier calls.
       output: folder to write to.
       options: how files are read.
+      dicom_seg: write the lungs of accepted DICOM files as DICOM SEG, too.
 
     Raises:
-      ConfigError: a path, or the output, is not on disk.
+      ConfigError: a path, or the output, is not on disk, or DICOM SEG cannot be written.
       DataError: a path is absent, there is no file, or the output is not a folder, holds a file of
         someone else's or another file's result where a result goes, or is being written to.
     """
     for path in (*paths, output):
         check_on_disk(path)
+    if dicom_seg:
+        check_highdicom()
     output = epath.Path(output)
     inputs = name_files(paths, output, results_of(read_note(output)))
     _make_folder(output)
     with alone_in(output):
-        return _segment_what_is_left(segmenter, inputs, output, options)
+        return _segment_what_is_left(segmenter, inputs, output, options, dicom_seg)
 
 
 def _segment_what_is_left(
-    segmenter: Segmenter, inputs: Sequence[Input], output: epath.Path, options: ReadOptions
+    segmenter: Segmenter,
+    inputs: Sequence[Input],
+    output: epath.Path,
+    options: ReadOptions,
+    dicom_seg: bool,
 ) -> list[Row]:
-    makers = (segmenter.identity(), repr(options), digest_of_program())
+    makers = (segmenter.identity(), repr(options), digest_of_program(), f"dicom_seg={dicom_seg}")
     wanted = {
         file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, makers))
         for file in inputs
@@ -144,7 +157,9 @@ def _segment_what_is_left(
         terminal.progress("segment", len(inputs), "file", len(done)) as bar,
         open_table(output) as add_row,
         open_note(output) as add_result,
-        contextlib.closing(_segment_files(segmenter, left, options, output)) as made,
+        contextlib.closing(
+            _segment_files(segmenter, left, options, output, makers if dicom_seg else ())
+        ) as made,
     ):
         for file in inputs:
             if file.mask in done:
@@ -160,9 +175,21 @@ def _segment_what_is_left(
 
 
 def _segment_files(
-    segmenter: Segmenter, inputs: Sequence[Input], options: ReadOptions, output: epath.Path
+    segmenter: Segmenter,
+    inputs: Sequence[Input],
+    options: ReadOptions,
+    output: epath.Path,
+    seg_makers: Sequence[str],
 ) -> Generator[Row]:
-    """Yields a row for each file in order, once its mask and overlay are written."""
+    """Yields a row for each file in order, once its results are written.
+
+    Args:
+      segmenter: the network.
+      inputs: the files.
+      options: how they are read.
+      output: folder for the results.
+      seg_makers: of `encode_dicom_seg`; empty where no DICOM SEG is wanted.
+    """
     workers, size = min(usable_cores(), MAX_READERS), segmenter.image_size
     with (
         Sandboxes(workers, worker_memory_bytes(options)) as sandboxes,
@@ -175,8 +202,16 @@ def _segment_files(
             inputs,
             workers + BATCH_SIZE,
         )
+
+        def encode_seg(file: Input, lungs: Segmentation) -> bytes:
+            sides = lungs.right, lungs.left
+            return sandboxes.call(
+                file.path, encode_dicom_seg, file.path, *sides, options, seg_makers
+            )
+
+        finish = functools.partial(_finish, segmenter, output, encode_seg if seg_makers else None)
         try:
-            yield from _segment_all(writers, segmenter, opened, output)
+            yield from _segment_all(writers, segmenter, opened, finish)
         finally:
             # After a fault or an interrupt, nothing more is read.
             readers.shutdown(wait=False, cancel_futures=True)
@@ -213,7 +248,7 @@ def _segment_all(
     pool: concurrent.futures.Executor,
     segmenter: Segmenter,
     opened: Iterator[Opened],
-    output: epath.Path,
+    finish: Callable[[Opened, Prediction | None], Row],
 ) -> Iterator[Row]:
     """Yields a row for each file in order; writes results while the next ones are predicted."""
     writing: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
@@ -223,7 +258,7 @@ def _segment_all(
         before = len(writing)
         for picture in group:
             prediction = None if picture.square is None else next(predictions)
-            writing.append(pool.submit(_finish, segmenter, picture, prediction, output))
+            writing.append(pool.submit(finish, picture, prediction))
         for _ in range(before):
             yield writing.popleft().result()
     while writing:
@@ -231,9 +266,13 @@ def _segment_all(
 
 
 def _finish(
-    segmenter: Segmenter, opened: Opened, prediction: Prediction | None, output: epath.Path
+    segmenter: Segmenter,
+    output: epath.Path,
+    encode_seg: Callable[[Input, Segmentation], bytes] | None,
+    opened: Opened,
+    prediction: Prediction | None,
 ) -> Row:
-    """Writes mask and overlay of a picture that could be read; returns its row."""
+    """Writes the results of a picture that could be read; returns its row."""
     file, radiograph = opened.file, opened.radiograph
     if radiograph is None or prediction is None:
         return Row(file.label, "rejected", opened.fault)
@@ -248,6 +287,15 @@ def _finish(
         return Row(file.label, "rejected", "needs more memory than there is")
     (output / file.mask).write_bytes(mask)
     (output / overlay_of(file.mask)).write_bytes(overlay)
+    notes, seg = result.notes, ""
+    if encode_seg is not None and result.accepted:
+        try:
+            content = encode_seg(file, result)
+        except DataError as error:
+            notes = (*notes, f"no DICOM SEG: {error.fault}")
+        else:
+            seg = seg_of(file.mask)
+            (output / seg).write_bytes(content)
     height, width = result.mask.shape
     right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)
     return Row(
@@ -261,8 +309,9 @@ def _finish(
         result.spacing_source,
         height,
         width,
-        "; ".join(result.notes),
+        "; ".join(notes),
         file.mask,
+        seg,
     )
 
 
@@ -293,7 +342,8 @@ def _run(arguments: Sequence[str]) -> None:
     use_compilation_cache()
     members = [find_weights(checkpoint) for checkpoint in given.checkpoints or [PACKAGED]]
     segmenter = Segmenter(*members, both_ways=given.both_ways)
-    rows = predict(segmenter, given.paths, given.output, read_options(given.config.data))
+    options = read_options(given.config.data)
+    rows = predict(segmenter, given.paths, given.output, options, dicom_seg=given.dicom_seg)
     terminal.say(_closing_words(rows, epath.Path(given.output)))
     if not any(row.mask for row in rows):
         table = epath.Path(given.output) / TABLE

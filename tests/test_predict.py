@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 
 from lungseg_jax.command_line import parse_prediction
@@ -237,10 +238,11 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
     turned = {
         "BitsStored": 12, "HighBit": 11, "PatientOrientation": ["L", "H"],
         "ImagerPixelSpacing": ["0.5", "0.8"],
+        "StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5",
     }  # fmt: skip
     path = tmp_path / "turned.dcm"
     path.write_bytes(dicom_bytes(pixels[::-1].copy(), turned))
-    (row,) = predict(packaged_segmenter(), [path], tmp_path / "out")
+    (row,) = predict(packaged_segmenter(), [path], tmp_path / "out", dicom_seg=True)
     assert row.status == "accepted"
     mask = cv2.imread(str(tmp_path / "out" / row.mask), cv2.IMREAD_UNCHANGED)
     assert mask is not None
@@ -250,6 +252,8 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
         stored = truth[::-1]
         assert 2 * (lung & stored).sum() / (lung.sum() + stored.sum()) > 0.93
     sides = {"right": found.right, "left": found.left}
+    frames = pydicom.dcmread(tmp_path / "out" / row.dicom_seg).pixel_array
+    np.testing.assert_array_equal(frames == 1, np.stack(list(sides.values())))
     areas = [np.count_nonzero(side) for side in sides.values()]
     assert [row.right_px, row.left_px] == areas
     assert [row.right_cm2, row.left_cm2] == pytest.approx(

@@ -30,7 +30,7 @@ def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output:
         assert (tmp_path / output / "1_mask.png").exists()
 
 
-@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", TABLE])
+@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", "1_seg.dcm", TABLE])
 def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
     """Fault: a radiologist's reference beside its picture lost under a mask of the network."""
     (tmp_path / "0.png").write_bytes(png_bytes(CHEST))

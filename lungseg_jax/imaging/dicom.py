@@ -41,7 +41,7 @@ def read_dicom(
         decode.
     """
     with guarded(name, "broken DICOM header"):
-        dataset = parse_dicom(content, name, _max_bytes(options))
+        dataset = parse_dicom(content, name, max_bytes(options))
         if options.frontal_only:
             frontal.check_header(dataset, name)
         stored = read_stored_values(dataset, name, options.max_pixels)
@@ -82,7 +82,7 @@ def read_patient_id(
       DataError: not DICOM, or deflated and larger than the largest picture.
     """
     with guarded(name, "broken DICOM header"):
-        dataset = parse_dicom(content, name, _max_bytes(options), until_pixels=True)
+        dataset = parse_dicom(content, name, max_bytes(options), until_pixels=True)
         for keyword, note in _IDENTIFIERS.items():
             identifier = str(dataset.get(keyword) or "").strip()
             if identifier:
@@ -99,5 +99,6 @@ def hash_patient(patient_id: str, key: bytes) -> str:
     return hmac.new(key, patient_id.strip().encode(), "sha256").hexdigest()[:16]
 
 
-def _max_bytes(options: ReadOptions) -> int:
+def max_bytes(options: ReadOptions) -> int:
+    """Returns how large a deflated file may become."""
     return 4 * options.max_pixels + _HEADER_BYTES

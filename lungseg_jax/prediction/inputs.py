@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction.results import MASK_ENDING, overlay_of, place_of, results_in
+from lungseg_jax.prediction.results import MASK_ENDING, files_of, place_of, results_in
 from lungseg_jax.prediction.table import TABLE
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
 
@@ -62,8 +62,7 @@ def name_files(
             paths[0], "holds no file to segment", "give a folder of DICOM, PNG or JPEG files"
         )
     inputs = [Input(path, found[path], name) for path, name in _names(found).items()]
-    masks = [file.mask for file in inputs]
-    for name in (TABLE, *masks, *map(overlay_of, masks)):
+    for name in (TABLE, *itertools.chain.from_iterable(files_of(file.mask) for file in inputs)):
         if name not in earlier and os.path.lexists(output / name):
             raise DataError(
                 output / name,

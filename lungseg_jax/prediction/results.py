@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.prediction.table import TABLE, Row
 from tfds_builder.digest import stamp
 
-MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
+MASK_ENDING, OVERLAY_ENDING, SEG_ENDING = "_mask.png", "_overlay.png", "_seg.dcm"
 
 NOTE = ".predictions.json"
 
@@ -31,7 +32,8 @@ class Result:
     Attributes:
       picture: key of the picture that it is of; see `key_of`.
       made_of: what it is computed from; see `what_it_is_made_of`.
-      sizes: of mask and overlay in bytes, once they are written; what was cut short is made again.
+      sizes: in bytes of mask, overlay and DICOM SEG, -1 where there is none, once they are written;
+        what was cut short is made again.
       row: of the table, without the picture's name, once it is known.
     """
 
@@ -47,6 +49,16 @@ Note = Mapping[str, Result]
 def overlay_of(mask: str) -> str:
     """Returns the name of the overlay that goes with a mask."""
     return mask.removesuffix(MASK_ENDING) + OVERLAY_ENDING
+
+
+def seg_of(mask: str) -> str:
+    """Returns the name of the DICOM SEG that goes with a mask."""
+    return mask.removesuffix(MASK_ENDING) + SEG_ENDING
+
+
+def files_of(mask: str) -> tuple[str, str, str]:
+    """Returns the names of all that may be written for a picture, by that of its mask."""
+    return mask, overlay_of(mask), seg_of(mask)
 
 
 def place_of(file: epath.Path) -> str:
@@ -94,7 +106,11 @@ def read_note(output: epath.Path) -> dict[str, Result] | None:
 
 def results_of(noted: Note | None) -> frozenset[str]:
     """Returns the names of all results that a note tells of, as `read_note` returns it."""
-    return frozenset() if noted is None else frozenset({TABLE, *noted, *map(overlay_of, noted)})
+    return (
+        frozenset()
+        if noted is None
+        else frozenset({TABLE, *itertools.chain.from_iterable(map(files_of, noted))})
+    )
 
 
 def results_in(folder: epath.Path) -> frozenset[str]:
@@ -125,14 +141,14 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     pictures = {result.picture for result in wanted.values()}
     stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
     for mask, result in wanted.items():
-        there = any(os.path.lexists(output / name) for name in (mask, overlay_of(mask)))
+        there = any(os.path.lexists(output / name) for name in files_of(mask))
         if there and noted.get(mask, result).picture not in pictures:
             # Archives give the pictures of all patients the same names.
             fault = "is the result of another file of that name"
             raise DataError(output / mask, fault, "give another --output")
     of_others = {mask: result for mask, result in noted.items() if result.picture not in pictures}
     for mask in noted.keys() - of_others.keys() - stay.keys():
-        for name in (mask, overlay_of(mask)):
+        for name in files_of(mask):
             (output / name).unlink(missing_ok=True)
     masks = of_others | dict(wanted) | stay
     partial = output / f"{NOTE}.partial"
@@ -142,7 +158,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
 
 
 def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
-    """Whether a mask, its overlay and its row are there, made of what a call would make them of."""
+    """Whether all files of a mask and its row are there, made of what a call would make them of."""
     earlier = noted.get(mask)
     if earlier is None or earlier.row is None:
         return False
@@ -151,7 +167,7 @@ def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
 
 
 def _sizes(output: epath.Path, mask: str) -> tuple[int, ...]:
-    return tuple(stamp(output / name)[0] for name in (mask, overlay_of(mask)))
+    return tuple(stamp(output / name)[0] for name in files_of(mask))
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ class Row:
       width: of it.
       notes: what was corrected or is odd.
       mask: name of the mask's file.
+      dicom_seg: name of the file with the same lungs as DICOM SEG.
     """
 
     file: str
@@ -46,6 +47,7 @@ class Row:
     width: int | None = None
     notes: str = ""
     mask: str = ""
+    dicom_seg: str = ""
 
 
 @contextlib.contextmanager

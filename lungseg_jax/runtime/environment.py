@@ -15,7 +15,8 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
 # By which files become pictures and masks.
 READERS = (
-    "imagecodecs", "numpy", "opencv-python-headless", "pillow", "pydicom", "python-gdcm", "scipy"
+    "highdicom", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "pydicom",
+    "python-gdcm", "scipy",
 )  # fmt: skip
 
 _CHECKOUT = Path(lungseg_jax.__path__[0]).parent

@@ -1,0 +1,148 @@
+"""DICOM Segmentation objects (SEG): lungs in the study of the radiograph they were found on."""
+
+import importlib.metadata
+import importlib.util
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import generate_uid
+
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.dicom import max_bytes
+from lungseg_jax.imaging.dicom_file import guarded, parse_dicom
+from lungseg_jax.imaging.files import read_bytes
+from lungseg_jax.imaging.header import read_numbers
+from lungseg_jax.imaging.radiograph import ReadOptions
+
+if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
+
+# SNOMED CT's structures, in the order of the segments.
+LUNGS = (Code("3341006", "SCT", "Right lung"), Code("44029006", "SCT", "Left lung"))
+
+# What a segmentation cannot point to its radiograph without (type 1 in PS3.3 C.12.1, C.7.2.1 and
+# C.7.3.1).
+_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+# What must be there and may be empty (type 2 in PS3.3 C.7.1.1, C.7.2.1, and 2C in C.7.6.1);
+# anonymised files often lack it.
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    "StudyDate", "StudyTime", "ReferringPhysicianName", "PatientOrientation",
+)  # fmt: skip
+
+# Apart from the numbers of the devices' own series.
+_SERIES_NUMBER = 1000
+
+_PACKAGE = "lungseg_jax"
+
+
+def check_highdicom() -> None:
+    """Refuses to go on without the library that writes these objects.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec("highdicom") is None:
+        raise ConfigError("--dicom_seg", "needs highdicom", "pip install -e '.[seg]'")
+
+
+def encode_dicom_seg(
+    path: epath.PathLike,
+    right: Bool[np.ndarray, "h w"],
+    left: Bool[np.ndarray, "h w"],
+    options: ReadOptions,
+    makers: Sequence[str],
+) -> bytes:
+    """Returns a DICOM file with both lungs as binary segments of a radiograph (PS3.3 A.51).
+
+    It belongs to the radiograph's patient and study, in a series of its own. What has the same
+    radiograph, masks and makers has the same UIDs, so that an archive keeps it once.
+
+    Args:
+      path: the radiograph's DICOM file.
+      right: the patient's right lung, in the frame of the stored pixels.
+      left: the left one.
+      options: how the file is read.
+      makers: what stands for network, options and program.
+
+    Raises:
+      DataError: not a DICOM file, or its header lacks what the object must refer to, or holds what
+        it may not.
+    """
+    name = epath.Path(path).name
+    content = read_bytes(epath.Path(path))
+    with guarded(name, "its header does not go into one"):
+        header = parse_dicom(content, name, max_bytes(options), until_pixels=True)
+        if missing := [keyword for keyword in _REQUIRED if not header.get(keyword)]:
+            raise DataError(name, f"its header lacks {', '.join(missing)}", "add it")
+        _complete(header)
+        # A library of its own: what must stand where fills a chapter of the standard. Here, because
+        # it is optional.
+        from highdicom.seg import Segmentation
+
+        masks = np.stack([right, left], axis=-1)
+        seg = Segmentation(
+            source_images=[header],
+            pixel_array=masks[None],
+            segmentation_type="BINARY",
+            segment_descriptions=_segments(),
+            series_instance_uid=generate_uid(entropy_srcs=[header.SeriesInstanceUID, *makers]),
+            series_number=_SERIES_NUMBER,
+            series_description=f"Lungs by {_PACKAGE}",
+            sop_instance_uid=generate_uid(
+                entropy_srcs=[header.SOPInstanceUID, *makers, np.packbits(masks).tobytes().hex()]
+            ),
+            instance_number=1,
+            manufacturer=_PACKAGE,
+            manufacturer_model_name=_PACKAGE,
+            software_versions=importlib.metadata.version(_PACKAGE),
+            device_serial_number=makers[0][:16],
+            content_label="LUNGS",
+            content_description="Lungs by a neural network, for research only",
+            # An empty lung is an empty frame: its absence would say that nobody looked.
+            omit_empty_frames=False,
+        )
+        seg.PatientOrientation = header.PatientOrientation
+        buffer = io.BytesIO()
+        seg.save_as(buffer)
+    return buffer.getvalue()
+
+
+def _complete(header: Dataset) -> None:
+    """Adds to a header what a segmentation must repeat, and takes out an impossible spacing."""
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, None)
+    spacing = read_numbers(header, "PixelSpacing")
+    if "PixelSpacing" in header and not (len(spacing) == 2 and min(spacing) > 0):
+        del header.PixelSpacing
+
+
+def _segments() -> list["SegmentDescription"]:
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    algorithm = AlgorithmIdentificationSequence(
+        name=_PACKAGE,
+        family=codes.DCM.ArtificialIntelligence,
+        version=importlib.metadata.version(_PACKAGE),
+    )
+    return [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=lung.meaning,
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=lung,
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
+        for number, lung in enumerate(LUNGS, 1)
+    ]

@@ -1,0 +1,163 @@
+"""Lungs as DICOM Segmentation objects, read back by the library's reader and by pydicom."""
+
+import importlib.util
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.dicom_seg import encode_dicom_seg
+from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.predict import packaged_segmenter, predict
+from tests.pictures import PATIENT_ID, PATIENT_NAME, dicom_bytes, png_bytes
+from tests.untrained import CHEST, table
+from tfds_builder.phantom import generate_phantom
+
+STUDY = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+MAKERS = ("0123456789abcdef-network", "options")
+
+
+def sides(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks without a pixel in common, of no symmetry."""
+    classes = np.random.default_rng(seed).integers(0, 3, CHEST.shape)
+    return classes == 1, classes == 2
+
+
+def encoded(
+    folder: Path, attributes: Mapping[str, Any] = {}, seed: int = 0, makers: Any = MAKERS
+) -> pydicom.Dataset:
+    path = folder / "chest.dcm"
+    path.write_bytes(dicom_bytes(CHEST, STUDY | attributes))
+    content = encode_dicom_seg(path, *sides(seed), ReadOptions(), makers)
+    return pydicom.dcmread(io.BytesIO(content))
+
+
+def test_each_lung_is_a_segment_of_its_name_pixel_for_pixel(tmp_path):
+    """Fault: right and left exchanged, a mask transposed, or bits packed in another order."""
+    seg = highdicom.seg.Segmentation.from_dataset(encoded(tmp_path))
+    right, left = sides()
+    for number, (mask, code, name) in enumerate(
+        [(right, "3341006", "Right lung"), (left, "44029006", "Left lung")], 1
+    ):
+        described = seg.get_segment_description(number)
+        assert described.segment_label == name
+        assert described.segmented_property_type.value == code
+        found = seg.get_pixels_by_source_instance(["1.2.3"], segment_numbers=[number])
+        np.testing.assert_array_equal(found.squeeze() == 1, mask)
+
+
+def test_it_belongs_to_the_radiographs_patient_and_study(tmp_path):
+    """Fault: a segmentation that an archive files under nobody, or that points to no picture."""
+    seg = encoded(tmp_path, {"PatientOrientation": ["L", "F"], "PixelSpacing": ["0.2", "0.3"]})
+    assert (seg.PatientName, seg.PatientID) == (PATIENT_NAME, PATIENT_ID)
+    assert seg.StudyInstanceUID == "1.2.4"
+    assert seg.SeriesInstanceUID not in ("1.2.5", "")
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.5"
+    assert seg.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3"
+    assert list(seg.PatientOrientation) == ["L", "F"]
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert [float(x) for x in measures.PixelSpacing] == [0.2, 0.3]
+
+
+def test_names_keep_their_letters(tmp_path):
+    """Fault: a patient's name in a character set that the object does not state."""
+    seg = encoded(tmp_path, {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"})
+    assert str(seg.PatientName) == "Müller^Jörg"
+
+
+def test_the_same_masks_have_the_same_identifiers(tmp_path):
+    """Fault: an archive that fills with copies, or one that takes another mask for the same."""
+    first, again = encoded(tmp_path), encoded(tmp_path)
+    assert (first.SOPInstanceUID, first.SeriesInstanceUID) == (
+        again.SOPInstanceUID,
+        again.SeriesInstanceUID,
+    )
+    other_mask = encoded(tmp_path, seed=1)
+    assert other_mask.SOPInstanceUID != first.SOPInstanceUID
+    assert other_mask.SeriesInstanceUID == first.SeriesInstanceUID
+    other_network = encoded(tmp_path, makers=("another", "options"))
+    assert other_network.SOPInstanceUID != first.SOPInstanceUID
+    assert other_network.SeriesInstanceUID != first.SeriesInstanceUID
+    other_picture = encoded(tmp_path, {"SOPInstanceUID": "1.2.9"})
+    assert other_picture.SOPInstanceUID != first.SOPInstanceUID
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+def test_what_it_must_refer_to_is_named_where_it_is_missing(tmp_path, keyword: str):
+    """Fault: an identifier made up, so that the object belongs to no study."""
+    path = tmp_path / "chest.dcm"
+    path.write_bytes(dicom_bytes(CHEST, STUDY))
+    dataset = pydicom.dcmread(path)
+    del dataset[keyword]
+    dataset.save_as(path)
+    with pytest.raises(DataError, match=rf"chest.dcm: its header lacks {keyword}; ") as raised:
+        encode_dicom_seg(path, *sides(), ReadOptions(), MAKERS)
+    assert PATIENT_ID not in str(raised.value)
+
+
+def test_an_anonymised_header_is_enough(tmp_path):
+    """Fault: no result for files without what the standard allows to be empty."""
+    seg = encoded(tmp_path, {"PatientName": None, "PatientID": None})
+    assert "PatientID" in seg
+    assert not seg.PatientID
+    assert not seg.PatientOrientation
+
+
+@pytest.mark.parametrize("spacing", [["0", "0"], ["0.1", "-0.1"], ["0.1"]])
+def test_an_impossible_spacing_is_not_passed_on(tmp_path, spacing: list[str]):
+    """Fault: areas of nothing, measured on the object by whoever trusts it."""
+    seg = encoded(tmp_path, {"PixelSpacing": spacing})
+    assert "PixelMeasuresSequence" not in seg.SharedFunctionalGroupsSequence[0]
+
+
+def test_a_lung_that_is_not_there_has_its_segment(tmp_path):
+    """Fault: a missing frame, which readers take for a lung that nobody looked for."""
+    path = tmp_path / "chest.dcm"
+    path.write_bytes(dicom_bytes(CHEST, STUDY))
+    right, left = sides()
+    content = encode_dicom_seg(path, right, np.zeros_like(left), ReadOptions(), MAKERS)
+    seg = pydicom.dcmread(io.BytesIO(content))
+    assert (seg.NumberOfFrames, len(seg.SegmentSequence)) == (2, 2)
+    assert not seg.pixel_array[1].any()
+
+
+def test_without_its_library_it_is_refused_before_anything_is_done(
+    tmp_path, untrained, monkeypatch
+):
+    """Fault: an archive segmented for hours, with a note at each file that a library is missing."""
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"--dicom_seg: needs highdicom; pip install -e"):
+        predict(untrained, [tmp_path / "a.png"], tmp_path / "out", dicom_seg=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_gets_none_says_why_and_has_its_mask(tmp_path):
+    """Fault: a PNG file, or one header, that stops an archive, or is passed over in silence."""
+    pictures, output = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    pixels = np.rint(generate_phantom(5, 4).image * 255).astype(np.uint8)
+    (pictures / "a.png").write_bytes(png_bytes(pixels))
+    (pictures / "b.dcm").write_bytes(dicom_bytes(pixels))
+    (pictures / "c.dcm").write_bytes(dicom_bytes(pixels, STUDY))
+    predict(packaged_segmenter(), [pictures], output, dicom_seg=True)
+    png, incomplete, complete = table(output)
+    assert all((output / row["mask"]).exists() for row in (png, incomplete, complete))
+    assert "no DICOM SEG: not a DICOM file" in png["notes"]
+    missing = "no DICOM SEG: its header lacks StudyInstanceUID, SeriesInstanceUID"
+    assert missing in incomplete["notes"]
+    assert [png["dicom_seg"], incomplete["dicom_seg"]] == ["", ""]
+    assert (complete["dicom_seg"], complete["notes"]) == ("c_seg.dcm", "")
+    seg = pydicom.dcmread(output / "c_seg.dcm")
+    lungs = [int(complete["right_px"]), int(complete["left_px"])]
+    assert [int(frame.sum()) for frame in seg.pixel_array] == lungs
+    # It is no picture of a later call, and goes when it is no longer wanted.
+    rows = predict(packaged_segmenter(), [output, pictures], output)
+    assert len(rows) == 3
+    assert not list(output.glob("*.dcm"))
