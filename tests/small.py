@@ -17,23 +17,25 @@ from tests.pictures import chest, png_bytes
 
 REPOSITORY = Path(__file__).parent.parent
 
+# A run that compiles in seconds.
+SMALL = {
+    "batch_size": 8,
+    "num_steps": 20,
+    "data.image_size": 32,
+    "data.num_phantoms": 20,
+    "model.width": 4,
+    "model.depth": 2,
+    "model.block_size": 1,
+    "evaluation.every": 10,
+    "evaluation.batch_size": 8,
+}
+
 
 def small_config(**changes: object) -> Config:
-    """A run that compiles in seconds; keys with `__` for the dots of `data.source`."""
+    """`SMALL` with changes; keys with `__` for the dots of `data.source`."""
     config = default_config()
     config.update_from_flattened_dict(
-        {
-            "batch_size": 8,
-            "num_steps": 20,
-            "data.image_size": 32,
-            "data.num_phantoms": 20,
-            "model.width": 4,
-            "model.depth": 2,
-            "model.block_size": 1,
-            "evaluation.every": 10,
-            "evaluation.batch_size": 8,
-        }
-        | {key.replace("__", "."): value for key, value in changes.items()}
+        SMALL | {key.replace("__", "."): value for key, value in changes.items()}
     )
     return resolve(config)
 

@@ -3,7 +3,10 @@
 import ast
 import importlib
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,45 @@ def test_every_name_that_is_imported_exists(block):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(str(node.module))
             assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+# What the examples speak of: a small network for the default one, the phantoms and the run that
+# commands above them have made, a picture.
+BEFORE_AN_EXAMPLE = """
+from pathlib import Path
+import lungseg_jax.config
+from lungseg_jax.performance import roofline
+from tests.pictures import dicom_bytes
+from tests.small import SMALL, small_config
+from tfds_builder.phantom import generate_phantom
+
+whole = lungseg_jax.config.default_config
+
+def small():
+    config = whole()
+    config.update_from_flattened_dict(SMALL)
+    return config
+
+lungseg_jax.config.default_config = small
+roofline.CPU_SIDES = (128, 256)
+array = generate_phantom(5, 4).image
+phantoms = Path("~/.cache/lungseg_jax/downloads/phantoms-1-200-0/images").expanduser()
+phantoms.mkdir(parents=True)
+(phantoms / "phantom_00000.dcm").write_bytes(dicom_bytes((array * 4095).astype("uint16")))
+"""
+A_RUN = """
+from lungseg_jax.train import train_and_evaluate
+train_and_evaluate(small_config(), "runs/first")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", blocks("python"))
+def test_every_example_runs(tmp_path, block):
+    """Fault: an example that begins and ends in an error, because a function has changed."""
+    script = BEFORE_AN_EXAMPLE + A_RUN * ("runs/first" in block) + block
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
 
 
 def test_the_table_of_keys_has_their_defaults():
