@@ -16,6 +16,17 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+# What is not read, by how it begins.
+_OTHER_PICTURES = {
+    b"II*\0": "a TIFF file",
+    b"MM\0*": "a TIFF file",
+    b"BM": "a BMP file",
+    b"GIF8": "a GIF file",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 file",
+    b"NRRD": "an NRRD file",
+}
+_ARCHIVES = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive"}
+
 
 def read_radiograph(path: epath.PathLike, options: ReadOptions = ReadOptions()) -> Radiograph:
     """Returns the radiograph in a DICOM, PNG or JPEG file.
@@ -52,9 +63,8 @@ def decode_radiograph(
         # Bare pixels can be recognised by nothing but their name.
         radiograph = raw.read_jsrt(content, name)
     else:
-        raise DataError(
-            name, f"is {describe(content)}, neither DICOM, PNG nor JPEG", "leave it out"
-        )
+        kind, remedy = describe(content)
+        raise DataError(name, f"is {kind}, neither DICOM, PNG nor JPEG", remedy)
     if is_dicom(content):
         # Read again, because padding must stay black.
         return _judge(
@@ -136,14 +146,20 @@ def read_bytes(path: epath.Path) -> bytes:
         raise DataError(path, error.strerror or str(error), "check path and permissions") from error
 
 
-def describe(content: bytes) -> str:
-    """Says in words what a file that is not a picture seems to be."""
+def describe(content: bytes) -> tuple[str, str]:
+    """Says in words what a file that cannot be read seems to be, and what to do with it."""
     head = content[:256].lower()
     if not content:
-        return "an empty file"
+        return "an empty file", "fetch it again"
     if any(tag in head for tag in (b"<!doctype", b"<html", b"<?xml")):
-        return "a web page"
-    return "of unknown format"
+        return "a web page", "fetch the picture itself"
+    for signature, kind in _OTHER_PICTURES.items():
+        if content.startswith(signature):
+            return kind, "convert it to PNG, without scaling its grey values"
+    for signature, kind in _ARCHIVES.items():
+        if content.startswith(signature):
+            return kind, "unpack it"
+    return "of unknown format", "leave it out"
 
 
 def _noted(radiograph: Radiograph, note: str) -> Radiograph:
