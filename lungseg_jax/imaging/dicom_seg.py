@@ -1,8 +1,10 @@
 """DICOM Segmentation objects (SEG): lungs in the study of the radiograph they were found on."""
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import io
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
+
+# Its messages quote patients' names; see `dicom_file` for pydicom's.
+logging.getLogger("highdicom").propagate = False
 
 # SNOMED CT's structures, in the order of the segments.
 LUNGS = (Code("3341006", "SCT", "Right lung"), Code("44029006", "SCT", "Left lung"))
@@ -83,21 +88,26 @@ def encode_dicom_seg(
         if missing := [keyword for keyword in _REQUIRED if not header.get(keyword)]:
             raise DataError(name, f"its header lacks {', '.join(missing)}", "add it")
         _complete(header)
-        # A library of its own: what must stand where fills a chapter of the standard. Here, because
-        # it is optional.
+        # What such a file must hold fills a chapter of the standard, which this library keeps.
+        # Imported here, because it is optional.
         from highdicom.seg import Segmentation
 
-        masks = np.stack([right, left], axis=-1)
+        # Of each pixel, the number of its segment.
+        segments = right + 2 * left.astype(np.uint8)
         seg = Segmentation(
             source_images=[header],
-            pixel_array=masks[None],
+            pixel_array=segments,
             segmentation_type="BINARY",
             segment_descriptions=_segments(),
             series_instance_uid=generate_uid(entropy_srcs=[header.SeriesInstanceUID, *makers]),
             series_number=_SERIES_NUMBER,
             series_description=f"Lungs by {_PACKAGE}",
             sop_instance_uid=generate_uid(
-                entropy_srcs=[header.SOPInstanceUID, *makers, np.packbits(masks).tobytes().hex()]
+                entropy_srcs=[
+                    header.SOPInstanceUID,
+                    *makers,
+                    hashlib.sha256(segments.tobytes()).hexdigest(),
+                ]
             ),
             instance_number=1,
             manufacturer=_PACKAGE,
