@@ -332,8 +332,10 @@ def _reading() -> ocp.CheckpointManagerOptions:
 
 
 def _is_not_the_files_fault(error: Exception) -> bool:
-    """Whether memory, permissions or a network fail: an intact checkpoint must not be set aside."""
-    if isinstance(error, MemoryError | PermissionError):
+    """Whether memory, a disk or a network fails: an intact checkpoint must not be set aside."""
+    # Too many open files, a stale handle, a failing disk. Of what is missing the file is at fault.
+    missing = FileNotFoundError | NotADirectoryError | IsADirectoryError
+    if isinstance(error, MemoryError | OSError) and not isinstance(error, missing):
         return True
     library = type(error).__module__.partition(".")[0]
     return library in REMOTE_LIBRARIES or any(sign in str(error) for sign in _NOT_DAMAGE)

@@ -364,6 +364,7 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(
             "model.width", f"is {config.model.width}", "group norm takes multiples of 8 channels"
         )
+    _check_batch_norm(config)
     if config.parallel == "pmap":
         for key in ("space_shards", "shard_optimizer"):
             if _get(config, key) != _get(Config, key):
@@ -427,6 +428,19 @@ def _check_trimming(config: Config) -> None:
             "trimmed_share",
             f"is {config.trimmed_share:g}, less than one of {together} pictures",
             "give 0, a larger batch_size or fewer accumulation_steps",
+        )
+
+
+def _check_batch_norm(config: Config) -> None:
+    """Refuses batches of which the deepest layer sees one position: less its mean, it is zero."""
+    side = config.data.image_size // (config.model.block_size * 2**config.model.depth)
+    together = config.batch_size // config.accumulation_steps
+    if config.model.norm == "batch" and side == 1 and together == 1:
+        raise ConfigError(
+            "model.depth",
+            f"is {config.model.depth}, which leaves one position of a picture, and 1 picture is "
+            "normalised at a time",
+            "give a smaller depth, a larger batch, or model.norm=group",
         )
 
 

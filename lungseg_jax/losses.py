@@ -30,21 +30,24 @@ def segmentation_loss(
       axis_name: mapped axis that the batch is spread over; `None` for a global batch.
       trimmed_share: of the batch's pictures, rounded down to whole ones: those whose own
         cross-entropy and Dice loss are the largest are left out (as in least trimmed squares,
-        Rousseeuw 1984). They still count in batch statistics. Where two losses are all but
-        equal, rounding decides which picture stays.
+        Rousseeuw 1984). They still count in batch statistics. A class that is not in a picture's
+        mask has no Dice loss there: the ratio would be near its worst however little is
+        predicted. Where two losses are all but equal, rounding decides which picture stays.
     """
     cross_entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean((1, 2, 3))
     sums = _soft_dice_sums(logits, mask)
     kept = jnp.ones_like(cross_entropy)
     if trimmed_share:
-        losses = jax.lax.stop_gradient(cross_entropy + _soft_dice_loss(sums))
+        has_class = mask.any((1, 2))
+        dice_losses = jnp.where(has_class, 1 - _soft_dice(sums), 0).mean(-1)
+        losses = jax.lax.stop_gradient(cross_entropy + dice_losses)
         kept = _without_largest(losses, trimmed_share, axis_name)
     # Products and sums, not dots, which accelerators would do in low precision.
     totals = ((kept * cross_entropy).sum(), kept.sum(), (kept[:, None] * sums).sum(1))
     if axis_name is not None:
         totals = sum_over_devices(totals, axis_name)
     cross_entropy, count, sums = totals
-    return cross_entropy / count + _soft_dice_loss(sums)
+    return cross_entropy / count + (1 - _soft_dice(sums).mean())
 
 
 def _without_largest(
@@ -68,5 +71,5 @@ def _soft_dice_sums(
     return jnp.stack([(probabilities * mask).sum(pixels), (probabilities + mask).sum(pixels)])
 
 
-def _soft_dice_loss(sums: Float[Array, "2 *b c"]) -> Float[Array, "*b"]:
-    return 1 - ((2 * sums[0] + DICE_SMOOTHING) / (sums[1] + DICE_SMOOTHING)).mean(-1)
+def _soft_dice(sums: Float[Array, "2 *b c"]) -> Float[Array, "*b c"]:
+    return (2 * sums[0] + DICE_SMOOTHING) / (sums[1] + DICE_SMOOTHING)

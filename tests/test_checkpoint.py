@@ -1,5 +1,7 @@
 """Checkpoints on disk."""
 
+import errno
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -200,6 +202,9 @@ def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[s
     [
         MemoryError(),
         PermissionError("no"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EIO, "Input/output error"),
+        TimeoutError("no answer"),
         ValueError("RESOURCE_EXHAUSTED: 2 GiB"),
         ValueError("PERMISSION_DENIED: Error reading gs://runs/6: HTTP response code: 403"),
         ValueError("ABORTED: All 2 retry attempts failed: UNAVAILABLE"),

@@ -104,6 +104,23 @@ def test_trimmed_loss_leaves_out_the_pictures_of_the_largest_loss(eight_devices)
     )
 
 
+def test_a_picture_without_lung_is_not_trimmed_for_a_dice_of_nothing():
+    """Fault: pictures without lung the first to go, however little is predicted on them."""
+    mask = (jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)) > 0.5).astype(jnp.float32)
+    mask = mask.at[2].set(0)
+    logits = (4 * (mask - 0.5) + jax.random.normal(jax.random.key(1), mask.shape)).at[2].set(-4)
+    own = jax.vmap(segmentation_loss)(logits[:, None], mask[:, None])
+    assert own.argmax() == 2, "the case does not tell the fault apart"
+    gradient = jax.grad(lambda x: segmentation_loss(x, mask, trimmed_share=1 / 4))(logits)
+    left_out = ~gradient.any((1, 2, 3))
+    assert left_out.sum() == 1
+    assert not left_out[2]
+    # Fault: nothing but pictures without lung kept, because they cost nothing.
+    worst = logits.at[2].set(4)
+    gradient = jax.grad(lambda x: segmentation_loss(x, mask, trimmed_share=1 / 4))(worst)
+    assert (~gradient.any((1, 2, 3))).tolist() == [False, False, True, False]
+
+
 def test_less_than_a_whole_picture_is_not_trimmed():
     """Fault: rounding up, so that a batch of one trains on nothing."""
     mask = (jax.random.uniform(jax.random.key(0), (3, 4, 4, 1)) > 0.5).astype(jnp.float32)
