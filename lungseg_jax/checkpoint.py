@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,12 +15,27 @@ from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import REMOTE_CODES, REMOTE_LIBRARIES, CheckpointError, first_line
+from lungseg_jax.network import Variables
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState, state_layout
 
 # In messages of errors that are the machine's, the login's or the network's.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", *REMOTE_CODES)
+
+
+class BestWeights(NamedTuple):
+    """What is evaluated and exported of a run.
+
+    Attributes:
+      step: that the checkpoint was saved at.
+      variables: the moving average of (parameters, batch_stats).
+      position: in the training data, as `Checkpoints.save` got it.
+    """
+
+    step: int
+    variables: Variables
+    position: dict[str, Any]
 
 
 class Checkpoints:
@@ -79,25 +94,19 @@ class Checkpoints:
           CheckpointError: there are checkpoints, and none can be read.
         """
         newest_first = self._steps()
-        return self._restore_first(newest_first, template) if newest_first else None
+        if not newest_first:
+            return None
+        _, state, position = self._read_first(newest_first, self._abstract(template))
+        return self._carried_as(template, state), position
 
-    def restore_best(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the readable state with the best validation Dice, and its position.
+    def restore_best(self, variables: PyTree) -> BestWeights:
+        """Returns the weights of the readable checkpoint with the best validation Dice.
 
-        The newest, if none was validated.
-
-        Raises:
-          CheckpointError: there is no checkpoint, or none can be read.
-        """
-        return self._restore_first(self._best_first(), template)
-
-    def restore_best_weights(self, variables: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """Returns moving average and position of the checkpoint that `restore_best` takes.
-
-        The optimizer is not read: weights stay usable when the update rule has changed.
+        Of the newest, if none was validated. The optimizer is not read: weights stay usable when
+        the update rule has changed.
 
         Args:
-          variables: of the same structure as the average, such as `network.abstract_variables`.
+          variables: of the structure of the average, such as `network.abstract_variables`.
 
         Raises:
           CheckpointError: there is no checkpoint, or none can be read.
@@ -106,8 +115,8 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), {"ema": variables}
         )
-        part, position = self._read_first(self._best_first(), abstract)
-        return part["ema"], position
+        step, part, position = self._read_first(self._best_first(), abstract)
+        return BestWeights(step, part["ema"], position)
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step."""
@@ -136,15 +145,12 @@ class Checkpoints:
         # The sort is stable: of equals, and of those never validated, the newest comes first.
         return sorted(steps, key=lambda step: -_dice(metrics[step] or {"dice": -1.0}))
 
-    def _restore_first(
-        self, steps: Sequence[int], template: TrainState
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the first readable checkpoint, carried as the template is."""
-        state, position = self._read_first(steps, self._abstract(template))
-        return self._carried_as(template, state), position
+    def _read_first(
+        self, steps: Sequence[int], abstract: PyTree
+    ) -> tuple[int, Any, dict[str, Any]]:
+        """Returns step, arrays and position of the first readable checkpoint.
 
-    def _read_first(self, steps: Sequence[int], abstract: PyTree) -> tuple[Any, dict[str, Any]]:
-        """Returns the first readable checkpoint, and sets aside those before it that are not.
+        Those before it, which are not readable, are set aside.
 
         They are set aside only once another was read: if none can be read, the fault may be the
         configuration's.
@@ -164,7 +170,7 @@ class Checkpoints:
                     self._set_aside(bad_step)
                 _wait_for_renames()
                 self._manager.reload()
-            return restored
+            return step, *restored
         again = "start again in another workdir"
         if any(self._is_of_another_form(step, abstract) for step in broken):
             raise CheckpointError(

@@ -17,11 +17,11 @@ from absl import flags
 from etils import epath
 from scipy.stats import wilcoxon
 
-from lungseg_jax import terminal
+from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.workdir import read_config, run_folder
+from lungseg_jax.workdir import run_folder
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
 
@@ -71,7 +71,7 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
       split: whose pictures.
 
     Raises:
-      ConfigError: a folder holds no configuration that can be read.
+      ConfigError: an address that is no folder.
       DataError: a folder holds no table of the split, or the tables are of other pictures, other
         references or frames, or other tolerances.
     """
@@ -84,7 +84,7 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
             "compare runs with the same data.splits",
         )
     _check_same_references(first, second, *tables)
-    _check_same_tolerance(first, second)
+    _check_same_tolerance(first, second, split)
     return [_differ(figure, *tables) for figure in FIGURES]
 
 
@@ -103,17 +103,24 @@ def _check_same_references(
         )
 
 
-def _check_same_tolerance(first: epath.PathLike, second: epath.PathLike) -> None:
+def _check_same_tolerance(first: epath.PathLike, second: epath.PathLike, split: str) -> None:
     """Raises DataError where surface Dice was measured at another tolerance."""
-    expected, found = (
-        read_config(run_folder(workdir)).evaluation.tolerance_px for workdir in (first, second)
-    )
+    expected, found = (_tolerance(run_folder(workdir), split) for workdir in (first, second))
     if found != expected:
         raise DataError(
             second,
             f"was evaluated with evaluation.tolerance_px={found}, {first} with {expected}",
             "evaluate one again by --mode=eval --config.evaluation.tolerance_px=VALUE",
         )
+
+
+def _tolerance(workdir: epath.Path, split: str) -> float:
+    """Returns the tolerance of the surface Dice in a table, in pixels."""
+    try:
+        return float(evaluation_report.read_summary(workdir)[split]["tolerance_px"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        fault = f"does not tell the tolerance of surface Dice ({type(error).__name__})"
+        raise DataError(workdir / "metrics.json", fault, AGAIN) from error
 
 
 def _differ(figure: str, first: Table, second: Table) -> Difference:

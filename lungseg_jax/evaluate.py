@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float
 
 from lungseg_jax import evaluation_report, terminal
-from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.checkpoint import BestWeights, Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig
 from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Example, Records, check_same_records, identity, open_records
@@ -19,15 +20,19 @@ from lungseg_jax.device_counts import check_space_shards
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics
-from lungseg_jax.network import Variables, make_forward
-from lungseg_jax.optim import make_optimizer
+from lungseg_jax.network import Variables, abstract_variables, make_forward
 from lungseg_jax.parallel import Parallel, all_devices, batch_size_over
 from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
-from lungseg_jax.state import create_state
-from lungseg_jax.workdir import check_same_config, claim, record_start, run_folder
+from lungseg_jax.workdir import (
+    alone_in_run,
+    check_same_config,
+    claim,
+    record_start,
+    run_folder,
+)
 
 THRESHOLD = 0.5
 
@@ -53,34 +58,46 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
     )
     check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
     check_same_config(workdir, config)
+    with alone_in_run(workdir):
+        return _evaluate(config, workdir, parallel, own_environment)
+
+
+def _evaluate(
+    config: Config, workdir: epath.Path, parallel: Parallel, own_environment: dict[str, Any]
+) -> evaluation_report.Summary:
     check_space_shards(config, len(parallel.devices), jax.process_count())
     checkpoints = Checkpoints(workdir / "checkpoints", None, parallel)
-    template = create_state(config, make_optimizer(config))
-    state, position = checkpoints.restore_best(template)
+    best = checkpoints.restore_best(abstract_variables(config))
     checkpoints.close()
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
-    check_same_records(workdir, position, records)
-    terminal.say(f"Evaluating the checkpoint of step {int(state.step)}")
-    # From here on the figures are those of these tolerances and this environment.
+    check_same_records(workdir, best.position, records)
+    terminal.say(f"Evaluating the checkpoint of step {best.step}")
+    summary = evaluate_splits(Evaluator(config, parallel), best, records, workdir)
+    # Now the figures are those of this configuration's tolerances and of this environment.
     claim(workdir, config)
-    record_start(workdir, config, own_environment, step=int(state.step), mode="eval")
-    return evaluate_splits(Evaluator(config, parallel), state.ema, records, workdir)
+    record_start(workdir, config, own_environment, step=best.step, mode="eval")
+    return summary
 
 
 def evaluate_splits(
-    evaluator: "Evaluator", variables: Variables, records: dict[str, Records], workdir: epath.Path
+    evaluator: "Evaluator", best: BestWeights, records: dict[str, Records], workdir: epath.Path
 ) -> evaluation_report.Summary:
-    """Measures the splits a run is judged by and writes tables, overlays and `metrics.json`."""
-    summary = {}
-    for split in EVALUATED_SPLITS:
-        rows = evaluator.measure(variables, records[split])
-        summary[split] = evaluation_report.write_split(workdir, split, rows)
-        if split == "test":
-            ranked = evaluation_report.best_median_worst(rows)
-            pictures = evaluator.overlays(variables, records[split], list(ranked.values()))
-            evaluation_report.write_overlays(workdir, rows, ranked, pictures)
+    """Measures the splits a run is judged by, then writes tables, overlays and `metrics.json`."""
+    rows = {split: evaluator.measure(best.variables, records[split]) for split in EVALUATED_SPLITS}
+    ranked = evaluation_report.best_median_worst(rows["test"])
+    pictures = evaluator.overlays(best.variables, records["test"], list(ranked.values()))
+    measured_by = {
+        "checkpoint_step": best.step,
+        "tolerance_px": evaluator.config.tolerance_px,
+        "tolerance_mm": evaluator.config.tolerance_mm,
+    }
+    summary = {
+        split: evaluation_report.write_split(workdir, split, rows[split]) | measured_by
+        for split in EVALUATED_SPLITS
+    }
     evaluation_report.write_summary(workdir, summary)
+    evaluation_report.write_overlays(workdir, rows["test"], ranked, pictures)
     return summary
 
 
@@ -92,16 +109,17 @@ class Evaluator:
       parallel: the devices to use.
 
     Attributes:
+      config: of evaluations.
       forward: compiled function from (variables, images of one batch over all devices) to the
         probability of each class.
       batch_size: pictures in such a batch; divides over `parallel.batch_shards`.
     """
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
-        self._config = config.evaluation
+        self.config = config.evaluation
         self._parallel = parallel
         self.forward = parallel.wrap_forward(make_forward(config))
-        self.batch_size = batch_size_over(parallel.batch_shards, self._config.batch_size)
+        self.batch_size = batch_size_over(parallel.batch_shards, self.config.batch_size)
 
     def predict(
         self, variables: Variables, records: Records, positions: Sequence[int]
@@ -147,7 +165,7 @@ class Evaluator:
                 bar.update()
 
             for position, square in self.predict(variables, records, range(len(records))):
-                running.append(pool.submit(_measure, self._config, records, position, square))
+                running.append(pool.submit(_measure, self.config, records, position, square))
                 # Bounded, so that full-size masks of a large split never pile up in memory.
                 if len(running) > 4 * self.batch_size:
                     finish_one()

@@ -14,6 +14,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.imaging import png
 from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, summarize
+from lungseg_jax.workdir import write_whole
 
 Summary = dict[str, dict]
 
@@ -74,6 +75,16 @@ def write_summary(workdir: epath.Path, summary: Summary) -> None:
     _write(workdir / "metrics.json", (text + "\n").encode())
 
 
+def read_summary(workdir: epath.Path) -> Summary:
+    """Returns what `write_summary` wrote.
+
+    Raises:
+      FileNotFoundError: the run has not finished.
+      ValueError: it is no JSON.
+    """
+    return json.loads((workdir / "metrics.json").read_text())
+
+
 def best_median_worst(rows: Sequence[ImageMetrics]) -> dict[str, int]:
     """Returns the positions of the images with the highest, middle and lowest Dice."""
     ranked = sorted(
@@ -97,7 +108,7 @@ def write_overlays(
             row = rows[position]
             path = workdir / "overlays" / f"{rank}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png.encode_png(pictures[position]))
+            write_whole(path, png.encode_png(pictures[position]))
             terminal.say(f"{rank}: {row.id}, Dice {row.dice:.4f}, {path}")
 
 
@@ -138,4 +149,4 @@ def _write(path: epath.Path, content: bytes) -> None:
     """Writes in one process only, because all of them have the same content."""
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_whole(path, content)

@@ -50,9 +50,9 @@ def restore_weights(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
 
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
-    variables, position = checkpoints.restore_best_weights(abstract_variables(config))
+    best = checkpoints.restore_best(abstract_variables(config))
     checkpoints.close()
-    return Weights(config, jax.device_get(variables), Calibration()), position
+    return Weights(config, jax.device_get(best.variables), Calibration()), best.position
 
 
 def variables_to_start_from(config: Config) -> Variables | None:

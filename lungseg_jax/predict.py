@@ -42,7 +42,6 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.prediction.inputs import Input, name_files
 from lungseg_jax.prediction.results import (
     Result,
-    alone_in,
     key_of,
     make_room,
     open_note,
@@ -55,6 +54,7 @@ from lungseg_jax.prediction.results import (
 from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.prediction.table import TABLE, Row, open_table
+from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import digest_of_program
@@ -131,7 +131,7 @@ def predict(
     output = epath.Path(output)
     inputs = name_files(paths, output, results_of(read_note(output)))
     _make_folder(output)
-    with alone_in(output):
+    with alone_in(output, "wait for its end, or give another --output"):
         return _segment_what_is_left(segmenter, inputs, output, options, dicom_seg)
 
 

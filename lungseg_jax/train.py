@@ -6,6 +6,7 @@ the batches that the interrupted one would have taken.
 """
 
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
-from lungseg_jax.network import count_parameters
+from lungseg_jax.network import abstract_variables, count_parameters
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.timing import MAX_PENDING
 from lungseg_jax.runtime.environment import environment
@@ -78,28 +79,37 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
 
     Raises:
       ConfigError: an impossible value, or the folder belongs to another configuration.
-      DataError: the pictures cannot be used.
+      DataError: the pictures cannot be used, or another job is in the folder.
       DivergedError: a loss or gradient was not finite.
     """
     workdir = workdir_lib.run_folder(workdir)
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
-    run = start(config, parallel, workdir)
-    with Log(workdir, int(run.state.step) + 1) as log, stop_after_step() as stop:
-        finished = loop(run, log, stop)
-        run.checkpoints.wait()
-    if not finished:
+    with contextlib.ExitStack() as until_done:
+        run = start(config, parallel, workdir, until_done)
+        with Log(workdir, int(run.state.step) + 1) as log, stop_after_step() as stop:
+            finished = loop(run, log, stop)
+            run.checkpoints.wait()
+        if not finished:
+            run.checkpoints.close()
+            return None
+        best = run.checkpoints.restore_best(abstract_variables(config))
         run.checkpoints.close()
-        return None
-    best, _ = run.checkpoints.restore_best(run.state)
-    run.checkpoints.close()
-    terminal.say(f"Evaluating the best checkpoint by validation Dice, step {int(best.step)}")
-    return evaluate_splits(run.evaluator, best.ema, run.records, workdir)
+        terminal.say(f"Evaluating the best checkpoint by validation Dice, step {best.step}")
+        return evaluate_splits(run.evaluator, best, run.records, workdir)
 
 
-def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
+def start(
+    config: Config, parallel: Parallel, workdir: epath.Path, until_done: contextlib.ExitStack
+) -> Training:
     """Returns the run ready for its next step, restored if it was interrupted.
+
+    Args:
+      config: of the run.
+      parallel: how batches are spread.
+      workdir: folder of the run.
+      until_done: keeps other jobs out of the folder until it is closed.
 
     Raises:
       ConfigError: the folder belongs to another configuration, or weights to start from to another
@@ -115,7 +125,7 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     # Now, so that a mistake shows at once; a resumed run no longer needs what it began with.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
-    records = _records_in_claimed_folder(config, workdir)
+    records = _records_in_claimed_folder(config, workdir, until_done)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     state, step = prepare_step(config, parallel, variables)
     _announce(state, parallel, records)
@@ -144,10 +154,13 @@ def start(config: Config, parallel: Parallel, workdir: epath.Path) -> Training:
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
 
 
-def _records_in_claimed_folder(config: Config, workdir: epath.Path) -> dict[str, Records]:
+def _records_in_claimed_folder(
+    config: Config, workdir: epath.Path, until_done: contextlib.ExitStack
+) -> dict[str, Records]:
     """Returns the records, built if need be, with the folder claimed for the run."""
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
+    until_done.enter_context(workdir_lib.alone_in_run(workdir))
     # Again: another run may have taken the folder while records were built.
     workdir_lib.check_free(workdir, config)
     workdir_lib.claim(workdir, config)
@@ -181,6 +194,8 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
                 position = {"order": run.batches.get_state(), **identity(run.records)}
                 run.checkpoints.save(run.state, position, dice)
                 pending.restart_clock()
+                # Asked for during the validation.
+                stopping = stopping or (step < config.num_steps and stop(step))
             if stopping:
                 return False
             if step < config.num_steps:

@@ -1,10 +1,12 @@
 """The folder of a run and the configuration it belongs to."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -15,6 +17,7 @@ from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError, first_line
 from lungseg_jax.network import compute_dtype
+from lungseg_jax.runtime.alone import alone_in
 
 # Where addresses of folders in Google Cloud Storage begin.
 BUCKETS = "gs://"
@@ -116,11 +119,29 @@ def check_free(workdir: epath.Path, config: Config) -> None:
         check_same_config(workdir, config)
 
 
+@contextlib.contextmanager
+def alone_in_run(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other jobs out of the folder of a run: each would take the other's files for its own.
+
+    The folder is made if need be. In a bucket, which has no locks, nothing is kept out.
+
+    Raises:
+      DataError: another job is in it.
+    """
+    # Of several processes of a job the first writes.
+    if _in_bucket(workdir) or jax.process_index() > 0:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with alone_in(workdir, "wait for its end, or give another --workdir"):
+        yield
+
+
 def claim(workdir: epath.Path, config: Config) -> None:
     """Makes a free folder the run's own."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        _write(workdir / "config.json", config_lib.to_json(config))
+        write_whole(workdir / "config.json", config_lib.to_json(config).encode())
 
 
 def record_start(
@@ -155,7 +176,8 @@ def record_start(
     flat = _flat(dataclasses.asdict(config))
     on = {"num_devices": jax.device_count()} | {key: flat[key] for key in _ROUNDING_KEYS}
     starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **on, **environment})
-    _write(workdir / "environment.json", json.dumps(starts, indent=2) + "\n")
+    text = json.dumps(starts, indent=2) + "\n"
+    write_whole(workdir / "environment.json", text.encode())
 
 
 def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -170,10 +192,10 @@ def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
     )
 
 
-def _write(path: epath.Path, text: str) -> None:
-    """Writes a file so that a kill never leaves half of it, which a resumption could not read."""
+def write_whole(path: epath.Path, content: bytes) -> None:
+    """Writes a file so that a kill never leaves half of it, which nobody could read."""
     written = path.with_name(f"{path.name}.new")
-    written.write_text(text)
+    written.write_bytes(content)
     written.replace(path)
 
 

@@ -15,6 +15,8 @@ from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.state import create_state, state_layout
 from tests.small import assert_trees_equal, cut, small_config
 
+VARIABLES = abstract_variables(small_config())
+
 
 @pytest.fixture(scope="module")
 def states():
@@ -69,9 +71,9 @@ def test_newest_and_best_are_kept(tmp_path, states):
     save_all(tmp_path, states, {1: 0.2, 2: 0.9, 4: 0.5})
     kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
     assert kept == [2, 5, 6]
-    best, position = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_best(states[1])
-    assert_trees_equal(best, states[2])
-    assert position == {"next_index": 2}
+    best = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_best(VARIABLES)
+    assert_trees_equal(best.variables, states[2].ema)
+    assert (best.step, best.position) == (2, {"next_index": 2})
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
@@ -117,7 +119,7 @@ def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(tmp_path, state
     assert f"{directory}/6 cannot be read" in capfd.readouterr().err
     checkpoints.save(states[6], {"next_index": 6}, 0.9)
     checkpoints.wait()
-    assert_trees_equal(checkpoints.restore_best(states[1])[0], states[6])
+    assert_trees_equal(checkpoints.restore_best(VARIABLES).variables, states[6].ema)
     assert len(list(tmp_path.glob("damaged-*"))) == 1
 
 
@@ -126,8 +128,9 @@ def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
     directory = tmp_path / "checkpoints"
     save_all(directory, states, {4: 0.9, 5: 0.3, 6: 0.5})
     cut(directory / "4")
-    best, _ = Checkpoints(directory, 2, all_devices("mesh")).restore_best(states[1])
-    assert_trees_equal(best, states[6])
+    best = Checkpoints(directory, 2, all_devices("mesh")).restore_best(VARIABLES)
+    assert best.step == 6
+    assert_trees_equal(best.variables, states[6].ema)
     assert f"{directory}/4 cannot be read" in capfd.readouterr().err
 
 
@@ -149,8 +152,8 @@ def test_what_a_crash_left_unfinished_does_not_stop_a_resume(tmp_path, states):
     unfinished.parent.mkdir(parents=True)
     unfinished.touch()
     (directory / "6" / "metrics" / "metrics").write_text('{"dice": "high"}')
-    restored, _ = Checkpoints(directory, 2, all_devices("mesh")).restore_best(states[1])
-    assert_trees_equal(restored, states[5])
+    best = Checkpoints(directory, 2, all_devices("mesh")).restore_best(VARIABLES)
+    assert_trees_equal(best.variables, states[5].ema)
 
 
 def test_reading_changes_nothing_in_the_folder(tmp_path, states):
@@ -160,11 +163,11 @@ def test_reading_changes_nothing_in_the_folder(tmp_path, states):
     (directory / "6" / "metrics" / "metrics").write_text('{"di')
     cut(directory / "4")
     before = sorted(tmp_path.rglob("*"))
-    best, position = Checkpoints(directory, None, all_devices("mesh")).restore_best(states[1])
-    assert position == {"next_index": 5}
-    assert_trees_equal(best, states[5])
+    best = Checkpoints(directory, None, all_devices("mesh")).restore_best(VARIABLES)
+    assert best.position == {"next_index": 5}
+    assert_trees_equal(best.variables, states[5].ema)
     with pytest.raises(CheckpointError, match="train first"):
-        Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_best(states[1])
+        Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_best(VARIABLES)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -175,16 +178,15 @@ def test_weights_alone_are_those_of_the_best_checkpoint(tmp_path, states):
         for step, state in states.items()
     }
     save_all(tmp_path / "checkpoints", averaged, {1: 0.2, 2: 0.9, 4: 0.5})
-    variables = abstract_variables(small_config())
     reading = Checkpoints(tmp_path / "checkpoints", None, all_devices("mesh"))
-    found, position = reading.restore_best_weights(variables)
-    assert_trees_equal(found, averaged[2].ema)
-    assert position == {"next_index": 2}
+    assert_trees_equal(reading.restore_best(VARIABLES).variables, averaged[2].ema)
     # Fault: a whole state that cannot be read any more, once a part was, or the other way round.
-    assert_trees_equal(reading.restore_best(states[2])[0], averaged[2])
-    assert_trees_equal(reading.restore_best_weights(variables)[0], averaged[2].ema)
+    newest = reading.restore_latest(states[2])
+    assert newest is not None
+    assert_trees_equal(newest[0], averaged[6])
+    assert_trees_equal(reading.restore_best(VARIABLES).variables, averaged[2].ema)
     cut(tmp_path / "checkpoints" / "2")
-    assert_trees_equal(reading.restore_best_weights(variables)[0], averaged[6].ema)
+    assert_trees_equal(reading.restore_best(VARIABLES).variables, averaged[6].ema)
 
 
 @pytest.mark.parametrize("change", [{"depth": 1}, {"depth": 3}, {"width": 8}])
@@ -194,7 +196,7 @@ def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[s
     (name,) = change
     variables = abstract_variables(small_config(**{f"model__{name}": change[name]}))
     with pytest.raises(CheckpointError, match="another optimizer or network"):
-        Checkpoints(tmp_path, None, all_devices("mesh")).restore_best_weights(variables)
+        Checkpoints(tmp_path, None, all_devices("mesh")).restore_best(variables)
 
 
 @pytest.mark.parametrize(
@@ -245,4 +247,4 @@ def test_empty_folder_starts_afresh(tmp_path, states):
     checkpoints = Checkpoints(tmp_path, 2, all_devices("mesh"))
     assert checkpoints.restore_latest(states[1]) is None
     with pytest.raises(CheckpointError, match="train first"):
-        checkpoints.restore_best(states[1])
+        checkpoints.restore_best(VARIABLES)

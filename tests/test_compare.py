@@ -8,17 +8,17 @@ import pytest
 from etils import epath
 from scipy.stats import wilcoxon
 
+from lungseg_jax import evaluation_report
 from lungseg_jax.compare import FIGURES, compare, main
 from lungseg_jax.errors import DataError
-from lungseg_jax.workdir import claim
-from tests.small import small_config
 
 
 def write_run(
-    folder: Path, dice: np.ndarray, ids: list[str] | None = None, **changes: object
+    folder: Path, dice: np.ndarray, ids: list[str] | None = None, tolerance_px: float = 2.0
 ) -> Path:
     (folder / "eval").mkdir(parents=True)
-    claim(epath.Path(folder), small_config(**changes))
+    figures = {"tolerance_px": tolerance_px}
+    evaluation_report.write_summary(epath.Path(folder), {"test": figures, "val": figures})
     ids = ids or [f"p{number}" for number in range(len(dice))]
     lines = [",".join(("id", "source", *FIGURES, "reference_px"))]
     for name, value in zip(ids, dice, strict=True):
@@ -99,13 +99,16 @@ def test_other_references_are_refused(tmp_path, dice):
 
 
 def test_another_tolerance_is_refused(tmp_path, dice):
-    """Fault: a looser surface Dice taken for a better network; one in mm, which is not compared."""
+    """Fault: a looser surface Dice taken for a better network."""
     first = write_run(tmp_path / "a", dice)
-    second = write_run(tmp_path / "b", dice, evaluation__tolerance_px=3.0)
+    second = write_run(tmp_path / "b", dice, tolerance_px=3.0)
     with pytest.raises(DataError, match=r"b: .*tolerance_px=3.0, .*a with 2.0; evaluate one"):
         compare(first, second)
-    third = write_run(tmp_path / "c", dice, evaluation__tolerance_mm=3.0)
-    assert compare(first, third)
+    # Fault: figures of another tolerance compared, because nothing tells which.
+    for damaged in ('{"test": {"dice": 0.9}}', '{"test', "[]"):
+        (second / "metrics.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"b/metrics.json: does not tell the tolerance"):
+            compare(first, second)
 
 
 @pytest.mark.parametrize(

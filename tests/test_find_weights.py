@@ -1,5 +1,6 @@
 """Training that starts from existing weights."""
 
+import contextlib
 import dataclasses
 import typing
 from pathlib import Path
@@ -31,7 +32,7 @@ def saved(tmp_path) -> Weights:
 
 def train_until(config: Config, workdir: Path, until: int):
     """Starts or resumes a run up to a step; returns its state at the beginning and at the end."""
-    run = start(config, all_devices(config.parallel), epath.Path(workdir))
+    run = start(config, all_devices(config.parallel), epath.Path(workdir), contextlib.ExitStack())
     first = jax.device_get(run.state)
     with Log(epath.Path(workdir), first_step=1) as log:
         loop(run, log, lambda step: step == until)
@@ -77,7 +78,7 @@ def test_weights_outlive_the_optimizer_they_were_trained_by(tmp_path, monkeypatc
     assert_trees_equal(variables_to_start_from(start_from), last.ema)
     before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
     with pytest.raises(CheckpointError, match="another optimizer or network; use the code"):
-        start(config, all_devices("mesh"), epath.Path(tmp_path / "run"))
+        start(config, all_devices("mesh"), epath.Path(tmp_path / "run"), contextlib.ExitStack())
     assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
 
 
@@ -92,7 +93,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_them_agai
     claim(workdir, config)
     (workdir / "checkpoints" / left).parent.mkdir(parents=True)
     (workdir / "checkpoints" / left).touch()
-    run = start(config, all_devices("mesh"), workdir)
+    run = start(config, all_devices("mesh"), workdir, contextlib.ExitStack())
     run.checkpoints.close()
     assert_trees_equal(jax.device_get(run.state.parameters), saved.variables[0])
     (begun,) = read_starts(workdir)
@@ -105,10 +106,10 @@ def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, 
     wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
     message = r"^start_from: .*other.safetensors belongs to another network; set model.width=4$"
     with pytest.raises(ConfigError, match=message):
-        start(wider, all_devices("mesh"), epath.Path(tmp_path / "run"))
+        start(wider, all_devices("mesh"), epath.Path(tmp_path / "run"), contextlib.ExitStack())
     absent = dataclasses.replace(wider, start_from=str(tmp_path / "absent.safetensors"))
     with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
-        start(absent, all_devices("mesh"), epath.Path(tmp_path / "run"))
+        start(absent, all_devices("mesh"), epath.Path(tmp_path / "run"), contextlib.ExitStack())
     assert not (tmp_path / "records").exists()
     sided = small_config(data__labels="left_right", model__activation="silu", start_from=path)
     with pytest.raises(ConfigError, match=r"; set model.activation=relu, data.labels=lungs$"):

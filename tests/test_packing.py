@@ -1,5 +1,6 @@
 """Trees of arrays as vectors, and the training step that carries them."""
 
+import contextlib
 import shutil
 from unittest.mock import Mock
 
@@ -118,7 +119,7 @@ def test_run_goes_on_from_its_checkpoint_packed_or_not(kind, tmp_path, eight_dev
 
     def run_on(name: str, parallel: Parallel, until: int = 4):
         workdir = epath.Path(tmp_path / name)
-        run = start(config, parallel, workdir)
+        run = start(config, parallel, workdir, contextlib.ExitStack())
         with Log(workdir, first_step=1) as log:
             loop(run, log, lambda step: step == until)
         run.checkpoints.close()

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import _segment_all, predict
-from lungseg_jax.prediction.results import NOTE, alone_in
+from lungseg_jax.prediction.results import NOTE
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
+from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.weights import Calibration
 from tests.pictures import png_bytes
 from tests.untrained import CHEST, table, touch, untrained_weights
@@ -61,7 +61,8 @@ def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untraine
     predict(untrained, [tmp_path], output)
     (tmp_path / "1.png").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
-    assert {path.name for path in output.iterdir()} == {NOTE, TABLE, "2_mask.png", "2_overlay.png"}
+    left = {path.name for path in output.iterdir()}
+    assert left == {LOCK, NOTE, TABLE, "2_mask.png", "2_overlay.png"}
     (tmp_path / "2.dcm").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
     assert {path.name for path in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
@@ -93,7 +94,7 @@ def test_a_call_that_was_stopped_goes_on(tmp_path, untrained, monkeypatch):
     assert len(table(tmp_path)) == 3
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*_mask.png")}
     assert {name for name in before if after[name] == before[name]} == {"1_mask.png", "2_mask.png"}
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [NOTE]
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] == "."} == {LOCK, NOTE}
 
 
 @dataclasses.dataclass
@@ -188,8 +189,8 @@ def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkey
 def test_a_folder_takes_one_call_at_a_time(segmented, untrained):
     """Fault: the mask of one network beside the row of another."""
     with (
-        alone_in(epath.Path(segmented.output)),
-        pytest.raises(DataError, match="is being written to by another call; wait"),
+        alone_in(segmented.output, ""),
+        pytest.raises(DataError, match=rf"is in use by process {os.getpid()} on .*; wait"),
     ):
         predict(untrained, [segmented.root / "in"], segmented.output)
     assert segmented.again(untrained) == set()

@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
-from lungseg_jax.step import load_batch, prepare_step
+from lungseg_jax.step import dice_sums, load_batch, prepare_step
 from tests.small import (
     assert_trees_close,
     assert_trees_equal,
@@ -61,6 +62,19 @@ def test_step_leaves_out_the_trimmed_share(on_one_device):
     """Fault: a share that does not reach the loss."""
     _, whole = run_steps(small_config(), Parallel("mesh", tuple(jax.devices()[:1])), 1)
     assert on_one_device[1][0]["loss"] < whole[0]["loss"]
+
+
+def test_figures_of_a_step_are_those_of_its_docstring():
+    """Fault: a Dice at another threshold, or the norm of the weights before the update."""
+    logits = jnp.array([-2.0, -0.1, 0.1, 2.0]).reshape(1, 2, 2, 1)
+    masks = jnp.array([0.0, 1.0, 1.0, 0.0]).reshape(1, 2, 2, 1)
+    # Predicted are the last two, one of which is right, of two that there are.
+    np.testing.assert_array_equal(dice_sums(logits, masks), [[1], [4]])
+    parallel = Parallel("mesh", tuple(jax.devices()[:1]))
+    before = jax.device_get(prepare_step(small_config(), parallel)[0].parameters)
+    state, (figures,) = run_steps(small_config(), parallel, 1)
+    assert figures["parameter_norm"] == pytest.approx(optax.tree.norm(state.parameters), rel=1e-6)
+    assert figures["parameter_norm"] != pytest.approx(optax.tree.norm(before), rel=1e-6)
 
 
 def test_pmap_on_one_device_equals_mesh(on_one_device):

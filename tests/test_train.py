@@ -1,5 +1,7 @@
 """The loop's bookkeeping; whole runs are in test_run.py."""
 
+import contextlib
+import dataclasses
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -9,10 +11,20 @@ from etils import epath
 from tensorboardX.proto.event_pb2 import SessionLog
 from tqdm import tqdm
 
+from lungseg_jax import train
+from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
-from lungseg_jax.errors import DivergedError
+from lungseg_jax.data.records import open_records
+from lungseg_jax.errors import DataError, DivergedError
+from lungseg_jax.evaluate import Evaluator, evaluate
+from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import Log
-from lungseg_jax.train import Pending, Training, train_and_evaluate
+from lungseg_jax.metrics import summarize
+from lungseg_jax.parallel import all_devices
+from lungseg_jax.runtime.alone import LOCK, alone_in
+from lungseg_jax.step import prepare_step
+from lungseg_jax.train import Pending, Training, train_and_evaluate, validate
+from lungseg_jax.workdir import read_config
 from tests.events import events_in
 from tests.small import small_config_with_data
 
@@ -30,6 +42,104 @@ def test_each_figure_that_is_not_finite_ends_the_run(tmp_path, name):
         pending.add(7, np.arange(2), {key: jnp.float32(value) for key, value in named.items()})
         with pytest.raises(DivergedError, match=f"step 7.*{name} inf.* on the batch of p0, p1;"):
             pending.drain()
+
+
+def test_a_stop_during_a_validation_trains_no_further(tmp_path, monkeypatch):
+    """Fault: a step and a second checkpoint in the seconds that a preempted machine has left."""
+    config = small_config_with_data(tmp_path, num_steps=6, evaluation__every=2)
+    asked = []
+
+    def validate_and_ask(*arguments) -> float:
+        asked.append(True)
+        return validate(*arguments)
+
+    monkeypatch.setattr(train, "validate", validate_and_ask)
+    monkeypatch.setattr(
+        train, "stop_after_step", lambda: contextlib.nullcontext(lambda _: bool(asked))
+    )
+    assert train_and_evaluate(config, tmp_path / "run") is None
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert [name for name in saved if name.isdigit()] == ["2"]
+
+
+def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch):
+    """Fault: the last checkpoint evaluated, or the weights before averaging validated.
+
+    Validation Dice falls, so that the best is not the last.
+    """
+    config = small_config_with_data(tmp_path, num_steps=6, evaluation__every=2)
+    told = []
+
+    def falling(run, log, step, trained) -> float:
+        expected = run.evaluator.measure(run.state.ema, run.records["val"])
+        raw = (run.state.parameters, run.state.batch_stats)
+        told.append((validate(run, log, step, trained), summarize(expected)["dice"]))
+        assert summarize(run.evaluator.measure(raw, run.records["val"]))["dice"] != told[-1][1]
+        return 1 - step / 10
+
+    monkeypatch.setattr(train, "validate", falling)
+    summary = train_and_evaluate(config, tmp_path / "run")
+    assert summary is not None
+    assert [found for found, _ in told] == [expected for _, expected in told]
+    parallel = all_devices(config.parallel)
+    evaluator, records = Evaluator(config, parallel), open_records(config)
+    template, _ = prepare_step(config, parallel)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", None, parallel)
+    last = checkpoints.restore_latest(template)
+    assert last is not None
+    assert int(last[0].step) == 6
+    variables = find_weights(str(tmp_path / "run")).variables
+    rows = evaluator.measure(parallel.replicate(variables), records["test"])
+    assert summary["test"]["dice"] == pytest.approx(summarize(rows)["dice"], abs=1e-6)
+    of_last = summarize(evaluator.measure(last[0].ema, records["test"]))["dice"]
+    assert summary["test"]["dice"] != pytest.approx(of_last, abs=1e-6)
+    again = evaluate(config, tmp_path / "run")
+    assert again == summary
+    assert again["test"]["checkpoint_step"] == again["val"]["checkpoint_step"] == 2
+    assert again["test"]["tolerance_px"] == config.evaluation.tolerance_px
+    pictures = {value.tag for event in events_in(tmp_path / "run") for value in event.summary.value}
+    assert "val/median" in pictures
+
+
+def test_a_second_job_in_the_folder_is_refused(tmp_path):
+    """Fault: a job that takes the checkpoint another is writing for a damaged one."""
+    config = small_config_with_data(tmp_path, num_steps=2, evaluation__every=2)
+    workdir = tmp_path / "run"
+    train_and_evaluate(config, workdir)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with alone_in(workdir, ""):
+        for job in (train_and_evaluate, evaluate):
+            with pytest.raises(DataError, match=r"run: is in use by process \d+ on .*; wait"):
+                job(config, workdir)
+    lock = workdir / LOCK
+    after = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    assert after | {lock: b""} == before | {lock: b""}
+
+
+def test_an_interrupted_evaluation_leaves_the_figures_and_what_they_are_of(tmp_path, monkeypatch):
+    """Fault: a table at one tolerance that is said to be at another, and compared as such."""
+    config = small_config_with_data(tmp_path, num_steps=2, evaluation__every=2)
+    workdir = tmp_path / "run"
+    train_and_evaluate(config, workdir)
+    strict = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, tolerance_px=0.5)
+    )
+    files = ("config.json", "metrics.json", "environment.json", "eval/test.csv", "eval/val.csv")
+    before = [(workdir / name).read_bytes() for name in files]
+    measure = Evaluator.measure
+
+    def measure_validation_alone(evaluator, variables, records):
+        if records.split == "test":
+            raise KeyboardInterrupt
+        return measure(evaluator, variables, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "measure", measure_validation_alone)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(strict, workdir)
+    assert [(workdir / name).read_bytes() for name in files] == before
+    assert evaluate(strict, workdir)["test"]["tolerance_px"] == 0.5
+    assert read_config(epath.Path(workdir)).evaluation.tolerance_px == 0.5
 
 
 def test_a_resumed_run_keeps_the_validation_that_it_begins_after(tmp_path):

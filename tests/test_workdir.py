@@ -31,10 +31,10 @@ def train_on(config: Config, workdir: epath.Path, until: int) -> TrainState:
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
-    run = start(config, parallel, workdir)
-    with Log(workdir, first_step=1) as log:
+    with contextlib.ExitStack() as until_done, Log(workdir, first_step=1) as log:
+        run = start(config, parallel, workdir, until_done)
         assert not loop(run, log, lambda step: step == until)
-    run.checkpoints.close()
+        run.checkpoints.close()
     return jax.device_get(run.state)
 
 

@@ -6,7 +6,6 @@ has a line of JSON (with Python's NaN) for each mask that is to be written, and 
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
@@ -180,29 +179,6 @@ def open_note(output: epath.Path) -> Iterator[Callable[[str, Result, Row], None]
             file.write(_line(mask, done))
 
         yield add
-
-
-@contextlib.contextmanager
-def alone_in(output: epath.Path) -> Iterator[None]:
-    """Keeps other calls out of a folder: each would note less than is there.
-
-    Raises:
-      DataError: another call is writing to it.
-    """
-    folder = os.open(output, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(folder)
-        fault = "is being written to by another call"
-        raise DataError(output, fault, "wait for its end, or give another --output") from error
-    except OSError:
-        # Some network file systems have no such locks.
-        pass
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def _line(mask: str, result: Result) -> str:

@@ -1,0 +1,46 @@
+"""One process at a time in a folder that it writes to."""
+
+import contextlib
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from lungseg_jax.errors import DataError
+
+# Of its own, and never deleted: not every file system locks a folder, and a process may wait for
+# the file that another one has deleted.
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
+    """Keeps other processes out of a folder on disk, also those of machines that share the disk.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Args:
+      folder: that there is.
+      remedy: what whoever comes second can do.
+
+    Raises:
+      DataError: another process is in it.
+    """
+    with Path(folder, LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise DataError(folder, f"is in use by {holder}", remedy) from error
+        except OSError:
+            # Some network file systems have no locks.
+            pass
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
