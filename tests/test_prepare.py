@@ -1,5 +1,6 @@
 """Records on disk: equal to the files, never stale, never half."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,6 +20,7 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.pictures import KAGGLE_STEMS, chest, png_bytes, write_kaggle
+from tfds_builder import prepare as prepare_module
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion
 from tfds_builder.convert_case import ConvertSettings, convert_case
@@ -97,6 +99,26 @@ def test_whole_records_are_used_again(tmp_path, capsys):
     again = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
     assert again.data_path == first.data_path
     assert written.stat().st_mtime_ns == before
+
+
+def test_records_that_another_process_built_meanwhile_are_used(tmp_path, monkeypatch, capsys):
+    """Fault: of two runs started together the second ends, for what it knows is of before."""
+    write_kaggle(tmp_path / "raw")
+    places = tmp_path / "data", tmp_path / "raw"
+    one_at_a_time = prepare_module._one_at_a_time
+
+    @contextlib.contextmanager
+    def after_another(folder):
+        monkeypatch.setattr(prepare_module, "_one_at_a_time", one_at_a_time)
+        prepare(CONFIG, *places)
+        capsys.readouterr()
+        with one_at_a_time(folder):
+            yield
+
+    monkeypatch.setattr(prepare_module, "_one_at_a_time", after_another)
+    builder = prepare(CONFIG, *places)
+    assert "Building" not in capsys.readouterr().err
+    assert len(builder.as_data_source("train")) > 0
 
 
 def test_whole_records_are_used_where_nothing_may_be_written(tmp_path):

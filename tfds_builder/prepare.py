@@ -62,12 +62,15 @@ def prepare(
         cases = [describe_case(case, listing.root) for case in listing.cases]
     data_dir = epath.Path(data_dir).expanduser()
     builder = _builder(config, cases, data_dir)
-    builder.listing, builder.beam_options = listing, beam_options
     downloads = data_dir / "downloads"
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
         # Nothing is written: finished records may lie where writing is not allowed.
         return builder
     with _one_at_a_time(downloads):
+        # Anew: a builder learns what there is when it is made, and another process may have built
+        # the records since.
+        builder = _builder(config, cases, data_dir)
+        builder.listing, builder.beam_options = listing, beam_options
         if not builder.is_prepared():
             terminal.say(f"Building records in {builder.data_path}")
             _build(builder, downloads, manual_dir if listing else None)
