@@ -1,12 +1,13 @@
 """Checkpoints of state and iterator by Orbax: asynchronous, atomic, newest and best kept."""
 
+import errno
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -18,10 +19,12 @@ from lungseg_jax.errors import REMOTE_CODES, REMOTE_LIBRARIES, CheckpointError, 
 from lungseg_jax.network import Variables
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
+from lungseg_jax.runtime.hosts import in_any_process
 from lungseg_jax.state import TrainState, state_layout
 
 # In messages of errors that are the machine's, the login's or the network's.
-_NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", *REMOTE_CODES)
+# TensorStore's of a failing disk has no code of its own.
+_NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", os.strerror(errno.EIO), *REMOTE_CODES)
 
 
 class BestWeights(NamedTuple):
@@ -161,7 +164,7 @@ class Checkpoints:
             # Damage that all processes see is skipped by all. A process that alone cannot read a
             # checkpoint ends the job, because it meets the others in another collective: better
             # than going on from another step.
-            if _in_any_process(restored is None):
+            if in_any_process(restored is None):
                 broken.append(step)
                 continue
             assert restored is not None
@@ -345,13 +348,6 @@ def _is_not_the_files_fault(error: Exception) -> bool:
         return True
     library = type(error).__module__.partition(".")[0]
     return library in REMOTE_LIBRARIES or any(sign in str(error) for sign in _NOT_DAMAGE)
-
-
-def _in_any_process(is_so: bool) -> bool:
-    """Returns whether it is so in any process, once all have come here."""
-    if jax.process_count() == 1:
-        return is_so
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(is_so))))
 
 
 def _wait_for_renames() -> None:

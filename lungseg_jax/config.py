@@ -37,6 +37,8 @@ MAX_TURN_DEGREES = 60
 
 Labels = Literal["lungs", "left_right"]
 
+ParallelKind = Literal["pmap", "mesh"]
+
 # Of each but `folder`, `tfds_builder.sources` has a layout of that name.
 SourceName = Literal["phantom", "kaggle", "montgomery", "shenzhen", "jsrt", "folder"]
 
@@ -241,7 +243,7 @@ class Config:
     start_from: str = ""
     seed: int = 0
     fold: int = NO_FOLD
-    parallel: Literal["pmap", "mesh"] = "pmap"
+    parallel: ParallelKind = "pmap"
     space_shards: int = 1
     shard_optimizer: bool = False
     profile: bool = False

@@ -50,6 +50,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
       CheckpointError: the folder holds no checkpoint that can be read, or the data have changed.
       ConfigError: the run was trained with another configuration, or groups of
         devices do not divide the devices.
+      DataError: the pictures cannot be used, or another job is in the folder.
     """
     workdir = run_folder(workdir)
     own_environment = environment()
@@ -89,9 +90,11 @@ def evaluate_splits(
     pictures = evaluator.overlays(best.variables, records["test"], list(ranked.values()))
     measured_by = {
         "checkpoint_step": best.step,
-        "tolerance_px": evaluator.config.tolerance_px,
-        "tolerance_mm": evaluator.config.tolerance_mm,
+        "tolerance_px": evaluator.evaluation.tolerance_px,
+        "tolerance_mm": evaluator.evaluation.tolerance_mm,
     }
+    # The tables that follow may be at other tolerances than it says.
+    evaluation_report.remove_summary(workdir)
     summary = {
         split: evaluation_report.write_split(workdir, split, rows[split]) | measured_by
         for split in EVALUATED_SPLITS
@@ -109,17 +112,17 @@ class Evaluator:
       parallel: the devices to use.
 
     Attributes:
-      config: of evaluations.
+      evaluation: how it measures.
       forward: compiled function from (variables, images of one batch over all devices) to the
         probability of each class.
       batch_size: pictures in such a batch; divides over `parallel.batch_shards`.
     """
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
-        self.config = config.evaluation
+        self.evaluation = config.evaluation
         self._parallel = parallel
         self.forward = parallel.wrap_forward(make_forward(config))
-        self.batch_size = batch_size_over(parallel.batch_shards, self.config.batch_size)
+        self.batch_size = batch_size_over(parallel.batch_shards, self.evaluation.batch_size)
 
     def predict(
         self, variables: Variables, records: Records, positions: Sequence[int]
@@ -165,7 +168,7 @@ class Evaluator:
                 bar.update()
 
             for position, square in self.predict(variables, records, range(len(records))):
-                running.append(pool.submit(_measure, self.config, records, position, square))
+                running.append(pool.submit(_measure, self.evaluation, records, position, square))
                 # Bounded, so that full-size masks of a large split never pile up in memory.
                 if len(running) > 4 * self.batch_size:
                     finish_one()

@@ -75,6 +75,12 @@ def write_summary(workdir: epath.Path, summary: Summary) -> None:
     _write(workdir / "metrics.json", (text + "\n").encode())
 
 
+def remove_summary(workdir: epath.Path) -> None:
+    """Removes `metrics.json`, if there is one."""
+    if jax.process_index() == 0:
+        (workdir / "metrics.json").unlink(missing_ok=True)
+
+
 def read_summary(workdir: epath.Path) -> Summary:
     """Returns what `write_summary` wrote.
 

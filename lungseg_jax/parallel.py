@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,10 +21,10 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from lungseg_jax.config import ParallelKind
+
 DATA = "data"
 SPACE = "space"
-
-Kind = Literal["pmap", "mesh"]
 
 Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
@@ -43,7 +43,7 @@ class Parallel:
         `lungseg_jax.packing`; not with `shard_optimizer`, which cuts each array by itself.
     """
 
-    kind: Kind
+    kind: ParallelKind
     devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]
     space_shards: int = 1
     shard_optimizer: bool = False
@@ -220,7 +220,9 @@ def sum_over_devices(tree: PyTree[Array], axis_name: str) -> PyTree[Array]:
     return restore(jax.lax.psum(flat, axis_name))
 
 
-def all_devices(kind: Kind, space_shards: int = 1, *, shard_optimizer: bool = False) -> Parallel:
+def all_devices(
+    kind: ParallelKind, space_shards: int = 1, *, shard_optimizer: bool = False
+) -> Parallel:
     """Returns the `Parallel` of a kind (`pmap` or `mesh`) over every device of every process."""
     devices = tuple(jax.devices())
     pack_state = devices[0].platform == "gpu" and not shard_optimizer

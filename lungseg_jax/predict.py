@@ -129,7 +129,8 @@ def predict(
     if dicom_seg:
         check_highdicom()
     output = epath.Path(output)
-    inputs = name_files(paths, output, results_of(read_note(output)))
+    earlier = results_of(read_note(output))
+    inputs = name_files(paths, output, earlier, dicom_seg=dicom_seg)
     _make_folder(output)
     with alone_in(output, "wait for its end, or give another --output"):
         return _segment_what_is_left(segmenter, inputs, output, options, dicom_seg)
@@ -142,9 +143,9 @@ def _segment_what_is_left(
     options: ReadOptions,
     dicom_seg: bool,
 ) -> list[Row]:
-    makers = (segmenter.identity(), repr(options), digest_of_program(), f"dicom_seg={dicom_seg}")
+    makers = (segmenter.identity(), repr(options), digest_of_program())
     wanted = {
-        file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, makers))
+        file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, makers), dicom_seg)
         for file in inputs
     }
     # Read here: until now another call may have been writing.

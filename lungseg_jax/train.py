@@ -115,6 +115,7 @@ def start(
       ConfigError: the folder belongs to another configuration, or weights to start from to another
         network.
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
+      DataError: the pictures cannot be used, or another job is in the folder.
     """
     # Before hours of work: what ran is what was imported.
     environment_at_start = environment()
@@ -194,7 +195,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
                 position = {"order": run.batches.get_state(), **identity(run.records)}
                 run.checkpoints.save(run.state, position, dice)
                 pending.restart_clock()
-                # Asked for during the validation.
+                # Asked for during the validation; several hosts agree on a later step.
                 stopping = stopping or (step < config.num_steps and stop(step))
             if stopping:
                 return False

@@ -15,9 +15,10 @@ from etils import epath
 from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
-from lungseg_jax.errors import ConfigError, first_line
+from lungseg_jax.errors import ConfigError, DataError, first_line
 from lungseg_jax.network import compute_dtype
 from lungseg_jax.runtime.alone import alone_in
+from lungseg_jax.runtime.hosts import in_any_process
 
 # Where addresses of folders in Google Cloud Storage begin.
 BUCKETS = "gs://"
@@ -126,14 +127,20 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
     The folder is made if need be. In a bucket, which has no locks, nothing is kept out.
 
     Raises:
-      DataError: another job is in it.
+      DataError: another job is in it; in every process of this one.
     """
-    # Of several processes of a job the first writes.
-    if _in_bucket(workdir) or jax.process_index() > 0:
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with alone_in(workdir, "wait for its end, or give another --workdir"):
+    remedy = "wait for its end, or give another --workdir"
+    refused = None
+    with contextlib.ExitStack() as until_done:
+        # Of several processes of a job the first writes.
+        if jax.process_index() == 0 and not _in_bucket(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            try:
+                until_done.enter_context(alone_in(workdir, remedy))
+            except DataError as error:
+                refused = error
+        if in_any_process(refused is not None):
+            raise refused or DataError(workdir, "is in use by another job", remedy)
         yield
 
 

@@ -207,6 +207,7 @@ def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[s
         OSError(errno.EMFILE, "Too many open files"),
         OSError(errno.EIO, "Input/output error"),
         TimeoutError("no answer"),
+        ValueError('UNKNOWN: Error reading local file "6/d/0" [OS error 5: Input/output error]'),
         ValueError("RESOURCE_EXHAUSTED: 2 GiB"),
         ValueError("PERMISSION_DENIED: Error reading gs://runs/6: HTTP response code: 403"),
         ValueError("ABORTED: All 2 retry attempts failed: UNAVAILABLE"),

@@ -65,10 +65,47 @@ def test_it_belongs_to_the_radiographs_patient_and_study(tmp_path):
     assert [float(x) for x in measures.PixelSpacing] == [0.2, 0.3]
 
 
-def test_names_keep_their_letters(tmp_path):
-    """Fault: a patient's name in a character set that the object does not state."""
-    seg = encoded(tmp_path, {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"})
-    assert str(seg.PatientName) == "Müller^Jörg"
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 100", "Müller^Jörg"),
+        ("ISO_IR 144", "Иванов^Иван"),
+        ("ISO_IR 192", "山田^太郎"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        (None, "Roe^Jane"),
+    ],
+)
+def test_names_keep_their_letters(tmp_path, character_set: Any, name: str):
+    """Fault: letters lost, or in a character set that the object does not state."""
+    attributes = {"SpecificCharacterSet": character_set} if character_set else {}
+    seg = encoded(tmp_path, attributes | {"PatientName": name})
+    assert seg.SpecificCharacterSet == "ISO_IR 192"
+    assert str(seg.PatientName) == name
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "kept"),
+    [
+        ("PatientSex", "F", "F"),
+        ("PatientSex", "MALE", ""),
+        ("PatientSex", "U", ""),
+        ("PatientBirthDate", "19500102", "19500102"),
+        ("PatientBirthDate", "00000000", ""),
+        ("PatientBirthDate", "1950", ""),
+        ("StudyDate", "20200013", ""),
+        ("StudyTime", "120001", "120001"),
+        ("StudyTime", "12:00:01", ""),
+    ],
+)
+def test_what_a_header_may_not_say_is_left_empty(tmp_path, keyword: str, value: str, kept: str):
+    """Fault: no object for the values that anonymisers leave, or these passed on."""
+    path = tmp_path / "chest.dcm"
+    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(CHEST, STUDY)))
+    with pydicom.config.disable_value_validation():
+        dataset.add_new(keyword, pydicom.datadict.dictionary_VR(keyword), value)
+        dataset.save_as(path)
+    content = encode_dicom_seg(path, *sides(), ReadOptions(), MAKERS)
+    assert (pydicom.dcmread(io.BytesIO(content)).get(keyword) or "") == kept
 
 
 def test_the_same_masks_have_the_same_identifiers(tmp_path):
@@ -84,8 +121,8 @@ def test_the_same_masks_have_the_same_identifiers(tmp_path):
     other_network = encoded(tmp_path, makers=("another", "options"))
     assert other_network.SOPInstanceUID != first.SOPInstanceUID
     assert other_network.SeriesInstanceUID != first.SeriesInstanceUID
-    other_picture = encoded(tmp_path, {"SOPInstanceUID": "1.2.9"})
-    assert other_picture.SOPInstanceUID != first.SOPInstanceUID
+    for changed in ({"SOPInstanceUID": "1.2.9"}, {"PatientID": "another"}):
+        assert encoded(tmp_path, changed).SOPInstanceUID != first.SOPInstanceUID
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
@@ -109,7 +146,9 @@ def test_an_anonymised_header_is_enough(tmp_path):
     assert not seg.PatientOrientation
 
 
-@pytest.mark.parametrize("spacing", [["0", "0"], ["0.1", "-0.1"], ["0.1"]])
+@pytest.mark.parametrize(
+    "spacing", [["0", "0"], ["0.1", "-0.1"], ["0.000001", "0.000001"], ["0.1"]]
+)
 def test_an_impossible_spacing_is_not_passed_on(tmp_path, spacing: list[str]):
     """Fault: areas of nothing, measured on the object by whoever trusts it."""
     seg = encoded(tmp_path, {"PixelSpacing": spacing})

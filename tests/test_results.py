@@ -30,7 +30,7 @@ def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output:
         assert (tmp_path / output / "1_mask.png").exists()
 
 
-@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", "1_seg.dcm", TABLE])
+@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", TABLE])
 def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
     """Fault: a radiologist's reference beside its picture lost under a mask of the network."""
     (tmp_path / "0.png").write_bytes(png_bytes(CHEST))
@@ -41,6 +41,21 @@ def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
         predict(untrained, [tmp_path], tmp_path)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / theirs).read_bytes() == b"dear"
+
+
+def test_a_seg_that_was_not_asked_for_is_someone_elses(tmp_path, untrained):
+    """Fault: a file of the name that one would have deleted, or not counted as a picture."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path], tmp_path)
+    theirs = tmp_path / "1_seg.dcm"
+    theirs.write_bytes(b"dear")
+    rows = predict(untrained, [tmp_path], tmp_path)
+    assert [row.file for row in rows] == ["1.png", "1_seg.dcm"]
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"1_seg.dcm: would be overwritten"):
+        predict(untrained, [tmp_path / "1.png"], tmp_path, dicom_seg=True)
+    assert sorted(tmp_path.iterdir()) == before
+    assert theirs.read_bytes() == b"dear"
 
 
 def test_results_given_by_name_are_not_segmented(tmp_path, untrained):

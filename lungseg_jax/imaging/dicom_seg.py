@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 from jaxtyping import Bool
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
 
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.dicom import max_bytes
@@ -21,6 +23,7 @@ from lungseg_jax.imaging.dicom_file import guarded, parse_dicom
 from lungseg_jax.imaging.files import read_bytes
 from lungseg_jax.imaging.header import read_numbers
 from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.spacing import PLAUSIBLE_SPACING_MM
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -41,6 +44,8 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
     "StudyDate", "StudyTime", "ReferringPhysicianName", "PatientOrientation",
 )  # fmt: skip
+
+_REPEATED = (*_REQUIRED, *_MAY_BE_EMPTY, "PixelSpacing")
 
 # Apart from the numbers of the devices' own series.
 _SERIES_NUMBER = 1000
@@ -68,7 +73,8 @@ def encode_dicom_seg(
     """Returns a DICOM file with both lungs as binary segments of a radiograph (PS3.3 A.51).
 
     It belongs to the radiograph's patient and study, in a series of its own. What has the same
-    radiograph, masks and makers has the same UIDs, so that an archive keeps it once.
+    header, masks and makers has the same UIDs, so that an archive keeps it once, although the time
+    it was made at differs.
 
     Args:
       path: the radiograph's DICOM file.
@@ -104,7 +110,7 @@ def encode_dicom_seg(
             series_description=f"Lungs by {_PACKAGE}",
             sop_instance_uid=generate_uid(
                 entropy_srcs=[
-                    header.SOPInstanceUID,
+                    *(str(header.get(keyword)) for keyword in _REPEATED),
                     *makers,
                     hashlib.sha256(segments.tobytes()).hexdigest(),
                 ]
@@ -126,13 +132,31 @@ def encode_dicom_seg(
 
 
 def _complete(header: Dataset) -> None:
-    """Adds to a header what a segmentation must repeat, and takes out an impossible spacing."""
+    """Gives a header all that a segmentation must repeat, and takes out what it may not."""
+    header.decode()
+    header.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _MAY_BE_EMPTY:
-        if keyword not in header:
-            setattr(header, keyword, None)
+        if not _is_valid(header, keyword):
+            header.add_new(keyword, dictionary_VR(keyword), None)
+    low, high = PLAUSIBLE_SPACING_MM
     spacing = read_numbers(header, "PixelSpacing")
-    if "PixelSpacing" in header and not (len(spacing) == 2 and min(spacing) > 0):
+    if "PixelSpacing" in header and not (
+        len(spacing) == 2 and low <= min(spacing) <= max(spacing) <= high
+    ):
         del header.PixelSpacing
+
+
+def _is_valid(header: Dataset, keyword: str) -> bool:
+    """Whether an attribute is there with a value of its kind; anonymisers leave `00000000`."""
+    try:
+        value = header[keyword].value
+        if keyword.endswith("Date"):
+            DA(value)
+        if keyword.endswith("Time"):
+            TM(value)
+        return keyword != "PatientSex" or value in ("M", "F", "O", "", None)
+    except (KeyError, ValueError, TypeError):
+        return False
 
 
 def _segments() -> list["SegmentDescription"]:

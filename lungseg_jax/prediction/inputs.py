@@ -40,7 +40,11 @@ class Input:
 
 
 def name_files(
-    paths: Sequence[epath.PathLike], output: epath.Path, earlier: Collection[str]
+    paths: Sequence[epath.PathLike],
+    output: epath.Path,
+    earlier: Collection[str],
+    *,
+    dicom_seg: bool = False,
 ) -> list[Input]:
     """Returns the files at the paths, each with a label and a name of its own.
 
@@ -52,6 +56,7 @@ def name_files(
         do not count, wherever they went, nor what a training run has left.
       output: where results go.
       earlier: names of results of earlier calls there, the only ones that may be overwritten.
+      dicom_seg: whether DICOM SEG goes there, too.
 
     Raises:
       DataError: a path is absent, there is no file, or a result would overwrite another's file.
@@ -62,7 +67,8 @@ def name_files(
             paths[0], "holds no file to segment", "give a folder of DICOM, PNG or JPEG files"
         )
     inputs = [Input(path, found[path], name) for path, name in _names(found).items()]
-    for name in (TABLE, *itertools.chain.from_iterable(files_of(file.mask) for file in inputs)):
+    files = (files_of(file.mask, dicom_seg=dicom_seg) for file in inputs)
+    for name in (TABLE, *itertools.chain.from_iterable(files)):
         if name not in earlier and os.path.lexists(output / name):
             raise DataError(
                 output / name,

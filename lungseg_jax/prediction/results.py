@@ -31,13 +31,15 @@ class Result:
     Attributes:
       picture: key of the picture that it is of; see `key_of`.
       made_of: what it is computed from; see `what_it_is_made_of`.
-      sizes: in bytes of mask, overlay and DICOM SEG, -1 where there is none, once they are written;
-        what was cut short is made again.
+      dicom_seg: whether a DICOM SEG was wanted, too.
+      sizes: of `files_of` in bytes, -1 where there is none, once they are written; what was cut
+        short is made again.
       row: of the table, without the picture's name, once it is known.
     """
 
     picture: str
     made_of: str
+    dicom_seg: bool = False
     sizes: tuple[int, ...] = ()
     row: Row | None = None
 
@@ -55,9 +57,14 @@ def seg_of(mask: str) -> str:
     return mask.removesuffix(MASK_ENDING) + SEG_ENDING
 
 
-def files_of(mask: str) -> tuple[str, str, str]:
-    """Returns the names of all that may be written for a picture, by that of its mask."""
-    return mask, overlay_of(mask), seg_of(mask)
+def files_of(mask: str, *, dicom_seg: bool) -> tuple[str, ...]:
+    """Returns the names of all that may be written for a picture, by that of its mask.
+
+    Args:
+      mask: name of the mask.
+      dicom_seg: whether a DICOM SEG is wanted. A file of that name is someone else's otherwise.
+    """
+    return mask, overlay_of(mask), *[seg_of(mask)] * dicom_seg
 
 
 def place_of(file: epath.Path) -> str:
@@ -105,11 +112,10 @@ def read_note(output: epath.Path) -> dict[str, Result] | None:
 
 def results_of(noted: Note | None) -> frozenset[str]:
     """Returns the names of all results that a note tells of, as `read_note` returns it."""
-    return (
-        frozenset()
-        if noted is None
-        else frozenset({TABLE, *itertools.chain.from_iterable(map(files_of, noted))})
-    )
+    if noted is None:
+        return frozenset()
+    files = (files_of(mask, dicom_seg=result.dicom_seg) for mask, result in noted.items())
+    return frozenset({TABLE, *itertools.chain.from_iterable(files)})
 
 
 def results_in(folder: epath.Path) -> frozenset[str]:
@@ -140,14 +146,15 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     pictures = {result.picture for result in wanted.values()}
     stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
     for mask, result in wanted.items():
-        there = any(os.path.lexists(output / name) for name in files_of(mask))
+        names = files_of(mask, dicom_seg=result.dicom_seg)
+        there = any(os.path.lexists(output / name) for name in names)
         if there and noted.get(mask, result).picture not in pictures:
             # Archives give the pictures of all patients the same names.
             fault = "is the result of another file of that name"
             raise DataError(output / mask, fault, "give another --output")
     of_others = {mask: result for mask, result in noted.items() if result.picture not in pictures}
     for mask in noted.keys() - of_others.keys() - stay.keys():
-        for name in files_of(mask):
+        for name in files_of(mask, dicom_seg=noted[mask].dicom_seg):
             (output / name).unlink(missing_ok=True)
     masks = of_others | dict(wanted) | stay
     partial = output / f"{NOTE}.partial"
@@ -162,11 +169,12 @@ def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
     if earlier is None or earlier.row is None:
         return False
     same = dataclasses.replace(earlier, sizes=(), row=None) == wanted[mask]
-    return same and earlier.sizes == _sizes(output, mask)
+    return same and earlier.sizes == _sizes(output, mask, earlier)
 
 
-def _sizes(output: epath.Path, mask: str) -> tuple[int, ...]:
-    return tuple(stamp(output / name)[0] for name in files_of(mask))
+def _sizes(output: epath.Path, mask: str, result: Result) -> tuple[int, ...]:
+    names = files_of(mask, dicom_seg=result.dicom_seg)
+    return tuple(stamp(output / name)[0] for name in names)
 
 
 @contextlib.contextmanager
@@ -175,7 +183,7 @@ def open_note(output: epath.Path) -> Iterator[Callable[[str, Result, Row], None]
     with Path(output / NOTE).open("a", buffering=1) as file:
 
         def add(mask: str, result: Result, row: Row) -> None:
-            done = dataclasses.replace(result, sizes=_sizes(output, mask), row=row)
+            done = dataclasses.replace(result, sizes=_sizes(output, mask, result), row=row)
             file.write(_line(mask, done))
 
         yield add
@@ -191,7 +199,12 @@ def _parse(line: str) -> tuple[str, Result] | None:
     try:
         fields = json.loads(line)
         mask, row = fields["mask"], fields["row"]
-        result = Result(str(fields["picture"]), str(fields["made_of"]), tuple(fields["sizes"]))
+        result = Result(
+            str(fields["picture"]),
+            str(fields["made_of"]),
+            fields.get("dicom_seg") is True,
+            tuple(fields["sizes"]),
+        )
         # A file elsewhere is not a result, whatever a note that others wrote says.
         if not mask.endswith(MASK_ENDING) or Path(mask).name != mask:
             return None

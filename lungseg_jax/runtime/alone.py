@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from etils import epath
 
@@ -20,7 +21,7 @@ LOCK = ".lock"
 def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
     """Keeps other processes out of a folder on disk, also those of machines that share the disk.
 
-    The system lets go of it when the process ends, however it ends.
+    The system lets go of it when this process and those it has forked end, however they end.
 
     Args:
       folder: that there is.
@@ -29,7 +30,7 @@ def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
     Raises:
       DataError: another process is in it.
     """
-    with Path(folder, LOCK).open("a+") as file:
+    with _opened(Path(folder, LOCK)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -40,7 +41,16 @@ def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
             # Some network file systems have no locks.
             pass
         else:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            if file.writable():
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}")
+                file.flush()
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    """Returns the lock's file, to write if it may be: it may be another person's."""
+    try:
+        return path.open("a+")
+    except PermissionError:
+        return path.open()

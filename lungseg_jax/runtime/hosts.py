@@ -84,3 +84,10 @@ def without_folders(config: Config) -> str:
     """Returns a configuration as text, without what may differ between hosts."""
     data = dataclasses.replace(config.data, manual_dir="", data_dir="", splits="")
     return to_json(dataclasses.replace(config, data=data))
+
+
+def in_any_process(is_so: bool) -> bool:
+    """Returns whether it is so in any process, once all have come here."""
+    if jax.process_count() == 1:
+        return is_so
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(is_so))))
