@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.train import train_and_evaluate
 from tests.bucket import Bucket, serve_bucket
 from tests.small import REPOSITORY, cut, small_config_with_data, write_small_data
@@ -54,6 +55,17 @@ COMPARER = """
 from lungseg_jax.runtime.hosts import check_hosts_agree, join_hosts
 join_hosts()
 check_hosts_agree(commit="one")
+"""
+
+# A host that does no more than enter the folder of a run.
+ENTRANT = """
+import sys
+from etils import epath
+from lungseg_jax.runtime.hosts import join_hosts
+from lungseg_jax.workdir import alone_in_run
+join_hosts()
+with alone_in_run(epath.Path(sys.argv[1])):
+    print("entered")
 """
 
 
@@ -196,6 +208,16 @@ def test_two_processes_pass_over_a_damaged_checkpoint_together(tmp_path):
     assert [path.name for path in (tmp_path / "pmap").glob("damaged-*")] == ["damaged-0-10"]
     assert (tmp_path / "pmap" / "checkpoints" / "10").exists()
     assert (tmp_path / "pmap" / "metrics.json").read_bytes() == expected
+
+
+def test_all_hosts_of_a_second_job_are_refused(tmp_path):
+    """Fault: a first host that is refused, while the others wait for it until JAX gives them up."""
+    arguments = [[str(tmp_path / "run")]] * 2
+    for output in outputs_of_hosts(ENTRANT, arguments, [{}] * 2, code=0):
+        assert "entered" in output
+    with alone_in(tmp_path / "run", ""):
+        for output in outputs_of_hosts(ENTRANT, arguments, [{}] * 2, code=1):
+            assert "is in use by" in output
 
 
 def test_no_host_on_cpus_starts_with_a_program_that_the_others_compile(tmp_path):
