@@ -4,6 +4,8 @@ import inspect
 import sys
 from collections.abc import Callable
 
+from lungseg_jax.errors import UserError
+
 
 def call_with_arguments(main: Callable[..., None], usage: str | None) -> None:
     """Calls a script's function with the words of its command line; shows how to, if they misfit.
@@ -20,4 +22,7 @@ def call_with_arguments(main: Callable[..., None], usage: str | None) -> None:
         inspect.signature(main).bind(*words)
     except TypeError as error:
         sys.exit(f"{usage}\nError: {error}")
-    main(*words)
+    try:
+        main(*words)
+    except UserError as error:
+        sys.exit(f"Error: {error}")

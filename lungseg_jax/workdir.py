@@ -222,6 +222,9 @@ def read_config(workdir: epath.Path) -> Config:
             if inside.name == "checkpoints" and (inside.parent / path.name).exists():
                 remedy = f"give {inside.parent}, which does"
         raise ConfigError(workdir, _fault_without_run(workdir), remedy) from error
+    except NotADirectoryError as error:
+        fault = "is a file, but neither a run's folder nor .safetensors"
+        raise ConfigError(workdir, fault, "give the folder of a trained run") from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error
     except (ValueError, TypeError) as error:

@@ -29,6 +29,12 @@ def test_help_shows_how_and_does_nothing(script, capsys):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+def test_a_users_error_is_one_line():
+    """Fault: a traceback for a folder that is not there."""
+    with pytest.raises(SystemExit, match=r"^Error: absent: No such file or directory; check path"):
+        call("dicom_table", "absent")
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [

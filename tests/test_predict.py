@@ -189,6 +189,7 @@ def test_rows_of_unequal_length_are_refused():
         (["a.png", "--output=out", "--config.num_steps=5"], "num_steps"),
         (["a.png", "--output=out", "--checkpoint=x.safetensors"], "x.safetensors: No such file"),
         (["a.png", "--output=out", "--checkpoint=absent"], "absent: no such folder"),
+        (["a.png", "--output=out", "--checkpoint=a.png"], "a.png: is a file, but neither"),
     ],
 )
 def test_user_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
