@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
@@ -26,7 +26,7 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.spacing import PLAUSIBLE_SPACING_MM
 
 if TYPE_CHECKING:
-    from highdicom.seg import SegmentDescription
+    from highdicom.seg import Segmentation, SegmentDescription
 
 # Its messages quote patients' names; see `dicom_file` for pydicom's.
 logging.getLogger("highdicom").propagate = False
@@ -94,41 +94,43 @@ def encode_dicom_seg(
         if missing := [keyword for keyword in _REQUIRED if not header.get(keyword)]:
             raise DataError(name, f"its header lacks {', '.join(missing)}", "add it")
         _complete(header)
-        # What such a file must hold fills a chapter of the standard, which this library keeps.
-        # Imported here, because it is optional.
-        from highdicom.seg import Segmentation
-
         # Of each pixel, the number of its segment.
-        segments = right + 2 * left.astype(np.uint8)
-        seg = Segmentation(
-            source_images=[header],
-            pixel_array=segments,
-            segmentation_type="BINARY",
-            segment_descriptions=_segments(),
-            series_instance_uid=generate_uid(entropy_srcs=[header.SeriesInstanceUID, *makers]),
-            series_number=_SERIES_NUMBER,
-            series_description=f"Lungs by {_PACKAGE}",
-            sop_instance_uid=generate_uid(
-                entropy_srcs=[
-                    *(str(header.get(keyword)) for keyword in _REPEATED),
-                    *makers,
-                    hashlib.sha256(segments.tobytes()).hexdigest(),
-                ]
-            ),
-            instance_number=1,
-            manufacturer=_PACKAGE,
-            manufacturer_model_name=_PACKAGE,
-            software_versions=importlib.metadata.version(_PACKAGE),
-            device_serial_number=makers[0][:16],
-            content_label="LUNGS",
-            content_description="Lungs by a neural network, for research only",
-            # An empty lung is an empty frame: its absence would say that nobody looked.
-            omit_empty_frames=False,
-        )
-        seg.PatientOrientation = header.PatientOrientation
+        seg = _segmentation(header, right + 2 * left.astype(np.uint8), makers)
         buffer = io.BytesIO()
         seg.save_as(buffer)
     return buffer.getvalue()
+
+
+def _segmentation(
+    header: Dataset, segments: UInt8[np.ndarray, "h w"], makers: Sequence[str]
+) -> "Segmentation":
+    # What such a file must hold fills a chapter of the standard, which this library keeps. Imported
+    # here, because it is optional.
+    from highdicom.seg import Segmentation
+
+    mask = hashlib.sha256(segments.tobytes()).hexdigest()
+    repeated = [str(header.get(keyword)) for keyword in _REPEATED]
+    seg = Segmentation(
+        source_images=[header],
+        pixel_array=segments,
+        segmentation_type="BINARY",
+        segment_descriptions=_segments(),
+        series_instance_uid=generate_uid(entropy_srcs=[header.SeriesInstanceUID, *makers]),
+        series_number=_SERIES_NUMBER,
+        series_description=f"Lungs by {_PACKAGE}",
+        sop_instance_uid=generate_uid(entropy_srcs=[*repeated, *makers, mask]),
+        instance_number=1,
+        manufacturer=_PACKAGE,
+        manufacturer_model_name=_PACKAGE,
+        software_versions=importlib.metadata.version(_PACKAGE),
+        device_serial_number=makers[0][:16],
+        content_label="LUNGS",
+        content_description="Lungs by a neural network, for research only",
+        # An empty lung is an empty frame: its absence would say that nobody looked.
+        omit_empty_frames=False,
+    )
+    seg.PatientOrientation = header.PatientOrientation
+    return seg
 
 
 def _complete(header: Dataset) -> None:
