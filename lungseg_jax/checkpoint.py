@@ -109,17 +109,19 @@ class Checkpoints:
         the update rule has changed.
 
         Args:
-          variables: of the structure of the average, such as `network.abstract_variables`.
+          variables: of the structure of the average, packed or not; what is returned is as they
+            are. Such as `network.abstract_variables`.
 
         Raises:
           CheckpointError: there is no checkpoint, or none can be read.
         """
         whole = self._parallel.everywhere
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), {"ema": variables}
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+            {"ema": jax.eval_shape(unpack, variables)},
         )
         step, part, position = self._read_first(self._best_first(), abstract)
-        return BestWeights(step, part["ema"], position)
+        return BestWeights(step, self._carried_as(variables, part["ema"]), position)
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step."""
@@ -265,8 +267,8 @@ class Checkpoints:
             return state
         return jax.jit(unpack, out_shardings=self._parallel.replicated)(state)
 
-    def _carried_as(self, template: TrainState, state: TrainState) -> TrainState:
-        """Returns the state packed as the template is."""
+    def _carried_as(self, template: PyTree, state: PyTree) -> Any:  # noqa: ANN401
+        """Returns a state, or a part of it, packed as the template is."""
         if jax.tree.structure(template) == jax.tree.structure(state):
             return state
         # Without the template's arrays, which the compiled function would keep alive.

@@ -29,7 +29,7 @@ from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
-from lungseg_jax.network import abstract_variables, count_parameters
+from lungseg_jax.network import count_parameters
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.timing import MAX_PENDING
 from lungseg_jax.runtime.environment import environment
@@ -94,7 +94,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
         if not finished:
             run.checkpoints.close()
             return None
-        best = run.checkpoints.restore_best(abstract_variables(config))
+        best = run.checkpoints.restore_best(run.state.ema)
         run.checkpoints.close()
         terminal.say(f"Evaluating the best checkpoint by validation Dice, step {best.step}")
         return evaluate_splits(run.evaluator, best, run.records, workdir)

@@ -13,7 +13,6 @@ from etils import epath
 from jaxtyping import Bool, UInt8
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 # Its messages quote patients' names; see `dicom_file` for pydicom's.
 logging.getLogger("highdicom").propagate = False
 
-# SNOMED CT's structures, in the order of the segments.
-LUNGS = (Code("3341006", "SCT", "Right lung"), Code("44029006", "SCT", "Left lung"))
+# Codes and names of SNOMED CT's structures, in the order of the segments.
+_LUNGS = (("3341006", "Right lung"), ("44029006", "Left lung"))
 
 # What a segmentation cannot point to its radiograph without (type 1 in PS3.3 C.12.1, C.7.2.1 and
 # C.7.3.1).
@@ -165,6 +164,7 @@ def _segments() -> list["SegmentDescription"]:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentDescription
     from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
 
     algorithm = AlgorithmIdentificationSequence(
         name=_PACKAGE,
@@ -174,11 +174,11 @@ def _segments() -> list["SegmentDescription"]:
     return [
         SegmentDescription(
             segment_number=number,
-            segment_label=lung.meaning,
+            segment_label=name,
             segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=lung,
+            segmented_property_type=Code(code, "SCT", name),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
         )
-        for number, lung in enumerate(LUNGS, 1)
+        for number, (code, name) in enumerate(_LUNGS, 1)
     ]
