@@ -13,6 +13,8 @@ from etils import epath
 from jaxtyping import Bool, UInt8
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
@@ -163,8 +165,6 @@ def _is_valid(header: Dataset, keyword: str) -> bool:
 def _segments() -> list["SegmentDescription"]:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentDescription
-    from pydicom.sr.codedict import codes
-    from pydicom.sr.coding import Code
 
     algorithm = AlgorithmIdentificationSequence(
         name=_PACKAGE,
