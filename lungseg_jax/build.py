@@ -30,9 +30,15 @@ def _build(config: Config, beam_options: list[str] | None) -> None:
     if beam_options is not None:
         if importlib.util.find_spec("apache_beam") is None:
             raise ConfigError("--beam", "Apache Beam is missing", "pip install -e '.[beam]'")
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+        from apache_beam.runners import create_runner
 
         options = PipelineOptions(beam_options)
+        try:
+            # Before the files are listed.
+            create_runner(options.view_as(StandardOptions).runner or "DirectRunner")
+        except ValueError as error:
+            raise ConfigError("--beam", str(error), "name a runner of Apache Beam") from error
     terminal.say(f"Records: {build_records(config, options).data_path}")
 
 

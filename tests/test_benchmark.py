@@ -175,6 +175,13 @@ def test_a_stage_within_the_noise_is_called_so(low, note):
     assert _stage_name("update", figures) == f"  update{note}"
 
 
+def test_a_step_faster_than_its_machine_is_doubted(result):
+    """Fault: an MFU of 130 %, measured beside other work, printed as if it could be."""
+    for share, doubted in ((0.9, False), (1.3, True)):
+        report = benchmark_report(changed(result, "train_step", mfu_measured=share))
+        assert ("Caution: " in report) == doubted
+
+
 @pytest.mark.parametrize(("count", "text"), [(2.0**20, "1.0 MiB"), (2.0**30, "1.00 GiB")])
 def test_bytes_are_shown_in_their_unit(count, text):
     """Fault: KiB called MiB, or a GiB of 10**9 bytes."""
@@ -190,7 +197,7 @@ def test_table_is_aligned_and_whole(result):
     text = "\n".join(lines)
     for name in ("augment", "forward and loss", "backward", "update", "end to end", "evaluation"):
         assert name in text
-    assert lines[-1].startswith("Limit: ")
+    assert "\nLimit: " in text
 
 
 def changed(result: dict, key: str, **figures: object) -> dict:

@@ -1,5 +1,6 @@
 """From a mask's bits to channels, and masks that have no sides."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -83,11 +84,18 @@ def config(tmp_path_factory):
     return small_config_with_data(tmp_path_factory.mktemp("data"), data__labels="left_right")
 
 
-def test_source_without_sides_is_refused_at_once(config):
-    """Fault: a run that learns that there are no lungs."""
-    with pytest.raises(ConfigError, match=r"source kaggle .* phantom, montgomery, jsrt") as caught:
-        open_records(config)
-    assert caught.value.subject == "data.labels"
+def test_masks_without_sides_are_refused(config, tmp_path):
+    """Fault: a run that learns that there are no lungs, or records built only to be refused."""
+    data = dataclasses.replace(config.data, data_dir=str(tmp_path))
+    # Of a folder, sides may be told by the names of masks.
+    folder = dataclasses.replace(
+        data, source="folder", images="CXR_png/*", masks="masks/{stem}*"
+    )
+    for given, built in ((data, False), (folder, True)):
+        with pytest.raises(ConfigError, match=f"source {given.source} .* montgomery") as caught:
+            open_records(dataclasses.replace(config, data=given))
+        assert caught.value.subject == "data.labels"
+        assert (tmp_path / "chest_xray_lungs").exists() == built
 
 
 def test_every_example_read_is_checked(config):

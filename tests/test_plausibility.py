@@ -7,7 +7,7 @@ import pytest
 
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.sides import split_lungs
-from lungseg_jax.prediction.plausibility import doubts
+from lungseg_jax.prediction.plausibility import doubts, remarks
 from tests.pictures import SHARED
 from tfds_builder.sources import list_source
 
@@ -60,6 +60,35 @@ def test_two_lungs_pass():
 def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
     """Fault: a cut-off chest, a hand or an empty mask among the accepted."""
     assert reason in judged(right, left, dice)
+
+
+@pytest.mark.parametrize(
+    ("right", "left", "said"),
+    [
+        (*GOOD, []),
+        # A base, whose angle no area counts: 35 of 80 columns.
+        (np.s_[20:80, 10:55], np.s_[20:100, 55:90], ["bottom over 44% of their width"]),
+        # One row of 60 is a touch.
+        (np.s_[20:21, 0:45], np.s_[20:80, 55:90], []),
+        (np.s_[20:32, 0:45], np.s_[20:80, 55:90], ["viewer's left over 20% of their height"]),
+        # A corner.
+        (
+            np.s_[80:100, 0:20],
+            np.s_[20:60, 55:100],
+            ["bottom over 31% of their width", "viewer's left over 33% of their height"],
+        ),
+        # Rejected, and so not noted, too.
+        (np.s_[20:100, 10:45], np.s_[20:100, 55:90], []),
+        (NONE, NONE, []),
+    ],
+)
+def test_lungs_that_reach_the_border_are_noted(right, left, said: list[str]):
+    """Fault: the area of a lung whose base is out of view, passed on without a word."""
+    masks = [np.zeros((100, 100), bool) for _ in range(2)]
+    masks[0][right] = masks[1][left] = True
+    noted = list(remarks(*masks))
+    assert len(noted) == len(said)
+    assert all(text in note for text, note in zip(said, noted, strict=True))
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"no real radiographs in {REAL}")

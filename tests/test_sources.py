@@ -8,9 +8,21 @@ from etils import epath
 
 from lungseg_jax.config import SourceName
 from lungseg_jax.errors import DataError
-from tests.layouts import write_tree
+from lungseg_jax.imaging.structures import Structure
+from tests.layouts import FOLDER, write_tree
 from tests.pictures import KAGGLE_STEMS, write_kaggle
-from tfds_builder.sources import _LAYOUTS, Case, Clinical, documented_spacing, list_source
+from tests.test_source_jsrt import write_jsrt
+from tests.test_source_montgomery import write_montgomery
+from tests.test_source_phantom import write_phantom_layout
+from tests.test_source_shenzhen import write_shenzhen
+from tfds_builder.sources import (
+    _LAYOUTS,
+    SOURCES_WITHOUT_SIDES,
+    Case,
+    Clinical,
+    documented_spacing,
+    list_source,
+)
 from tfds_builder.sources.layout import (
     files_below,
     find_root,
@@ -23,6 +35,25 @@ from tfds_builder.sources.layout import (
 def test_every_source_of_the_configuration_has_a_layout():
     """Fault: a source that the configuration takes and that no function lists, or the reverse."""
     assert {*_LAYOUTS, "folder"} == set(typing.get_args(SourceName))
+
+
+@pytest.mark.parametrize("source", typing.get_args(SourceName))
+def test_sources_without_sides_are_those_that_have_none(tmp_path, source):
+    """Fault: a source refused for labels that it has, or built for labels that it has not."""
+    writers = {
+        "kaggle": write_kaggle,
+        "montgomery": write_montgomery,
+        "shenzhen": write_shenzhen,
+        "jsrt": write_jsrt,
+        # Of these masks some are of a side.
+        "folder": lambda folder: write_tree(folder, FOLDER),
+        "phantom": lambda folder: write_phantom_layout(folder, {"a": "1"}),
+    }
+    writers[source](tmp_path)
+    structures = {
+        mask.structure for case in list_source(source, tmp_path).cases for mask in case.masks
+    }
+    assert (structures == {Structure.LUNGS}) == (source in SOURCES_WITHOUT_SIDES)
 
 
 def test_an_absent_folder(tmp_path):

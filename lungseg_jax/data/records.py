@@ -24,7 +24,7 @@ from tfds_builder.data_report import ensure_data_report
 from tfds_builder.fields import READING_THREADS, Fields
 from tfds_builder.manifest import content_of
 from tfds_builder.prepare import prepare
-from tfds_builder.sources import FolderPatterns
+from tfds_builder.sources import SOURCES_WITHOUT_SIDES, FolderPatterns
 from tfds_builder.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -177,6 +177,9 @@ def open_records(config: Config) -> dict[str, Records]:
       ConfigError: the split file is not valid, or the masks do not tell the sides that the labels
         ask for.
     """
+    # Building takes minutes.
+    if tells_sides(config.data.labels) and config.data.source in SOURCES_WITHOUT_SIDES:
+        raise _no_sides(config.data)
     if jax.process_count() > 1:
         _prepare_on_first(lambda: build_records(config))
     builder = build_records(config)
@@ -254,12 +257,7 @@ def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
     Of sides, one example of each split tells at once whether most sources have them.
     """
     if tells_sides(data.labels) and not all(one.has_sides() for one in records.values()):
-        raise ConfigError(
-            "data.labels",
-            f"is {data.labels}, but masks of source {data.source} do not tell right from left",
-            "give lungs, or a source with a mask per lung: phantom, montgomery, jsrt, or folder "
-            "with left and right masks",
-        )
+        raise _no_sides(data)
     if absent := records["train"].missing_structures():
         names = " and ".join(str(one.name).lower().replace("_", " ") for one in absent)
         raise ConfigError(
@@ -268,6 +266,15 @@ def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
             f"{names}",
             "give other labels, or a source with masks of all of them",
         )
+
+
+def _no_sides(data: DataConfig) -> ConfigError:
+    return ConfigError(
+        "data.labels",
+        f"is {data.labels}, but masks of source {data.source} do not tell right from left",
+        "give lungs, or a source with a mask per lung: phantom, montgomery, jsrt, or folder "
+        "with left and right masks",
+    )
 
 
 def _prepare_on_first(prepare_records: Callable[[], Builder]) -> None:

@@ -24,16 +24,20 @@ STAGE_NAMES = {
 
 def benchmark_report(result: dict[str, Any]) -> str:
     """Returns the text of what `lungseg_jax.benchmark.benchmark` found."""
-    return "\n".join(
-        [
-            "",
-            terminal.table(_headline(result), _time_rows(result)),
-            "",
-            terminal.table(["the step and its machine", "", ""], _machine_rows(result)),
-            "",
-            f"Limit: {limit(result)}",
-        ]
-    )
+    lines = [
+        "",
+        terminal.table(_headline(result), _time_rows(result)),
+        "",
+        terminal.table(["the step and its machine", "", ""], _machine_rows(result)),
+        "",
+        f"Limit: {limit(result)}",
+    ]
+    if result["train_step"]["mfu_measured"] > 1:
+        lines.append(
+            "Caution: the step computes faster than the matrix product did, so other work slowed "
+            "one of the two. Shares of peaks are wrong, and times may be; measure again."
+        )
+    return "\n".join(lines)
 
 
 def limit(result: dict[str, Any]) -> str:

@@ -18,6 +18,9 @@ SYMMETRY = 0.2
 # Largest share of the lungs' width, or of their height, that may lie on a border of the picture.
 CUT_OFF = 0.5
 
+# Share from which a note says that they do: none of a reference that merely touches the border.
+REACHES = 0.02
+
 # Below it a mask counts as bad wherever estimates are judged (`benchmarks/accuracy.py`).
 MIN_DICE = 0.9
 
@@ -43,19 +46,29 @@ def doubts(
             if not smaller
             else f"one lung has {smaller / larger:.0%} of the other's area"
         )
-    yield from _cut_off(lungs)
+    for name, _, share in _on_borders(lungs):
+        if share > CUT_OFF:
+            yield f"lungs out of view at the {name}"
     if dice is not None and dice < MIN_DICE:
         yield f"uncertain: estimated Dice {dice:.3f}, below {MIN_DICE:g}"
 
 
-def _cut_off(lungs: Bool[np.ndarray, "h w"]) -> Iterator[str]:
-    """Yields a reason for each side of the picture that cuts the lungs off."""
-    height, width = (np.count_nonzero(lungs.any(axis)) for axis in (1, 0))
-    for name, line, length in (
-        ("top", lungs[0], width),
-        ("bottom", lungs[-1], width),
-        ("viewer's left", lungs[:, 0], height),
-        ("viewer's right", lungs[:, -1], height),
-    ):
-        if np.count_nonzero(line) > CUT_OFF * max(length, 1):
-            yield f"lungs out of view at the {name}"
+def remarks(right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"]) -> Iterator[str]:
+    """Yields what a reader of the areas should know of a prediction that need not be rejected.
+
+    Args:
+      right: the patient's right lung.
+      left: the left one.
+    """
+    for name, extent, share in _on_borders(right | left):
+        if REACHES < share <= CUT_OFF:
+            yield f"lungs cut off at the {name} over {share:.0%} of their {extent}"
+
+
+def _on_borders(lungs: Bool[np.ndarray, "h w"]) -> Iterator[tuple[str, str, float]]:
+    """Yields each border of the picture, the extent along it and the share of that on it."""
+    height, width = (max(np.count_nonzero(lungs.any(axis)), 1) for axis in (1, 0))
+    yield "top", "width", np.count_nonzero(lungs[0]) / width
+    yield "bottom", "width", np.count_nonzero(lungs[-1]) / width
+    yield "viewer's left", "height", np.count_nonzero(lungs[:, 0]) / height
+    yield "viewer's right", "height", np.count_nonzero(lungs[:, -1]) / height

@@ -107,7 +107,7 @@ def make_segmentation(
         probabilities=turn.to_stored(probabilities),
         estimated_dice=estimated_dice,
         doubts=tuple(plausibility.doubts(right, left, estimated_dice if calibrated else None)),
-        notes=notes,
+        notes=(*notes, *plausibility.remarks(right, left)),
         spacing_mm=spacing_mm,
         spacing_source=radiograph.spacing_source,
     )

@@ -23,6 +23,7 @@ from tfds_builder.sources.phantom import list_phantoms
 from tfds_builder.sources.shenzhen import list_shenzhen
 
 __all__ = (
+    "SOURCES_WITHOUT_SIDES",
     "Case",
     "Clinical",
     "FolderPatterns",
@@ -40,6 +41,9 @@ _LAYOUTS: dict[SourceName, Callable[[epath.Path], Listing]] = {
     "shenzhen": list_shenzhen,
     "jsrt": list_jsrt,
 }
+
+# Their masks are of both lungs as one.
+SOURCES_WITHOUT_SIDES: tuple[SourceName, ...] = ("kaggle", "shenzhen")
 
 
 def list_source(
