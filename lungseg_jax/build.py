@@ -31,7 +31,7 @@ def _build(config: Config, beam_options: list[str] | None) -> None:
         if importlib.util.find_spec("apache_beam") is None:
             raise ConfigError("--beam", "Apache Beam is missing", "pip install -e '.[beam]'")
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-        from apache_beam.runners import create_runner
+        from apache_beam.runners.runner import create_runner
 
         options = PipelineOptions(beam_options)
         try:

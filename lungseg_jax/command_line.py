@@ -149,7 +149,11 @@ def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[st
     if not isinstance(config.value, ConfigDict):
         # Looked at only now: a name may carry an argument, as in FILE:ARGUMENT.
         if not epath.Path(file).exists():
-            raise ConfigError(file, "no such file", "see configs/ for those there are")
+            here = epath.Path("configs").exists()
+            remedy = (
+                "see configs/ for those there are" if here else "run in the repository's folder"
+            )
+            raise ConfigError(file, "no such file", remedy)
         raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
     return file, resolve(config.value)
 

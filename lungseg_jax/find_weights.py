@@ -27,7 +27,7 @@ def find_weights(name: str) -> Weights:
       name: `packaged`, a file of `lungseg_jax.export`, or the folder of a run.
 
     Raises:
-      ConfigError: the folder holds no run.
+      ConfigError: there is no such file or folder, or the folder holds no run.
       CheckpointError: the file, or every checkpoint of the run, cannot be read.
     """
     if name == PACKAGED:
@@ -35,6 +35,9 @@ def find_weights(name: str) -> Weights:
     path = run_folder(name).expanduser()
     if path.suffix == SUFFIX:
         return load_weights(path)
+    if not path.exists():
+        remedy = f"give {PACKAGED}, a file of lungseg_jax.export, or the folder of a run"
+        raise ConfigError(name, "no such file or folder", remedy)
     return restore_weights(path)[0]
 
 

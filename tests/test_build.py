@@ -401,3 +401,6 @@ def test_the_command_builds_and_says_where(built, tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     assert main([*command, "--workdir=x"]) == 1
     assert "workdir" in capsys.readouterr().err
+    # Fault: a list of calls, after minutes of reading.
+    assert main([*command, f"--config.data.manual_dir={manual_dir}", "--beam=--runner=Dirct"]) == 1
+    assert "Error: --beam: Unexpected pipeline runner: Dirct" in capsys.readouterr().err

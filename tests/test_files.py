@@ -65,11 +65,13 @@ def test_a_broken_dicom_file_is_still_called_dicom(tmp_path):
         read_radiograph(path)
 
 
-@pytest.mark.parametrize("name", ["absent.png", "folder"])
-def test_unreadable_paths_are_data_errors(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("absent.png", "check path and permissions"), ("folder", "give one file")]
+)
+def test_unreadable_paths_are_data_errors(tmp_path, name, remedy):
     """A typing error in a path must not end in a traceback."""
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match=f"{name}: .*; check path and permissions$"):
+    with pytest.raises(DataError, match=f"{name}: .*; {remedy}"):
         read_radiograph(tmp_path / name)
 
 

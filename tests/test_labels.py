@@ -88,9 +88,7 @@ def test_masks_without_sides_are_refused(config, tmp_path):
     """Fault: a run that learns that there are no lungs, or records built only to be refused."""
     data = dataclasses.replace(config.data, data_dir=str(tmp_path))
     # Of a folder, sides may be told by the names of masks.
-    folder = dataclasses.replace(
-        data, source="folder", images="CXR_png/*", masks="masks/{stem}*"
-    )
+    folder = dataclasses.replace(data, source="folder", images="CXR_png/*", masks="masks/{stem}*")
     for given, built in ((data, False), (folder, True)):
         with pytest.raises(ConfigError, match=f"source {given.source} .* montgomery") as caught:
             open_records(dataclasses.replace(config, data=given))

@@ -183,6 +183,10 @@ def test_help(capfd):
         assert "--workdir=DIR" in capfd.readouterr().out
 
 
-def test_config_file_that_does_not_exist(capfd):
+def test_config_file_that_does_not_exist(capfd, tmp_path, monkeypatch):
     """Fault: another fault named, where no key is given beside the file."""
-    assert "configs/unett.py: no such file" in fail(capfd, "--config=configs/unett.py")
+    absent = "--config=configs/unett.py"
+    assert "configs/unett.py: no such file; see configs/" in fail(capfd, absent)
+    # Fault: sent to a folder that is not there.
+    monkeypatch.chdir(tmp_path)
+    assert "no such file; run in the repository's folder" in fail(capfd, absent)

@@ -188,7 +188,10 @@ def test_rows_of_unequal_length_are_refused():
         (["a.png", "--output=out", "--config.data.frontal=1"], "data.frontal_only"),
         (["a.png", "--output=out", "--config.num_steps=5"], "num_steps"),
         (["a.png", "--output=out", "--checkpoint=x.safetensors"], "x.safetensors: No such file"),
-        (["a.png", "--output=out", "--checkpoint=absent"], "absent: no such folder"),
+        (
+            ["a.png", "--output=out", "--checkpoint=absent"],
+            "absent: no such file or folder; give",
+        ),
         (["a.png", "--output=out", "--checkpoint=a.png"], "a.png: is a file, but neither"),
     ],
 )

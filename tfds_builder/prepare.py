@@ -16,7 +16,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
 from tfds_builder import phantom_files
-from tfds_builder.build_report import SUMMARY, read_digests
+from tfds_builder.build_report import REPORT, SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.conversion import describe_case
 from tfds_builder.manifest import MANIFEST, write_manifest
@@ -75,6 +75,7 @@ def prepare(
             terminal.say(f"Building records in {builder.data_path}")
             _build(builder, downloads, manual_dir if listing else None)
             terminal.say((builder.data_path / SUMMARY).read_text())
+            terminal.say(f"What became of each file: {builder.data_path / REPORT}")
         # Here, not in the build: a process killed in between leaves the rest to the next one, which
         # knows by the manifest, written last, that all is done.
         folds = [dataclasses.replace(config, fold=fold) for fold in range(NUM_FOLDS)]

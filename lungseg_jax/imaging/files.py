@@ -142,6 +142,9 @@ def read_bytes(path: epath.Path) -> bytes:
     """
     try:
         return path.read_bytes()
+    except IsADirectoryError as error:
+        remedy = "give one file; lungseg_jax.predict takes folders"
+        raise DataError(path, "is a folder", remedy) from error
     except OSError as error:
         raise DataError(path, error.strerror or str(error), "check path and permissions") from error
 
