@@ -149,10 +149,9 @@ def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[st
     if not isinstance(config.value, ConfigDict):
         # Looked at only now: a name may carry an argument, as in FILE:ARGUMENT.
         if not epath.Path(file).exists():
-            here = epath.Path("configs").exists()
-            remedy = (
-                "see configs/ for those there are" if here else "run in the repository's folder"
-            )
+            remedy = "see configs/ for those there are"
+            if not epath.Path("configs").exists():
+                remedy = "run in the repository's folder"
             raise ConfigError(file, "no such file", remedy)
         raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
     return file, resolve(config.value)
