@@ -12,7 +12,7 @@ from lungseg_jax.imaging.dicom_file import guarded, is_dicom, parse_dicom
 from lungseg_jax.imaging.files import decode_radiograph
 from lungseg_jax.imaging.greyscale import read_greyscale
 from lungseg_jax.imaging.header import read_numbers, read_word
-from lungseg_jax.imaging.radiograph import Orientation, Radiograph
+from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, Radiograph
 from tfds_builder.sources.layout import files_below
 
 COLUMNS = (
@@ -70,10 +70,11 @@ def _describe_greyscale(dataset: Dataset) -> str:
 def _describe_radiograph(radiograph: Radiograph) -> tuple[str, str, str]:
     spacing = " x ".join(f"{value:.4g}" for value in radiograph.spacing_mm or ())
     upright = radiograph.orientation == Orientation()
+    doubts = () if radiograph.looks_frontal else (NOT_LIKE_A_CHEST,)
     return (
         f"{spacing} {radiograph.spacing_source}".strip(),
         "upright" if upright else "turned",
-        "; ".join(radiograph.notes),
+        "; ".join((*doubts, *radiograph.notes)),
     )
 
 

@@ -59,7 +59,8 @@ class DataConfig:
       num_phantoms: pictures to generate for `phantom`.
       on_error: whether a bad file ends the build (`fail`) or is left out and reported (`skip`).
       max_bad_share: share of bad pictures above which even `skip` ends the build.
-      frontal_only: leave out pictures that, by header or pixels, are no frontal chest radiographs.
+      frontal_only: leave out pictures that by their header are no frontal chest radiographs, refuse
+        those next to without greys, and note those that do not look like chests.
       correct_polarity: invert a picture whose pixels contradict its photometric tag.
       max_megapixels: the largest picture that is decoded.
       resident: whether the decoded training split lives in device memory; `auto` if it fits.

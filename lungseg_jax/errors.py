@@ -44,7 +44,7 @@ class DataError(UserError):
 
 
 class NotFrontalError(DataError):
-    """A readable file that is not a frontal chest radiograph: left out of any data set."""
+    """A file that by its header is no frontal chest radiograph: left out of any data set."""
 
 
 class CheckpointError(UserError):

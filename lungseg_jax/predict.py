@@ -92,7 +92,7 @@ def segment(
       options: how files are read and what is checked.
 
     Raises:
-      NotFrontalError: a picture of something else than a frontal chest.
+      NotFrontalError: by its header, a picture of something else than a frontal chest.
       DataError: the file cannot be read, the array is no picture, or it is too small.
     """
     return packaged_segmenter().segment(picture, options)

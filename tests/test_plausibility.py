@@ -62,6 +62,13 @@ def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
     assert reason in judged(right, left, dice)
 
 
+def test_a_picture_unlike_a_chest_is_doubted_whatever_its_mask():
+    """Fault: two shapes on a hand accepted as lungs."""
+    masks = [np.zeros((100, 100), bool) for _ in range(2)]
+    masks[0][GOOD[0]] = masks[1][GOOD[1]] = True
+    assert list(doubts(*masks, 0.96, looks_frontal=False)) == ["does not look like a frontal chest"]
+
+
 @pytest.mark.parametrize(
     ("right", "left", "said"),
     [

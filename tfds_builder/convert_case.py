@@ -16,7 +16,7 @@ from lungseg_jax.imaging import dicom, files, png
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.network_input import stored_square
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
-from lungseg_jax.imaging.radiograph import Orientation, ReadOptions
+from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.digest import FileDigest, digest_bytes
 from tfds_builder.masks import read_structures
@@ -100,6 +100,9 @@ def _take(
     if turn != Orientation():
         mask_notes = ("mask turned with the picture", *mask_notes)
     notes = radiograph.notes + mask_notes + patient_notes
+    if not radiograph.looks_frontal:
+        # A mask was drawn on it: what looks least like a chest is most often its illness.
+        notes = (NOT_LIKE_A_CHEST, *notes)
     age = case.clinical.age_years
     record = {
         "image": png.encode_png(stored_square(radiograph, fit), png.UNCOMPRESSED),

@@ -8,7 +8,7 @@ from etils import epath
 from jaxtyping import Shaped
 from numpy.typing import ArrayLike
 
-from lungseg_jax.errors import DataError, NotFrontalError
+from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import chest_template, dicom, jpeg, png, raw
 from lungseg_jax.imaging.bit_depth import largest_shown
 from lungseg_jax.imaging.dicom_file import is_dicom
@@ -32,8 +32,9 @@ def read_radiograph(path: epath.PathLike, options: ReadOptions = ReadOptions()) 
     """Returns the radiograph in a DICOM, PNG or JPEG file.
 
     Raises:
-      NotFrontalError: a picture of something else than a frontal chest.
-      DataError: the file cannot be read, is of another kind, or does not decode.
+      NotFrontalError: by its header, a picture of something else than a frontal chest.
+      DataError: the file cannot be read, is of another kind, does not decode, or has next to no
+        greys.
     """
     path = epath.Path(path)
     return decode_radiograph(read_bytes(path), path.name, options)
@@ -50,8 +51,8 @@ def decode_radiograph(
       options: how files are read.
 
     Raises:
-      NotFrontalError: a picture of something else than a frontal chest.
-      DataError: the content is of another kind, or does not decode.
+      NotFrontalError: by its header, a picture of something else than a frontal chest.
+      DataError: the content is of another kind, does not decode, or has next to no greys.
     """
     if content.startswith(_PNG_SIGNATURE):
         radiograph = png.read_png(content, name, options)
@@ -86,8 +87,7 @@ def radiograph_of(
       options: what is checked.
 
     Raises:
-      NotFrontalError: a picture of something else than a frontal chest.
-      DataError: not grey values of a picture, out of range, or too many.
+      DataError: not grey values of a picture, out of range, too many, or next to no greys.
     """
     name = "array"
     if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
@@ -174,9 +174,14 @@ def _judge(
 ) -> Radiograph:
     """Returns the radiograph, or `inverted()` if its lungs are brighter than the mediastinum."""
     shown = chest_template.judge(radiograph.pixels)
-    if shown == "other" and options.frontal_only:
-        raise NotFrontalError(name, "does not look like a frontal chest", "leave it out")
-    if shown != "inverted":
+    if shown in ("other", "no greys"):
+        if not options.frontal_only:
+            return radiograph
+        if shown == "no greys":
+            fault = "has next to no greys between black and white, as a mask or an empty picture"
+            raise DataError(name, fault, "leave it out")
+        return dataclasses.replace(radiograph, looks_frontal=False)
+    if shown == "frontal":
         return radiograph
     if not options.correct_polarity:
         return _noted(radiograph, "lungs brighter than the mediastinum")

@@ -48,7 +48,7 @@ def read_network_input(
       size: side of the model's square.
 
     Raises:
-      NotFrontalError: a picture of something else than a frontal chest.
+      NotFrontalError: by its header, a picture of something else than a frontal chest.
       DataError: it cannot be read or is too small.
     """
     radiograph = read_radiograph(path, options)

@@ -45,7 +45,8 @@ class ReadOptions:
 
     Attributes:
       max_pixels: the largest picture that is decoded; film digitisers end near 100 megapixels.
-      frontal_only: refuse what header or pixels show not to be a frontal chest radiograph.
+      frontal_only: refuse what the header says is no frontal chest radiograph, and pictures next to
+        without greys; doubt what does not look like one.
       correct_polarity: invert a picture whose pixels contradict its photometric tag.
     """
 
@@ -63,6 +64,10 @@ def read_options(data: "DataConfig") -> ReadOptions:
     )
 
 
+# What is said where a radiograph's `looks_frontal` is False.
+NOT_LIKE_A_CHEST = "does not look like a frontal chest"
+
+
 @dataclasses.dataclass(frozen=True)
 class Radiograph:
     """Intensities and the spacing of one frontal chest radiograph.
@@ -75,6 +80,8 @@ class Radiograph:
       orientation: what was done to the stored pixels to have them upright; masks drawn on the
         stored pixels need the same.
       orientation_stated: whether the file said which way up it is.
+      looks_frontal: False where the pixels do not look like a frontal chest and that was asked.
+        Large opacities and tilts make chests look like something else, too.
       notes: corrections and doubts, in words of our own: never a header's.
     """
 
@@ -84,3 +91,4 @@ class Radiograph:
     orientation: Orientation = Orientation()
     notes: tuple[str, ...] = ()
     orientation_stated: bool = False
+    looks_frontal: bool = True

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool
 
+from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST
+
 # Lungs as a share of the picture.
 AREA = (0.04, 0.75)
 
@@ -26,7 +28,11 @@ MIN_DICE = 0.9
 
 
 def doubts(
-    right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"], dice: float | None
+    right: Bool[np.ndarray, "h w"],
+    left: Bool[np.ndarray, "h w"],
+    dice: float | None,
+    *,
+    looks_frontal: bool = True,
 ) -> Iterator[str]:
     """Yields each reason to reject a prediction.
 
@@ -34,7 +40,10 @@ def doubts(
       right: the patient's right lung.
       left: the left one.
       dice: its estimate; `None` where it is not calibrated and so rejects nothing.
+      looks_frontal: of the radiograph.
     """
+    if not looks_frontal:
+        yield NOT_LIKE_A_CHEST
     lungs = right | left
     share = np.count_nonzero(lungs) / lungs.size
     if not AREA[0] <= share <= AREA[1]:

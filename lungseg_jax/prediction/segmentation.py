@@ -101,12 +101,18 @@ def make_segmentation(
     if spacing_mm and turn.transpose:
         row, column = spacing_mm
         spacing_mm = column, row
+    doubts = plausibility.doubts(
+        right,
+        left,
+        estimated_dice if calibrated else None,
+        looks_frontal=radiograph.looks_frontal,
+    )
     return Segmentation(
         right=turn.to_stored(right),
         left=turn.to_stored(left),
         probabilities=turn.to_stored(probabilities),
         estimated_dice=estimated_dice,
-        doubts=tuple(plausibility.doubts(right, left, estimated_dice if calibrated else None)),
+        doubts=tuple(doubts),
         notes=(*notes, *plausibility.remarks(right, left)),
         spacing_mm=spacing_mm,
         spacing_source=radiograph.spacing_source,

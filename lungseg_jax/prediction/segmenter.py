@@ -103,7 +103,7 @@ class Segmenter:
           options: how files are read and what is checked.
 
         Raises:
-          NotFrontalError: a picture of something else than a frontal chest.
+          NotFrontalError: by its header, a picture of something else than a frontal chest.
           DataError: the file cannot be read, or the array is no picture.
         """
         radiograph, square = self._read(picture, options)
@@ -120,7 +120,7 @@ class Segmenter:
           options: see `segment`.
 
         Raises:
-          NotFrontalError: a picture of something else than a frontal chest.
+          NotFrontalError: by its header, a picture of something else than a frontal chest.
           DataError: the file cannot be read, or the array is no picture.
         """
         radiograph, square = self._read(picture, options)

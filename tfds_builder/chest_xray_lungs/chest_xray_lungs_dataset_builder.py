@@ -68,8 +68,9 @@ class Builder(tfds.core.ShardBasedBuilder):
     TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.6")
+    VERSION = tfds.core.Version("2.1.7")
     RELEASE_NOTES: ClassVar = {
+        "2.1.7": "Pictures with a mask are taken, and noted, though they do not look like chests.",
         "2.1.6": "Of pixels that a mask covers to exactly half, every other one is lung.",
         "2.1.5": "Patients by study where there is no PatientID; outliers of 16-bit PNG are cut.",
         "2.1.4": "Pictures are PNG without compression, with the same pixels.",
