@@ -3,6 +3,9 @@
 python -m benchmarks.dicom_table FOLDER
 """
 
+import itertools
+from collections.abc import Iterator
+
 from etils import epath
 from pydicom.dataset import Dataset
 
@@ -13,7 +16,7 @@ from lungseg_jax.imaging.files import decode_radiograph
 from lungseg_jax.imaging.greyscale import read_greyscale
 from lungseg_jax.imaging.header import read_numbers, read_word
 from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, Radiograph
-from tfds_builder.sources.layout import files_below
+from tfds_builder.sources.layout import files_below, read_regular
 
 COLUMNS = (
     "file", "rows x columns", "bits", "photometric", "transfer syntax", "grey scale",
@@ -23,15 +26,19 @@ PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL",
 MAX_BYTES = 2**30
 
 
-def table(folder: epath.Path) -> str:
-    """Returns the table; values of a header appear in it only out of fixed vocabularies."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    rows += [_row(path, path.relative_to(folder).as_posix()) for path in files_below(folder)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def lines(folder: epath.Path) -> Iterator[str]:
+    """Yields the table; values of a header appear in it only out of fixed vocabularies."""
+    paths = files_below(folder, go_on=True)
+    rows = (_row(path, path.relative_to(folder).as_posix()) for path in paths)
+    for row in itertools.chain([COLUMNS, ("---",) * len(COLUMNS)], rows):
+        yield f"| {' | '.join(row)} |"
 
 
 def _row(path: epath.Path, name: str) -> tuple[str, ...]:
-    content = path.read_bytes()
+    try:
+        content = read_regular(path, MAX_BYTES)
+    except DataError as error:
+        return name, *("",) * (len(COLUMNS) - 2), error.fault
     try:
         header = _describe_header(content, path.name) if is_dicom(content) else ("",) * 5
     except DataError:
@@ -80,7 +87,8 @@ def _describe_radiograph(radiograph: Radiograph) -> tuple[str, str, str]:
 
 def main(folder: str) -> None:
     """Prints the table."""
-    print(table(epath.Path(folder)))
+    for line in lines(epath.Path(folder)):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ import dataclasses
 import functools
 import itertools
 import math
+import stat
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -224,6 +226,9 @@ def _make_folder(output: epath.Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(output, "is a file or inside one", "give a folder as --output") from error
+    except OSError as error:
+        fault = f"cannot be made ({error.strerror})"
+        raise DataError(output, fault, "give a folder that you may write to") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,12 +242,28 @@ class Opened:
 
 
 def _open(sandboxes: Sandboxes, file: Input, options: ReadOptions, size: int) -> Opened:
+    if fault := _why_no_file(Path(file.path)):
+        return Opened(file, fault=fault)
     try:
         return Opened(
             file, *sandboxes.call(file.path, read_network_input, file.path, options, size)
         )
     except DataError as error:
         return Opened(file, fault=error.fault)
+
+
+def _why_no_file(path: Path) -> str:
+    """Says what else than a file it is, if so; nothing where that cannot be told."""
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            # It is among the files because it could not be read.
+            next(path.iterdir(), None)
+            return "a folder that cannot be entered"
+    except OSError as error:
+        return error.strerror or "not readable"
+    # A pipe would keep its reader waiting.
+    return "" if stat.S_ISREG(kind) else "a pipe or a device, not a file"
 
 
 def _segment_all(

@@ -83,7 +83,7 @@ def of_unknown_transfer_syntax(content: bytes) -> bytes:
             "not grey",
         ),
         (dicom_bytes(STORED, {"PhotometricInterpretation": "PALETTE COLOR"}), "not grey"),
-        (dicom_bytes(STORED, {"PhotometricInterpretation": None}), "not grey"),
+        (dicom_bytes(STORED, {"PhotometricInterpretation": None}), "without PhotometricInterp"),
         (cut_short(dicom_bytes(STORED)), "do not decode"),
         (dicom_bytes(STORED, {"Rows": 9}), "do not decode"),
         (dicom_bytes(STORED, {"BitsAllocated": None}), "do not decode"),

@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from pydicom.dataset import Dataset
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom import read_dicom
@@ -366,3 +367,34 @@ def test_steps_that_cannot_be_are_data_errors(attributes):
     """Fault: a picture of NaN, or NumPy's words about a buffer."""
     with pytest.raises(DataError, match=r"^picture\.dcm: greyscale attributes are inconsistent"):
         read(STORED, attributes)
+
+
+SHORT = lut_item(0, 12, np.arange(4096, dtype=np.uint16))
+SHORT.LUTData = SHORT.LUTData[:-2]
+EMPTY = Dataset()
+BROKEN_TABLES = [SHORT, EMPTY]
+
+
+@pytest.mark.parametrize("table", BROKEN_TABLES)
+def test_a_broken_voi_table_gives_way_to_the_window(table):
+    """Fault: words of a table with one entry too few read as twice as many bytes, which is noise.
+
+    Or a picture lost that its window shows well.
+    """
+    radiograph = read(STORED, RAMP | {"VOILUTSequence": [table]})
+    np.testing.assert_allclose(radiograph.pixels, STORED / 4095, atol=1e-6)
+    assert radiograph.notes == ("its VOI LUT is broken: read by its window",)
+    with pytest.raises(DataError, match="greyscale attributes are inconsistent"):
+        read(STORED, {"VOILUTSequence": [table]})
+
+
+def test_a_short_modality_table_is_refused():
+    """Fault: noise, with nothing beside the table to read the picture by."""
+    with pytest.raises(DataError, match="greyscale attributes are inconsistent"):
+        read(STORED, RAMP | {"ModalityLUTSequence": [SHORT]})
+
+
+def test_a_slope_of_zero_is_no_rescale():
+    """Fault: a picture of one grey."""
+    found = read(STORED, RAMP | {"RescaleSlope": "0", "RescaleIntercept": "5"})
+    np.testing.assert_array_equal(found.pixels, read(STORED, RAMP).pixels)

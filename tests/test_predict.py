@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from lungseg_jax import predict as predict_module
 from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
@@ -20,9 +21,9 @@ from lungseg_jax.predict import Opened, main, packaged_segmenter, predict, segme
 from lungseg_jax.prediction.results import overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.weights import Calibration, load_weights, save_weights
+from tests.deadly_reading import read_or_die
 from tests.pictures import SHARED, chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY
-from tests.test_sandbox import kill_readers
 from tests.untrained import CHEST, table, touch, untrained_weights
 from tfds_builder.phantom import generate_phantom
 
@@ -63,17 +64,26 @@ def test_every_file_has_its_row_and_every_picture_its_mask(tmp_path, untrained):
     assert "too small: 80 x 80 pixels" in small["reason"]
 
 
-def test_a_file_that_kills_its_reader_is_one_rejected_row(tmp_path, untrained):
+def test_a_file_that_kills_its_reader_is_one_rejected_row(tmp_path, untrained, monkeypatch):
     """Fault: a decoder's crash takes the whole run with it."""
-    good, deadly = tmp_path / "good.png", tmp_path / "deadly.png"
-    good.write_bytes(png_bytes(CHEST))
-    os.mkfifo(deadly)
-    killer = threading.Thread(target=kill_readers, args=(deadly, 2), daemon=True)
-    killer.start()
-    rows = predict(untrained, [deadly, good], tmp_path / "out")
-    killer.join()
+    monkeypatch.setattr(predict_module, "read_network_input", read_or_die)
+    for name in ("good.png", "deadly.png"):
+        (tmp_path / name).write_bytes(png_bytes(CHEST))
+    rows = predict(untrained, [tmp_path], tmp_path / "out")
     assert [bool(row.mask) for row in rows] == [False, True]
     assert "SIGSEGV" in rows[0].reason
+
+
+def test_what_is_no_file_is_a_rejected_row(tmp_path, untrained):
+    """Fault: a minute of waiting for a pipe's writer; one closed folder that stops an archive."""
+    (tmp_path / "good.png").write_bytes(png_bytes(CHEST))
+    os.mkfifo(tmp_path / "pipe.dcm")
+    (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere")
+    rows = predict(untrained, [tmp_path], tmp_path / "out")
+    assert {row.file: row.reason for row in rows if not row.mask} == {
+        "gone.dcm": "No such file or directory",
+        "pipe.dcm": "a pipe or a device, not a file",
+    }
 
 
 def test_one_picture_is_the_same_alone_and_among_others(tmp_path, untrained):

@@ -1,6 +1,9 @@
 """What every layout does the same."""
 
 import os
+import shutil
+import subprocess
+import sys
 import typing
 
 import pytest
@@ -151,16 +154,42 @@ def test_links_that_lead_nowhere_are_files(tmp_path):
     assert [path.name for path in found] == ["gone.png", "self.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
-def test_a_folder_that_may_not_be_entered_is_named(tmp_path):
-    """Fault: a traceback, or folders taken for files."""
-    folder = write_tree(tmp_path, ("closed/a.png",)) / "closed"
-    folder.chmod(0o400)
+# Root may enter every folder, but for this program (util-linux).
+AS_ANYBODY = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+LIST = """
+import sys
+from etils import epath
+from lungseg_jax.errors import DataError
+from tfds_builder.sources.layout import files_below
+root = epath.Path(sys.argv[1])
+for go_on in (False, True):
     try:
-        with pytest.raises(DataError, match=r"closed: .*; check path and permissions"):
-            files_below(epath.Path(tmp_path))
+        print(*(path.relative_to(root) for path in files_below(root, go_on=go_on)))
+    except DataError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(bool(AS_ANYBODY) and not shutil.which("setpriv"), reason="root, no setpriv")
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+def test_folders_that_may_not_be_entered(tmp_path, mode):
+    """Fault: a traceback, folders taken for files, or one of them that stops a whole archive."""
+    write_tree(tmp_path, ("a.png", "closed/b.png", ".Trash-0/c.png", "open/d.png"))
+    run = [*AS_ANYBODY, sys.executable, "-c", LIST, os.fspath(tmp_path)]
+
+    def listed() -> list[str]:
+        return subprocess.run(run, check=True, capture_output=True, text=True).stdout.splitlines()
+
+    try:
+        (tmp_path / ".Trash-0").chmod(mode)
+        assert listed() == [".Trash-0 a.png closed/b.png open/d.png"] * 2
+        (tmp_path / "closed").chmod(mode)
+        strict, lenient = listed()
+        assert strict == f"{tmp_path}/closed: Permission denied; check path and permissions"
+        assert lenient == ".Trash-0 a.png closed open/d.png"
     finally:
-        folder.chmod(0o700)
+        for name in (".Trash-0", "closed"):
+            (tmp_path / name).chmod(0o700)
 
 
 def test_a_pipe_or_a_huge_file_is_not_read(tmp_path):

@@ -5,7 +5,7 @@ with a dark lung on either side. That figure, over some positions, sizes and til
 the picture by normalised cross-correlation (Lewis 1995, "Fast normalized cross-correlation").
 
 Its proportions were chosen on half of Montgomery and Shenzhen's pictures and on phantoms, its tilts
-and the least lead with sight of all. These score 0.63 to 0.87, at least 0.21 more than negatives.
+and the bounds below with sight of all. These score 0.63 to 0.87, at least 0.47 more than negatives.
 """
 
 import functools
@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
-# Least likeness of a frontal chest, and least lead over the picture's negative; of a negative over
-# the picture more, because to invert a picture wrongly is worse than to doubt it.
-MIN_LIKENESS = 0.52
-MIN_LEAD = 0.15
-MIN_LEAD_OF_NEGATIVE = 0.2
+from lungseg_jax.imaging.borders import without_bars
+
+# Least likeness of a frontal chest, and least lead over the picture's negative.
+MIN_LIKENESS = 0.55
+MIN_LEAD = 0.25
 
 # Least share of greys between black and white: a mask of two lungs has the figure of a chest, and
 # next to none. Montgomery and Shenzhen's pictures have 0.32 and more, their masks 0.03 and less.
@@ -40,12 +40,9 @@ _SHIFTS_RIGHT = (-0.08, -0.04, 0.0, 0.04, 0.08)
 _SHIFTS_DOWN = (-0.1, -0.05, 0.0, 0.05, 0.1)
 _TILTS_DEGREES = (-12.0, 0.0, 12.0)
 
-# Sides of the pictures that borders are cut from and that are compared.
+# Sides of the pictures that bars are cut from and that are compared.
 _THUMBNAIL = 128
 _SIDE = 24
-
-# Black bars beside the exposed field say nothing: lines of which nine tenths are darker than this.
-_BORDER = 0.06
 
 # Grey ranks spread less than this, of at most 0.29, show noise rather than a figure.
 _LEAST_SPREAD = 0.22
@@ -62,16 +59,14 @@ def judge(
     if _share_of_grey(small) < MIN_GREY:
         return "no greys"
     as_is, negative = likeness(small), likeness(1 - small)
-    if as_is >= max(MIN_LIKENESS, negative + MIN_LEAD):
-        return "frontal"
-    if negative >= max(MIN_LIKENESS, as_is + MIN_LEAD_OF_NEGATIVE):
-        return "inverted"
-    return "other"
+    if max(as_is, negative) < MIN_LIKENESS or abs(as_is - negative) < MIN_LEAD:
+        return "other"
+    return "frontal" if as_is > negative else "inverted"
 
 
 def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
     """Returns the best correlation in [-1, 1] of pixels with the figure of a frontal chest."""
-    small = _shrink(_without_borders(_shrink(pixels, _THUMBNAIL)), _SIDE)
+    small = _shrink(without_bars(_shrink(pixels, _THUMBNAIL)), _SIDE)
     # Ranks instead of intensities: windows and film curves do not matter.
     ranks = (_ranks(small) / small.size - 0.5).astype(np.float32)
     figures, supports = _placements()
@@ -102,16 +97,6 @@ def _shrink(pixels: Shaped[np.ndarray, "h w"], side: int) -> Float32[np.ndarray,
     if pixels.shape == (side, side):
         return pixels
     return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
-
-
-def _without_borders(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 w2"]:
-    """Returns pixels without the black lines around them, unless little would be left."""
-    low = pixels.min()
-    bright = (pixels > low + _BORDER * (pixels.max() - low)).astype(np.float32)
-    rows, columns = (np.flatnonzero(bright.mean(axis) > 0.1) for axis in (1, 0))
-    if min(len(rows), len(columns)) < _THUMBNAIL // 3:
-        return pixels
-    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 @functools.cache

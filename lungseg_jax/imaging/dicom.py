@@ -10,8 +10,9 @@ from lungseg_jax.imaging.dicom_file import guarded, parse_dicom
 from lungseg_jax.imaging.greyscale import read_greyscale, to_intensities
 from lungseg_jax.imaging.header import read_word
 from lungseg_jax.imaging.orientation import describe_turn, read_orientation
-from lungseg_jax.imaging.pixel_data import read_stored_values
+from lungseg_jax.imaging.pixel_data import has_surplus, read_stored_values
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph, ReadOptions
+from lungseg_jax.imaging.shutter import black_outside_shutter
 from lungseg_jax.imaging.spacing import read_spacing
 
 # Attributes that tell patients apart, in order of preference, and notes on their use.
@@ -50,12 +51,17 @@ def read_dicom(
             greyscale = dataclasses.replace(greyscale, inverted=not greyscale.inverted)
         with guarded(name, "greyscale attributes are inconsistent"):
             pixels = to_intensities(stored, dataset, greyscale)
+        black_outside_shutter(pixels, dataset)
         stated = read_orientation(dataset)
         orientation = stated or Orientation()
         spacing_mm, source = read_spacing(dataset)
         notes = [describe_turn(orientation)]
         if read_word(dataset, "BurnedInAnnotation") == "YES":
             notes.append("text burned into the pixels according to the header")
+        if greyscale.window not in ("table", "percentiles") and dataset.get("VOILUTSequence"):
+            notes.append("its VOI LUT is broken: read by its window")
+        if has_surplus(dataset):
+            notes.append("more pixel data than its rows and columns hold")
     if spacing_mm and orientation.transpose:
         row, column = spacing_mm
         spacing_mm = column, row

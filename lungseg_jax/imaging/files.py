@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import chest_template, dicom, jpeg, png, raw
 from lungseg_jax.imaging.bit_depth import largest_shown
+from lungseg_jax.imaging.borders import blacken_white_bars
 from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
@@ -172,7 +173,10 @@ def _noted(radiograph: Radiograph, note: str) -> Radiograph:
 def _judge(
     radiograph: Radiograph, name: str, options: ReadOptions, inverted: Callable[[], Radiograph]
 ) -> Radiograph:
-    """Returns the radiograph, or `inverted()` if its lungs are brighter than the mediastinum."""
+    """Returns the radiograph, or `inverted()` if its lungs are brighter than the mediastinum.
+
+    White bars beside the exposed field of a chest are blackened.
+    """
     shown = chest_template.judge(radiograph.pixels)
     if shown in ("other", "no greys"):
         if not options.frontal_only:
@@ -181,11 +185,16 @@ def _judge(
             fault = "has next to no greys between black and white, as a mask or an empty picture"
             raise DataError(name, fault, "leave it out")
         return dataclasses.replace(radiograph, looks_frontal=False)
-    if shown == "frontal":
+    if shown == "inverted":
+        if not options.correct_polarity:
+            return _noted(radiograph, "lungs brighter than the mediastinum")
+        radiograph = _noted(inverted(), "lungs brighter than the mediastinum: inverted")
+    pixels, had_bars = blacken_white_bars(radiograph.pixels)
+    if not had_bars:
         return radiograph
-    if not options.correct_polarity:
-        return _noted(radiograph, "lungs brighter than the mediastinum")
-    return _noted(inverted(), "lungs brighter than the mediastinum: inverted")
+    return _noted(
+        dataclasses.replace(radiograph, pixels=pixels), "white bars at its borders blackened"
+    )
 
 
 def _negative(radiograph: Radiograph) -> Radiograph:

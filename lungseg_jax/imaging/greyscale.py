@@ -29,7 +29,7 @@ class GreyScale:
       modality: what turns stored values into the detector's.
       window: what brings them to [0, 1]; a robust range where no other step is stated, or where
         the picture is meant for processing, not for the eye. A stated window that shows only one
-        grey is replaced by it too.
+        grey is replaced by it too, and a broken table by a stated window.
       inverted: whether low values are bright.
     """
 
@@ -43,8 +43,9 @@ def read_greyscale(dataset: Dataset) -> GreyScale:
     if dataset.get("ModalityLUTSequence"):
         modality = "table"
     else:
-        stated = all(read_numbers(dataset, f"Rescale{part}") for part in ("Slope", "Intercept"))
-        modality = "rescale" if stated else "none"
+        slope, intercept = (read_numbers(dataset, f"Rescale{x}") for x in ("Slope", "Intercept"))
+        # A slope of 0 would leave one grey.
+        modality = "rescale" if intercept and any(slope) else "none"
     # MONOCHROME1 and INVERSE say the same thing, in one file often both.
     inverted = (
         read_word(dataset, "PhotometricInterpretation") == "MONOCHROME1"
@@ -135,13 +136,23 @@ def _window_function(
 ) -> Literal["table", "LINEAR", "LINEAR_EXACT", "SIGMOID", "percentiles"]:
     if read_word(dataset, "PresentationIntentType") == "FOR PROCESSING":
         return "percentiles"
-    if dataset.get("VOILUTSequence"):
-        return "table"
     width = read_numbers(dataset, "WindowWidth")
-    if not read_numbers(dataset, "WindowCenter") or not width or width[0] <= 0:
+    has_window = bool(read_numbers(dataset, "WindowCenter") and width and width[0] > 0)
+    if dataset.get("VOILUTSequence") and not (has_window and has_broken_table(dataset)):
+        return "table"
+    if not has_window:
         return "percentiles"
     function = read_word(dataset, "VOILUTFunction")
     return function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
+
+
+def has_broken_table(dataset: Dataset) -> bool:
+    """Whether the first VOI LUT lacks its description or its entries, or some of these."""
+    try:
+        _table(dataset.VOILUTSequence[0])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return True
+    return False
 
 
 def _window(
@@ -221,7 +232,11 @@ def _look_up(
 
 
 def _table(lut: Dataset) -> Integer[np.ndarray, " m"]:
-    """Returns the entries of an item of a LUT sequence."""
+    """Returns the entries of an item of a LUT sequence.
+
+    Raises:
+      ValueError: there are fewer than it says.
+    """
     # Written as SS in files of signed pixels, though the count has no sign; 0 stands for 65536.
     entries = int(lut.LUTDescriptor[0]) % 2**16 or 2**16
     data = lut.LUTData
@@ -230,4 +245,6 @@ def _table(lut: Dataset) -> Integer[np.ndarray, " m"]:
     if lut["LUTData"].VR == "OW" and little_endian is False:
         # Of two packed entries the first is the lower byte of their word, which comes last.
         content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
-    return np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1", entries)
+    # Of up to 8 bits, entries may be packed, with a byte to make their number even.
+    packed = int(lut.LUTDescriptor[2]) <= 8 and len(content) <= entries + 1
+    return np.frombuffer(content, "u1" if packed else "<u2", entries)

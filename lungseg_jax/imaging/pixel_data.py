@@ -5,8 +5,9 @@ import numpy as np
 from jaxtyping import Integer
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEGExtended12Bit
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.codestream import read_codestream
@@ -26,6 +27,10 @@ def read_stored_values(dataset: Dataset, name: str, max_pixels: int) -> Integer[
       DataError: no pixels, several frames, colour, too large, or pixels that do not decode.
     """
     _check_attributes(dataset, name, max_pixels)
+    # Files that leave out what nearly all have alike.
+    for keyword, usual in (("SamplesPerPixel", 1), ("PixelRepresentation", 0)):
+        if not read_numbers(dataset, keyword):
+            setattr(dataset, keyword, usual)
     with guarded(name, "pixels do not decode"):
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             words = _decompress(dataset, name)
@@ -48,6 +53,9 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
     if read_numbers(dataset, "NumberOfFrames") > (1,):
         raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
     photometric = read_word(dataset, "PhotometricInterpretation")
+    if not photometric:
+        fault = "DICOM picture without PhotometricInterpretation"
+        raise DataError(name, fault, "export it again")
     samples = read_numbers(dataset, "SamplesPerPixel") or (1,)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or samples != (1,):
         raise DataError(name, "DICOM picture that is not grey", "leave it out")
@@ -73,6 +81,17 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
         raise DataError(name, "pixels do not decode (cut short)", "fetch the file again")
 
 
+def has_surplus(dataset: Dataset) -> bool:
+    """Whether an uncompressed picture has more data than its rows and columns hold.
+
+    One byte more makes its length even.
+    """
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return False
+    bits = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated)
+    return len(dataset.PixelData) > bits // 8 + 1
+
+
 def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
     """Decodes a compressed picture after checking the size that its stream states."""
     stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
@@ -87,7 +106,19 @@ def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
         if not stream.rstrip(b"\0").endswith(_JPEG_END):
             raise DataError(name, "pixels do not decode (cut short)", "fetch the file again")
         return imagecodecs.jpeg8_decode(stream)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not _has_decoder(syntax):
+        fault = f"compressed in a way that is not read ({syntax.name})"
+        raise DataError(name, fault, "export it uncompressed, or as JPEG 2000, JPEG-LS or RLE")
     return pixel_array(dataset, raw=True)
+
+
+def _has_decoder(syntax: UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    # Of video, pydicom has none.
+    except NotImplementedError:
+        return False
 
 
 def _to_stored_values(
@@ -102,8 +133,8 @@ def _to_stored_values(
     native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
     high_bit = read_numbers(dataset, "HighBit") if native else ()
     shift = int(high_bit[0]) - bits + 1 if high_bit else 0
-    if not 0 <= shift <= int(dataset.BitsAllocated) - bits:
-        raise ValueError
+    # One that leaves no room for the stored bits is a slip: they lie lowest.
+    shift = shift if 0 <= shift <= int(dataset.BitsAllocated) - bits else 0
     signed = read_numbers(dataset, "PixelRepresentation") == (1,)
     # Decoders give pixels in bytes where no more is used, whatever the header says is stored.
     size = max(words.itemsize, 1 if bits <= 8 else 2)

@@ -87,7 +87,7 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
         if given.is_dir():
             # With several folders, the table must tell which.
             root = given if len(paths) == 1 else given.parent
-            for path in files_below(given):
+            for path in files_below(given, go_on=True):
                 below = path.relative_to(given)
                 # Overlays of a run are pictures of chests too.
                 if is_hidden(path, given) or any(
@@ -117,7 +117,9 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
     names = {}
     for path, label in labels.items():
         stem = stem_of(path)
-        name = _shortened(stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_"))
+        name = stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_")
+        # Tables can name only what is valid text.
+        name = _shortened(os.fsencode(name).decode(errors="replace"))
         numbered = (f"{name}-{n}" for n in itertools.count(2))
         names[path] = next(
             candidate for candidate in itertools.chain([name], numbered) if candidate not in taken
@@ -128,8 +130,8 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
 
 def _shortened(name: str) -> str:
     """Returns a name that leaves room for endings within the 255 bytes a file's name may have."""
-    content = os.fsencode(name)
+    content = name.encode()
     if len(content) <= _LONGEST:
         return name
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return f"{os.fsdecode(content[: _LONGEST - 17])}-{digest}"
+    return f"{content[: _LONGEST - 17].decode(errors='ignore')}-{digest}"

@@ -143,16 +143,14 @@ def make_listing(
       reasons: why files are neither, where the layout knows.
 
     Raises:
-      DataError: the name of a picture or mask is not UTF-8, as records and reports are.
+      DataError: the name of a labelled picture or of a mask is not UTF-8, as records are.
     """
     cases = tuple(sorted(cases, key=lambda case: case.example_id))
-    unlabelled = tuple(sorted(unlabelled))
+    unlabelled = tuple(sorted(path for path in unlabelled if _is_utf8(path)))
     used = {path for case in cases for path in _files(case)}.union(unlabelled)
     for path in used:
-        try:
-            os.fspath(path).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(path, "its name is not UTF-8", "rename it") from error
+        if not _is_utf8(path):
+            raise DataError(path, "its name is not UTF-8", "rename it")
     names = {path.name for path in (*used, *reasons)}
     other = [
         (path, reasons.get(path) or _why_unused(path, root, names))
@@ -162,14 +160,27 @@ def make_listing(
     return Listing(root, cases, unlabelled, tuple(other))
 
 
-def files_below(folder: epath.Path) -> list[epath.Path]:
+def _is_utf8(path: epath.Path) -> bool:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def files_below(folder: epath.Path, *, go_on: bool = False) -> list[epath.Path]:
     """Returns every file below a folder, hidden ones too, sorted.
 
     Links to folders are followed. A folder that is reached in several ways is listed once, by its
-    own name if it lies below the folder itself. Links that lead nowhere are files.
+    own name if it lies below the folder itself. Links that lead nowhere are files, and so are
+    hidden folders that cannot be read.
+
+    Args:
+      folder: to search.
+      go_on: list every folder that cannot be read as if it were a file.
 
     Raises:
-      DataError: a folder cannot be read.
+      DataError: the folder, or another that is not listed, cannot be read.
     """
     found: list[epath.Path] = []
     visited: set[tuple[int, int]] = set()
@@ -177,13 +188,19 @@ def files_below(folder: epath.Path) -> list[epath.Path]:
     folders, links = [folder], collections.deque[epath.Path]()
     while folders or links:
         current = folders.pop() if folders else links.popleft()
-        children = _children(current)
+        try:
+            children = {child: _leads_to_folder(child) for child in _children(current)}
+        except DataError:
+            if current == folder or not (go_on or is_hidden(current, folder)):
+                raise
+            found.append(current)
+            continue
         status = Path(current).stat()
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
-        for child in children:
-            if not _leads_to_folder(child):
+        for child, leads_to_folder in children.items():
+            if not leads_to_folder:
                 found.append(child)
             elif Path(child).is_symlink():
                 links.append(child)
@@ -245,7 +262,8 @@ def find_root(directory: epath.Path, subfolders: Sequence[str]) -> epath.Path:
         for folder in level:
             if all((folder / name).is_dir() for name in subfolders):
                 return folder
-        below = [child for folder in level for child in _children(folder) if child.is_dir()]
+        children = (child for folder in level for child in _children(folder))
+        below = [child for child in children if child.name[0] != "." and child.is_dir()]
         level = sorted(below, key=lambda child: (Path(child).is_symlink(), child))
     wanted = " and ".join(f"{name}/" for name in subfolders)
     raise DataError(
@@ -333,6 +351,8 @@ def _files(case: Case) -> list[epath.Path]:
 def _why_unused(path: epath.Path, root: epath.Path, used_names: Collection[str]) -> str:
     if is_hidden(path, root):
         return "hidden file"
+    if not _is_utf8(path):
+        return "its name is not UTF-8"
     if path.name in used_names:
         return SECOND_COPY
     if path.suffix.lower() in (*PICTURE_SUFFIXES, *MASK_SUFFIXES):

@@ -1,0 +1,52 @@
+"""Bars beside the exposed field."""
+
+import numpy as np
+import pytest
+
+from lungseg_jax.imaging.borders import blacken_white_bars, without_bars
+from lungseg_jax.imaging.files import radiograph_of
+from tfds_builder.phantom import generate_phantom
+
+FIELD = generate_phantom(5, 2).image.astype(np.float32)
+
+
+@pytest.mark.parametrize("sides", [((30, 40), (50, 0)), ((0, 0), (20, 20)), ((1, 0), (0, 0))])
+@pytest.mark.parametrize("grey", [1.0, 0.97])
+def test_white_bars_are_blackened_and_nothing_else(sides, grey):
+    """Fault: unexposed plate taken for bone; a bar cut off a line too early or too late."""
+    picture = np.pad(FIELD, sides, constant_values=np.float32(grey))
+    # What sets the white that bars are near to.
+    picture[picture.shape[0] // 2, picture.shape[1] // 2] = 1
+    found, had_bars = blacken_white_bars(picture)
+    assert had_bars
+    expected = np.pad(FIELD, sides)
+    expected[picture.shape[0] // 2, picture.shape[1] // 2] = 1
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_without_bars_stays_as_it_is():
+    """Fault: white lines within the picture, or a white picture, blackened."""
+    lines = FIELD.copy()
+    lines[200] = lines[:, 300] = 1
+    mostly_white = np.pad(FIELD, 4 * FIELD.shape[0], constant_values=1)
+    for picture in (FIELD, lines, mostly_white, np.ones((9, 9), np.float32)):
+        found, had_bars = blacken_white_bars(picture)
+        assert not had_bars
+        np.testing.assert_array_equal(found, picture)
+
+
+def test_black_bars_within_white_ones_are_cut_too():
+    """Fault: bars of one kind that hide those of the other from the comparison with a chest."""
+    framed = np.pad(np.pad(FIELD, 20), 30, constant_values=1)
+    assert without_bars(framed).shape == without_bars(FIELD).shape
+
+
+def test_a_framed_chest_is_a_chest_either_way_up_in_grey():
+    """Fault: bedside pictures with unexposed borders refused, or their borders left white."""
+    framed = np.pad(FIELD, 90, constant_values=1)
+    for picture in (framed, 1 - framed):
+        radiograph = radiograph_of(picture)
+        assert radiograph.looks_frontal
+        np.testing.assert_allclose(radiograph.pixels[90:-90, 90:-90], FIELD, atol=1e-6)
+        assert not radiograph.pixels[:90].any()
+        assert any("white bars" in note for note in radiograph.notes)

@@ -1,0 +1,45 @@
+"""What a DICOM shutter hides."""
+
+import numpy as np
+import pytest
+
+from lungseg_jax.imaging.dicom import read_dicom
+from tests.pictures import dicom_bytes
+
+# None is black, in either sense.
+STORED = np.linspace(100, 3900, 80).reshape(8, 10).astype(np.uint16)
+SHUTTER = {
+    "WindowCenter": 2048,
+    "WindowWidth": 4096,
+    "ShutterShape": "RECTANGULAR",
+    "ShutterUpperHorizontalEdge": 2,
+    "ShutterLowerHorizontalEdge": 6,
+    "ShutterLeftVerticalEdge": 3,
+    "ShutterRightVerticalEdge": 10,
+}
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_outside_the_shutter_is_black(photometric):
+    """Fault: what no ray has reached is white; rows and columns mixed up, or counted from 0."""
+    header = SHUTTER | {"PhotometricInterpretation": photometric}
+    pixels = read_dicom(dicom_bytes(STORED, header), "x").pixels
+    shown = np.zeros((8, 10), bool)
+    shown[1:6, 2:10] = True
+    np.testing.assert_array_equal(pixels > 0, shown)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ShutterShape": "CIRCULAR"},
+        {"ShutterShape": None},
+        {"ShutterLeftVerticalEdge": None},
+        {"ShutterRightVerticalEdge": 3},
+        {"ShutterUpperHorizontalEdge": 0, "ShutterLowerHorizontalEdge": 0},
+    ],
+)
+def test_a_shutter_that_says_nothing_hides_nothing(change):
+    """Fault: a picture blackened whole by edges that were left at 0."""
+    header = {key: value for key, value in (SHUTTER | change).items() if value is not None}
+    assert read_dicom(dicom_bytes(STORED, header), "x").pixels.all()
