@@ -3,7 +3,7 @@
 Usage: python -m lungseg_jax.compare RUN_A RUN_B [--split=test]
 
 RUN_A, RUN_B   folders of finished runs
---split=NAME   test (default) or val
+--split=NAME   test (default) or val; external, of two folders of lungseg_jax.validate
 """
 
 import csv
@@ -187,7 +187,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     values = flags.FlagValues()
-    split = flags.DEFINE_enum("split", "test", ["test", "val"], "Split.", flag_values=values)
+    split = flags.DEFINE_enum(
+        "split", "test", ["test", "val", "external"], "Split.", flag_values=values
+    )
     runs = parse_flags(values, arguments)
     if len(runs) != 2:
         raise ConfigError("command line", f"{len(runs)} runs are given", "name two folders")

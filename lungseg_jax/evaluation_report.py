@@ -38,10 +38,11 @@ _FAILURES = {"num_empty_predictions": "missed", "num_false_lungs": "false lungs"
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
     """Writes `eval/<split>.csv` and returns the split's summary, with one for each source.
 
-    The columns for each lung are written only where some row has them, the others always.
+    The columns for each lung are written only where some row has them, the others always, what
+    rows have beyond `ImageMetrics` last.
     """
     text = io.StringIO(newline="")
-    fields = [field.name for field in dataclasses.fields(ImageMetrics)]
+    fields = [field.name for field in dataclasses.fields(rows[0] if rows else ImageMetrics)]
     if all(math.isnan(getattr(row, name)) for row in rows for name in SIDE_FIGURES):
         fields = [name for name in fields if name not in SIDE_FIGURES]
     writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")

@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, ModelConfig
+from lungseg_jax.config import Config, ModelConfig, SourceName
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.network import Variables, abstract_variables
 from lungseg_jax.parallel import all_devices
@@ -68,11 +68,7 @@ def variables_to_start_from(config: Config) -> Variables | None:
     if not config.start_from:
         return None
     weights = find_weights(config.start_from)
-    if config.start_from == PACKAGED and config.data.source in SEEN_BY_PACKAGED:
-        terminal.say(
-            "The weights in the package were trained on pictures of Montgomery and Shenzhen: "
-            "on these, the metrics of this run will be too high"
-        )
+    say_if_seen(config.start_from, config.data.source)
     if differences := _differences(config, weights.config):
         raise ConfigError(
             "start_from",
@@ -80,6 +76,15 @@ def variables_to_start_from(config: Config) -> Variables | None:
             f"set {', '.join(differences)}",
         )
     return weights.variables
+
+
+def say_if_seen(name: str, source: SourceName) -> None:
+    """Warns where weights have seen the pictures that they are to be measured on."""
+    if name == PACKAGED and source in SEEN_BY_PACKAGED:
+        terminal.say(
+            "The weights in the package were trained on pictures of Montgomery and Shenzhen: "
+            "on these, metrics will be too high"
+        )
 
 
 def _differences(config: Config, other: Config) -> list[str]:

@@ -22,9 +22,8 @@ import itertools
 import math
 import stat
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from etils import epath
@@ -56,6 +55,7 @@ from lungseg_jax.prediction.results import (
 from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.prediction.table import TABLE, Row, open_table
+from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import usable_cores
@@ -68,9 +68,6 @@ MOST_SHOWN = 20
 
 # Each file that is read ahead takes four bytes per pixel.
 MAX_READERS = 16
-
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 @functools.cache
@@ -199,7 +196,7 @@ def _segment_files(
         concurrent.futures.ThreadPoolExecutor(workers) as readers,
         concurrent.futures.ThreadPoolExecutor(workers) as writers,
     ):
-        opened = _map_ahead(
+        opened = map_ahead(
             readers,
             lambda file: _open(sandboxes, file, options, size),
             inputs,
@@ -335,22 +332,6 @@ def _finish(
         file.mask,
         seg,
     )
-
-
-def _map_ahead(
-    pool: concurrent.futures.Executor,
-    function: Callable[[Item], Answer],
-    items: Iterable[Item],
-    ahead: int,
-) -> Iterator[Answer]:
-    """Yields answers in order, some computed ahead: an executor's own map starts them all."""
-    running: collections.deque[concurrent.futures.Future[Answer]] = collections.deque()
-    for item in items:
-        running.append(pool.submit(function, item))
-        if len(running) > ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -62,7 +62,7 @@ def file_entries(
             reason = f"{_below(listing, outcome.subject)}: {outcome.fault}"
         elif split is None:
             status, reason = "left out", "the split file does not name it"
-        for path in (case.image, *(mask.path for mask in case.masks)):
+        for path in case.files():
             digest = outcome.digests.get(os.fspath(path))
             entries.append(
                 FileEntry(

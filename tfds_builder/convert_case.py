@@ -19,9 +19,9 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.digest import FileDigest, digest_bytes
-from tfds_builder.masks import read_structures
 from tfds_builder.outcome import Outcome
-from tfds_builder.sources import Case, documented_spacing
+from tfds_builder.read_case import read_case
+from tfds_builder.sources import Case
 
 # Stored where the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
@@ -63,7 +63,7 @@ def convert_case(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[s
     try:
         # Read once: a checksum is of the very bytes that a record was made of.
         contents = {}
-        for path in (case.image, *(mask.path for mask in case.masks)):
+        for path in case.files():
             contents[path] = files.read_bytes(path)
             digests[os.fspath(path)] = digest_bytes(contents[path])
         with opencv_memory_errors():
@@ -83,20 +83,12 @@ def _take(
     digests: dict[str, FileDigest],
     settings: ConvertSettings,
 ) -> tuple[Outcome, dict[str, Any]]:
-    content = contents[case.image]
-    radiograph = files.decode_radiograph(content, os.fspath(case.image), settings.reading)
+    radiograph, stored_mask, mask_notes = read_case(case, contents, settings.reading)
     turn = radiograph.orientation
-    shape = turn.to_stored(radiograph.pixels).shape
-    largest = settings.reading.max_pixels
-    stored_mask, mask_notes = read_structures(case, contents, (shape[0], shape[1]), turn, largest)
     mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
     fit = fit_to_square(height, width, settings.image_size)
-    patient_id, hashed, patient_notes = _patient(case, content, settings)
-    spacing_mm, spacing_source = radiograph.spacing_mm, radiograph.spacing_source
-    documented = documented_spacing(case, (height, width))
-    if spacing_mm is None and documented is not None:
-        spacing_mm, spacing_source = documented, "detector"
+    patient_id, hashed, patient_notes = _patient(case, contents[case.image], settings)
     if turn != Orientation():
         mask_notes = ("mask turned with the picture", *mask_notes)
     notes = radiograph.notes + mask_notes + patient_notes
@@ -116,8 +108,8 @@ def _take(
         "age_years": UNKNOWN_AGE if age is None else age,
         "reading": case.clinical.reading,
         "original_size": [height, width],
-        "spacing_mm": list(spacing_mm or NO_SPACING),
-        "spacing_source": spacing_source,
+        "spacing_mm": list(radiograph.spacing_mm or NO_SPACING),
+        "spacing_source": radiograph.spacing_source,
         "notes": "; ".join(notes),
     }
     outcome = Outcome(

@@ -91,6 +91,10 @@ class Case:
     spacing_mm: tuple[float, float] | None = None
     patient_is_secret: bool = False
 
+    def files(self) -> list[epath.Path]:
+        """The picture, then its masks."""
+        return [self.image, *(mask.path for mask in self.masks)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
@@ -110,7 +114,7 @@ class Listing:
 
     def files(self) -> list[epath.Path]:
         """Every file that a record is made of: pictures, masks, readings."""
-        labelled = [path for case in self.cases for path in _files(case)]
+        labelled = [path for case in self.cases for path in case.files()]
         return labelled + [
             path for path, why in self.other if why in (CLINICAL_READING, LIST_OF_PAIRS)
         ]
@@ -147,7 +151,7 @@ def make_listing(
     """
     cases = tuple(sorted(cases, key=lambda case: case.example_id))
     unlabelled = tuple(sorted(path for path in unlabelled if _is_utf8(path)))
-    used = {path for case in cases for path in _files(case)}.union(unlabelled)
+    used = {path for case in cases for path in case.files()}.union(unlabelled)
     for path in used:
         if not _is_utf8(path):
             raise DataError(path, "its name is not UTF-8", "rename it")
@@ -342,10 +346,6 @@ def check_both_lungs(left: Iterable[str], right: Iterable[str]) -> None:
     unpaired = sorted(set(left) ^ set(right))
     if unpaired:
         raise DataError(unpaired[0], "mask of one lung without the other's", "add the other mask")
-
-
-def _files(case: Case) -> list[epath.Path]:
-    return [case.image, *(mask.path for mask in case.masks)]
 
 
 def _why_unused(path: epath.Path, root: epath.Path, used_names: Collection[str]) -> str:

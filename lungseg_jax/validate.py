@@ -1,0 +1,264 @@
+"""Measures on labelled pictures what predict makes of them, as those of another hospital.
+
+Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=DIR
+
+--config.data.KEY=VALUE  the pictures, as for training: source, manual_dir, images, masks; how they
+                         are read; on_error=skip leaves bad files out
+--output=DIR             where metrics.json, eval/external.csv and overlays/ go
+--checkpoint=PATH        network to measure instead of the weights in the package: a file of
+                         lungseg_jax.export, or the folder of a run; given several times, the
+                         networks' mean
+--both_ways              average with the prediction of the mirrored picture, at twice the time
+
+All pictures with a mask count, in no splits. A run's own test split: lungseg_jax.main --mode=eval.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from lungseg_jax import evaluation_report, terminal
+from lungseg_jax.command import run_command
+from lungseg_jax.command_line import READING_KEYS, check_on_disk, define_keys, parse_flags
+from lungseg_jax.config import DataConfig, EvaluationConfig, resolve
+from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
+from lungseg_jax.find_weights import PACKAGED, find_weights, say_if_seen
+from lungseg_jax.imaging.overlay import draw_overlay
+from lungseg_jax.imaging.radiograph import read_options
+from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
+from lungseg_jax.prediction.segmentation import Segmentation
+from lungseg_jax.prediction.segmenter import BATCH_SIZE, Segmenter
+from lungseg_jax.runtime.ahead import map_ahead
+from lungseg_jax.runtime.alone import alone_in
+from lungseg_jax.runtime.compilation_cache import use_compilation_cache
+from lungseg_jax.runtime.cores import usable_cores
+from tfds_builder.convert_case import worker_memory_bytes
+from tfds_builder.read_case import Labelled, read_labelled
+from tfds_builder.sandbox import Sandboxes
+from tfds_builder.sources import Case, FolderPatterns, list_source
+
+# What the pictures are called where a run has splits.
+SPLIT = "external"
+
+# Of `DataConfig`: which pictures, and what becomes of bad ones.
+PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "on_error")
+
+# Pictures left out that are named at the end.
+MOST_SHOWN = 20
+
+# Each picture that is read ahead takes some five bytes per pixel.
+MAX_READERS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Validated(ImageMetrics):
+    """Figures of the mask that predict makes of a picture, and what it thinks of that.
+
+    Attributes:
+      status: `accepted` or `rejected`, as in `predictions.csv`.
+      reason: what speaks against the mask.
+      estimated_dice: of the mask.
+    """
+
+    status: str = dataclasses.field(kw_only=True)
+    reason: str = dataclasses.field(kw_only=True)
+    estimated_dice: float = dataclasses.field(kw_only=True)
+
+
+def validate(
+    segmenter: Segmenter, data: DataConfig, output: epath.PathLike
+) -> evaluation_report.Summary:
+    """Measures the masks of all labelled pictures of a folder; writes and returns the figures.
+
+    Args:
+      segmenter: makes the masks.
+      data: which pictures, and how they are read.
+      output: folder to write to.
+
+    Returns:
+      What is in `metrics.json`: the figures of all pictures, of each source, and of those that
+      predict accepts (`accepted`).
+
+    Raises:
+      ConfigError: the output is the folder of a run, or not on disk.
+      DataError: there are no labelled pictures, one is bad while bad ones are not skipped, all are
+        left out, or the output is being written to.
+    """
+    check_on_disk(output)
+    output = epath.Path(output)
+    if (output / "checkpoints").exists():
+        raise ConfigError("--output", f"{output} is the folder of a run", "give another folder")
+    patterns = FolderPatterns(data.images, data.masks)
+    cases = list_source(data.source, data.manual_dir, patterns).cases
+    output.mkdir(parents=True, exist_ok=True)
+    with (
+        alone_in(output, "wait for its end, or give another --output"),
+        Sandboxes(_num_workers(), worker_memory_bytes(read_options(data))) as sandboxes,
+    ):
+        read = functools.partial(_read, sandboxes, data, segmenter.image_size)
+        rows, taken, left_out = _measure_all(segmenter, cases, read)
+        if not rows:
+            fault = f"all {len(cases)} labelled pictures are left out ({left_out[0]})"
+            raise DataError(data.manual_dir, fault, "see why")
+        ranked = evaluation_report.best_median_worst(rows)
+        overlays = {
+            position: _overlay(segmenter, read(taken[position])) for position in ranked.values()
+        }
+        summary = {SPLIT: _summary(rows, len(left_out))}
+        evaluation_report.remove_summary(output)
+        summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
+        evaluation_report.write_summary(output, summary)
+        evaluation_report.write_overlays(output, rows, ranked, overlays)
+    for reason in left_out[:MOST_SHOWN]:
+        terminal.say(f"left out: {reason}")
+    if len(left_out) > MOST_SHOWN:
+        terminal.say(f"and {len(left_out) - MOST_SHOWN} more")
+    return summary
+
+
+def _num_workers() -> int:
+    return min(usable_cores(), MAX_READERS)
+
+
+def _read(sandboxes: Sandboxes, data: DataConfig, size: int, case: Case) -> Labelled | DataError:
+    """Returns a labelled picture, or why it is left out.
+
+    Raises:
+      DataError: it is bad, and bad ones are not skipped.
+    """
+    try:
+        return sandboxes.call(case.image, read_labelled, case, read_options(data), size)
+    except NotFrontalError as error:
+        return error
+    except DataError as error:
+        if data.on_error == "fail":
+            raise
+        return error
+
+
+def _measure_all(
+    segmenter: Segmenter, cases: Sequence[Case], read: functools.partial
+) -> tuple[list[Validated], list[Case], list[str]]:
+    """Returns the figures of the pictures, their cases, and why others are left out."""
+    taken: list[Case] = []
+    left_out: list[str] = []
+    workers = _num_workers()
+    with (
+        terminal.progress("validate", len(cases), "image") as bar,
+        concurrent.futures.ThreadPoolExecutor(workers) as readers,
+        concurrent.futures.ThreadPoolExecutor(workers) as measurers,
+    ):
+
+        def readable() -> Iterator[tuple[Case, Labelled]]:
+            answers = map_ahead(readers, read, cases, workers + BATCH_SIZE)
+            for case, answer in zip(cases, answers, strict=True):
+                if isinstance(answer, Labelled):
+                    taken.append(case)
+                    yield case, answer
+                else:
+                    left_out.append(f"{answer.subject}: {answer.fault}")
+                    bar.update()
+
+        def predicted() -> Iterator[tuple[Case, Labelled, Segmentation]]:
+            pictures = readable()
+            while group := list(itertools.islice(pictures, BATCH_SIZE)):
+                predictions = segmenter.predict([picture.square for _, picture in group])
+                for (case, picture), prediction in zip(group, predictions, strict=True):
+                    yield case, picture, segmenter.finish(picture.radiograph, prediction)
+
+        rows = []
+        try:
+            for row in map_ahead(measurers, _figures, predicted(), workers + BATCH_SIZE):
+                rows.append(row)
+                bar.update()
+        finally:
+            # After a fault, nothing more is read.
+            readers.shutdown(wait=False, cancel_futures=True)
+    return rows, taken, left_out
+
+
+def _figures(measured: tuple[Case, Labelled, Segmentation]) -> Validated:
+    case, picture, found = measured
+    evaluation = EvaluationConfig()
+    figures = image_metrics(
+        found.mask[..., None],
+        picture.lungs[..., None],
+        example_id=case.example_id,
+        source=case.source,
+        spacing_mm=found.spacing_mm,
+        tolerance_px=evaluation.tolerance_px,
+        tolerance_mm=evaluation.tolerance_mm,
+    )
+    return Validated(
+        **dataclasses.asdict(figures),
+        status="accepted" if found.accepted else "rejected",
+        reason="; ".join(found.doubts),
+        estimated_dice=round(found.estimated_dice, 4),
+    )
+
+
+def _summary(rows: Sequence[Validated], num_left_out: int) -> dict:
+    """Returns what a summary has beside the figures of all pictures."""
+    evaluation = EvaluationConfig()
+    accepted = [row for row in rows if row.status == "accepted"]
+    return {
+        "accepted": summarize(accepted),
+        "num_left_out": num_left_out,
+        "tolerance_px": evaluation.tolerance_px,
+        "tolerance_mm": evaluation.tolerance_mm,
+    }
+
+
+def _overlay(segmenter: Segmenter, picture: Labelled | DataError) -> np.ndarray:
+    """Returns RGB pixels of a picture that was read before, with its reference and its mask."""
+    if isinstance(picture, DataError):
+        raise picture
+    (prediction,) = segmenter.predict([picture.square])
+    found = segmenter.finish(picture.radiograph, prediction)
+    upright = picture.radiograph.orientation.to_upright
+    masks = (upright(mask)[..., None] for mask in (found.mask, picture.lungs))
+    return draw_overlay(picture.radiograph.pixels, *masks)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures what the command line names; returns the exit code."""
+    again = "run the same command to start over"
+    return run_command(arguments, str(__doc__), lambda: _run(arguments), again)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    values, given = flags.FlagValues(), list(arguments)
+    output = flags.DEFINE_string("output", None, "Where figures go.", flag_values=values)
+    checkpoints = flags.DEFINE_multi_string("checkpoint", [], "Network.", flag_values=values)
+    both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
+    defaults = {key: getattr(DataConfig(), key) for key in (*PICTURE_KEYS, *READING_KEYS)}
+    # Of the layouts, the one that every folder can have.
+    config = define_keys(values, given, defaults | {"source": "folder"})
+    if rest := parse_flags(values, given):
+        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    if not output.value:
+        raise ConfigError("--output", "is missing", "give the folder that figures go to")
+    data = resolve(config.value).data
+    use_compilation_cache()
+    names = checkpoints.value or [PACKAGED]
+    segmenter = Segmenter(*map(find_weights, names), both_ways=bool(both_ways.value))
+    for name in names:
+        say_if_seen(name, data.source)
+    summary = validate(segmenter, data, Path(output.value))
+    figures = summary[SPLIT]
+    shown = {SPLIT: figures, "accepted": figures["accepted"]}
+    terminal.say(
+        f"\n{evaluation_report.closing_table(shown)}\n\nFigures and pictures: {output.value}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
