@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from lungseg_jax.imaging.surface import outline, surface_distances
+from lungseg_jax.imaging.surface import SurfaceDistances, outline, surface_distances
 
 NAN = math.nan
 
@@ -37,6 +37,8 @@ class ImageMetrics:
       hd95_mm: as `hd95_px`, in mm.
       assd_mm: as `assd_px`, in mm.
       surface_dice_mm: at the tolerance in mm.
+      precision: |A ∩ B| / |A|: share of the prediction A that is lung.
+      recall: |A ∩ B| / |B|: share of the reference B that is found.
       dice_right: of the patient's right lung; NaN also where lungs are one class.
       dice_left: of the left one.
       predicted_px: pixels of both lungs in the prediction, in the file's frame.
@@ -53,6 +55,8 @@ class ImageMetrics:
     hd95_mm: float = NAN
     assd_mm: float = NAN
     surface_dice_mm: float = NAN
+    precision: float = NAN
+    recall: float = NAN
     dice_right: float = NAN
     dice_left: float = NAN
     predicted_px: int = dataclasses.field(kw_only=True)
@@ -95,48 +99,57 @@ def image_metrics(
     sides = {}
     if reference.shape[-1] > 1:
         for channel, name in enumerate(SIDE_FIGURES):
-            sides[name], _ = _overlap(predicted[..., channel], reference[..., channel])
+            sides[name] = _dice(predicted[..., channel], reference[..., channel])
     found, true = np.any(predicted, axis=-1), np.any(reference, axis=-1)
-    dice, iou = _overlap(found, true)
-    outlines = outline(found), outline(true)
-    hd95_px, assd_px, surface_dice = _of_outlines(*outlines, true.shape, (1.0, 1.0), tolerance_px)
-    hd95_mm, assd_mm, surface_dice_mm = (
-        _of_outlines(*outlines, true.shape, spacing_mm, tolerance_mm)
-        if spacing_mm
-        else (NAN, NAN, NAN)
+    dice = _dice(found, true)
+    counts = [int(np.count_nonzero(mask)) for mask in (found, true)]
+    common = int(np.count_nonzero(found & true))
+    # Of an empty mask beside one that is not: the worst, as all figures have it.
+    precision, recall = (common / max(count, 1) if any(counts) else NAN for count in counts)
+    (hd95_px, assd_px, surface_dice), in_mm = _of_outlines(
+        outline(found), outline(true), true.shape, spacing_mm, tolerance_px, tolerance_mm
     )
     return ImageMetrics(
-        example_id, source, dice, iou, hd95_px, assd_px, surface_dice, hd95_mm, assd_mm,
-        surface_dice_mm, **sides,
-        predicted_px=int(np.count_nonzero(found)), reference_px=int(np.count_nonzero(true)),
+        example_id, source, dice, dice / (2 - dice), hd95_px, assd_px, surface_dice, *in_mm,
+        precision, recall, **sides, predicted_px=counts[0], reference_px=counts[1],
     )  # fmt: skip
 
 
-def _overlap(
-    predicted: Bool[np.ndarray, "h w"], reference: Bool[np.ndarray, "h w"]
-) -> tuple[float, float]:
-    """Returns Dice and IoU; NaN where both masks are empty."""
-    if not (predicted.any() or reference.any()):
-        return NAN, NAN
-    dice = dice_of(predicted, reference)
-    return dice, dice / (2 - dice)
+def _dice(predicted: Bool[np.ndarray, "h w"], reference: Bool[np.ndarray, "h w"]) -> float:
+    """Returns the Dice of two masks; NaN where both are empty."""
+    return dice_of(predicted, reference) if predicted.any() or reference.any() else NAN
 
 
 def _of_outlines(
     predicted: Integer[np.ndarray, "n 2"],
     reference: Integer[np.ndarray, "m 2"],
     shape: tuple[int, int],
-    spacing: tuple[float, float],
-    tolerance: float,
+    spacing_mm: tuple[float, float] | None,
+    tolerance_px: float,
+    tolerance_mm: float,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Returns HD95, ASSD and surface Dice in pixels and in mm; NaN where both are empty."""
+    distances = surface_distances(predicted, reference)
+    empty = not (len(predicted) or len(reference))
+    in_px = _figures_of(distances, math.hypot(*shape), tolerance_px, empty)
+    if spacing_mm is None:
+        return in_px, (NAN, NAN, NAN)
+    row, column = spacing_mm
+    if distances and row == column:
+        distances = distances.scaled(row)
+    else:
+        distances = surface_distances(predicted, reference, spacing_mm)
+    diagonal = math.hypot(shape[0] * row, shape[1] * column)
+    return in_px, _figures_of(distances, diagonal, tolerance_mm, empty)
+
+
+def _figures_of(
+    distances: SurfaceDistances | None, diagonal: float, tolerance: float, empty: bool
 ) -> tuple[float, float, float]:
-    """Returns HD95, ASSD and surface Dice; NaN where both outlines are empty."""
-    distances = surface_distances(predicted, reference, spacing)
+    """Returns HD95, ASSD and surface Dice, NaN of two empty outlines, the worst of one."""
     if distances:
         return distances.hd95(), distances.assd(), distances.surface_dice(tolerance)
-    if not (len(predicted) or len(reference)):
-        return NAN, NAN, NAN
-    diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
-    return diagonal, diagonal, 0.0
+    return (NAN, NAN, NAN) if empty else (diagonal, diagonal, 0.0)
 
 
 def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> float:

@@ -1,6 +1,7 @@
 """The configured network: its structure, its parameters, and what it does once trained."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ ModelState = PyTree
 
 # Parameters and batch statistics.
 Variables = tuple[ModelState, ModelState]
+
+# NVIDIA's compute capability of Ampere.
+FIRST_WITH_BFLOAT16 = 8.0
 
 
 def make_model(config: Config, axis_name: str | None = None) -> UNet:
@@ -43,8 +47,22 @@ def compute_dtype(config: Config) -> np.dtype:
     """Returns the type that the network computes in, `auto` resolved."""
     dtype = config.model.dtype
     if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = "bfloat16" if multiplies_bfloat16(jax.devices()[0]) else "float32"
     return jnp.dtype(dtype)
+
+
+def multiplies_bfloat16(device: Any) -> bool:  # noqa: ANN401
+    """Whether a device multiplies bfloat16 faster than float32.
+
+    CPUs do not in XLA, nor NVIDIA's GPUs before Ampere.
+    """
+    if device.platform == "cpu":
+        return False
+    try:
+        # Other makers' devices have another kind of name there, or none.
+        return float(device.compute_capability) >= FIRST_WITH_BFLOAT16
+    except (AttributeError, ValueError):
+        return True
 
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:

@@ -29,6 +29,8 @@ def test_shifted_rectangle():
     row = measure(rectangle(15), rectangle(10), spacing_mm=(0.8, 1.5))
     assert row.dice == pytest.approx(15 / 20)
     assert row.iou == pytest.approx(15 / 25)
+    # Of 600 pixels each, a quarter of the prediction is beside the reference, and the reverse.
+    assert (row.precision, row.recall) == pytest.approx((0.75, 0.75))
     # Top and bottom edges (30 pixels of 96 each) lie 5 rows apart, less where a side edge is near.
     assert row.hd95_px == pytest.approx(5)
     assert row.hd95_mm == pytest.approx(4)
@@ -49,6 +51,27 @@ def test_each_distance_is_of_its_own_definition_and_unit():
     assert row.hd95_mm == pytest.approx(4 * 0.7)
     assert row.assd_mm == pytest.approx(0.7)
     assert row.surface_dice_mm == pytest.approx(1)
+
+
+def test_too_much_and_too_little_are_told_apart():
+    """Fault: precision and recall exchanged, or both of the union."""
+    half = rectangle(10)
+    half[:, 25:] = False
+    row = measure(half, rectangle(10))
+    assert (row.precision, row.recall) == (1, 0.5)
+    row = measure(rectangle(10), half)
+    assert (row.precision, row.recall) == (0.5, 1)
+
+
+@pytest.mark.parametrize("side", [0.1, 0.175, 3.0])
+def test_equal_sides_of_pixels_scale_every_distance(side):
+    """Fault: a shortcut for pixels that are square which is not the plain way's result."""
+    shifted = rectangle(13, left=12)
+    row = measure(shifted, rectangle(10), spacing_mm=(side, side))
+    plain = measure(shifted, rectangle(10), spacing_mm=(side, side * (1 + 1e-12)))
+    for name in ("hd95_mm", "assd_mm", "surface_dice_mm"):
+        assert getattr(row, name) == pytest.approx(getattr(plain, name), rel=1e-9)
+    assert row.hd95_mm == pytest.approx(side * row.hd95_px)
 
 
 def test_identical_masks_are_perfect():
@@ -81,6 +104,7 @@ def test_one_empty_mask_has_the_worst_of_every_figure(predicted, reference):
     # Another height than width, in pixels and in mm: 30, 40; 6.0, 4.8.
     row = measure(predicted[:30, :40], reference[:30, :40], spacing_mm=(0.2, 0.12))
     assert (row.dice, row.iou, row.surface_dice, row.surface_dice_mm) == (0, 0, 0, 0)
+    assert (row.precision, row.recall) == (0, 0)
     assert row.hd95_px == row.assd_px == pytest.approx(50)
     assert row.hd95_mm == row.assd_mm == pytest.approx(math.hypot(6.0, 4.8))
     assert math.isnan(measure(predicted, reference).hd95_mm)

@@ -1,12 +1,14 @@
 """The structure of the configured network."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.network import model_graph, to_intensity
+from lungseg_jax.network import model_graph, multiplies_bfloat16, to_intensity
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.state import create_state
 from tests.small import small_config
@@ -28,3 +30,23 @@ def test_pictures_of_another_type_are_refused(dtype):
         to_intensity(jnp.ones((1, 2, 2, 1), dtype))
     whole = np.array([0, 13107, 65535], np.uint16)
     np.testing.assert_allclose(to_intensity(jnp.asarray(whole)), [0, 0.2, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "multiplies"),
+    [
+        ("cpu", None, False),
+        ("tpu", None, True),
+        ("gpu", "7.0", False),
+        ("gpu", "7.5", False),
+        ("gpu", "8.0", True),
+        ("gpu", "12.0", True),
+        ("gpu", "gfx90a", True),
+    ],
+)
+def test_old_gpus_compute_in_float32(platform, capability, multiplies):
+    """Fault: a T4 or a V100 that emulates bfloat16, slower than float32 and less exact."""
+    device = SimpleNamespace(platform=platform)
+    if capability:
+        device.compute_capability = capability
+    assert multiplies_bfloat16(device) == multiplies

@@ -21,6 +21,12 @@ def read(attributes: dict):
         ({}, None, "none"),
         ({"PixelSpacing": ["0.15", "0.2"]}, (0.15, 0.2), "detector"),
         ({"ImagerPixelSpacing": ["0.15", "0.2"]}, (0.15, 0.2), "detector"),
+        ({"NominalScannedPixelSpacing": ["0.15", "0.2"]}, (0.15, 0.2), "detector"),
+        (
+            {"NominalScannedPixelSpacing": ["0.1", "0.1"], "PixelSpacing": ["0.15", "0.2"]},
+            (0.15, 0.2),
+            "detector",
+        ),
         (
             {"ImagerPixelSpacing": ["0.15", "0.2"], "PixelSpacing": ["0.15", "0.2"]},
             (0.15, 0.2),

@@ -21,8 +21,8 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
     """Returns the (row, column) spacing of the stored pixels in mm and what it was measured on.
 
     PixelSpacing is the patient's only after a calibration; where it repeats ImagerPixelSpacing, or
-    stands alone, it is the detector's (DICOM PS3.3 10.7.1.3). The detector's spacing divided by the
-    magnification is the patient's.
+    stands alone, it is the detector's (DICOM PS3.3 10.7.1.3). So is NominalScannedPixelSpacing, of
+    films that were scanned. The detector's spacing divided by the magnification is the patient's.
     """
     pixel = _plausible_spacing(dataset, "PixelSpacing")
     imager = _plausible_spacing(dataset, "ImagerPixelSpacing")
@@ -30,7 +30,7 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
         dataset.get("PixelSpacingCalibrationType") or (imager and not _repeats(pixel, imager))
     ):
         return pixel, "calibrated"
-    detector = imager or pixel
+    detector = imager or pixel or _plausible_spacing(dataset, "NominalScannedPixelSpacing")
     if detector is None:
         return None, "none"
     magnification = _magnification(dataset)

@@ -22,6 +22,10 @@ class SurfaceDistances:
     forward: Float[np.ndarray, " n"]
     backward: Float[np.ndarray, " m"]
 
+    def scaled(self, factor: float) -> "SurfaceDistances":
+        """Returns the distances in another unit."""
+        return SurfaceDistances(self.forward * factor, self.backward * factor)
+
     def hd95(self) -> float:
         """95th-percentile Hausdorff distance: the larger of the two directed percentiles."""
         return float(max(np.percentile(self.forward, 95), np.percentile(self.backward, 95)))
