@@ -35,6 +35,16 @@ def test_a_picture_without_bars_stays_as_it_is():
         np.testing.assert_array_equal(found, picture)
 
 
+def test_a_white_belly_is_no_bar():
+    """Fault: the lower part of a bright picture cut off, and the lungs' angles with it."""
+    darker = np.linspace(0, 0.7, 300, dtype=np.float32)[::-1, None]
+    faded = np.concatenate([FIELD, 1 - darker * np.ones((1, FIELD.shape[1]), np.float32)])
+    faded = np.concatenate([faded, np.ones((30, FIELD.shape[1]), np.float32)])
+    found, had_bars = blacken_white_bars(faded)
+    assert not had_bars
+    np.testing.assert_array_equal(found, faded)
+
+
 def test_black_bars_within_white_ones_are_cut_too():
     """Fault: bars of one kind that hide those of the other from the comparison with a chest."""
     framed = np.pad(np.pad(FIELD, 20), 30, constant_values=1)

@@ -16,6 +16,11 @@ _REST = 0.1
 # What is left beside bars is at least this share of each side.
 _LEAST = 1 / 3
 
+# A white bar ends sharply: this share of the side farther in, most of a line is darker by more than
+# this share of all greys. A belly that is white all over, at the lower border, ends gradually.
+_EDGE = 0.02
+_DROP = 0.15
+
 
 def without_bars(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 w2"]:
     """Returns pixels without the black and white lines around them, unless little would be left."""
@@ -36,21 +41,35 @@ def without_bars(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 
 def blacken_white_bars(
     pixels: Float32[np.ndarray, "h w"],
 ) -> tuple[Float32[np.ndarray, "h w"], bool]:
-    """Returns pixels with the white lines around them black, and whether there were any.
+    """Returns pixels with the white bars around them black, and whether there were any.
 
     Networks see black bars in training. Pictures of which little would be left stay as they are.
     """
     _, white = _black_and_white(pixels)
-    rows, columns = (np.flatnonzero(white.mean(axis) < 1 - _REST) for axis in (1, 0))
+    bright = pixels >= pixels.max() - _DROP * (pixels.max() - pixels.min())
+    lines = [(white.mean(axis), bright.mean(axis)) for axis in (1, 0)]
+    top, left = (_length_of_bar(*shares) for shares in lines)
+    below, beside = (_length_of_bar(*(share[::-1] for share in shares)) for shares in lines)
     height, width = pixels.shape
-    if _little_is_left(pixels, rows, columns) or (
-        (rows[0], rows[-1], columns[0], columns[-1]) == (0, height - 1, 0, width - 1)
-    ):
+    bottom, right = height - below, width - beside
+    too_little = bottom - top < _LEAST * height or right - left < _LEAST * width
+    if too_little or not any((top, left, below, beside)):
         return pixels, False
-    inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     blackened = np.zeros_like(pixels)
-    blackened[inside] = pixels[inside]
+    blackened[top:bottom, left:right] = pixels[top:bottom, left:right]
     return blackened, True
+
+
+def _length_of_bar(white: Float[np.ndarray, " n"], bright: Float[np.ndarray, " n"]) -> int:
+    """Returns how many lines, from the first on, are a white bar.
+
+    Args:
+      white: share of each line that is white.
+      bright: share that is white or not much darker.
+    """
+    length = int(np.argmax(white < 1 - _REST))
+    inner = min(length + max(round(_EDGE * len(white)), 1), len(white) - 1)
+    return length if bright[inner] < 0.5 else 0
 
 
 def _black_and_white(
