@@ -207,6 +207,8 @@ def _reason(error: Exception) -> str:
             flag, found, _ = text.partition(said_by_parser)
             if found:
                 return flag.rstrip(": ('") + f": not {wanted}"
+    if "Overriding config is not allowed" in text:
+        return "a file is given as --config, of which only --config.KEY=VALUE are taken"
     known = isinstance(error, flags.Error | OSError | AttributeError | KeyError)
     return text if known else f"{type(error).__name__}: {text}"
 

@@ -81,7 +81,7 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
         raise DataError(
             second,
             f"has {len(tables[1])} pictures, {common} shared with the {len(tables[0])} of {first}",
-            "compare runs with the same data.splits",
+            "compare figures of the same pictures, such as of runs with the same data.splits",
         )
     _check_same_references(first, second, *tables)
     _check_same_tolerance(first, second, split)
@@ -149,7 +149,8 @@ def _read(path: epath.Path) -> Table:
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
-        raise DataError(path, error.strerror or "not readable", "give finished runs") from error
+        remedy = "give finished runs, or with --split=external folders of lungseg_jax.validate"
+        raise DataError(path, error.strerror or "not readable", remedy) from error
     except (UnicodeDecodeError, csv.Error):
         rows = []
     if not rows or not {"id", "dice"} <= rows[0].keys():

@@ -20,10 +20,8 @@ import dataclasses
 import functools
 import itertools
 import math
-import stat
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -36,6 +34,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.imaging import png
 from lungseg_jax.imaging.dicom_seg import check_highdicom, encode_dicom_seg
+from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
@@ -58,16 +57,14 @@ from lungseg_jax.prediction.table import TABLE, Row, open_table
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
-from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import digest_of_program
+from lungseg_jax.workdir import make_folder
 from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.sandbox import Sandboxes
 
 # Rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20
-
-# Each file that is read ahead takes four bytes per pixel.
-MAX_READERS = 16
 
 
 @functools.cache
@@ -130,7 +127,7 @@ def predict(
     output = epath.Path(output)
     earlier = results_of(read_note(output))
     inputs = name_files(paths, output, earlier, dicom_seg=dicom_seg)
-    _make_folder(output)
+    make_folder(output)
     with alone_in(output, "wait for its end, or give another --output"):
         return _segment_what_is_left(segmenter, inputs, output, options, dicom_seg)
 
@@ -190,7 +187,7 @@ def _segment_files(
       output: folder for the results.
       seg_makers: of `encode_dicom_seg`; empty where no DICOM SEG is wanted.
     """
-    workers, size = min(usable_cores(), MAX_READERS), segmenter.image_size
+    workers, size = num_readers(), segmenter.image_size
     with (
         Sandboxes(workers, worker_memory_bytes(options)) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(workers) as readers,
@@ -218,16 +215,6 @@ def _segment_files(
             sandboxes.stop()
 
 
-def _make_folder(output: epath.Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(output, "is a file or inside one", "give a folder as --output") from error
-    except OSError as error:
-        fault = f"cannot be made ({error.strerror})"
-        raise DataError(output, fault, "give a folder that you may write to") from error
-
-
 @dataclasses.dataclass(frozen=True)
 class Opened:
     """A file that was read, or what is wrong with it."""
@@ -239,7 +226,7 @@ class Opened:
 
 
 def _open(sandboxes: Sandboxes, file: Input, options: ReadOptions, size: int) -> Opened:
-    if fault := _why_no_file(Path(file.path)):
+    if fault := why_no_file(file.path):
         return Opened(file, fault=fault)
     try:
         return Opened(
@@ -247,20 +234,6 @@ def _open(sandboxes: Sandboxes, file: Input, options: ReadOptions, size: int) ->
         )
     except DataError as error:
         return Opened(file, fault=error.fault)
-
-
-def _why_no_file(path: Path) -> str:
-    """Says what else than a file it is, if so; nothing where that cannot be told."""
-    try:
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            # It is among the files because it could not be read.
-            next(path.iterdir(), None)
-            return "a folder that cannot be entered"
-    except OSError as error:
-        return error.strerror or "not readable"
-    # A pipe would keep its reader waiting.
-    return "" if stat.S_ISREG(kind) else "a pipe or a device, not a file"
 
 
 def _segment_all(

@@ -2,24 +2,26 @@
 
 Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=DIR
 
---config.data.KEY=VALUE  the pictures, as for training: source, manual_dir, images, masks; how they
-                         are read; on_error=skip leaves bad files out
---output=DIR             where metrics.json, eval/external.csv and overlays/ go
+--config.data.KEY=VALUE  the pictures, as for training: source (folder, if not given), manual_dir,
+                         images, masks; how they are read; on_error=skip leaves bad files out, up to
+                         max_bad_share
+--output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
 --checkpoint=PATH        network to measure instead of the weights in the package: a file of
                          lungseg_jax.export, or the folder of a run; given several times, the
                          networks' mean
 --both_ways              average with the prediction of the mirrored picture, at twice the time
 
-All pictures with a mask count, in no splits. A run's own test split: lungseg_jax.main --mode=eval.
+All pictures with a mask count, in no splits, but those that their header calls something else than
+a frontal chest. For a run's own test split: lungseg_jax.main --mode=eval.
 """
 
 import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import json
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -31,15 +33,18 @@ from lungseg_jax.command_line import READING_KEYS, check_on_disk, define_keys, p
 from lungseg_jax.config import DataConfig, EvaluationConfig, resolve
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
 from lungseg_jax.find_weights import PACKAGED, find_weights, say_if_seen
+from lungseg_jax.imaging.files import why_no_file
+from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
-from lungseg_jax.prediction.segmentation import Segmentation
-from lungseg_jax.prediction.segmenter import BATCH_SIZE, Segmenter
+from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
-from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.cores import num_readers
+from lungseg_jax.runtime.environment import environment
+from lungseg_jax.workdir import VALIDATION, make_folder, write_whole
 from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sandbox import Sandboxes
@@ -49,13 +54,10 @@ from tfds_builder.sources import Case, FolderPatterns, list_source
 SPLIT = "external"
 
 # Of `DataConfig`: which pictures, and what becomes of bad ones.
-PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "on_error")
+PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "on_error", "max_bad_share")
 
 # Pictures left out that are named at the end.
 MOST_SHOWN = 20
-
-# Each picture that is read ahead takes some five bytes per pixel.
-MAX_READERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,10 @@ class Validated(ImageMetrics):
 
 
 def validate(
-    segmenter: Segmenter, data: DataConfig, output: epath.PathLike
+    segmenter: Segmenter,
+    data: DataConfig,
+    output: epath.PathLike,
+    names: Sequence[str] = (),
 ) -> evaluation_report.Summary:
     """Measures the masks of all labelled pictures of a folder; writes and returns the figures.
 
@@ -82,50 +87,85 @@ def validate(
       segmenter: makes the masks.
       data: which pictures, and how they are read.
       output: folder to write to.
+      names: of the networks, for `validation.json`.
 
     Returns:
       What is in `metrics.json`: the figures of all pictures, of each source, and of those that
       predict accepts (`accepted`).
 
     Raises:
-      ConfigError: the output is the folder of a run, or not on disk.
-      DataError: there are no labelled pictures, one is bad while bad ones are not skipped, all are
-        left out, or the output is being written to.
+      ConfigError: the output is not on disk.
+      DataError: there are no labelled pictures, one is bad while bad ones are not skipped, too many
+        are bad, all are left out, or the output holds files of something else or is in use.
     """
     check_on_disk(output)
     output = epath.Path(output)
-    if (output / "checkpoints").exists():
-        raise ConfigError("--output", f"{output} is the folder of a run", "give another folder")
+    _check_free(output)
     patterns = FolderPatterns(data.images, data.masks)
-    cases = list_source(data.source, data.manual_dir, patterns).cases
-    output.mkdir(parents=True, exist_ok=True)
+    listing = list_source(data.source, data.manual_dir, patterns)
+    cases = listing.cases
+    terminal.say(f"{data.source}: {listing.describe()}")
+    make_folder(output)
     with (
         alone_in(output, "wait for its end, or give another --output"),
-        Sandboxes(_num_workers(), worker_memory_bytes(read_options(data))) as sandboxes,
+        Sandboxes(num_readers(), worker_memory_bytes(read_options(data))) as sandboxes,
     ):
         read = functools.partial(_read, sandboxes, data, segmenter.image_size)
-        rows, taken, left_out = _measure_all(segmenter, cases, read)
+        rows, taken, left_out = _measure_all(segmenter, cases, read, sandboxes.stop)
         if not rows:
-            fault = f"all {len(cases)} labelled pictures are left out ({left_out[0]})"
+            fault = f"all {len(cases)} labelled pictures are left out ({left_out[0].fault})"
             raise DataError(data.manual_dir, fault, "see why")
+        num_bad = sum(not isinstance(error, NotFrontalError) for error in left_out)
+        if num_bad > data.max_bad_share * len(cases):
+            fault = f"{num_bad} of {len(cases)} pictures are bad ({left_out[0].fault})"
+            raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
         ranked = evaluation_report.best_median_worst(rows)
         overlays = {
             position: _overlay(segmenter, read(taken[position])) for position in ranked.values()
         }
         summary = {SPLIT: _summary(rows, len(left_out))}
         evaluation_report.remove_summary(output)
+        _note(output, segmenter, data, names, left_out)
         summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
         evaluation_report.write_summary(output, summary)
         evaluation_report.write_overlays(output, rows, ranked, overlays)
-    for reason in left_out[:MOST_SHOWN]:
-        terminal.say(f"left out: {reason}")
+    for error in left_out[:MOST_SHOWN]:
+        terminal.say(f"left out: {error.subject}: {error.fault}")
     if len(left_out) > MOST_SHOWN:
         terminal.say(f"and {len(left_out) - MOST_SHOWN} more")
     return summary
 
 
-def _num_workers() -> int:
-    return min(usable_cores(), MAX_READERS)
+def _check_free(output: epath.Path) -> None:
+    """Refuses a folder whose figures are a run's, or someone else's."""
+    if (output / VALIDATION).exists():
+        terminal.say(f"Figures of an earlier call in {output} will be replaced")
+        return
+    overlays = [f"overlays/{rank}.png" for rank in ("best", "median", "worst")]
+    for name in ("config.json", "metrics.json", f"eval/{SPLIT}.csv", *overlays):
+        if (output / name).exists():
+            fault = "was not written by this command"
+            raise DataError(output / name, fault, "give another --output")
+
+
+def _note(
+    output: epath.Path,
+    segmenter: Segmenter,
+    data: DataConfig,
+    names: Sequence[str],
+    left_out: Sequence[DataError],
+) -> None:
+    """Writes what was measured, and with what."""
+    keys = dataclasses.asdict(data)
+    content = {
+        "networks": list(names),
+        "identity": segmenter.identity(),
+        "data": {key: keys[key] for key in (*PICTURE_KEYS, *READING_KEYS)},
+        "left_out": [f"{error.subject}: {error.fault}" for error in left_out],
+        **environment(),
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(output / VALIDATION, text.encode())
 
 
 def _read(sandboxes: Sandboxes, data: DataConfig, size: int, case: Case) -> Labelled | DataError:
@@ -135,6 +175,9 @@ def _read(sandboxes: Sandboxes, data: DataConfig, size: int, case: Case) -> Labe
       DataError: it is bad, and bad ones are not skipped.
     """
     try:
+        for path in case.files():
+            if fault := why_no_file(path):
+                raise DataError(path, fault, "replace or remove it")
         return sandboxes.call(case.image, read_labelled, case, read_options(data), size)
     except NotFrontalError as error:
         return error
@@ -145,12 +188,22 @@ def _read(sandboxes: Sandboxes, data: DataConfig, size: int, case: Case) -> Labe
 
 
 def _measure_all(
-    segmenter: Segmenter, cases: Sequence[Case], read: functools.partial
-) -> tuple[list[Validated], list[Case], list[str]]:
-    """Returns the figures of the pictures, their cases, and why others are left out."""
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    read: Callable[[Case], Labelled | DataError],
+    stop: Callable[[], None],
+) -> tuple[list[Validated], list[Case], list[DataError]]:
+    """Returns the figures of the pictures, their cases, and why others are left out.
+
+    Args:
+      segmenter: makes the masks.
+      cases: the pictures.
+      read: reads one.
+      stop: ends what is being read.
+    """
     taken: list[Case] = []
-    left_out: list[str] = []
-    workers = _num_workers()
+    left_out: list[DataError] = []
+    workers = num_readers()
     with (
         terminal.progress("validate", len(cases), "image") as bar,
         concurrent.futures.ThreadPoolExecutor(workers) as readers,
@@ -164,39 +217,44 @@ def _measure_all(
                     taken.append(case)
                     yield case, answer
                 else:
-                    left_out.append(f"{answer.subject}: {answer.fault}")
+                    left_out.append(answer)
                     bar.update()
 
-        def predicted() -> Iterator[tuple[Case, Labelled, Segmentation]]:
+        def predicted() -> Iterator[tuple[Case, Labelled, Prediction]]:
             pictures = readable()
             while group := list(itertools.islice(pictures, BATCH_SIZE)):
                 predictions = segmenter.predict([picture.square for _, picture in group])
                 for (case, picture), prediction in zip(group, predictions, strict=True):
-                    yield case, picture, segmenter.finish(picture.radiograph, prediction)
+                    yield case, picture, prediction
 
         rows = []
         try:
-            for row in map_ahead(measurers, _figures, predicted(), workers + BATCH_SIZE):
+            figures = functools.partial(_figures, segmenter)
+            for row in map_ahead(measurers, figures, predicted(), workers + BATCH_SIZE):
                 rows.append(row)
                 bar.update()
-        finally:
-            # After a fault, nothing more is read.
+        except BaseException:
+            # Of a fault or an interrupt: else the readers are waited for.
             readers.shutdown(wait=False, cancel_futures=True)
+            stop()
+            raise
     return rows, taken, left_out
 
 
-def _figures(measured: tuple[Case, Labelled, Segmentation]) -> Validated:
-    case, picture, found = measured
+def _figures(segmenter: Segmenter, predicted: tuple[Case, Labelled, Prediction]) -> Validated:
+    case, picture, prediction = predicted
     evaluation = EvaluationConfig()
-    figures = image_metrics(
-        found.mask[..., None],
-        picture.lungs[..., None],
-        example_id=case.example_id,
-        source=case.source,
-        spacing_mm=found.spacing_mm,
-        tolerance_px=evaluation.tolerance_px,
-        tolerance_mm=evaluation.tolerance_mm,
-    )
+    with opencv_memory_errors():
+        found = segmenter.finish(picture.radiograph, prediction)
+        figures = image_metrics(
+            found.mask[..., None],
+            picture.lungs[..., None],
+            example_id=case.example_id,
+            source=case.source,
+            spacing_mm=found.spacing_mm,
+            tolerance_px=evaluation.tolerance_px,
+            tolerance_mm=evaluation.tolerance_mm,
+        )
     return Validated(
         **dataclasses.asdict(figures),
         status="accepted" if found.accepted else "rejected",
@@ -246,13 +304,17 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that figures go to")
+    if config.value.data.source == "phantom":
+        remedy = "read them as source folder, with --config.data.masks='masks/*/{stem}*'"
+        raise ConfigError("data.source", "is phantom, which only training generates", remedy)
     data = resolve(config.value).data
     use_compilation_cache()
     names = checkpoints.value or [PACKAGED]
-    segmenter = Segmenter(*map(find_weights, names), both_ways=bool(both_ways.value))
-    for name in names:
-        say_if_seen(name, data.source)
-    summary = validate(segmenter, data, Path(output.value))
+    members = list(map(find_weights, names))
+    segmenter = Segmenter(*members, both_ways=bool(both_ways.value))
+    for name, member in zip(names, members, strict=True):
+        say_if_seen(name, member.config, data)
+    summary = validate(segmenter, data, output.value, names)
     figures = summary[SPLIT]
     shown = {SPLIT: figures, "accepted": figures["accepted"]}
     terminal.say(

@@ -23,6 +23,9 @@ from lungseg_jax.runtime.hosts import in_any_process
 # Where addresses of folders in Google Cloud Storage begin.
 BUCKETS = "gs://"
 
+# What `lungseg_jax.validate` leaves beside its figures, by which its folders are known.
+VALIDATION = "validation.json"
+
 # Keys that may differ between a run and its resumption: they change weights by rounding at most.
 _FREE_KEYS = frozenset(
     {
@@ -100,6 +103,21 @@ def _open_bucket(folder: epath.Path) -> None:
         ) from error
 
 
+def make_folder(output: epath.Path) -> None:
+    """Makes a folder for results, if there is none.
+
+    Raises:
+      DataError: that cannot be done.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(output, "is a file or inside one", "give a folder as --output") from error
+    except OSError as error:
+        fault = f"cannot be made ({error.strerror})"
+        raise DataError(output, fault, "give a folder that you may write to") from error
+
+
 def default_workdir(config_path: str) -> epath.Path:
     """Returns `runs/<config name>-<time>`, to the microsecond: runs may be started together."""
     now = datetime.datetime.now()
@@ -110,10 +128,13 @@ def check_free(workdir: epath.Path, config: Config) -> None:
     """Checks that a folder, if it exists, is one and holds no run of another configuration.
 
     Raises:
-      ConfigError: it is a file, or holds such a run.
+      ConfigError: it is a file, or holds such a run or a validation.
     """
     if workdir.is_file():
         raise ConfigError(workdir, "is a file", "give a folder as --workdir")
+    if (workdir / VALIDATION).exists():
+        fault = "holds figures of lungseg_jax.validate"
+        raise ConfigError(workdir, fault, "give another --workdir")
     # In a bucket there is no folder without a file in it.
     claimed = _in_bucket(workdir) and (workdir / "config.json").exists()
     if claimed or (workdir / "checkpoints").exists():

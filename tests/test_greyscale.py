@@ -372,7 +372,10 @@ def test_steps_that_cannot_be_are_data_errors(attributes):
 SHORT = lut_item(0, 12, np.arange(4096, dtype=np.uint16))
 SHORT.LUTData = SHORT.LUTData[:-2]
 EMPTY = Dataset()
-BROKEN_TABLES = [SHORT, EMPTY]
+# As many bytes as there are entries.
+HALF = lut_item(0, 16, np.arange(4096, dtype=np.uint16))
+HALF.LUTData = HALF.LUTData[:4096]
+BROKEN_TABLES = [SHORT, EMPTY, HALF]
 
 
 @pytest.mark.parametrize("table", BROKEN_TABLES)
@@ -383,7 +386,7 @@ def test_a_broken_voi_table_gives_way_to_the_window(table):
     """
     radiograph = read(STORED, RAMP | {"VOILUTSequence": [table]})
     np.testing.assert_allclose(radiograph.pixels, STORED / 4095, atol=1e-6)
-    assert radiograph.notes == ("its VOI LUT is broken: read by its window",)
+    assert radiograph.notes == ("its VOI LUT is broken: left out",)
     with pytest.raises(DataError, match="greyscale attributes are inconsistent"):
         read(STORED, {"VOILUTSequence": [table]})
 
@@ -396,5 +399,6 @@ def test_a_short_modality_table_is_refused():
 
 def test_a_slope_of_zero_is_no_rescale():
     """Fault: a picture of one grey."""
-    found = read(STORED, RAMP | {"RescaleSlope": "0", "RescaleIntercept": "5"})
-    np.testing.assert_array_equal(found.pixels, read(STORED, RAMP).pixels)
+    for slope in ("0", ["0", "1"]):
+        found = read(STORED, RAMP | {"RescaleSlope": slope, "RescaleIntercept": "5"})
+        np.testing.assert_array_equal(found.pixels, read(STORED, RAMP).pixels)

@@ -1,10 +1,16 @@
 """The files to segment, and what their results are called."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.prediction.inputs import name_files
+from tests.test_sources import AS_ANYBODY
 from tests.untrained import touch
 
 
@@ -93,3 +99,26 @@ def test_a_link_and_the_folder_above_it_are_followed(tmp_path, monkeypatch):
     given = ["1.png", "link/../1.png", "link/2.png", str(tmp_path / "there/below/2.png")]
     files = name_files(given, epath.Path(tmp_path / "out"), ())
     assert [file.label for file in files] == ["1.png", "link/../1.png", "link/2.png"]
+
+
+NAME_AND_OPEN = """
+import sys
+from etils import epath
+from lungseg_jax.imaging.files import why_no_file
+from lungseg_jax.prediction.inputs import name_files
+for file in name_files([sys.argv[1]], epath.Path("nowhere"), ()):
+    print(file.label, why_no_file(file.path))
+"""
+
+
+@pytest.mark.skipif(bool(AS_ANYBODY) and not shutil.which("setpriv"), reason="root, no setpriv")
+def test_a_closed_folder_is_one_of_the_files(tmp_path):
+    """Fault: one folder that nobody may enter stops the segmentation of an archive."""
+    touch(tmp_path, "a.png", "closed/b.png")
+    run = [*AS_ANYBODY, sys.executable, "-c", NAME_AND_OPEN, os.fspath(tmp_path)]
+    try:
+        (tmp_path / "closed").chmod(0)
+        found = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    assert found.splitlines() == ["a.png ", "closed Permission denied"]

@@ -167,7 +167,7 @@ def test_every_core_reads(tmp_path, untrained, monkeypatch):
         together.wait()
         return Opened(file, fault="a fault")
 
-    monkeypatch.setattr("lungseg_jax.predict.usable_cores", lambda: 8)
+    monkeypatch.setattr("lungseg_jax.runtime.cores.usable_cores", lambda: 8)
     monkeypatch.setattr("lungseg_jax.predict._open", wait_for_the_others)
     touch(tmp_path, *(f"{number}.png" for number in range(16)))
     assert len(predict(untrained, [tmp_path], tmp_path / "out")) == 16

@@ -23,7 +23,9 @@ SHUTTER = {
 def test_outside_the_shutter_is_black(photometric):
     """Fault: what no ray has reached is white; rows and columns mixed up, or counted from 0."""
     header = SHUTTER | {"PhotometricInterpretation": photometric}
-    pixels = read_dicom(dicom_bytes(STORED, header), "x").pixels
+    radiograph = read_dicom(dicom_bytes(STORED, header), "x")
+    pixels = radiograph.pixels
+    assert radiograph.notes == ("black outside its shutter",)
     shown = np.zeros((8, 10), bool)
     shown[1:6, 2:10] = True
     np.testing.assert_array_equal(pixels > 0, shown)
@@ -37,9 +39,21 @@ def test_outside_the_shutter_is_black(photometric):
         {"ShutterLeftVerticalEdge": None},
         {"ShutterRightVerticalEdge": 3},
         {"ShutterUpperHorizontalEdge": 0, "ShutterLowerHorizontalEdge": 0},
+        # Of a picture that was larger before it was exported.
+        {"ShutterLowerHorizontalEdge": 12},
+        {"ShutterRightVerticalEdge": 20},
+        # All of it, and beyond by the edges themselves.
+        {
+            "ShutterUpperHorizontalEdge": 0,
+            "ShutterLowerHorizontalEdge": 9,
+            "ShutterLeftVerticalEdge": 0,
+            "ShutterRightVerticalEdge": 11,
+        },
     ],
 )
 def test_a_shutter_that_says_nothing_hides_nothing(change):
     """Fault: a picture blackened whole by edges that were left at 0."""
     header = {key: value for key, value in (SHUTTER | change).items() if value is not None}
-    assert read_dicom(dicom_bytes(STORED, header), "x").pixels.all()
+    radiograph = read_dicom(dicom_bytes(STORED, header), "x")
+    assert radiograph.pixels.all()
+    assert radiograph.notes == ()

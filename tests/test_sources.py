@@ -175,6 +175,8 @@ for go_on in (False, True):
 def test_folders_that_may_not_be_entered(tmp_path, mode):
     """Fault: a traceback, folders taken for files, or one of them that stops a whole archive."""
     write_tree(tmp_path, ("a.png", "closed/b.png", ".Trash-0/c.png", "open/d.png"))
+    # Whose own folder is not to blame.
+    (tmp_path / "open" / "link.png").symlink_to(tmp_path / "closed" / "b.png")
     run = [*AS_ANYBODY, sys.executable, "-c", LIST, os.fspath(tmp_path)]
 
     def listed() -> list[str]:
@@ -182,11 +184,11 @@ def test_folders_that_may_not_be_entered(tmp_path, mode):
 
     try:
         (tmp_path / ".Trash-0").chmod(mode)
-        assert listed() == [".Trash-0 a.png closed/b.png open/d.png"] * 2
+        assert listed() == [".Trash-0 a.png closed/b.png open/d.png open/link.png"] * 2
         (tmp_path / "closed").chmod(mode)
         strict, lenient = listed()
         assert strict == f"{tmp_path}/closed: Permission denied; check path and permissions"
-        assert lenient == ".Trash-0 a.png closed open/d.png"
+        assert lenient == ".Trash-0 a.png closed open/d.png open/link.png"
     finally:
         for name in (".Trash-0", "closed"):
             (tmp_path / name).chmod(0o700)

@@ -3,21 +3,32 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from lungseg_jax import compare
+from lungseg_jax.command_line import READING_KEYS
 from lungseg_jax.config import DataConfig
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
+from lungseg_jax.imaging.surface import outline, surface_distances
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
-from lungseg_jax.validate import main, validate
+from lungseg_jax.validate import PICTURE_KEYS, main, validate
 from lungseg_jax.weights import Calibration, save_weights
+from lungseg_jax.workdir import VALIDATION, check_free
 from tests.pictures import chest, dicom_bytes, png_bytes
+from tests.small import REPOSITORY, small_config
 from tests.untrained import untrained_weights
 
 # A picture of half lung, half not: the threshold of the median.
@@ -34,7 +45,8 @@ def write_pictures(folder: Path) -> DataConfig:
         if number == 5:
             # Its rows run to the patient's feet's left, as a header says.
             picture, mask = np.rot90(picture), np.rot90(mask)
-            content = dicom_bytes(np.ascontiguousarray(picture), {"PatientOrientation": ["H", "L"]})
+            header = {"PatientOrientation": ["H", "L"], "ImagerPixelSpacing": ["0.2", "0.3"]}
+            content = dicom_bytes(np.ascontiguousarray(picture), header)
         (folder / "images" / f"{number}.{'dcm' if number == 5 else 'png'}").write_bytes(content)
         (folder / "masks" / f"{number}.png").write_bytes(png_bytes(np.ascontiguousarray(mask)))
     return DataConfig(source="folder", manual_dir=str(folder))
@@ -88,14 +100,29 @@ def test_figures_are_of_the_masks_that_predict_writes(tmp_path, segmenter):
     assert external["num_examples"] == 6
     accepted = [float(row["dice"]) for row in rows if row["status"] == "accepted"]
     assert external["accepted"]["num_examples"] == len(accepted)
+    # Of the DICOM file alone the spacing is known: rows .2 mm apart, columns .3.
+    assert [row["hd95_mm"] == "" for row in rows] == [True] * 5 + [False]
+    outlines = [outline(mask) for mask in (found, reference)]
+    distances = surface_distances(*outlines, (0.2, 0.3))
+    assert distances
+    assert float(rows[5]["hd95_mm"]) == pytest.approx(distances.hd95())
     best, worst = (
         np.asarray(Image.open(tmp_path / "out" / "overlays" / f"{rank}.png"))
         for rank in ("best", "worst")
     )
     heights = {row["id"]: 120 + int(row["id"]) for row in rows}
-    # Upright, whatever way it is stored.
+    # The sixth is turned upright.
+    ranked = {rows[dice.index(extreme)]["id"] for extreme in (max(dice), min(dice))}
     for picture, extreme in ((best, max(dice)), (worst, min(dice))):
-        assert picture.shape[:2] == (heights[rows[dice.index(extreme)]["id"]], 110)
+        example = rows[dice.index(extreme)]["id"]
+        assert picture.shape[:2] == (heights[example], 110)
+        if example != "5":
+            grey, mask = chest(heights[example], 110, int(example))
+            (name,) = (made.mask for made in predicted if made.file.startswith(example))
+            made = np.asarray(Image.open(tmp_path / "masks" / name)) > 127
+            expected = draw_overlay(np.float32(grey) / 255, made[..., None], mask[..., None] > 127)
+            assert np.abs(picture.astype(int) - expected).max() <= 1
+    assert ranked != {"5"}, "no overlay was compared"
 
 
 def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
@@ -107,7 +134,9 @@ def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
     with pytest.raises(DataError, match=r"1\.png: .*neither DICOM, PNG nor JPEG"):
         validate(segmenter, data, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
-    skipping = dataclasses.replace(data, on_error="skip")
+    skipping = dataclasses.replace(data, on_error="skip", max_bad_share=0.2)
+    with pytest.raises(DataError, match="1 of 6 pictures are bad"):
+        validate(segmenter, dataclasses.replace(skipping, max_bad_share=0.1), tmp_path / "out")
     summary = validate(segmenter, skipping, tmp_path / "out")
     assert summary["external"]["num_left_out"] == 2
     assert [row["id"] for row in table(tmp_path / "out")] == ["0", "3", "4", "5"]
@@ -116,12 +145,65 @@ def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
     assert "2.png: in view LL according to its header" in said
 
 
-def test_nothing_to_measure_and_the_folder_of_a_run_are_refused(tmp_path, segmenter):
-    """Fault: means of nothing; a run's own figures replaced by those of other pictures."""
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "overlays/best.png"])
+def test_files_of_others_stay(tmp_path, segmenter, name):
+    """Fault: a run's own figures, or anybody's, replaced by those of other pictures."""
     data = write_pictures(tmp_path / "data")
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="is the folder of a run"):
-        validate(segmenter, data, tmp_path / "run")
+    path = tmp_path / "taken" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(DataError, match=f"{name}: was not written by this command"):
+        validate(segmenter, data, tmp_path / "taken")
+    assert path.read_text() == "mine"
+
+
+def test_its_own_folder_is_known(tmp_path, segmenter):
+    """Fault: overlays segmented as patients' pictures, or figures that a training run replaces."""
+    data = write_pictures(tmp_path / "data")
+    out = tmp_path / "data" / "figures"
+    for names in (["first"], ["second"]):
+        validate(segmenter, data, out, names)
+        assert json.loads((out / VALIDATION).read_text())["networks"] == names
+    rows = predict(segmenter, [tmp_path / "data"], tmp_path / "masks", read_options(data))
+    assert not any("figures" in row.file for row in rows)
+    assert any(row.mask for row in rows)
+    with pytest.raises(ConfigError, match=r"holds figures of lungseg_jax\.validate"):
+        check_free(epath.Path(out), small_config())
+
+
+# Makes a child that reads a file for as long as it is left alone.
+WAIT = """
+import sys
+from lungseg_jax import validate
+from tests import deadly_reading
+validate.read_labelled = deadly_reading.read_for_ever
+sys.exit(validate.main(["validate", *sys.argv[1:]]))
+"""
+
+
+def test_an_interrupt_does_not_wait_for_a_reader(tmp_path):
+    """Fault: a scheduler's grace time spent on waiting for a file, and the command killed."""
+    data = write_pictures(tmp_path / "data")
+    save_weights(tmp_path / "x.safetensors", WEIGHTS)
+    command = [
+        *(sys.executable, "-c", WAIT, f"--config.data.manual_dir={data.manual_dir}"),
+        *(f"--checkpoint={tmp_path / 'x.safetensors'}", f"--output={tmp_path / 'out'}"),
+    ]
+    started = tmp_path / "data" / "images" / "started"
+    environment = os.environ | {"PYTHONPATH": os.fspath(REPOSITORY)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not started.exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        # A reader has a minute, twice.
+        _, said = process.communicate(timeout=45)
+    assert process.returncode == 143, said
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_nothing_to_measure_is_refused(tmp_path, segmenter):
+    """Fault: means of nothing."""
+    data = write_pictures(tmp_path / "data")
     for path in (tmp_path / "data" / "images").iterdir():
         path.write_bytes(b"no picture")
     with pytest.raises(DataError, match="all 6 labelled pictures are left out"):
@@ -141,5 +223,22 @@ def test_two_networks_are_compared_on_the_same_pictures(tmp_path, capsys):
     assert "dice" in capsys.readouterr().out
     means = [np.mean([float(row["iou"]) for row in table(Path(each))]) for each in (first, second)]
     assert means[0] != means[1]
+    assert compare.main(["compare", first, second]) == 1
+    assert "--split=external" in capsys.readouterr().err
+    assert main(["validate", *given, "--both_ways", f"--output={tmp_path / 'both'}"]) == 0
+    assert sorted(json.loads((tmp_path / "both" / VALIDATION).read_text())["data"]) == sorted(
+        (*PICTURE_KEYS, *READING_KEYS)
+    )
+    identities = {
+        json.loads((Path(each) / VALIDATION).read_text())["identity"]
+        for each in (first, second, tmp_path / "both")
+    }
+    assert len(identities) == 3
+    for word, said in (
+        ("--config=configs/unet.py", "a file is given as --config"),
+        ("--config.data.source=phantom", "read them as source folder"),
+    ):
+        assert main(["validate", word, "--output=x"]) == 1
+        assert said in capsys.readouterr().err
     assert main(["validate", "--output=x"]) == 1
     assert "data.manual_dir: is empty" in capsys.readouterr().err

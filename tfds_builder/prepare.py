@@ -20,7 +20,7 @@ from tfds_builder.build_report import REPORT, SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.conversion import describe_case
 from tfds_builder.manifest import MANIFEST, write_manifest
-from tfds_builder.sources import Listing, list_source
+from tfds_builder.sources import list_source
 from tfds_builder.splits import read_split_file
 
 # Each as `describe_case` has it.
@@ -58,7 +58,7 @@ def prepare(
     listing = cases = None
     if config.source != "phantom":
         listing = list_source(config.source, manual_dir, config.patterns)
-        _say_what_was_found(config, listing)
+        terminal.say(f"{config.source}: {listing.describe()}")
         cases = [describe_case(case, listing.root) for case in listing.cases]
     data_dir = epath.Path(data_dir).expanduser()
     builder = _builder(config, cases, data_dir)
@@ -144,10 +144,3 @@ def fingerprint(config: LungsConfig, cases: Cases) -> str:
         "cases": cases,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _say_what_was_found(config: LungsConfig, listing: Listing) -> None:
-    message = f"{config.source}: {len(listing.cases)} pictures with masks"
-    if listing.unlabelled:
-        message += f"; {len(listing.unlabelled)} without a mask are left out"
-    terminal.say(message)

@@ -23,6 +23,9 @@ from lungseg_jax.errors import DataError, UserError
 # The largest films accepted take seconds.
 SECONDS = 60.0
 
+# What a worker calls the file that its caller names.
+THE_FILE = "the file"
+
 # Many workers may start at once, from a file system across a network.
 START_SECONDS = 300.0
 
@@ -179,7 +182,7 @@ class Sandboxes:
 
 def _unwrap(file: epath.PathLike, result: Any, error: DataError | None, place: str) -> Any:  # noqa: ANN401
     if error is not None:
-        raise error
+        raise error if error.subject != THE_FILE else DataError(file, error.fault, error.remedy)
     if place:
         raise DataError(file, place, "report it with a file that shows it")
     return result

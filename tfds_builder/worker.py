@@ -25,6 +25,7 @@ import cv2
 import tfds_builder.convert_case  # noqa: F401
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
+from tfds_builder.sandbox import THE_FILE
 
 
 def main(descriptor: int, memory_bytes: int) -> None:
@@ -55,9 +56,7 @@ def _answer(
     except DataError as error:
         return None, error, ""
     except MemoryError:
-        subject = arguments[0] if arguments else "file"
-        error = DataError(subject, "needs more memory than there is", "leave it out")
-        return None, error, ""
+        return None, DataError(THE_FILE, "needs more memory than there is", "leave it out"), ""
     # One file never stops the rest, even where the fault is ours. The message stays behind, for it
     # may quote a header.
     except Exception as error:  # noqa: BLE001

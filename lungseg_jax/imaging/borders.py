@@ -14,7 +14,7 @@ _TOLERANCE = 0.06
 _REST = 0.1
 
 # What is left beside bars is at least this share of each side.
-_LEAST = 1 / 3
+LEAST_LEFT = 1 / 3
 
 # A white bar ends sharply: this share of the side farther in, most of a line is darker by more than
 # this share of all greys. A belly that is white all over, at the lower border, ends gradually.
@@ -45,14 +45,14 @@ def blacken_white_bars(
 
     Networks see black bars in training. Pictures of which little would be left stay as they are.
     """
-    _, white = _black_and_white(pixels)
-    bright = pixels >= pixels.max() - _DROP * (pixels.max() - pixels.min())
+    low, high = pixels.min(), pixels.max()
+    white, bright = (pixels >= high - share * (high - low) for share in (_TOLERANCE, _DROP))
     lines = [(white.mean(axis), bright.mean(axis)) for axis in (1, 0)]
     top, left = (_length_of_bar(*shares) for shares in lines)
     below, beside = (_length_of_bar(*(share[::-1] for share in shares)) for shares in lines)
     height, width = pixels.shape
     bottom, right = height - below, width - beside
-    too_little = bottom - top < _LEAST * height or right - left < _LEAST * width
+    too_little = bottom - top < LEAST_LEFT * height or right - left < LEAST_LEFT * width
     if too_little or not any((top, left, below, beside)):
         return pixels, False
     blackened = np.zeros_like(pixels)
@@ -82,4 +82,4 @@ def _black_and_white(
 
 def _little_is_left(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> bool:
     height, width = pixels.shape
-    return len(rows) < _LEAST * height or len(columns) < _LEAST * width
+    return len(rows) < LEAST_LEFT * height or len(columns) < LEAST_LEFT * width

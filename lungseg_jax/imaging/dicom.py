@@ -51,7 +51,7 @@ def read_dicom(
             greyscale = dataclasses.replace(greyscale, inverted=not greyscale.inverted)
         with guarded(name, "greyscale attributes are inconsistent"):
             pixels = to_intensities(stored, dataset, greyscale)
-        black_outside_shutter(pixels, dataset)
+        is_shuttered = black_outside_shutter(pixels, dataset)
         stated = read_orientation(dataset)
         orientation = stated or Orientation()
         spacing_mm, source = read_spacing(dataset)
@@ -59,7 +59,9 @@ def read_dicom(
         if read_word(dataset, "BurnedInAnnotation") == "YES":
             notes.append("text burned into the pixels according to the header")
         if greyscale.window not in ("table", "percentiles") and dataset.get("VOILUTSequence"):
-            notes.append("its VOI LUT is broken: read by its window")
+            notes.append("its VOI LUT is broken: left out")
+        if is_shuttered:
+            notes.append("black outside its shutter")
         if has_surplus(dataset):
             notes.append("more pixel data than its rows and columns hold")
     if spacing_mm and orientation.transpose:

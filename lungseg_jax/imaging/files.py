@@ -1,7 +1,9 @@
 """From a file to a radiograph; the content decides the format, the name only that of `.img`."""
 
 import dataclasses
+import stat
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -148,6 +150,21 @@ def read_bytes(path: epath.Path) -> bytes:
         raise DataError(path, "is a folder", remedy) from error
     except OSError as error:
         raise DataError(path, error.strerror or str(error), "check path and permissions") from error
+
+
+def why_no_file(path: epath.PathLike) -> str:
+    """Says what is there instead of a file to read; nothing if there is one.
+
+    A pipe would keep its reader waiting. A folder is among files where it could not be listed.
+    """
+    try:
+        kind = Path(path).stat().st_mode
+        if stat.S_ISDIR(kind):
+            next(Path(path).iterdir(), None)
+            return "a folder that cannot be searched"
+    except OSError as error:
+        return error.strerror or "not readable"
+    return "" if stat.S_ISREG(kind) else "a pipe or a device, not a file"
 
 
 def describe(content: bytes) -> tuple[str, str]:

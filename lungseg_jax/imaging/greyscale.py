@@ -45,7 +45,7 @@ def read_greyscale(dataset: Dataset) -> GreyScale:
     else:
         slope, intercept = (read_numbers(dataset, f"Rescale{x}") for x in ("Slope", "Intercept"))
         # A slope of 0 would leave one grey.
-        modality = "rescale" if intercept and any(slope) else "none"
+        modality = "rescale" if intercept and slope and slope[0] else "none"
     # MONOCHROME1 and INVERSE say the same thing, in one file often both.
     inverted = (
         read_word(dataset, "PhotometricInterpretation") == "MONOCHROME1"
@@ -138,7 +138,7 @@ def _window_function(
         return "percentiles"
     width = read_numbers(dataset, "WindowWidth")
     has_window = bool(read_numbers(dataset, "WindowCenter") and width and width[0] > 0)
-    if dataset.get("VOILUTSequence") and not (has_window and has_broken_table(dataset)):
+    if dataset.get("VOILUTSequence") and not (has_window and _has_broken_table(dataset)):
         return "table"
     if not has_window:
         return "percentiles"
@@ -146,7 +146,7 @@ def _window_function(
     return function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
 
 
-def has_broken_table(dataset: Dataset) -> bool:
+def _has_broken_table(dataset: Dataset) -> bool:
     """Whether the first VOI LUT lacks its description or its entries, or some of these."""
     try:
         _table(dataset.VOILUTSequence[0])

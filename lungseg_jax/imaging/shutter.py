@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float32
 from pydicom.dataset import Dataset
 
+from lungseg_jax.imaging.borders import LEAST_LEFT
 from lungseg_jax.imaging.header import read_numbers, read_words
 
 _EDGES = (
@@ -14,23 +15,34 @@ _EDGES = (
 )
 
 
-def black_outside_shutter(pixels: Float32[np.ndarray, "h w"], dataset: Dataset) -> None:
+def black_outside_shutter(pixels: Float32[np.ndarray, "h w"], dataset: Dataset) -> bool:
     """Blackens in place what a rectangular shutter hides (DICOM PS3.3 C.7.6.11).
 
     Edges count rows and columns from 1, and are shown themselves. Circles and polygons are not
-    looked at, nor is a rectangle that would leave nothing.
+    looked at, nor is a rectangle that would leave little, or that ends outside the picture: the
+    header is then of a larger one, which was shrunk.
 
     Args:
       pixels: as stored, before they are turned upright.
       dataset: the header.
+
+    Returns:
+      Whether anything was hidden.
     """
     edges = [read_numbers(dataset, keyword) for keyword in _EDGES]
     if "RECTANGULAR" not in read_words(dataset, "ShutterShape") or not all(edges):
-        return
+        return False
     top, bottom, left, right = (round(edge[0]) for edge in edges)
     height, width = pixels.shape
-    top, left, bottom, right = max(top, 1), max(left, 1), min(bottom, height), min(right, width)
-    if top >= bottom or left >= right:
-        return
-    pixels[: top - 1] = pixels[bottom:] = 0
-    pixels[:, : left - 1] = pixels[:, right:] = 0
+    # Edges may lie just outside.
+    if not (top >= 0 and bottom <= height + 1 and left >= 0 and right <= width + 1):
+        return False
+    if bottom - top < LEAST_LEFT * height or right - left < LEAST_LEFT * width:
+        return False
+    shown = np.s_[max(top - 1, 0) : bottom, max(left - 1, 0) : right]
+    if pixels[shown].shape == pixels.shape:
+        return False
+    inside = pixels[shown].copy()
+    pixels[:] = 0
+    pixels[shown] = inside
+    return True

@@ -13,6 +13,7 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.prediction.results import MASK_ENDING, files_of, place_of, results_in
 from lungseg_jax.prediction.table import TABLE
+from lungseg_jax.workdir import VALIDATION
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
 
 # Bytes of a result's name before its ending and a number.
@@ -53,7 +54,7 @@ def name_files(
 
     Args:
       paths: files, and folders of which every file counts but hidden ones. Results of earlier calls
-        do not count, wherever they went, nor what a training run has left.
+        do not count, wherever they went, nor what a training run or a validation has left.
       output: where results go.
       earlier: names of results of earlier calls there, the only ones that may be overwritten.
       dicom_seg: whether DICOM SEG goes there, too.
@@ -80,7 +81,7 @@ def name_files(
 
 def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
     """Returns the labels of the files at the paths that are no results, no two alike."""
-    results, is_run = functools.cache(results_in), functools.cache(_is_run)
+    results, holds_figures = functools.cache(results_in), functools.cache(_holds_figures)
     # By their places, for a file may be given in two ways.
     found: dict[str, tuple[epath.Path, str]] = {}
     for given in map(epath.Path, paths):
@@ -89,9 +90,9 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
             root = given if len(paths) == 1 else given.parent
             for path in files_below(given, go_on=True):
                 below = path.relative_to(given)
-                # Overlays of a run are pictures of chests too.
+                # Overlays there are pictures of chests too.
                 if is_hidden(path, given) or any(
-                    is_run(given / parent) for parent in below.parents
+                    holds_figures(given / parent) for parent in below.parents
                 ):
                     continue
                 if path.name not in results(path.parent):
@@ -107,8 +108,10 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
     return {path: path.absolute().relative_to(common).as_posix() for path, _ in found.values()}
 
 
-def _is_run(folder: epath.Path) -> bool:
-    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+def _holds_figures(folder: epath.Path) -> bool:
+    """Whether a training run or a validation has written there."""
+    is_run = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+    return is_run or (folder / VALIDATION).is_file()
 
 
 def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:

@@ -18,7 +18,7 @@ from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
-from lungseg_jax.network import make_forward
+from lungseg_jax.network import compute_dtype, make_forward
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.segmentation import Segmentation, make_segmentation
 from lungseg_jax.weights import Weights, checksum
@@ -89,7 +89,13 @@ class Segmenter:
         digest = hashlib.sha256(repr((self._both_ways, jax.default_backend())).encode())
         for weights in self._weights:
             data = weights.config.data
-            parts = (weights.config.model, data.image_size, data.labels, weights.calibration)
+            parts = (
+                weights.config.model,
+                str(compute_dtype(weights.config)),
+                data.image_size,
+                data.labels,
+                weights.calibration,
+            )
             digest.update(f"{parts} {checksum(weights.variables)}".encode())
         return digest.hexdigest()
 

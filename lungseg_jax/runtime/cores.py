@@ -9,6 +9,15 @@ from pathlib import Path
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
+# Each file that is read ahead takes four bytes per pixel, and more while it is worked on.
+_MOST_READERS = 16
+
+
+def num_readers() -> int:
+    """Returns how many files are read at once."""
+    return min(usable_cores(), _MOST_READERS)
+
+
 def usable_cores() -> int:
     """Returns how many cores this process may use; macOS tells only how many there are."""
     if hasattr(os, "sched_getaffinity"):

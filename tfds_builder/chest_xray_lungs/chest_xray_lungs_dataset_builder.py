@@ -68,8 +68,10 @@ class Builder(tfds.core.ShardBasedBuilder):
     TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.7")
+    VERSION = tfds.core.Version("2.1.8")
     RELEASE_NOTES: ClassVar = {
+        "2.1.8": "White bars, and what a DICOM shutter hides, are black; broken VOI LUTs give way "
+        "to windows; spacing of scanned films; slips in headers are forgiven.",
         "2.1.7": "Pictures with a mask are taken, and noted, though they do not look like chests.",
         "2.1.6": "Of pixels that a mask covers to exactly half, every other one is lung.",
         "2.1.5": "Patients by study where there is no PatientID; outliers of 16-bit PNG are cut.",

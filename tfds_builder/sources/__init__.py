@@ -68,9 +68,8 @@ def list_source(
     # because epath takes `link/..` for the folder with the link.
     directory = epath.Path(Path(directory).expanduser().absolute())
     if not directory.is_dir():
-        raise DataError(
-            directory, "no such folder", "give the data set's folder as data.manual_dir"
-        )
+        fault = "is a file" if directory.exists() else "no such folder"
+        raise DataError(directory, fault, "give the data set's folder as data.manual_dir")
     if source == "folder":
         return list_folder(directory, patterns or FolderPatterns())
     return _LAYOUTS[source](directory)

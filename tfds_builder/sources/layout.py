@@ -112,6 +112,13 @@ class Listing:
     unlabelled: tuple[epath.Path, ...]
     other: tuple[tuple[epath.Path, str], ...]
 
+    def describe(self) -> str:
+        """Says how many pictures there are, with and without a mask."""
+        found = f"{len(self.cases)} pictures with masks"
+        if self.unlabelled:
+            found += f"; {len(self.unlabelled)} without a mask are left out"
+        return found
+
     def files(self) -> list[epath.Path]:
         """Every file that a record is made of: pictures, masks, readings."""
         labelled = [path for case in self.cases for path in case.files()]
@@ -376,6 +383,9 @@ def _leads_to_folder(path: epath.Path) -> bool:
     try:
         return stat.S_ISDIR(Path(path).stat().st_mode)
     except PermissionError as error:
+        # What a link leads to may be closed while its own folder is not.
+        if os.path.islink(path):  # noqa: PTH114 - pathlib raises where the parent is closed
+            return False
         # A folder that may be listed but not entered tells nothing of what it holds.
         raise _unreadable(path.parent, error) from error
     except OSError:
