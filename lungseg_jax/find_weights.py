@@ -1,14 +1,13 @@
 """Weights by name: those in the package, of a file, or of a run."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 from etils import epath
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, DataConfig, ModelConfig
+from lungseg_jax.config import Config, ModelConfig, SourceName
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.network import Variables, abstract_variables
 from lungseg_jax.parallel import all_devices
@@ -70,7 +69,7 @@ def variables_to_start_from(config: Config) -> Variables | None:
     if not config.start_from:
         return None
     weights = find_weights(config.start_from)
-    say_if_seen(config.start_from, weights.config, config.data)
+    say_if_seen(config.start_from, weights.config, config.data.source)
     if differences := _differences(config, weights.config):
         raise ConfigError(
             "start_from",
@@ -80,22 +79,19 @@ def variables_to_start_from(config: Config) -> Variables | None:
     return weights.variables
 
 
-def say_if_seen(name: str, trained: Config, data: DataConfig) -> None:
-    """Warns where weights have seen pictures that they are to be measured on.
+def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
+    """Warns where weights, or those they began with, have seen what they are to be measured on.
 
     Args:
       name: of the weights.
       trained: what they were trained by.
-      data: the pictures.
+      source: of the pictures.
     """
-    if PACKAGED in (name, trained.start_from) and data.source in SEEN_BY_PACKAGED:
+    if PACKAGED in (name, trained.start_from) and source in SEEN_BY_PACKAGED:
         terminal.say(
             "The weights in the package were trained on pictures of Montgomery and Shenzhen: "
             "on these, metrics will be too high"
         )
-    folders = [Path(one.manual_dir).expanduser().resolve() for one in (trained.data, data)]
-    if name != PACKAGED and trained.data.manual_dir and folders[0] == folders[1]:
-        terminal.say(f"{name} was trained on pictures of {folders[1]}: metrics will be too high")
 
 
 def _differences(config: Config, other: Config) -> list[str]:

@@ -22,6 +22,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -286,6 +287,16 @@ def _overlay(segmenter: Segmenter, picture: Labelled | DataError) -> np.ndarray:
     return draw_overlay(picture.radiograph.pixels, *masks)
 
 
+def _say_if_trained_there(name: str, trained: DataConfig, data: DataConfig) -> None:
+    """Warns where a run's own pictures, most of which it was trained on, are to be measured."""
+    folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
+    if name != PACKAGED and trained.manual_dir and len(folders) == 1:
+        terminal.say(
+            f"{name} was trained on pictures of this folder: figures will be too high; of those "
+            "that it has not seen, lungseg_jax.main --mode=eval tells"
+        )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measures what the command line names; returns the exit code."""
     again = "run the same command to start over"
@@ -313,7 +324,8 @@ def _run(arguments: Sequence[str]) -> None:
     members = list(map(find_weights, names))
     segmenter = Segmenter(*members, both_ways=bool(both_ways.value))
     for name, member in zip(names, members, strict=True):
-        say_if_seen(name, member.config, data)
+        say_if_seen(name, member.config, data.source)
+        _say_if_trained_there(name, member.config.data, data)
     summary = validate(segmenter, data, output.value, names)
     figures = summary[SPLIT]
     shown = {SPLIT: figures, "accepted": figures["accepted"]}

@@ -24,7 +24,7 @@ from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.surface import outline, surface_distances
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
-from lungseg_jax.validate import PICTURE_KEYS, main, validate
+from lungseg_jax.validate import PICTURE_KEYS, _say_if_trained_there, main, validate
 from lungseg_jax.weights import Calibration, save_weights
 from lungseg_jax.workdir import VALIDATION, check_free
 from tests.pictures import chest, dicom_bytes, png_bytes
@@ -199,6 +199,20 @@ def test_an_interrupt_does_not_wait_for_a_reader(tmp_path):
         _, said = process.communicate(timeout=45)
     assert process.returncode == 143, said
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("folder", "warned"), [("own", True), ("link", True), ("other", False)])
+def test_a_run_on_its_own_pictures_is_warned_of(tmp_path, capsys, folder, warned):
+    """Fault: figures of pictures that the network was trained on, published as external."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    trained, data = (
+        DataConfig(source="folder", manual_dir=str(tmp_path / name)) for name in ("own", folder)
+    )
+    _say_if_trained_there("runs/first", trained, data)
+    assert (
+        "runs/first was trained on pictures of this folder" in capsys.readouterr().err
+    ) == warned
 
 
 def test_nothing_to_measure_is_refused(tmp_path, segmenter):
