@@ -116,9 +116,9 @@ def validate(
         if not rows:
             fault = f"all {len(cases)} labelled pictures are left out ({left_out[0].fault})"
             raise DataError(data.manual_dir, fault, "see why")
-        num_bad = sum(not isinstance(error, NotFrontalError) for error in left_out)
-        if num_bad > data.max_bad_share * len(cases):
-            fault = f"{num_bad} of {len(cases)} pictures are bad ({left_out[0].fault})"
+        bad = [error for error in left_out if not isinstance(error, NotFrontalError)]
+        if len(bad) > data.max_bad_share * len(cases):
+            fault = f"{len(bad)} of {len(cases)} pictures are bad ({bad[0].fault})"
             raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
         ranked = evaluation_report.best_median_worst(rows)
         overlays = {
