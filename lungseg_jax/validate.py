@@ -212,6 +212,7 @@ def _measure_all(
     ):
 
         def readable() -> Iterator[tuple[Case, Labelled]]:
+            """Yields the pictures that can be read, and remembers the others."""
             answers = map_ahead(readers, read, cases, workers + BATCH_SIZE)
             for case, answer in zip(cases, answers, strict=True):
                 if isinstance(answer, Labelled):
@@ -222,6 +223,7 @@ def _measure_all(
                     bar.update()
 
         def predicted() -> Iterator[tuple[Case, Labelled, Prediction]]:
+            """Yields what the networks say of them, some at a time."""
             pictures = readable()
             while group := list(itertools.islice(pictures, BATCH_SIZE)):
                 predictions = segmenter.predict([picture.square for _, picture in group])
