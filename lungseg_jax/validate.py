@@ -222,18 +222,11 @@ def _measure_all(
                     left_out.append(answer)
                     bar.update()
 
-        def predicted() -> Iterator[tuple[Case, Labelled, Prediction]]:
-            """Yields what the networks say of them, some at a time."""
-            pictures = readable()
-            while group := list(itertools.islice(pictures, BATCH_SIZE)):
-                predictions = segmenter.predict([picture.square for _, picture in group])
-                for (case, picture), prediction in zip(group, predictions, strict=True):
-                    yield case, picture, prediction
-
         rows = []
         try:
             figures = functools.partial(_figures, segmenter)
-            for row in map_ahead(measurers, figures, predicted(), workers + BATCH_SIZE):
+            predicted = _predict(segmenter, readable())
+            for row in map_ahead(measurers, figures, predicted, workers + BATCH_SIZE):
                 rows.append(row)
                 bar.update()
         except BaseException:
@@ -242,6 +235,16 @@ def _measure_all(
             stop()
             raise
     return rows, taken, left_out
+
+
+def _predict(
+    segmenter: Segmenter, pictures: Iterator[tuple[Case, Labelled]]
+) -> Iterator[tuple[Case, Labelled, Prediction]]:
+    """Yields what the networks say of the pictures, a batch at a time."""
+    while group := list(itertools.islice(pictures, BATCH_SIZE)):
+        predictions = segmenter.predict([picture.square for _, picture in group])
+        for (case, picture), prediction in zip(group, predictions, strict=True):
+            yield case, picture, prediction
 
 
 def _figures(segmenter: Segmenter, predicted: tuple[Case, Labelled, Prediction]) -> Validated:
