@@ -1,4 +1,4 @@
-"""Training step and inference on a CPU, ours and PyTorch's in turn.
+"""Training step and inference on a CPU: ours, our network in OpenVINO, and PyTorch's in turn.
 
   python -m benchmarks.peers [CASE…]
 
@@ -6,9 +6,10 @@ Without a case those of `CASES` are run, in about ten minutes on two cores. Each
 own entry of `benchmarks/results/peers_cpu.json`, with commit, versions, hardware and every turn. A
 ratio is the rate of ours over that of PyTorch's fastest variant in the same turn: eager or
 compiled, with or without the huge pages that ours asks for by itself. Cases that end in `bfloat16`
-compare PyTorch's autocast with the fastest of ours, of either type. Two devices share the rows of a
-single picture (`space_shards`), which prediction on files does not do: its small network gains
-nothing by it.
+compare PyTorch's autocast with the fastest of ours, of either type. OpenVINO, a library for
+inference on CPUs, runs the graph of `lungseg_jax.export_onnx` in PyTorch's type; its ratios stand
+apart. Two devices share the rows of a single picture (`space_shards`), which prediction on files
+does not do: its small network gains nothing by it.
 """
 
 import json
@@ -69,13 +70,17 @@ def programs(case: str) -> list[Program]:
         if our_dtype in ("float32", dtype)
     ]
     size |= {"dtype": dtype}
-    modes: tuple[Any, ...] = ("eager", "compile")
-    theirs = [
-        Program(library="pytorch", mode=mode, huge_pages=huge_pages, **size)
-        for mode in modes
+    others: list[dict[str, Any]] = [
+        {"library": "pytorch", "mode": "eager"},
+        {"library": "pytorch", "mode": "compile"},
+    ]
+    if task == "inference":
+        others.insert(0, {"library": "openvino"})
+    return ours + [
+        Program(huge_pages=huge_pages, **other, **size)
+        for other in others
         for huge_pages in (False, True)
     ]
-    return ours + theirs
 
 
 def measure(case: str) -> dict[str, Any]:
@@ -85,14 +90,16 @@ def measure(case: str) -> dict[str, Any]:
     result = race(racers, turns=TURNS, limit_seconds=LIMIT_SECONDS)
     dtype = racers[-1].dtype
     ratio = compare(result, DTYPES, [dtype])
-    if ratio:
-        say(f"  {ratio['ours']} over {ratio['theirs']}: {ratio['median']:.2f}")
+    exported = compare(result, [dtype], [dtype], library="openvino")
+    for found in filter(None, (ratio, exported)):
+        say(f"  {found['ours']} over {found['theirs']}: {found['median']:.2f}")
     return {
         **machine,
         "turn_seconds": TURN_SECONDS,
         "work": WORK[racers[0].task],
         "programs": result,
         "ratios": {dtype: ratio},
+        "exported_ratios": {dtype: exported},
     }
 
 

@@ -82,11 +82,12 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
     sections: Sections = {}
     for case in results.values():
         section = sections.setdefault(case["hardware"], {})
-        for dtype, ratio in case["ratios"].items():
-            if ratio is not None:
-                label = _label(case["programs"][ratio["ours"]])
-                rows = section.setdefault(label, [])
-                rows.append(Row(dtype, ratio["by_turn"], ratio["median"]))
+        for ratios, suffix in (("ratios", ""), ("exported_ratios", ", OpenVINO")):
+            for dtype, ratio in case.get(ratios, {}).items():
+                if ratio is not None:
+                    label = _label(case["programs"][ratio["ours"]]) + suffix
+                    rows = section.setdefault(label, [])
+                    rows.append(Row(dtype, ratio["by_turn"], ratio["median"]))
     return sections
 
 

@@ -1,11 +1,13 @@
 """The programs that races are made of: one library's training step or inference, ready to run.
 
+OpenVINO runs the network that `lungseg_jax.models.onnx_graph` writes; it infers only.
+
   python -m benchmarks.programs '{"library": "pytorch", "task": "train", …}'
 
 is a process that compiles its program, warms it up, and then has a turn for each line it reads;
 `benchmarks.race` starts such processes and gives them turns.
 
-Both libraries do the same work, which `WORK` states. Ours is made of the package's own functions.
+All do the same work, which `WORK` states. Ours is made of the package's own functions.
 """
 
 import dataclasses
@@ -59,7 +61,7 @@ class Program:
       huge_pages: memory in pages of 2 MiB, as `lungseg_jax.main` has it on a CPU.
     """
 
-    library: Literal["lungseg_jax", "pytorch"]
+    library: Literal["lungseg_jax", "openvino", "pytorch"]
     task: Literal["train", "inference"]
     width: int
     depth: int = 4
@@ -77,7 +79,8 @@ class Program:
         if self.library == "lungseg_jax":
             return f"lungseg_jax {self.dtype}"
         pages = " with huge pages" if self.huge_pages else ""
-        return f"pytorch {self.mode} {self.dtype}{pages}"
+        mode = f" {self.mode}" if self.library == "pytorch" else ""
+        return f"{self.library}{mode} {self.dtype}{pages}"
 
     @property
     def config(self) -> Config:
@@ -101,6 +104,7 @@ def prepare(program: Program) -> Run:
     makers = {
         ("lungseg_jax", "train"): _our_training,
         ("lungseg_jax", "inference"): _our_inference,
+        ("openvino", "inference"): _exported_inference,
         ("pytorch", "train"): _their_training,
         ("pytorch", "inference"): _their_inference,
     }
@@ -189,6 +193,31 @@ def _our_inference(program: Program) -> Run:
     return lambda calls: call_in_a_row(lambda: probabilities(variables, image), calls)
 
 
+def _exported_inference(program: Program) -> Run:
+    import openvino
+
+    from lungseg_jax.models.onnx_graph import onnx_model
+    from lungseg_jax.network import make_model
+
+    network = onnx_model(make_model(program.config), program.image_size)
+    core = openvino.Core()
+    model = core.read_model(network.SerializeToString())
+    model.reshape([program.batch_size, 1, program.image_size, program.image_size])
+    precision = {"float32": "f32", "bfloat16": "bf16"}[program.dtype]
+    compiled = core.compile_model(
+        model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    )
+    image, _ = synthetic_batch(program.batch_size, program.image_size)
+    # One channel: in memory NCHW is NHWC.
+    image = np.moveaxis((65535 * image).astype(np.uint16), -1, 1)
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            compiled(image)
+
+    return run
+
+
 def _devices(config: Config) -> Any:  # noqa: ANN401
     """One device, as for PyTorch; on a CPU, whose cores are devices, as many as fit the batch."""
     import jax
@@ -261,6 +290,8 @@ def _wait_for(tensor: Any) -> None:  # noqa: ANN401
 
 def _peak_memory_gib(library: str) -> float | None:
     """Most device memory taken so far; `None` where the backend does not count it."""
+    if library == "openvino":
+        return None
     if library == "pytorch":
         import torch
 
@@ -289,7 +320,7 @@ def main(description: str) -> None:
     setup_seconds = time.perf_counter() - start
     seconds = _warm_up(run)
     calls = max(1, round(TURN_SECONDS / seconds))
-    package = "torch" if program.library == "pytorch" else "jax"
+    package = {"lungseg_jax": "jax", "openvino": "openvino", "pytorch": "torch"}[program.library]
     ready = {
         "version": f"{package} {importlib.metadata.version(package)}",
         "setup_seconds": setup_seconds,

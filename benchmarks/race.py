@@ -166,7 +166,10 @@ def race(
 
 
 def compare(
-    result: dict[str, dict[str, Any]], our_dtypes: Sequence[str], their_dtypes: Sequence[str]
+    result: dict[str, dict[str, Any]],
+    our_dtypes: Sequence[str],
+    their_dtypes: Sequence[str],
+    library: str = "lungseg_jax",
 ) -> dict[str, Any] | None:
     """Returns the rate of our fastest program over that of PyTorch's fastest, turn by turn.
 
@@ -174,11 +177,12 @@ def compare(
       result: of `race`.
       our_dtypes: compute types of ours that take part.
       their_dtypes: as `our_dtypes`, of PyTorch.
+      library: that runs our network.
 
     Returns:
       The two names, the ratios and their median; `None` if a side has no program that finished.
     """
-    ours = _fastest(result, "lungseg_jax", our_dtypes)
+    ours = _fastest(result, library, our_dtypes)
     theirs = _fastest(result, "pytorch", their_dtypes)
     if ours is None or theirs is None:
         return None

@@ -102,15 +102,20 @@ def save_weights(path: epath.PathLike, weights: Weights) -> None:
         name: np.asarray(x, _STORED if np.ndim(x) > 1 else np.float32)
         for name, x in _flatten(weights.variables)
     }
-    text = {
-        "config": json.dumps(_portable(weights.config)),
-        "calibration": json.dumps(dataclasses.asdict(weights.calibration)),
-    }
+    text = describe(weights)
     content = _in_order(safetensors.numpy.save(arrays, text), text)
     path = epath.Path(path)
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     _checksum_of(path).write_text(f"{digest}  {path.name}\n")
+
+
+def describe(weights: Weights) -> dict[str, str]:
+    """Returns what goes into a file beside the arrays: configuration and calibration, in JSON."""
+    return {
+        "config": json.dumps(_portable(weights.config)),
+        "calibration": json.dumps(dataclasses.asdict(weights.calibration)),
+    }
 
 
 def _in_order(content: bytes, text: dict[str, str]) -> bytes:

@@ -115,7 +115,7 @@ class ConvNormActivation(nnx.Module):
             self.norm = nnx.GroupNorm(
                 out_features, num_groups=None, group_size=8, dtype=dtype, rngs=rngs
             )
-        self.activation = activation
+        self.activation: Activation = activation
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         """Returns activations; with `train`, batch statistics are used and updated."""

@@ -1,0 +1,73 @@
+"""Writes a trained network as an ONNX file, for runtimes and languages without JAX.
+
+Usage: python -m lungseg_jax.export_onnx --output=FILE.onnx
+
+--output=FILE        file to write
+--checkpoint=NAME    file of lungseg_jax.export, or folder of a run, which is not calibrated;
+                     without it, the weights in the package
+
+What goes in and comes out: docs/predict.md.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+from etils import epath
+
+from lungseg_jax import terminal
+from lungseg_jax.command import run_command
+from lungseg_jax.command_line import check_on_disk, parse_flags
+from lungseg_jax.errors import ConfigError
+from lungseg_jax.find_weights import PACKAGED, find_weights
+from lungseg_jax.models.onnx_graph import onnx_model
+from lungseg_jax.weights import Weights, describe
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+SUFFIX = ".onnx"
+
+
+def onnx_of(weights: Weights) -> "ModelProto":
+    """Returns a trained network in ONNX, with what `describe` tells as its metadata.
+
+    Args:
+      weights: of the network.
+    """
+    from onnx import helper
+
+    model = onnx_model(weights.network(), weights.config.data.image_size)
+    helper.set_model_props(model, describe(weights))
+    return model
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the file; returns the exit code."""
+    again = "run the same command to start over"
+    return run_command(arguments, str(__doc__), lambda: _run(arguments), again)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
+    name = flags.DEFINE_string("checkpoint", PACKAGED, "Weights.", flag_values=values)
+    if rest := parse_flags(values, arguments):
+        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    if not output.value:
+        raise ConfigError("--output", "is missing", "give the file to write")
+    check_on_disk(output.value)
+    if not output.value.endswith(SUFFIX):
+        raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
+    if importlib.util.find_spec("onnx") is None:
+        raise ConfigError("onnx", "is not installed", "pip install -e '.[onnx]'")
+    weights = find_weights(str(name.value))
+    epath.Path(output.value).write_bytes(onnx_of(weights).SerializeToString(deterministic=True))
+    threshold = weights.calibration.threshold
+    terminal.say(f"{output.value} written; a pixel is lung above a probability of {threshold}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,120 @@
+"""Networks in ONNX, run by ONNX Runtime: the same function as in Flax."""
+
+import dataclasses
+import json
+import sys
+from itertools import count
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from lungseg_jax import export_onnx
+from lungseg_jax.export_onnx import onnx_of
+from lungseg_jax.imaging.files import radiograph_of
+from lungseg_jax.imaging.network_input import network_input
+from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.network import make_forward
+from lungseg_jax.prediction.segmenter import Segmenter
+from lungseg_jax.weights import Calibration, Weights, load_weights, packaged_weights
+from tests.untrained import untrained_weights
+from tfds_builder.phantom import generate_phantom
+
+
+def run(model: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
+    """Returns probabilities (b, h, w, c) of pictures (b, h, w, 1)."""
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (probabilities,) = session.run(None, {"pictures": pictures.transpose(0, 3, 1, 2)})
+    return np.asarray(probabilities).transpose(0, 2, 3, 1)
+
+
+def with_random_variables(weights: Weights) -> Weights:
+    """Returns weights none of whose scales, shifts and statistics is what it is at the start."""
+    seeds = count()
+
+    def random(x: np.ndarray) -> np.ndarray:
+        # Variances must not be negative.
+        return np.random.default_rng(next(seeds)).uniform(0.5, 1.5, x.shape).astype(x.dtype)
+
+    return dataclasses.replace(
+        weights,
+        variables=jax.tree.map(lambda x: random(x) if x.ndim == 1 else x, weights.variables),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model__block_size": 2},
+        {"model__block_size": 4, "data__labels": "left_right"},
+        {"data__labels": "left_right", "model__block_size": 2},
+        {"model__norm": "group", "model__width": 8},
+        {"model__activation": "silu"},
+        {"model__activation": "gelu", "model__depth": 3},
+    ],
+    ids=str,
+)
+def test_the_same_function_as_in_flax(changes):
+    """Fault: kernels transposed, sub-pixels or classes in another order, a layer left out.
+
+    Also a normalisation, activation or padding that is another one's.
+    """
+    weights = with_random_variables(untrained_weights(Calibration(), **changes))
+    size = weights.config.data.image_size
+    # Of another number than any side or channel, so that a number in the graph would show.
+    pictures = np.random.default_rng(0).integers(0, 65536, (3, size, size, 1)).astype(np.uint16)
+    forward = jax.jit(make_forward(weights.config))
+    expected = np.asarray(forward(weights.variables, pictures))
+    assert expected.std() > 0.01, "saturated: nothing to compare"
+    np.testing.assert_allclose(run(onnx_of(weights), pictures), expected, atol=2e-6)
+
+
+def test_packaged_weights_find_the_same_lungs(tmp_path):
+    """Fault: a file by which another runtime finds other lungs, or a threshold that is not told."""
+    output = tmp_path / "lungs.onnx"
+    assert export_onnx.main(["export_onnx", f"--output={output}"]) == 0
+    model = onnx.load(output)
+    weights = load_weights(packaged_weights())
+    told = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert told["calibration"] == dataclasses.asdict(weights.calibration)
+    assert told["config"]["data"] == {"image_size": 256, "labels": "lungs"}
+    phantom = radiograph_of(generate_phantom(5, 4).image, ReadOptions())
+    squares = np.stack([network_input(phantom, "phantom", 256)])
+    ours = [found.square for found in Segmenter(weights).predict(list(squares))]
+    theirs = run(model, squares)
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    threshold = told["calibration"]["threshold"]
+    assert 0.1 < (theirs > threshold).mean() < 0.6, "no lungs to compare"
+
+
+def test_the_same_network_is_the_same_file():
+    """Fault: an order that differs each time, by which no published file can be made again."""
+    weights = untrained_weights(Calibration())
+    first, second = (onnx_of(weights).SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--output: is missing"),
+        (["--output=net.safetensors"], "end it in .onnx"),
+        (["--output=gs://bucket/net.onnx"], "is not on disk"),
+        (["net.onnx", "--output=net.onnx"], "unknown argument 'net.onnx'"),
+        (["--output=net.onnx", "--checkpoint=absent"], "absent: no such file or folder"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, said, capsys):
+    """Fault: a traceback, or a file in a place that nobody asked for."""
+    assert export_onnx.main(["export_onnx", *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_without_onnx_its_installation_is_told(capsys, monkeypatch):
+    """Fault: an ImportError of a library that is not installed by default."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert export_onnx.main(["export_onnx", "--output=net.onnx"]) == 1
+    assert "onnx: is not installed; pip install -e '.[onnx]'" in capsys.readouterr().err
