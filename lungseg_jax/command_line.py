@@ -96,7 +96,8 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
     )
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
     dicom_seg = flags.DEFINE_boolean("dicom_seg", False, "As DICOM, too.", flag_values=values)
-    config = define_keys(values, given, {key: getattr(DataConfig(), key) for key in READING_KEYS})
+    reading = {key: getattr(DataConfig(), key) for key in READING_KEYS}
+    config = define_keys(values, given, {"data": reading})
     paths = parse_flags(values, given)
     if not paths:
         raise ConfigError("command line", "no file is given", "name files or folders")
@@ -113,14 +114,14 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
 
 
 def define_keys(
-    values: flags.FlagValues, arguments: list[str], keys: dict[str, Any]
+    values: flags.FlagValues, arguments: list[str], keys: dict[str, dict[str, Any]]
 ) -> flags.FlagHolder:
-    """Defines `--config.data.KEY=VALUE` for some keys; returns what holds a `ConfigDict` of them.
+    """Defines `--config.GROUP.KEY=VALUE` for some keys; returns what holds a `ConfigDict` of them.
 
     Args:
       values: where flags are defined.
       arguments: of the command.
-      keys: below `data`, with their defaults.
+      keys: of each group, with their defaults.
 
     Raises:
       ConfigError: a key that is not one of them.
@@ -128,12 +129,11 @@ def define_keys(
     try:
         # It checks the overrides' keys at once.
         return config_flags.DEFINE_config_dict(
-            "config", ConfigDict({"data": keys}), flag_values=values, sys_argv=arguments
+            "config", ConfigDict(keys), flag_values=values, sys_argv=arguments
         )
     except (AttributeError, KeyError) as error:
-        raise ConfigError(
-            "command line", _reason(error), f"one of {', '.join(f'data.{key}' for key in keys)}"
-        ) from error
+        known = [f"{group}.{key}" for group, names in keys.items() for key in names]
+        raise ConfigError("command line", _reason(error), f"one of {', '.join(known)}") from error
 
 
 def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[str, Config]:

@@ -1,13 +1,16 @@
-"""Compares two runs on the same test pictures, pair by pair.
+"""Compares two runs on the same test pictures, pair by pair; a patient counts as one.
 
 Usage: python -m lungseg_jax.compare RUN_A RUN_B [--split=test]
 
 RUN_A, RUN_B   folders of finished runs
 --split=NAME   test (default) or val; external, of two folders of lungseg_jax.validate
+
+Interval and p-value are of the choice of patients alone: two seeds of one recipe differ, too.
 """
 
 import csv
 import dataclasses
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -15,42 +18,40 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 from etils import epath
-from scipy.stats import wilcoxon
+from jaxtyping import Float64
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals, p_values
+from lungseg_jax.metrics import DISTANCES
 from lungseg_jax.workdir import run_folder
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
-
-# By which a picture's reference and frame are known again.
-REFERENCE = "reference_px"
-
-Table = dict[str, dict[str, float]]
-
-RESAMPLES = 10_000
 
 AGAIN = "evaluate the run again by --mode=eval"
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How a figure differs between two runs, over the pictures where both have it.
+    """How a figure differs between two runs, over the pictures where one of them has it.
 
-    A picture without lung thus counts only if both runs predict some.
+    A run that finds no lung on a picture that has none has no figure of it. Where the other finds
+    some, the first has the figure's best value: left out, the other's mistake would not count.
 
-    Interval and test treat pictures as independent, which those of one patient are not.
+    Interval and test are of other patients, not of other runs: seeds of one recipe differ, too.
 
     Attributes:
       figure: its name.
       first: mean of the first run.
       second: mean of the second.
-      low: lower end of the 95 % bootstrap interval of the mean of second − first.
+      low: lower end of the 95 % interval of the mean of second − first; NaN of few patients. See
+        `mean_intervals`.
       high: upper end.
-      p_value: of Wilcoxon's signed-rank test, two-sided; 1 where no picture differs.
+      p_value: of that mean, two-sided; see `p_values`.
       pictures: how many.
+      patients: how many.
     """
 
     figure: str
@@ -60,6 +61,24 @@ class Difference:
     high: float
     p_value: float
     pictures: int
+    patients: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Figures of a run's pictures, in the order of their ids.
+
+    Attributes:
+      ids: of the pictures.
+      patients: of each.
+      reference_px: of each, by which its reference and frame are known again.
+      figures: a column for each of `FIGURES`; NaN where one has no meaning.
+    """
+
+    ids: list[str]
+    patients: list[str]
+    reference_px: list[int]
+    figures: Float64[np.ndarray, "n f"]
 
 
 def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") -> list[Difference]:
@@ -76,29 +95,30 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
         references or frames, or other tolerances.
     """
     tables = [_read(run_folder(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
-    if tables[0].keys() != tables[1].keys():
-        common = len(tables[0].keys() & tables[1].keys())
+    if tables[0].ids != tables[1].ids:
+        common = len({*tables[0].ids} & {*tables[1].ids})
+        ours, theirs = (len(table.ids) for table in tables)
         raise DataError(
             second,
-            f"has {len(tables[1])} pictures, {common} shared with the {len(tables[0])} of {first}",
+            f"has {theirs} pictures, {common} shared with the {ours} of {first}",
             "compare figures of the same pictures, such as of runs with the same data.splits",
         )
     _check_same_references(first, second, *tables)
     _check_same_tolerance(first, second, split)
-    return [_differ(figure, *tables) for figure in FIGURES]
+    return _differences(*tables)
 
 
 def _check_same_references(
     first: epath.PathLike, second: epath.PathLike, table: Table, other: Table
 ) -> None:
     """Raises DataError where pictures of one id differ in the size of their reference."""
-    ids = sorted(key for key in table if table[key][REFERENCE] != other[key][REFERENCE])
-    if ids:
-        ours, theirs = (int(rows[ids[0]][REFERENCE]) for rows in (table, other))
+    rows = zip(table.ids, table.reference_px, other.reference_px, strict=True)
+    if others := [row for row in rows if row[1] != row[2]]:
+        name, ours, theirs = others[0]
         raise DataError(
             second,
-            f"{len(ids)} of {len(table)} references have another size than in {first}: that of "
-            f"{ids[0]} has {theirs} pixels, not {ours}",
+            f"{len(others)} of {len(table.ids)} references have another size than in {first}: that "
+            f"of {name} has {theirs} pixels, not {ours}",
             "compare runs on the same files, at the same size",
         )
 
@@ -110,7 +130,7 @@ def _check_same_tolerance(first: epath.PathLike, second: epath.PathLike, split: 
         raise DataError(
             second,
             f"was evaluated with evaluation.tolerance_px={found}, {first} with {expected}",
-            "evaluate one again by --mode=eval --config.evaluation.tolerance_px=VALUE",
+            "measure one again with --config.evaluation.tolerance_px=VALUE",
         )
 
 
@@ -123,26 +143,26 @@ def _tolerance(workdir: epath.Path, split: str) -> float:
         raise DataError(workdir / "metrics.json", fault, AGAIN) from error
 
 
-def _differ(figure: str, first: Table, second: Table) -> Difference:
-    pairs = np.array([(first[key][figure], second[key][figure]) for key in sorted(first)])
-    values = pairs[np.isfinite(pairs).all(axis=1)]
-    if not len(values):
-        return Difference(figure, *[math.nan] * 5, pictures=0)
-    change = values[:, 1] - values[:, 0]
-    random = np.random.default_rng(0)
-    means = [random.choice(change, len(change)).mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    test = np.asarray(wilcoxon(change) if change.any() else (0.0, 1.0), np.float64)
-    mean = values.mean(axis=0)
-    return Difference(
-        figure,
-        float(mean[0]),
-        float(mean[1]),
-        float(low),
-        float(high),
-        float(test[1]),
-        len(values),
+def _differences(first: Table, second: Table) -> list[Difference]:
+    ours, theirs = first.figures, second.figures
+    best = np.array([0.0 if figure in DISTANCES else 1.0 for figure in FIGURES])
+    ours, theirs = (
+        np.where(np.isnan(one) & ~np.isnan(other), best, one)
+        for one, other in ((ours, theirs), (theirs, ours))
     )
+    change = theirs - ours
+    intervals, tests = mean_intervals(change, first.patients), p_values(change, first.patients)
+    found = []
+    for column, figure in enumerate(FIGURES):
+        has = ~np.isnan(change[:, column])
+        mean, other = (
+            float(one[has, column].mean()) if has.any() else math.nan for one in (ours, theirs)
+        )
+        low, high = intervals[column].tolist()
+        patients = len(set(itertools.compress(first.patients, has)))
+        p_value = float(tests[column])
+        found.append(Difference(figure, mean, other, low, high, p_value, int(has.sum()), patients))
+    return found
 
 
 def _read(path: epath.Path) -> Table:
@@ -157,11 +177,18 @@ def _read(path: epath.Path) -> Table:
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
     if missing := [name for name in FIGURES if name not in rows[0]]:
         raise DataError(path, f"has no column {missing[0]}", AGAIN)
-    if REFERENCE not in rows[0]:
-        remedy = "compare with the version that wrote it, or train the run again"
-        raise DataError(path, f"has no column {REFERENCE}", remedy)
-    names = (*FIGURES, REFERENCE)
-    return {row["id"]: {name: _number(path, row, name) for name in names} for row in rows}
+    for name in ("patient", "reference_px"):
+        if name not in rows[0]:
+            remedy = "compare with the version that wrote it, or train the run again"
+            raise DataError(path, f"has no column {name}", remedy)
+    rows.sort(key=lambda row: row["id"])
+    figures = np.array([[_number(path, row, name) for name in FIGURES] for row in rows])
+    return Table(
+        [row["id"] for row in rows],
+        [row["patient"] for row in rows],
+        [int(_number(path, row, "reference_px")) for row in rows],
+        figures,
+    )
 
 
 def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
@@ -194,20 +221,32 @@ def _run(arguments: Sequence[str]) -> None:
     runs = parse_flags(values, arguments)
     if len(runs) != 2:
         raise ConfigError("command line", f"{len(runs)} runs are given", "name two folders")
+    differences = compare(runs[0], runs[1], str(split.value))
     rows = [
         [
             difference.figure,
             f"{difference.first:.4f}",
             f"{difference.second:.4f}",
             f"{difference.second - difference.first:+.4f}",
-            f"{difference.low:+.4f} to {difference.high:+.4f}",
+            "-"
+            if math.isnan(difference.low)
+            else f"{difference.low:+.4f} to {difference.high:+.4f}",
             f"{difference.p_value:.2g}",
             str(difference.pictures),
+            str(difference.patients),
         ]
-        for difference in compare(runs[0], runs[1], str(split.value))
+        for difference in differences
     ]
-    header = ["figure", "first", "second", "second - first", "95 % interval", "p", "images"]
+    header = [
+        "figure", "first", "second", "second - first", "95 % interval", "p", "images", "patients",
+    ]  # fmt: skip
     terminal.show(terminal.table(header, rows))
+    terminal.say(
+        "Intervals and p are of other patients, not of training again: two seeds of one recipe "
+        "may differ as much."
+    )
+    if min(difference.patients for difference in differences) < MIN_PATIENTS:
+        terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,18 @@ from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.checkpoint import BestWeights, Checkpoints
 from lungseg_jax.config import Config, EvaluationConfig
 from lungseg_jax.data.labels import lungs_of
-from lungseg_jax.data.records import Example, Records, check_same_records, identity, open_records
+from lungseg_jax.data.records import (
+    Example,
+    Names,
+    Records,
+    check_same_records,
+    identity,
+    open_records,
+)
 from lungseg_jax.device_counts import check_space_shards
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.overlay import draw_overlay
-from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics
+from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics, name_patients
 from lungseg_jax.network import Variables, abstract_variables, make_forward
 from lungseg_jax.parallel import Parallel, all_devices, batch_size_over
 from lungseg_jax.prediction.postprocessing import smooth
@@ -175,7 +182,8 @@ class Evaluator:
             while running:
                 finish_one()
         figures = _gather(figures, measured_here)
-        return [_as_metrics(records.id_and_source(i), row) for i, row in enumerate(figures)]
+        rows = [_as_metrics(records.names(i), row) for i, row in enumerate(figures)]
+        return name_patients(rows)
 
     def overlays(
         self, variables: Variables, records: Records, positions: Sequence[int]
@@ -234,11 +242,17 @@ def _measure(
     )
 
 
-def _as_metrics(id_and_source: tuple[str, str], numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
-    """Returns what `MEASURED` names of an example with this id and source."""
+def _as_metrics(names: Names, numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
+    """Returns what `MEASURED` names of an example with these names."""
     values = dict(zip(MEASURED, numbers.tolist(), strict=True))
     # Counts travel as float64, which holds whole numbers exactly up to 2⁵³.
-    return ImageMetrics(*id_and_source, **values | {name: int(values[name]) for name in COUNTS})
+    return ImageMetrics(
+        names.example_id,
+        names.source,
+        patient=names.patient_id,
+        finding=names.finding,
+        **values | {name: int(values[name]) for name in COUNTS},
+    )
 
 
 def _gather(

@@ -13,7 +13,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.imaging import png
-from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, summarize
+from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, spread, summarize
 from lungseg_jax.workdir import write_whole
 
 Summary = dict[str, dict]
@@ -21,6 +21,7 @@ Summary = dict[str, dict]
 # Columns of the closing table: field and heading.
 _COLUMNS = {
     "dice": "Dice",
+    "interval": "95 % interval",
     "iou": "IoU",
     "hd95_px": "HD95 px",
     "assd_px": "ASSD px",
@@ -36,7 +37,7 @@ _FAILURES = {"num_empty_predictions": "missed", "num_false_lungs": "false lungs"
 
 
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
-    """Writes `eval/<split>.csv` and returns the split's summary, with one for each source.
+    """Writes `eval/<split>.csv` and returns the split's summary, and those by source and finding.
 
     The columns for each lung are written only where some row has them, the others always, what
     rows have beyond `ImageMetrics` last.
@@ -51,13 +52,19 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
         cells = dataclasses.asdict(row).items()
         writer.writerow({key: "" if _is_nan(value) else value for key, value in cells})
     _write(workdir / "eval" / f"{split}.csv", text.getvalue().encode())
-    summary: dict = summarize(rows)
-    sources = sorted({row.source for row in rows})
-    if len(sources) > 1:
-        summary["by_source"] = {
-            source: summarize([row for row in rows if row.source == source]) for source in sources
-        }
+    summary = _summary(rows)
+    for group in ("source", "finding"):
+        names = sorted({getattr(row, group) for row in rows})
+        if len(names) > 1:
+            summary[f"by_{group}"] = {
+                name: _summary([row for row in rows if getattr(row, group) == name])
+                for name in names
+            }
     return summary
+
+
+def _summary(rows: Sequence[ImageMetrics]) -> dict:
+    return summarize(rows) | {"spread": spread(rows)}
 
 
 def read_ids(workdir: epath.Path, split: str) -> set[str]:
@@ -123,9 +130,9 @@ def closing_table(summary: Summary) -> str:
     """Returns the figures of each split, and of each source in it, as text."""
     lines = {}
     for split, figures in summary.items():
-        lines[split] = figures
+        lines[split] = _with_interval(figures)
         for source, source_figures in figures.get("by_source", {}).items():
-            lines[f"{split} {source}"] = source_figures
+            lines[f"{split} {source}"] = _with_interval(source_figures)
     columns = {
         key: heading
         for key, heading in _COLUMNS.items()
@@ -142,9 +149,17 @@ def closing_table(summary: Summary) -> str:
     return terminal.table(["split", *columns.values()], rows)
 
 
-def _cell(value: float | int | None) -> str:
+def _with_interval(figures: Mapping) -> dict:
+    """Returns figures with the interval of the mean Dice among them, where there is one."""
+    interval = figures.get("spread", {}).get("dice", {}).get("interval")
+    return {**figures, "interval": interval} if interval else dict(figures)
+
+
+def _cell(value: float | int | Sequence[float] | None) -> str:
     if value is None:
         return "-"
+    if isinstance(value, Sequence):
+        return " to ".join(f"{end:.4f}" for end in value)
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 

@@ -83,7 +83,7 @@ def check_same_pictures(
         except FileNotFoundError:
             check_same_records(workdir, position, records)
             return
-        if known != {examples.id_and_source(i)[0] for i in range(len(examples))}:
+        if known != {examples.names(i).example_id for i in range(len(examples))}:
             raise CheckpointError(
                 workdir,
                 f"its {split} split had other pictures than the data as they are now",
@@ -191,7 +191,7 @@ def _run(arguments: Sequence[str]) -> None:
     output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
     other = flags.DEFINE_string("calibration", None, "Weights.", flag_values=values)
     given = list(arguments)
-    places = define_keys(values, given, dict.fromkeys(("manual_dir", "data_dir"), ""))
+    places = define_keys(values, given, {"data": {"manual_dir": "", "data_dir": ""}})
     if rest := parse_flags(values, given):
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not workdir.value or not output.value:

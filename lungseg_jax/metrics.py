@@ -3,13 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
 from lungseg_jax.imaging.surface import SurfaceDistances, outline, surface_distances
+from lungseg_jax.intervals import mean_intervals
 
 NAN = math.nan
+
+Row = TypeVar("Row", bound="ImageMetrics")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +33,15 @@ class ImageMetrics:
     Attributes:
       id: of the example.
       source: where the picture was taken.
+      patient: id of the patient's first picture in the table: no other identifier goes into one.
+      finding: of the picture, or of the patient.
       dice: 2 |A ∩ B| / (|A| + |B|).
       iou: |A ∩ B| / |A ∪ B|.
       hd95_px: see `SurfaceDistances.hd95`; pixels.
       assd_px: see `SurfaceDistances.assd`; pixels.
       surface_dice: at the tolerance in pixels.
+      hd95_percent: as `hd95_px`, in percent of the picture's longer side.
+      assd_percent: as `assd_px`, in percent of it.
       hd95_mm: as `hd95_px`, in mm.
       assd_mm: as `assd_px`, in mm.
       surface_dice_mm: at the tolerance in mm.
@@ -47,11 +55,15 @@ class ImageMetrics:
 
     id: str
     source: str
+    patient: str = dataclasses.field(default="", kw_only=True)
+    finding: str = dataclasses.field(default="", kw_only=True)
     dice: float
     iou: float
     hd95_px: float
     assd_px: float
     surface_dice: float
+    hd95_percent: float = NAN
+    assd_percent: float = NAN
     hd95_mm: float = NAN
     assd_mm: float = NAN
     surface_dice_mm: float = NAN
@@ -71,8 +83,11 @@ SIDE_FIGURES = ("dice_right", "dice_left")
 FIGURES = tuple(
     field.name
     for field in dataclasses.fields(ImageMetrics)
-    if field.name not in ("id", "source", *COUNTS)
+    if field.name not in ("id", "source", "patient", "finding", *COUNTS)
 )
+
+# The others are better where they are larger.
+DISTANCES = tuple(name for name in FIGURES if name.startswith(("hd95", "assd")))
 
 
 def image_metrics(
@@ -106,12 +121,15 @@ def image_metrics(
     common = int(np.count_nonzero(found & true))
     # Of an empty mask beside one that is not: the worst, as all figures have it.
     precision, recall = (common / max(count, 1) if any(counts) else NAN for count in counts)
-    (hd95_px, assd_px, surface_dice), in_mm = _of_outlines(
+    (hd95_px, assd_px, surface_dice), (hd95_mm, assd_mm, surface_dice_mm) = _of_outlines(
         outline(found), outline(true), true.shape, spacing_mm, tolerance_px, tolerance_mm
     )
+    percent = 100 / max(true.shape)
     return ImageMetrics(
-        example_id, source, dice, dice / (2 - dice), hd95_px, assd_px, surface_dice, *in_mm,
-        precision, recall, **sides, predicted_px=counts[0], reference_px=counts[1],
+        example_id, source, dice=dice, iou=dice / (2 - dice), hd95_px=hd95_px, assd_px=assd_px,
+        surface_dice=surface_dice, hd95_percent=percent * hd95_px, assd_percent=percent * assd_px,
+        hd95_mm=hd95_mm, assd_mm=assd_mm, surface_dice_mm=surface_dice_mm, precision=precision,
+        recall=recall, **sides, predicted_px=counts[0], reference_px=counts[1],
     )  # fmt: skip
 
 
@@ -158,12 +176,44 @@ def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> 
     return 2 * int(np.count_nonzero(first & second)) / total
 
 
+def name_patients(rows: Sequence[Row]) -> list[Row]:
+    """Returns rows whose patients are named by the id of their first picture.
+
+    Args:
+      rows: with the patients' own identifiers; where there is none, a picture is its own patient.
+    """
+    first: dict[str, str] = {}
+    firsts = [first.setdefault(row.patient or row.id, row.id) for row in rows]
+    return [dataclasses.replace(row, patient=x) for row, x in zip(rows, firsts, strict=True)]
+
+
+def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
+    """Returns, of each figure that some image has, what its mean does not tell.
+
+    `interval` is the 95 % interval of the mean (see `mean_intervals`; `None` of too few patients),
+    `worst_twentieth` the fifth percentile, or the 95th of a distance.
+    """
+    values = np.array([[getattr(row, name) for name in FIGURES] for row in rows], np.float64)
+    intervals = mean_intervals(values, [row.patient or row.id for row in rows])
+    found = {}
+    for name, column, interval in zip(FIGURES, values.T, intervals, strict=True):
+        column = column[~np.isnan(column)]
+        if len(column):
+            found[name] = {
+                "interval": None if np.isnan(interval).any() else interval.tolist(),
+                "standard_deviation": float(column.std(ddof=1)) if len(column) > 1 else None,
+                "median": float(np.median(column)),
+                "worst_twentieth": float(np.percentile(column, 95 if name in DISTANCES else 5)),
+            }
+    return found
+
+
 def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
     """Returns the mean of each figure over the images where it has a meaning, and counts.
 
     `num_without_lung` counts images with an empty reference, `num_false_lungs` those of them with
-    lung in the prediction, `num_empty_predictions` images with lung in the reference alone. A
-    figure that no image has is left out.
+    lung in the prediction, `num_empty_predictions` images with lung in the reference alone,
+    `num_with_mm` those whose distances are known in mm. A figure that no image has is left out.
     """
     summary: dict[str, float | int] = {}
     for name in FIGURES:
@@ -172,6 +222,8 @@ def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
             summary[name] = float(np.nanmean(values))
     return summary | {
         "num_examples": len(rows),
+        "num_patients": len({row.patient or row.id for row in rows}),
+        "num_with_mm": sum(not math.isnan(row.hd95_mm) for row in rows),
         "num_without_lung": sum(row.reference_px == 0 for row in rows),
         "num_empty_predictions": sum(row.predicted_px == 0 < row.reference_px for row in rows),
         "num_false_lungs": sum(row.reference_px == 0 < row.predicted_px for row in rows),

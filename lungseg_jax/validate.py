@@ -5,6 +5,7 @@ Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=D
 --config.data.KEY=VALUE  the pictures, as for training: source (folder, if not given), manual_dir,
                          images, masks; how they are read; on_error=skip leaves bad files out, up to
                          max_bad_share
+--config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
 --output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
 --checkpoint=PATH        network to measure instead of the weights in the package: a file of
                          lungseg_jax.export, or the folder of a run; given several times, the
@@ -20,6 +21,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,7 +40,7 @@ from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
-from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
+from lungseg_jax.metrics import ImageMetrics, image_metrics, name_patients, summarize
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
@@ -56,6 +58,9 @@ SPLIT = "external"
 
 # Of `DataConfig`: which pictures, and what becomes of bad ones.
 PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "on_error", "max_bad_share")
+
+# Of `EvaluationConfig`.
+TOLERANCE_KEYS = ("tolerance_px", "tolerance_mm")
 
 # Pictures left out that are named at the end.
 MOST_SHOWN = 20
@@ -81,6 +86,7 @@ def validate(
     data: DataConfig,
     output: epath.PathLike,
     names: Sequence[str] = (),
+    evaluation: EvaluationConfig = EvaluationConfig(),
 ) -> evaluation_report.Summary:
     """Measures the masks of all labelled pictures of a folder; writes and returns the figures.
 
@@ -89,6 +95,7 @@ def validate(
       data: which pictures, and how they are read.
       output: folder to write to.
       names: of the networks, for `validation.json`.
+      evaluation: tolerances of surface Dice.
 
     Returns:
       What is in `metrics.json`: the figures of all pictures, of each source, and of those that
@@ -111,8 +118,11 @@ def validate(
         alone_in(output, "wait for its end, or give another --output"),
         Sandboxes(num_readers(), worker_memory_bytes(read_options(data))) as sandboxes,
     ):
-        read = functools.partial(_read, sandboxes, data, segmenter.image_size)
-        rows, taken, left_out = _measure_all(segmenter, cases, read, sandboxes.stop)
+        # Only which pictures are of one patient is told: nobody needs the key again.
+        key = secrets.token_bytes(32)
+        read = functools.partial(_read, sandboxes, data, segmenter.image_size, key)
+        measure = functools.partial(_figures, segmenter, evaluation)
+        rows, taken, left_out = _measure_all(segmenter, cases, read, measure, sandboxes.stop)
         if not rows:
             fault = f"all {len(cases)} labelled pictures are left out ({left_out[0].fault})"
             raise DataError(data.manual_dir, fault, "see why")
@@ -124,7 +134,7 @@ def validate(
         overlays = {
             position: _overlay(segmenter, read(taken[position])) for position in ranked.values()
         }
-        summary = {SPLIT: _summary(rows, len(left_out))}
+        summary = {SPLIT: _summary(rows, len(left_out), evaluation)}
         evaluation_report.remove_summary(output)
         _note(output, segmenter, data, names, left_out)
         summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
@@ -169,7 +179,9 @@ def _note(
     write_whole(output / VALIDATION, text.encode())
 
 
-def _read(sandboxes: Sandboxes, data: DataConfig, size: int, case: Case) -> Labelled | DataError:
+def _read(
+    sandboxes: Sandboxes, data: DataConfig, size: int, key: bytes, case: Case
+) -> Labelled | DataError:
     """Returns a labelled picture, or why it is left out.
 
     Raises:
@@ -179,7 +191,7 @@ def _read(sandboxes: Sandboxes, data: DataConfig, size: int, case: Case) -> Labe
         for path in case.files():
             if fault := why_no_file(path):
                 raise DataError(path, fault, "replace or remove it")
-        return sandboxes.call(case.image, read_labelled, case, read_options(data), size)
+        return sandboxes.call(case.image, read_labelled, case, read_options(data), size, key)
     except NotFrontalError as error:
         return error
     except DataError as error:
@@ -192,6 +204,7 @@ def _measure_all(
     segmenter: Segmenter,
     cases: Sequence[Case],
     read: Callable[[Case], Labelled | DataError],
+    measure: Callable[[tuple[Case, Labelled, Prediction]], Validated],
     stop: Callable[[], None],
 ) -> tuple[list[Validated], list[Case], list[DataError]]:
     """Returns the figures of the pictures, their cases, and why others are left out.
@@ -200,6 +213,7 @@ def _measure_all(
       segmenter: makes the masks.
       cases: the pictures.
       read: reads one.
+      measure: one that was predicted.
       stop: ends what is being read.
     """
     taken: list[Case] = []
@@ -224,9 +238,8 @@ def _measure_all(
 
         rows = []
         try:
-            figures = functools.partial(_figures, segmenter)
             predicted = _predict(segmenter, readable())
-            for row in map_ahead(measurers, figures, predicted, workers + BATCH_SIZE):
+            for row in map_ahead(measurers, measure, predicted, workers + BATCH_SIZE):
                 rows.append(row)
                 bar.update()
         except BaseException:
@@ -234,7 +247,7 @@ def _measure_all(
             readers.shutdown(wait=False, cancel_futures=True)
             stop()
             raise
-    return rows, taken, left_out
+    return name_patients(rows), taken, left_out
 
 
 def _predict(
@@ -247,9 +260,12 @@ def _predict(
             yield case, picture, prediction
 
 
-def _figures(segmenter: Segmenter, predicted: tuple[Case, Labelled, Prediction]) -> Validated:
+def _figures(
+    segmenter: Segmenter,
+    evaluation: EvaluationConfig,
+    predicted: tuple[Case, Labelled, Prediction],
+) -> Validated:
     case, picture, prediction = predicted
-    evaluation = EvaluationConfig()
     with opencv_memory_errors():
         found = segmenter.finish(picture.radiograph, prediction)
         figures = image_metrics(
@@ -261,6 +277,9 @@ def _figures(segmenter: Segmenter, predicted: tuple[Case, Labelled, Prediction])
             tolerance_px=evaluation.tolerance_px,
             tolerance_mm=evaluation.tolerance_mm,
         )
+    figures = dataclasses.replace(
+        figures, patient=picture.patient_id, finding=case.clinical.finding
+    )
     return Validated(
         **dataclasses.asdict(figures),
         status="accepted" if found.accepted else "rejected",
@@ -269,9 +288,8 @@ def _figures(segmenter: Segmenter, predicted: tuple[Case, Labelled, Prediction])
     )
 
 
-def _summary(rows: Sequence[Validated], num_left_out: int) -> dict:
+def _summary(rows: Sequence[Validated], num_left_out: int, evaluation: EvaluationConfig) -> dict:
     """Returns what a summary has beside the figures of all pictures."""
-    evaluation = EvaluationConfig()
     accepted = [row for row in rows if row.status == "accepted"]
     return {
         "accepted": summarize(accepted),
@@ -315,7 +333,9 @@ def _run(arguments: Sequence[str]) -> None:
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
     defaults = {key: getattr(DataConfig(), key) for key in (*PICTURE_KEYS, *READING_KEYS)}
     # Of the layouts, the one that every folder can have.
-    config = define_keys(values, given, defaults | {"source": "folder"})
+    tolerances = {key: getattr(EvaluationConfig(), key) for key in TOLERANCE_KEYS}
+    keys = {"data": defaults | {"source": "folder"}, "evaluation": tolerances}
+    config = define_keys(values, given, keys)
     if rest := parse_flags(values, given):
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not output.value:
@@ -323,7 +343,8 @@ def _run(arguments: Sequence[str]) -> None:
     if config.value.data.source == "phantom":
         remedy = "read them as source folder, with --config.data.masks='masks/*/{stem}*'"
         raise ConfigError("data.source", "is phantom, which only training generates", remedy)
-    data = resolve(config.value).data
+    resolved = resolve(config.value)
+    data = resolved.data
     use_compilation_cache()
     names = checkpoints.value or [PACKAGED]
     members = list(map(find_weights, names))
@@ -331,7 +352,7 @@ def _run(arguments: Sequence[str]) -> None:
     for name, member in zip(names, members, strict=True):
         say_if_seen(name, member.config, data.source)
         _say_if_trained_there(name, member.config.data, data)
-    summary = validate(segmenter, data, output.value, names)
+    summary = validate(segmenter, data, output.value, names, resolved.evaluation)
     figures = summary[SPLIT]
     shown = {SPLIT: figures, "accepted": figures["accepted"]}
     terminal.say(

@@ -13,11 +13,8 @@ from lungseg_jax.metrics import COUNTS, ImageMetrics
 def row(
     name: str, source: str, dice: float, hd95_px: float, pixels: tuple[int, int] = (9, 8)
 ) -> ImageMetrics:
-    figures = dict.fromkeys(ImageMetrics.__dataclass_fields__, np.nan)
-    figures |= dict.fromkeys(FIGURES, 1.0) | dict(zip(COUNTS, pixels, strict=True))
-    return ImageMetrics(
-        **figures | {"id": name, "source": source, "dice": dice, "hd95_px": hd95_px}
-    )
+    figures = dict.fromkeys(FIGURES, 1.0) | {"dice": dice, "hd95_px": hd95_px}
+    return ImageMetrics(name, source, **figures, **dict(zip(COUNTS, pixels, strict=True)))
 
 
 def test_figures_by_source():

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from scipy.stats import wilcoxon
 
 from lungseg_jax import evaluation_report
 from lungseg_jax.compare import FIGURES, compare, main
@@ -14,16 +13,22 @@ from lungseg_jax.errors import DataError
 
 
 def write_run(
-    folder: Path, dice: np.ndarray, ids: list[str] | None = None, tolerance_px: float = 2.0
+    folder: Path,
+    dice: np.ndarray,
+    ids: list[str] | None = None,
+    tolerance_px: float = 2.0,
+    pictures_of_a_patient: int = 1,
 ) -> Path:
     (folder / "eval").mkdir(parents=True)
     figures = {"tolerance_px": tolerance_px}
     evaluation_report.write_summary(epath.Path(folder), {"test": figures, "val": figures})
     ids = ids or [f"p{number}" for number in range(len(dice))]
-    lines = [",".join(("id", "source", *FIGURES, "reference_px"))]
-    for name, value in zip(ids, dice, strict=True):
+    lines = [",".join(("id", "source", "patient", *FIGURES, "reference_px"))]
+    for place, (name, value) in enumerate(zip(ids, dice, strict=True)):
+        patient = ids[place - place % pictures_of_a_patient]
         cell = "" if np.isnan(value) else f"{value}"
-        lines.append(",".join((name, "folder", cell, *["0.5"] * (len(FIGURES) - 1), "1000")))
+        others = ["" if np.isnan(value) else "0.5"] * (len(FIGURES) - 1)
+        lines.append(",".join((name, "folder", patient, cell, *others, "1000")))
     (folder / "eval" / "test.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -46,8 +51,8 @@ def test_a_shift_is_found_and_signed(tmp_path, dice):
     # Fault: an interval of 90 % called one of 95 %.
     assert found.high - found.low == pytest.approx(3.92 * change.std() / 60**0.5, rel=0.05)
     # The spread between pictures is ten times the change: only pairs can show it.
-    assert found.p_value == pytest.approx(wilcoxon(change).pvalue, rel=1e-6)
-    assert found.p_value < 1e-6
+    assert found.p_value < 2e-4
+    assert (found.pictures, found.patients) == (60, 60)
 
 
 def test_the_command_compares_the_split_that_it_is_asked_for(tmp_path, dice, capsys):
@@ -72,11 +77,44 @@ def test_equal_runs_do_not_differ(tmp_path, dice):
 
 def test_figures_without_meaning_are_left_out_in_pairs(tmp_path, dice):
     """Fault: a picture that counts in one mean and not in the other."""
-    missing = dice.copy()
-    missing[3] = np.nan
-    found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", missing))[0]
+    dice[3] = np.nan
+    found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice))[0]
     assert found.pictures == 59
-    assert found.first == found.second == pytest.approx(np.nanmean(missing))
+    assert found.first == found.second == pytest.approx(np.nanmean(dice))
+
+
+def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
+    """Fault: a network that finds lungs in empty pictures called the better one.
+
+    Where the reference is empty, the run that finds nothing has no figure, the other the worst.
+    """
+    careful, inventive = dice.copy(), dice + 0.001
+    careful[:30], inventive[:30] = np.nan, 0.0
+    folders = write_run(tmp_path / "a", careful), write_run(tmp_path / "b", inventive)
+    found = {row.figure: row for row in compare(*folders)}
+    assert found["dice"].pictures == 60
+    assert found["dice"].first == pytest.approx((30 + dice[30:].sum()) / 60)
+    assert found["dice"].second == pytest.approx((dice[30:] + 0.001).sum() / 60)
+    assert found["dice"].high < 0
+    # The best distance is none.
+    assert (found["hd95_px"].first, found["hd95_px"].second) == pytest.approx((0.25, 0.5))
+
+
+def test_pictures_of_a_patient_count_as_one(tmp_path, capsys):
+    """Fault: six patients' sixty pictures taken for sixty patients."""
+    random = np.random.default_rng(0)
+    first, change = np.full(60, 0.9), np.repeat(random.normal(0.002, 0.01, 6), 10)
+    folders = [
+        str(write_run(tmp_path / name, values, pictures_of_a_patient=10))
+        for name, values in (("a", first), ("b", first + change))
+    ]
+    found = compare(*folders)[0]
+    assert (found.pictures, found.patients) == (60, 6)
+    assert np.isnan(found.low)
+    # Of six signs the rarest sums are two in sixty-four.
+    assert found.p_value > 0.02
+    assert main(["compare", *folders]) == 0
+    assert "Of fewer than 10 patients there is no interval" in capsys.readouterr().err
 
 
 def test_runs_on_other_pictures_are_refused(tmp_path, dice, capsys):
@@ -102,7 +140,7 @@ def test_another_tolerance_is_refused(tmp_path, dice):
     """Fault: a looser surface Dice taken for a better network."""
     first = write_run(tmp_path / "a", dice)
     second = write_run(tmp_path / "b", dice, tolerance_px=3.0)
-    with pytest.raises(DataError, match=r"b: .*tolerance_px=3.0, .*a with 2.0; evaluate one"):
+    with pytest.raises(DataError, match=r"b: .*tolerance_px=3.0, .*a with 2.0; measure one"):
         compare(first, second)
     # Fault: figures of another tolerance compared, because nothing tells which.
     for damaged in ('{"test": {"dice": 0.9}}', '{"test', "[]"):
@@ -114,11 +152,12 @@ def test_another_tolerance_is_refused(tmp_path, dice):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"p3,folder,0", b"p3,folder,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
-        (b"p3,folder,0", b"p3,folder,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
+        (b",p3,0", b",p3,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
+        (b",p3,0", b",p3,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
         (b",0.5,0.5,1000\np4", b"\np4", rf"test.csv: p3 has no {FIGURES[-2]}; evaluate"),
         (b",1000\np4", b",\np4", r"test.csv: p3 has no reference_px; evaluate"),
         (b"reference_px", b"pixels", r"test.csv: has no column reference_px; compare"),
+        (b"patient", b"person", r"test.csv: has no column patient; compare"),
         # Fault: tables of before a new metric called no tables.
         (b"hd95_px", b"hd96_px", r"test.csv: has no column hd95_px; evaluate"),
         (b"p3,", b"p\xff3,", r"test.csv: is not a table of an evaluation"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 from etils import epath
@@ -45,12 +46,12 @@ def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
     with (tmp_path / "eval" / "test.csv").open() as file:
         table = list(csv.reader(file))
     assert table[0] == [
-        "id", "source", "dice", "iou", "hd95_px", "assd_px", "surface_dice",
-        "hd95_mm", "assd_mm", "surface_dice_mm", "precision", "recall",
+        "id", "source", "patient", "finding", "dice", "iou", "hd95_px", "assd_px", "surface_dice",
+        "hd95_percent", "assd_percent", "hd95_mm", "assd_mm", "surface_dice_mm", "precision", "recall",
         "predicted_px", "reference_px",
     ]  # fmt: skip
     assert table[1][-2:] == ["9", "8"]
-    assert table[4][:3] == ["w", "a", ""]
+    assert table[4][:5] == ["w", "a", "", "", ""]
     assert len(table) == 5
 
 
@@ -76,6 +77,28 @@ def test_summary_has_each_source_and_is_strict_json(tmp_path):
     np.testing.assert_allclose(saved["test"]["dice"], 0.7)
     np.testing.assert_allclose(saved["test"]["by_source"]["a"]["dice"], 0.6)
     assert saved["test"]["by_source"]["b"]["num_examples"] == 1
+    assert "by_finding" not in saved["test"], "of one finding there are no groups"
+
+
+def test_findings_have_figures_of_their_own(tmp_path):
+    """Fault: the ill averaged with the well, of whom there are more."""
+    rows = [replace(row(f"{x}", x, pixels=(9, 8)), finding="ill" if x < 0.5 else "normal")
+            for x in (0.25, 0.75, 1.0)]  # fmt: skip
+    found = evaluation_report.write_split(epath.Path(tmp_path), "test", rows)["by_finding"]
+    assert {name: figures["dice"] for name, figures in found.items()} == {
+        "ill": 0.25, "normal": 0.875,
+    }  # fmt: skip
+
+
+def test_closing_table_has_the_interval_of_enough_patients(tmp_path):
+    """Fault: a mean of few pictures that looks as sure as one of many."""
+    rows = [row(f"{number}", 0.9 + number / 200) for number in range(20)]
+    for number, shown in ((20, True), (9, False)):
+        split = evaluation_report.write_split(epath.Path(tmp_path), "test", rows[:number])
+        table = evaluation_report.closing_table({"test": split})
+        assert ("95 % interval" in table) == shown
+        low, high = split["spread"]["dice"]["interval"] or (0, 0)
+        assert (f"{low:.4f} to {high:.4f}" in table) == shown
 
 
 def test_closing_table_names_splits_and_sources(tmp_path):

@@ -101,7 +101,7 @@ def test_every_example_read_is_checked(config):
     data = config.data
     lungs = LungsConfig(source="kaggle", image_size=data.image_size)
     records = Records(prepare(lungs, data.data_dir, data.manual_dir), "train", "left_right")
-    name = re.escape(records.id_and_source(3)[0])
+    name = re.escape(records.names(3).example_id)
     with pytest.raises(DataError, match=f"^{name}: "):
         records.pictures([3])
     with pytest.raises(DataError, match=f"^{name}: "):

@@ -1,11 +1,19 @@
 """Per-image figures and their summary, derived by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lungseg_jax.metrics import FIGURES, ImageMetrics, image_metrics, summarize
+from lungseg_jax.metrics import (
+    FIGURES,
+    ImageMetrics,
+    image_metrics,
+    name_patients,
+    spread,
+    summarize,
+)
 
 
 def measure(predicted, reference, spacing_mm=None) -> ImageMetrics:
@@ -169,5 +177,48 @@ def test_summary_has_failures_in_its_means_and_counts():
     assert "hd95_mm" not in summary
     counts = {name: count for name, count in summary.items() if name.startswith("num_")}
     assert counts == {
-        "num_examples": 7, "num_without_lung": 4, "num_empty_predictions": 2, "num_false_lungs": 1,
+        "num_examples": 7, "num_patients": 1, "num_with_mm": 0, "num_without_lung": 4,
+        "num_empty_predictions": 2, "num_false_lungs": 1,
     }  # fmt: skip
+
+
+def test_distances_in_percent_are_those_of_the_picture_at_any_size():
+    """Fault: one number for another outline, because files are of other sizes."""
+    small = measure(rectangle(5), rectangle(6))
+    large = measure(*(np.kron(rectangle(x), np.ones((4, 4), bool)) for x in (5, 6)))
+    assert small.hd95_px == 1
+    assert large.hd95_px == 4
+    assert small.hd95_percent == large.hd95_percent == pytest.approx(100 / 64)
+    assert small.assd_percent == pytest.approx(small.assd_px * 100 / 64)
+
+
+def test_patients_are_named_by_their_first_picture():
+    """Fault: a hash, or a hospital's number, in a table that is passed on; patients mixed up."""
+    row = measure(rectangle(5), rectangle(6))
+    patients = {"a": "17", "b": "", "c": "23", "d": "17", "e": ""}
+    rows = [replace(row, id=name, patient=patient) for name, patient in patients.items()]
+    assert [row.patient for row in name_patients(rows)] == ["a", "b", "c", "a", "e"]
+    assert summarize(rows)["num_patients"] == 4
+
+
+def test_what_means_do_not_tell():
+    """Fault: the good end of a distance called its worst; pictures without a figure counted."""
+    rows = [
+        replace(
+            measure(rectangle(5), rectangle(6)),
+            id=f"{number}",
+            dice=number / 100,
+            hd95_px=float(number) if number else math.nan,
+        )
+        for number in range(101)
+    ]
+    found = spread(rows)
+    assert found["dice"]["median"] == pytest.approx(0.5)
+    assert found["dice"]["worst_twentieth"] == pytest.approx(0.05)
+    assert found["hd95_px"]["median"] == 50.5
+    assert found["hd95_px"]["worst_twentieth"] == pytest.approx(95.05)
+    assert found["dice"]["standard_deviation"] == pytest.approx(0.29300, abs=1e-5)
+    low, high = found["dice"]["interval"]
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.0292, 0.5 + 1.96 * 0.0292), abs=2e-3)
+    assert "hd95_mm" not in found
+    assert spread(rows[:9])["dice"]["interval"] is None

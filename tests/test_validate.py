@@ -125,6 +125,35 @@ def test_figures_are_of_the_masks_that_predict_writes(tmp_path, segmenter):
     assert ranked != {"5"}, "no overlay was compared"
 
 
+def test_pictures_of_a_patient_are_told_without_a_number(tmp_path, segmenter):
+    """Fault: a hospital's number in a table that is passed on, or two pictures as two patients."""
+    data = write_pictures(tmp_path / "data")
+    for number, patient in ((1, "K-4711"), (3, "K-4711"), (4, "K-12")):
+        (tmp_path / "data" / "images" / f"{number}.png").unlink()
+        content = dicom_bytes(chest(120 + number, 110, number)[0], {"PatientID": patient})
+        (tmp_path / "data" / "images" / f"{number}.dcm").write_bytes(content)
+    summary = validate(segmenter, data, tmp_path / "out")
+    assert [row["patient"] for row in table(tmp_path / "out")] == ["0", "1", "2", "1", "4", "5"]
+    assert summary["external"]["num_patients"] == 5
+
+
+def test_surface_dice_is_at_the_tolerance_that_is_asked_for(tmp_path):
+    """Fault: a key that is taken and does nothing, or a summary that tells another tolerance."""
+    data = write_pictures(tmp_path / "data")
+    save_weights(tmp_path / "x.safetensors", WEIGHTS)
+    given = [f"--config.data.manual_dir={data.manual_dir}"]
+    given += [f"--checkpoint={tmp_path / 'x.safetensors'}", "--config.evaluation.tolerance_mm=0.5"]
+    found = []
+    for tolerance in (1.0, 300.0):
+        out = tmp_path / f"{tolerance}"
+        arguments = [f"--config.evaluation.tolerance_px={tolerance}", f"--output={out}"]
+        assert main(["validate", *given, *arguments]) == 0
+        found.append(json.loads((out / "metrics.json").read_text())["external"])
+    assert [each["tolerance_px"] for each in found] == [1.0, 300.0]
+    assert found[0]["tolerance_mm"] == 0.5
+    assert found[0]["surface_dice"] < found[1]["surface_dice"] == 1.0
+
+
 def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
     """Fault: figures of a part of the pictures, published as those of all."""
     data = write_pictures(tmp_path / "data")

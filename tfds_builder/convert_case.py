@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError, NotFrontalError
-from lungseg_jax.imaging import dicom, files, png
+from lungseg_jax.imaging import files, png
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.network_input import stored_square
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
@@ -20,7 +20,7 @@ from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, ReadOp
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.digest import FileDigest, digest_bytes
 from tfds_builder.outcome import Outcome
-from tfds_builder.read_case import read_case
+from tfds_builder.read_case import patient_of, read_case
 from tfds_builder.sources import Case
 
 # Stored where the spacing is not known; readers turn it back into None.
@@ -88,7 +88,9 @@ def _take(
     mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
     fit = fit_to_square(height, width, settings.image_size)
-    patient_id, hashed, patient_notes = _patient(case, contents[case.image], settings)
+    patient_id, hashed, patient_notes = patient_of(
+        case, contents[case.image], settings.id_key, settings.reading
+    )
     if turn != Orientation():
         mask_notes = ("mask turned with the picture", *mask_notes)
     notes = radiograph.notes + mask_notes + patient_notes
@@ -144,19 +146,3 @@ def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.n
             covered = (share > bit / 2) | ((share == bit / 2) & taken_if_half)
             square[covered] |= np.uint8(bit)
     return square
-
-
-def _patient(
-    case: Case, content: bytes, settings: ConvertSettings
-) -> tuple[str, bool, tuple[str, ...]]:
-    """Returns who the patient is, whether that is a keyed hash, and notes."""
-    if case.patient_id:
-        if case.patient_is_secret:
-            return dicom.hash_patient(case.patient_id, settings.id_key), True, ()
-        return case.patient_id, False, ()
-    if not files.is_dicom(content):
-        return case.example_id, False, ()
-    patient_id, notes = dicom.read_patient_id(
-        content, os.fspath(case.image), settings.id_key, settings.reading
-    )
-    return patient_id or case.example_id, patient_id is not None, notes

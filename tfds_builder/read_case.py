@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, UInt8, UInt16
 
-from lungseg_jax.imaging import files
+from lungseg_jax.imaging import dicom, files
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.imaging.structures import Structure
@@ -24,11 +24,13 @@ class Labelled:
       radiograph: the picture.
       square: what a network sees of it; see `network_input`.
       lungs: the reference, in the frame of the file.
+      patient_id: of the patient; a keyed hash where it is secret.
     """
 
     radiograph: Radiograph
     square: UInt16[np.ndarray, "s s 1"]
     lungs: Bool[np.ndarray, "h w"]
+    patient_id: str
 
 
 def read_case(
@@ -59,13 +61,35 @@ def read_case(
     return radiograph, mask, notes
 
 
-def read_labelled(case: Case, reading: ReadOptions, size: int) -> Labelled:
+def patient_of(
+    case: Case, content: bytes, id_key: bytes, reading: ReadOptions
+) -> tuple[str, bool, tuple[str, ...]]:
+    """Returns who the patient is, whether that is a keyed hash, and notes.
+
+    Args:
+      case: of the patient.
+      content: of its picture's file.
+      id_key: secret of the hash.
+      reading: how files are read.
+    """
+    if case.patient_id:
+        if case.patient_is_secret:
+            return dicom.hash_patient(case.patient_id, id_key), True, ()
+        return case.patient_id, False, ()
+    if not files.is_dicom(content):
+        return case.example_id, False, ()
+    patient_id, notes = dicom.read_patient_id(content, os.fspath(case.image), id_key, reading)
+    return patient_id or case.example_id, patient_id is not None, notes
+
+
+def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) -> Labelled:
     """Returns a case as a network, and those who judge it, need it.
 
     Args:
       case: its files.
       reading: how they are read.
       size: side of the model's square.
+      id_key: secret of the hashes of patients' identifiers.
 
     Raises:
       NotFrontalError: see `read_case`.
@@ -74,4 +98,5 @@ def read_labelled(case: Case, reading: ReadOptions, size: int) -> Labelled:
     contents = {path: files.read_bytes(path) for path in case.files()}
     radiograph, mask, _ = read_case(case, contents, reading)
     square = network_input(radiograph, case.image.name, size)
-    return Labelled(radiograph, square, (mask & np.uint8(Structure.LUNGS)) > 0)
+    patient_id, _, _ = patient_of(case, contents[case.image], id_key, reading)
+    return Labelled(radiograph, square, (mask & np.uint8(Structure.LUNGS)) > 0, patient_id)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grain
 import jax
@@ -48,6 +48,22 @@ class Example:
     spacing_mm: tuple[float, float] | None
 
 
+class Names(NamedTuple):
+    """What a record is called by, and what it is of.
+
+    Attributes:
+      example_id: unique in the data set.
+      source: where the picture was taken.
+      patient_id: of the patient, a keyed hash where it is secret.
+      finding: of the picture, or of the patient.
+    """
+
+    example_id: str
+    source: str
+    patient_id: str
+    finding: str
+
+
 class Records:
     """The examples of one split; positions are those in the records and never change.
 
@@ -66,7 +82,7 @@ class Records:
         self._examples = Fields(
             builder, split, "example_id", "source", "spacing_mm", "original_mask"
         )
-        self._ids_and_sources = Fields(builder, split, "example_id", "source")
+        self._names = Fields(builder, split, *Names._fields)
         # So that a shard that was cut short is reported before the first step.
         for fields in (self._pictures, self._examples):
             fields.read([len(fields) - 1])
@@ -77,7 +93,7 @@ class Records:
         self.image_size: int = info.features["image"].shape[0]
 
     def __len__(self) -> int:
-        return len(self._ids_and_sources)
+        return len(self._names)
 
     def pictures(self, positions: Sequence[int]) -> Pictures:
         """Returns the pictures and masks at the positions, in their order.
@@ -139,10 +155,10 @@ class Records:
             spacing_mm=(row, column) if row > 0 and column > 0 else None,
         )
 
-    def id_and_source(self, position: int) -> tuple[str, str]:
-        """Returns the id and the source of the example at a position."""
-        (record,) = self._ids_and_sources.read([position])
-        return record["example_id"].decode(), record["source"].decode()
+    def names(self, position: int) -> Names:
+        """Returns the names of the example at a position."""
+        (record,) = self._names.read([position])
+        return Names(*(record[name].decode() for name in Names._fields))
 
     def has_sides(self) -> bool:
         """Whether the first example's mask tells right from left."""

@@ -1,0 +1,90 @@
+"""What means over pictures are worth: intervals and tests in which a patient counts as one.
+
+Pictures of a patient are alike. Taken for independent, ten pictures each of thirty patients call
+every third difference that is none a significant one. Not by SciPy, whose bootstrap and permutation
+test resample single values.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+RESAMPLES = 10_000
+
+# Of fewer patients the percentiles of a bootstrap are no interval: of five they hold the mean in
+# three of four cases or less, where values have a long tail.
+MIN_PATIENTS = 10
+
+# Numbers of a batch of resamples.
+_BATCH = 2**22
+
+
+def mean_intervals(
+    values: Float[np.ndarray, "n f"], patients: Sequence[str]
+) -> Float64[np.ndarray, "f 2"]:
+    """Returns the 95 % interval of each column's mean, by the bootstrap over patients.
+
+    It is the percentiles' (Efron 1979, https://doi.org/10.1214/aos/1176344552), which is too narrow
+    for few patients: it holds the mean of 21 values of Dice in some 85 % of cases. NaN of fewer
+    than `MIN_PATIENTS`.
+
+    Args:
+      values: a row a picture; NaN where a figure has no meaning.
+      patients: of the pictures.
+    """
+    sums, counts = _by_patient(values, patients)
+    # A patient none of whose pictures has a figure tells nothing of it.
+    few = (counts > 0).sum(axis=0) < MIN_PATIENTS
+    resampled = []
+    for random, size in _batches(len(sums)):
+        chosen = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size)
+        with np.errstate(invalid="ignore"):
+            resampled.append((chosen @ sums) / (chosen @ counts))
+    means, found = np.concatenate(resampled), np.full((values.shape[1], 2), np.nan)
+    for column in np.flatnonzero(~few):
+        # A resample may hold no patient with the figure.
+        found[column] = np.nanpercentile(means[:, column], [2.5, 97.5])
+    return found
+
+
+def p_values(
+    change: Float[np.ndarray, "n f"], patients: Sequence[str]
+) -> Float64[np.ndarray, " f"]:
+    """Returns two-sided p-values of each column's mean against zero, by flipping signs.
+
+    Where runs do not differ, a patient's change might as well have the other sign (Fisher 1935).
+    The least value is 1 / (`RESAMPLES` + 1).
+
+    Args:
+      change: a row a picture; NaN where a figure has no meaning.
+      patients: of the pictures.
+    """
+    sums, _ = _by_patient(change, patients)
+    found = np.abs(sums.sum(axis=0))
+    as_large = np.ones(len(found))
+    for random, size in _batches(len(sums)):
+        flipped = np.abs(random.choice([-1.0, 1.0], (size, len(sums))) @ sums)
+        # The same sum in another order differs by rounding.
+        as_large += (flipped >= found * (1 - 1e-9)).sum(axis=0)
+    return as_large / (RESAMPLES + 1)
+
+
+def _by_patient(
+    values: Float[np.ndarray, "n f"], patients: Sequence[str]
+) -> tuple[Float64[np.ndarray, "m f"], Float64[np.ndarray, "m f"]]:
+    """Returns the sum of each patient's values, and how many there are."""
+    names, whose = np.unique(np.asarray(patients), return_inverse=True)
+    sums, counts = np.zeros((2, len(names), values.shape[1]))
+    np.add.at(sums, whose, np.nan_to_num(values))
+    np.add.at(counts, whose, ~np.isnan(values))
+    return sums, counts
+
+
+def _batches(width: int) -> Iterator[tuple[np.random.Generator, int]]:
+    """Yields a generator of random numbers and how many resamples are next, in bounded memory."""
+    random, left = np.random.default_rng(0), RESAMPLES
+    while left:
+        size = min(left, max(1, _BATCH // width))
+        left -= size
+        yield random, size
