@@ -52,18 +52,19 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
         cells = dataclasses.asdict(row).items()
         writer.writerow({key: "" if _is_nan(value) else value for key, value in cells})
     _write(workdir / "eval" / f"{split}.csv", text.getvalue().encode())
-    summary = _summary(rows)
+    summary = summary_of(rows)
     for group in ("source", "finding"):
         names = sorted({getattr(row, group) for row in rows})
         if len(names) > 1:
             summary[f"by_{group}"] = {
-                name: _summary([row for row in rows if getattr(row, group) == name])
+                name: summary_of([row for row in rows if getattr(row, group) == name])
                 for name in names
             }
     return summary
 
 
-def _summary(rows: Sequence[ImageMetrics]) -> dict:
+def summary_of(rows: Sequence[ImageMetrics]) -> dict:
+    """Returns the means of rows, counts, and how the figures spread."""
     return summarize(rows) | {"spread": spread(rows)}
 
 

@@ -36,6 +36,8 @@ def mean_intervals(
     sums, counts = _by_patient(values, patients)
     # A patient none of whose pictures has a figure tells nothing of it.
     few = (counts > 0).sum(axis=0) < MIN_PATIENTS
+    if few.all():
+        return np.full((values.shape[1], 2), np.nan)
     resampled = []
     for random, size in _batches(len(sums)):
         chosen = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size)

@@ -194,6 +194,7 @@ def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
     `worst_twentieth` the fifth percentile, or the 95th of a distance.
     """
     values = np.array([[getattr(row, name) for name in FIGURES] for row in rows], np.float64)
+    values = values.reshape(len(rows), len(FIGURES))
     intervals = mean_intervals(values, [row.patient or row.id for row in rows])
     found = {}
     for name, column, interval in zip(FIGURES, values.T, intervals, strict=True):

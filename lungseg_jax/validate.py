@@ -40,7 +40,7 @@ from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
-from lungseg_jax.metrics import ImageMetrics, image_metrics, name_patients, summarize
+from lungseg_jax.metrics import ImageMetrics, image_metrics, name_patients
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
@@ -292,7 +292,7 @@ def _summary(rows: Sequence[Validated], num_left_out: int, evaluation: Evaluatio
     """Returns what a summary has beside the figures of all pictures."""
     accepted = [row for row in rows if row.status == "accepted"]
     return {
-        "accepted": summarize(accepted),
+        "accepted": evaluation_report.summary_of(accepted),
         "num_left_out": num_left_out,
         "tolerance_px": evaluation.tolerance_px,
         "tolerance_mm": evaluation.tolerance_mm,

@@ -47,7 +47,8 @@ def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
         table = list(csv.reader(file))
     assert table[0] == [
         "id", "source", "patient", "finding", "dice", "iou", "hd95_px", "assd_px", "surface_dice",
-        "hd95_percent", "assd_percent", "hd95_mm", "assd_mm", "surface_dice_mm", "precision", "recall",
+        "hd95_percent", "assd_percent", "hd95_mm", "assd_mm", "surface_dice_mm", "precision",
+        "recall",
         "predicted_px", "reference_px",
     ]  # fmt: skip
     assert table[1][-2:] == ["9", "8"]
