@@ -34,6 +34,7 @@ from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import READING_KEYS, check_on_disk, define_keys, parse_flags
 from lungseg_jax.config import DataConfig, EvaluationConfig, resolve
+from lungseg_jax.data.labels import channels, has_sides, tells_sides
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
 from lungseg_jax.find_weights import PACKAGED, find_weights, say_if_seen
 from lungseg_jax.imaging.files import why_no_file
@@ -268,9 +269,12 @@ def _figures(
     case, picture, prediction = predicted
     with opencv_memory_errors():
         found = segmenter.finish(picture.radiograph, prediction)
+        # Sides where the reference tells them, to see whether predict takes one for the other.
+        labels = "left_right" if has_sides(picture.mask) else "lungs"
+        lungs = [found.right, found.left] if tells_sides(labels) else [found.mask]
         figures = image_metrics(
-            found.mask[..., None],
-            picture.lungs[..., None],
+            np.stack(lungs, axis=-1),
+            channels(picture.mask[..., None], labels, case.example_id) > 0,
             example_id=case.example_id,
             source=case.source,
             spacing_mm=found.spacing_mm,
@@ -306,7 +310,8 @@ def _overlay(segmenter: Segmenter, picture: Labelled | DataError) -> np.ndarray:
     (prediction,) = segmenter.predict([picture.square])
     found = segmenter.finish(picture.radiograph, prediction)
     upright = picture.radiograph.orientation.to_upright
-    masks = (upright(mask)[..., None] for mask in (found.mask, picture.lungs))
+    reference = channels(picture.mask[..., None], "lungs", "reference")[..., 0] > 0
+    masks = (upright(mask)[..., None] for mask in (found.mask, reference))
     return draw_overlay(picture.radiograph.pixels, *masks)
 
 

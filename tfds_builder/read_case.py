@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, UInt8, UInt16
+from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.imaging import dicom, files
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
-from lungseg_jax.imaging.structures import Structure
 from tfds_builder.masks import read_structures
 from tfds_builder.sources import Case, documented_spacing
 
@@ -23,13 +22,13 @@ class Labelled:
     Attributes:
       radiograph: the picture.
       square: what a network sees of it; see `network_input`.
-      lungs: the reference, in the frame of the file.
+      mask: the reference, in the frame of the file; see `Structure`.
       patient_id: of the patient; a keyed hash where it is secret.
     """
 
     radiograph: Radiograph
     square: UInt16[np.ndarray, "s s 1"]
-    lungs: Bool[np.ndarray, "h w"]
+    mask: UInt8[np.ndarray, "h w"]
     patient_id: str
 
 
@@ -99,4 +98,4 @@ def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) ->
     radiograph, mask, _ = read_case(case, contents, reading)
     square = network_input(radiograph, case.image.name, size)
     patient_id, _, _ = patient_of(case, contents[case.image], id_key, reading)
-    return Labelled(radiograph, square, (mask & np.uint8(Structure.LUNGS)) > 0, patient_id)
+    return Labelled(radiograph, square, mask, patient_id)
