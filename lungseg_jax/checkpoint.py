@@ -4,10 +4,12 @@ import errno
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -27,18 +29,22 @@ from lungseg_jax.state import TrainState, state_layout
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", os.strerror(errno.EIO), *REMOTE_CODES)
 
 
+# Beside the state of the data, in the same item.
+_DIGESTS = "digests"
+
+
 class BestWeights(NamedTuple):
     """What is evaluated and exported of a run.
 
     Attributes:
       step: that the checkpoint was saved at.
       variables: the moving average of (parameters, batch_stats).
-      position: in the training data, as `Checkpoints.save` got it.
+      data_state: as `Checkpoints.save` got it.
     """
 
     step: int
     variables: Variables
-    position: dict[str, Any]
+    data_state: dict[str, Any]
 
 
 class Checkpoints:
@@ -62,12 +68,14 @@ class Checkpoints:
         options = _reading() if keep is None else _keeping(keep)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
+    def save(
+        self, state: TrainState, data_state: dict[str, Any], dice: float | None = None
+    ) -> None:
         """Starts saving the state; returns once the device's memory may be reused.
 
         Args:
           state: its `step` names the checkpoint.
-          position: in the training data at the same step, as JSON.
+          data_state: where the run is in which training data at that step, as JSON.
           dice: validation Dice, where it was measured.
         """
         step = int(state.step)
@@ -81,14 +89,14 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(saved),  # type: ignore[call-arg]
-                iterator=ocp.args.JsonSave(position),  # type: ignore[call-arg]
+                iterator=ocp.args.JsonSave(data_state | {_DIGESTS: _digests(saved)}),  # type: ignore[call-arg]
             ),
             metrics=None if dice is None else {"dice": dice},
             force=True,
         )
 
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Returns the newest readable state and its position, `None` if there is none.
+        """Returns the newest readable state and its `data_state`, `None` if there is none.
 
         Args:
           template: a state of the same structure.
@@ -99,8 +107,8 @@ class Checkpoints:
         newest_first = self._steps()
         if not newest_first:
             return None
-        _, state, position = self._read_first(newest_first, self._abstract(template))
-        return self._carried_as(template, state), position
+        _, state, data_state = self._read_first(newest_first, self._abstract(template))
+        return self._carried_as(template, state), data_state
 
     def restore_best(self, variables: PyTree) -> BestWeights:
         """Returns the weights of the readable checkpoint with the best validation Dice.
@@ -120,8 +128,8 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
             {"ema": jax.eval_shape(unpack, variables)},
         )
-        step, part, position = self._read_first(self._best_first(), abstract)
-        return BestWeights(step, self._carried_as(variables, part["ema"]), position)
+        step, part, data_state = self._read_first(self._best_first(), abstract)
+        return BestWeights(step, self._carried_as(variables, part["ema"]), data_state)
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step."""
@@ -153,7 +161,7 @@ class Checkpoints:
     def _read_first(
         self, steps: Sequence[int], abstract: PyTree
     ) -> tuple[int, Any, dict[str, Any]]:
-        """Returns step, arrays and position of the first readable checkpoint.
+        """Returns step, arrays and `data_state` of the first readable checkpoint.
 
         Those before it, which are not readable, are set aside.
 
@@ -288,7 +296,13 @@ class Checkpoints:
             state = restored["state"]
         else:
             state = _read_part(self.directory / str(step) / "state", abstract)
-        return self._parallel.from_checkpoint(state), restored["iterator"]
+        data_state = restored["iterator"]
+        # Those of before digests were kept have none.
+        saved = data_state.pop(_DIGESTS, {})
+        found = _digests(state)
+        if changed := sorted(name for name in found if saved.get(name, found[name]) != found[name]):
+            raise ValueError(f"{changed[0]} is not what was saved")
+        return self._parallel.from_checkpoint(state), data_state
 
 
 def _read_part(folder: epath.Path, abstract: PyTree) -> PyTree:
@@ -322,6 +336,18 @@ def _one_copy(array: jax.Array) -> jax.Array:
     and shape: seconds at the first save, which a preempted machine may not have.
     """
     return array.addressable_data(0) if array.is_fully_replicated else array
+
+
+def _digests(tree: PyTree) -> dict[str, int]:
+    """Returns the CRC-32 of each array that this process holds whole, by its name.
+
+    TensorStore notices a file that was cut, but not a bit that changed.
+    """
+    return {
+        jax.tree_util.keystr(where, simple=True, separator="/"): zlib.crc32(np.asarray(x).tobytes())
+        for where, x in jax.tree.leaves_with_path(tree)
+        if x.is_fully_addressable or x.is_fully_replicated
+    }
 
 
 def _keeping(newest: int) -> ocp.CheckpointManagerOptions:

@@ -1,5 +1,6 @@
 """A command's job: what its errors look like to the person who called it, and its exit code."""
 
+import signal
 from collections.abc import Callable, Sequence
 
 from absl import logging
@@ -12,10 +13,13 @@ from lungseg_jax.errors import (
     UserError,
     first_line,
 )
-from lungseg_jax.runtime.interrupts import listen
+from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
+
+# By what they raise.
+SIGNALS = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}
 
 # Exit code after SIGTERM, by the custom of shells.
 STOPPED = 143
@@ -43,7 +47,7 @@ def run_command(
     logging.set_verbosity(logging.ERROR)
     try:
         listen()
-        with stop_at_once():
+        with sent_again_if_dropped(SIGNALS), stop_at_once():
             job()
     except Exception as error:
         told = _in_one_line(error, resume, out_of_memory)

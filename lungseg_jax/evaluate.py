@@ -79,7 +79,7 @@ def _evaluate(
     checkpoints.close()
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
-    check_same_records(workdir, best.position, records)
+    check_same_records(workdir, best.data_state, records)
     terminal.say(f"Evaluating the checkpoint of step {best.step}")
     summary = evaluate_splits(Evaluator(config, parallel), best, records, workdir)
     # Now the figures are those of this configuration's tolerances and of this environment.

@@ -56,15 +56,15 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
       DataError: no picture of the split has lungs.
     """
     workdir = run_folder(workdir)
-    weights, position = restore_weights(workdir)
+    weights, data_state = restore_weights(workdir)
     data = dataclasses.replace(weights.config.data, **places)
     records = open_records(dataclasses.replace(weights.config, data=data))
-    check_same_pictures(workdir, position, records)
+    check_same_pictures(workdir, data_state, records)
     return dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
 
 
 def check_same_pictures(
-    workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
+    workdir: epath.Path, data_state: dict[str, Any], records: dict[str, Records]
 ) -> None:
     """Checks that the records are those of a run, or that at least their splits hold the same ids.
 
@@ -74,14 +74,14 @@ def check_same_pictures(
     Raises:
       CheckpointError: they are not.
     """
-    if are_same_records(position, records):
+    if are_same_records(data_state, records):
         return
     for split in EVALUATED_SPLITS:
         examples = records[split]
         try:
             known = read_ids(workdir, split)
         except FileNotFoundError:
-            check_same_records(workdir, position, records)
+            check_same_records(workdir, data_state, records)
             return
         if known != {examples.names(i).example_id for i in range(len(examples))}:
             raise CheckpointError(

@@ -42,7 +42,7 @@ def find_weights(name: str) -> Weights:
 
 
 def restore_weights(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
-    """Returns the weights of a run's best checkpoint, not calibrated, and its `position`.
+    """Returns the weights of a run's best checkpoint, not calibrated, and its `data_state`.
 
     Raises:
       ConfigError: the folder holds no run.
@@ -56,7 +56,7 @@ def restore_weights(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
     best = checkpoints.restore_best(abstract_variables(config))
     checkpoints.close()
     terminal.say(f"{workdir}: weights of step {best.step} of {config.num_steps}")
-    return Weights(config, jax.device_get(best.variables), Calibration()), best.position
+    return Weights(config, jax.device_get(best.variables), Calibration()), best.data_state
 
 
 def variables_to_start_from(config: Config) -> Variables | None:

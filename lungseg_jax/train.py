@@ -34,6 +34,7 @@ from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.timing import MAX_PENDING
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
+from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.runtime.preemption import stop_after_step
 from lungseg_jax.state import Metrics, TrainState
 from lungseg_jax.step import prepare_step
@@ -92,10 +93,8 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
             finished = loop(run, log, stop)
             run.checkpoints.wait()
         if not finished:
-            run.checkpoints.close()
             return None
         best = run.checkpoints.restore_best(run.state.ema)
-        run.checkpoints.close()
         terminal.say(f"Evaluating the best checkpoint by validation Dice, step {best.step}")
         return evaluate_splits(run.evaluator, best, run.records, workdir)
 
@@ -109,7 +108,8 @@ def start(
       config: of the run.
       parallel: how batches are spread.
       workdir: folder of the run.
-      until_done: keeps other jobs out of the folder until it is closed.
+      until_done: on closing waits for checkpoints that are being saved, then lets other jobs into
+        the folder.
 
     Raises:
       ConfigError: the folder belongs to another configuration, or weights to start from to another
@@ -128,6 +128,8 @@ def start(
     variables = variables_to_start_from(config) if begins else None
     records = _records_in_claimed_folder(config, workdir, until_done)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
+    # However the run ends: on Ctrl-C, Python's end would cut a save off.
+    until_done.callback(checkpoints.close)
     state, step = prepare_step(config, parallel, variables)
     _announce(state, parallel, records)
     if jax.process_count() > 1 and parallel.kind == "pmap":
@@ -137,11 +139,14 @@ def start(
     begun_with = None
     restored = checkpoints.restore_latest(state)
     if restored:
-        state, position = restored
-        check_same_records(workdir, position, records)
-        batches.set_state(position["order"])
+        state, data_state = restored
+        check_same_records(workdir, data_state, records)
+        batches.set_state(data_state["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
-    elif config.start_from:
+    else:
+        # Of a run whose checkpoints were deleted: they are not this one's.
+        evaluation_report.remove_summary(workdir)
+    if not restored and config.start_from:
         if variables is None:
             # Of a run that was killed before its first checkpoint, or has none that is whole.
             variables = variables_to_start_from(config)
@@ -194,8 +199,9 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
             if due or stopping:
                 pending.drain()
                 dice = validate(run, log, step, pending.summary()) if due else None
-                position = {"order": run.batches.get_state(), **identity(run.records)}
-                run.checkpoints.save(run.state, position, dice)
+                data_state = {"order": run.batches.get_state(), **identity(run.records)}
+                with held_back():
+                    run.checkpoints.save(run.state, data_state, dice)
                 pending.restart_clock()
                 # Asked for during the validation; several hosts agree on a later step.
                 stopping = stopping or (step < config.num_steps and stop(step))

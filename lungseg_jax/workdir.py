@@ -42,6 +42,8 @@ _FREE_KEYS = frozenset(
         # Records are named by what a file of splits holds.
         "data.splits",
         "evaluation.batch_size",
+        # It changes which checkpoints there are, and so which one is the best.
+        "evaluation.every",
         "evaluation.tolerance_mm",
         "evaluation.tolerance_px",
         "model.remat",
@@ -52,8 +54,8 @@ _FREE_KEYS = frozenset(
     }
 )
 
-# Those of them that change sums by rounding.
-_ROUNDING_KEYS = ("parallel", "space_shards", "shard_optimizer", "model.remat")
+# Those of them that change figures all the same: sums by rounding, or which checkpoint is measured.
+_NOTED_KEYS = ("parallel", "space_shards", "shard_optimizer", "model.remat", "evaluation.every")
 
 
 def run_folder(path: epath.PathLike) -> epath.Path:
@@ -66,7 +68,7 @@ def run_folder(path: epath.PathLike) -> epath.Path:
     # With one stroke it would be a folder of that name on disk.
     if ("://" in name or name.startswith("gs:")) and not name.startswith(BUCKETS):
         raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
-    folder = epath.Path(path)
+    folder = epath.Path(path).expanduser()
     if _in_bucket(folder):
         _open_bucket(folder)
     return folder
@@ -135,8 +137,10 @@ def check_free(workdir: epath.Path, config: Config) -> None:
     if (workdir / VALIDATION).exists():
         fault = "holds figures of lungseg_jax.validate"
         raise ConfigError(workdir, fault, "give another --workdir")
-    # In a bucket there is no folder without a file in it.
-    claimed = _in_bucket(workdir) and (workdir / "config.json").exists()
+    # In a bucket there is no folder without a file in it. Figures stay a run's own where its
+    # checkpoints were deleted.
+    has_figures = (workdir / "metrics.json").exists()
+    claimed = (_in_bucket(workdir) or has_figures) and (workdir / "config.json").exists()
     if claimed or (workdir / "checkpoints").exists():
         check_same_config(workdir, config)
 
@@ -202,7 +206,7 @@ def record_start(
         terminal.say(f"Computing in {dtype}; until now the run used {starts[-1]['dtype']}")
     begun = {} if begun_with is None else {"start_from": config.start_from, "arrays": begun_with}
     flat = _flat(dataclasses.asdict(config))
-    on = {"num_devices": jax.device_count()} | {key: flat[key] for key in _ROUNDING_KEYS}
+    on = {"num_devices": jax.device_count()} | {key: flat[key] for key in _NOTED_KEYS}
     starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **on, **environment})
     text = json.dumps(starts, indent=2) + "\n"
     write_whole(workdir / "environment.json", text.encode())

@@ -17,6 +17,13 @@ from tests.pictures import chest, png_bytes
 
 REPOSITORY = Path(__file__).parent.parent
 
+# Where tests run in the background, a shell has SIGINT ignored, which children inherit.
+LISTENING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 # A run that compiles in seconds.
 SMALL = {
     "batch_size": 8,

@@ -1,6 +1,7 @@
 """Checkpoints on disk."""
 
 import errno
+import json
 
 import jax
 import numpy as np
@@ -73,7 +74,7 @@ def test_newest_and_best_are_kept(tmp_path, states):
     assert kept == [2, 5, 6]
     best = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_best(VARIABLES)
     assert_trees_equal(best.variables, states[2].ema)
-    assert (best.step, best.position) == (2, {"next_index": 2})
+    assert (best.step, best.data_state) == (2, {"next_index": 2})
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
@@ -123,6 +124,38 @@ def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(tmp_path, state
     assert len(list(tmp_path.glob("damaged-*"))) == 1
 
 
+def test_a_changed_bit_is_noticed(tmp_path, states):
+    """Fault: figures and resumed runs of weights that no one trained, for a disk that forgets."""
+    directory = tmp_path / "checkpoints"
+    save_all(directory, states, {})
+    path = max((directory / "6" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = path.read_bytes()
+    random, steps = np.random.default_rng(0), []
+    for place in random.integers(len(content), size=20):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        reading = Checkpoints(directory, None, all_devices("mesh"))
+        best, newest = reading.restore_best(VARIABLES), reading.restore_latest(states[1])
+        assert newest is not None
+        steps += [best.step, int(newest[0].step)]
+        assert_trees_equal(best.variables, states[best.step].ema)
+        assert_trees_equal(newest[0], states[steps[-1]])
+    assert {5, 6} == set(steps), "no bit hit anything, or every one ended all"
+
+
+def test_checkpoints_without_digests_are_read(tmp_path, states):
+    """Fault: runs of before digests were kept that can be neither resumed nor used."""
+    save_all(tmp_path, states, {})
+    path = tmp_path / "6" / "iterator" / "metadata"
+    content = json.loads(path.read_text())
+    del content["digests"]
+    path.write_text(json.dumps(content))
+    restored = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
+    assert restored is not None
+    assert_trees_equal(restored[0], states[6])
+
+
 def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
     """Fault: a finished run that cannot be evaluated because one checkpoint was damaged."""
     directory = tmp_path / "checkpoints"
@@ -164,7 +197,7 @@ def test_reading_changes_nothing_in_the_folder(tmp_path, states):
     cut(directory / "4")
     before = sorted(tmp_path.rglob("*"))
     best = Checkpoints(directory, None, all_devices("mesh")).restore_best(VARIABLES)
-    assert best.position == {"next_index": 5}
+    assert best.data_state == {"next_index": 5}
     assert_trees_equal(best.variables, states[5].ema)
     with pytest.raises(CheckpointError, match="train first"):
         Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_best(VARIABLES)

@@ -38,7 +38,7 @@ from lungseg_jax.train import Pending, Training
 from lungseg_jax.weights import load_weights
 from lungseg_jax.workdir import read_config, read_starts
 from tests.events import events_in
-from tests.small import REPOSITORY, assert_trees_equal, small_config, write_small_data
+from tests.small import LISTENING, REPOSITORY, assert_trees_equal, small_config, write_small_data
 
 STEPS = 40
 
@@ -118,7 +118,8 @@ def run_until(
 ) -> str:
     """Sends the signal as soon as `reached`, and returns what the process printed."""
     process = subprocess.Popen(
-        arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-c", LISTENING, *arguments[1:]],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | environment,
     )  # fmt: skip
     deadline = time.monotonic() + 600
@@ -129,7 +130,14 @@ def run_until(
     process.send_signal(signal_number)
     output, _ = process.communicate(timeout=100)
     # Whoever waits for the run must see that it is not done.
-    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[signal_number], output
+    assert (
+        process.returncode
+        == {
+            signal.SIGKILL: -9,
+            signal.SIGTERM: 143,
+            signal.SIGINT: 130,
+        }[signal_number]
+    ), output
     return output
 
 
@@ -267,6 +275,23 @@ def test_killed_run_resumes_bit_for_bit(data, finished, tmp_path):
     assert set(range(31, STEPS + 1)) <= set(found)
     assert all(loss == expected[step] for step, loss in found.items())
     assert (workdir / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+
+
+def test_an_interrupt_leaves_the_checkpoint_that_is_being_saved(data, tmp_path):
+    """Fault: the first validation's checkpoint lost, and tracebacks of threads at Python's end.
+
+    Right after a validation's line is when people interrupt.
+    """
+    checkpoints = tmp_path / "interrupted" / "checkpoints"
+    output = run_until(
+        command(data, checkpoints.parent),
+        lambda: checkpoints.exists() and any("tmp" in path.name for path in checkpoints.iterdir()),
+        signal.SIGINT,
+    )
+    assert "Interrupted" in output
+    assert "Traceback" not in output
+    assert (checkpoints / "10").exists()
+    assert not any("tmp" in path.name for path in checkpoints.iterdir())
 
 
 def test_terminated_run_saves_and_resumes_elsewhere(data, finished, tmp_path):

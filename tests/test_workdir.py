@@ -100,6 +100,27 @@ def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
     assert sorted((tmp_path / "records").rglob("*")) == before
 
 
+def test_figures_of_a_run_stay_its_own_without_its_checkpoints(tmp_path):
+    """Fault: figures of one network beside another's configuration, once disk space was saved."""
+    config = small_config_with_data(tmp_path, parallel="mesh", num_steps=2)
+    workdir = epath.Path(tmp_path / "run")
+    train_on(config, workdir, until=2)
+    (workdir / "metrics.json").write_text("{}")
+    shutil.rmtree(workdir / "checkpoints")
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, width=8))
+    with pytest.raises(ConfigError, match=r"model\.width: is 8, but the run"):
+        train_on(wider, workdir, until=1)
+    # The same run may begin again, and then has no figures before it has made its own.
+    train_on(config, workdir, until=1)
+    assert not (workdir / "metrics.json").exists()
+
+
+def test_a_home_is_one_from_python_too(tmp_path, monkeypatch):
+    """Fault: a run in a folder called ~, which a person will one day remove."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_folder("~/run") == epath.Path(tmp_path / "run")
+
+
 @pytest.mark.parametrize("address", ["s3://bucket/run", "http://host/run"])
 def test_an_address_that_is_no_folder_is_refused(address):
     """Fault: a traceback of another library, or a folder called s3: below the current one."""
@@ -148,7 +169,8 @@ def test_keys_that_do_not_change_the_weights_may_differ(tmp_path):
 FREE = {
     "parallel", "distributed", "space_shards", "shard_optimizer", "keep_checkpoints", "profile",
     "data.data_dir", "data.manual_dir", "data.max_bad_share", "data.resident",
-    "evaluation.batch_size", "evaluation.tolerance_mm", "evaluation.tolerance_px", "model.remat",
+    "evaluation.batch_size", "evaluation.every", "evaluation.tolerance_mm",
+    "evaluation.tolerance_px", "model.remat",
     "benchmark.data", "benchmark.steps", "benchmark.warmup_steps",
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
+from lungseg_jax.errors import DataError
 from tfds_builder import phantom_files
 from tfds_builder.build_report import REPORT, SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
@@ -97,8 +98,13 @@ def _builder(config: LungsConfig, cases: Cases, data_dir: epath.Path) -> Builder
 @contextlib.contextmanager
 def _one_at_a_time(folder: epath.Path) -> Iterator[None]:
     """Waits until no other process builds below the folder; builds share what they have done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "build.lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "build.lock").open("w")
+    except OSError as error:
+        fault = f"cannot be written to ({error.strerror})"
+        raise DataError(folder, fault, "set data.data_dir to a folder that can be") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

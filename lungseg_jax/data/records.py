@@ -214,29 +214,29 @@ def identity(records: dict[str, Records]) -> dict[str, str]:
     return {"records": records["train"].name, "content": content}
 
 
-def are_same_records(position: dict[str, Any], records: dict[str, Records]) -> bool:
+def are_same_records(data_state: dict[str, Any], records: dict[str, Records]) -> bool:
     """Whether a checkpoint was trained on these records, by their name or by their content.
 
     Args:
-      position: of the checkpoint.
+      data_state: of the checkpoint.
       records: of each split.
     """
     identities = identity(records)
-    return any(position.get(key) == identities[key] for key in identities)
+    return any(data_state.get(key) == identities[key] for key in identities)
 
 
 def check_same_records(
-    workdir: epath.Path, position: dict[str, Any], records: dict[str, Records]
+    workdir: epath.Path, data_state: dict[str, Any], records: dict[str, Records]
 ) -> None:
     """Checks that a checkpoint was trained on these records: others are split in another way.
 
     Raises:
       CheckpointError: it was not.
     """
-    if not are_same_records(position, records):
+    if not are_same_records(data_state, records):
         raise CheckpointError(
             workdir,
-            f"was trained on the records {position['records']}, but the data now give "
+            f"was trained on the records {data_state['records']}, but the data now give "
             f"{records['train'].name}, with other content",
             "restore the data and the version it was trained with, or use another --workdir",
         )

@@ -28,7 +28,7 @@ def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
       remedy: what whoever comes second can do.
 
     Raises:
-      DataError: another process is in it.
+      DataError: another process is in it, or nothing can be written to it.
     """
     with _opened(Path(folder, LOCK)) as file:
         try:
@@ -54,3 +54,6 @@ def _opened(path: Path) -> TextIO:
         return path.open("a+")
     except PermissionError:
         return path.open()
+    except OSError as error:
+        fault = f"cannot be written to ({error.strerror})"
+        raise DataError(path.parent, fault, "copy it, or give another folder") from error

@@ -1,10 +1,15 @@
-"""Ctrl-C while a command imports, and from when on it is heeded."""
+"""Ctrl-C: from when on it is heeded, when it has to wait, and that it is not lost."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Until a signal that nobody heard of is sent again; what could not raise it is over by then.
+_AGAIN_SECONDS = 0.05
 
 _changed = False
 
@@ -30,6 +35,48 @@ def listen() -> None:
     """Makes SIGINT raise `KeyboardInterrupt` again if `end_at_once_while_importing` changed it."""
     if _changed and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def sent_again_if_dropped(signals: Mapping[type[BaseException], int]) -> Iterator[None]:
+    """Within the context, a signal is sent again where Python drops what it raises.
+
+    It does in the garbage collector's callbacks, of which JAX has one, and in `__del__`: a run
+    would go on as if nobody had pressed Ctrl-C.
+
+    Args:
+      signals: by what they raise.
+    """
+    before = sys.unraisablehook
+
+    def heard(unraisable: Any) -> None:  # noqa: ANN401
+        if number := signals.get(unraisable.exc_type):
+            # Not here, where it would be dropped again.
+            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = heard
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Within the context, which is for what must not end halfway, SIGINT waits for its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
