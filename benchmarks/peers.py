@@ -83,10 +83,10 @@ def programs(case: str) -> list[Program]:
     ]
 
 
-def measure(case: str) -> dict[str, Any]:
+def measure(case: str, machine: dict[str, Any]) -> dict[str, Any]:
     """Runs a case; returns its entry of the result file."""
     say(case)
-    machine, racers = environment(), programs(case)
+    racers = programs(case)
     result = race(racers, turns=TURNS, limit_seconds=LIMIT_SECONDS)
     dtype = racers[-1].dtype
     ratio = compare(result, DTYPES, [dtype])
@@ -110,8 +110,10 @@ def main(*names: str) -> None:
         sys.exit(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Now: the result file is about to change.
+    machine = environment()
     for name in names or CASES:
-        entry = measure(name)
+        entry = measure(name, machine)
         cases = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else {}
         cases[name] = entry
         result = {"cases": {name: cases[name] for name in sorted(cases, key=_order)}}

@@ -82,10 +82,10 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
     sections: Sections = {}
     for case in results.values():
         section = sections.setdefault(case["hardware"], {})
-        for ratios, suffix in (("ratios", ""), ("exported_ratios", ", OpenVINO")):
-            for dtype, ratio in case.get(ratios, {}).items():
+        for kind in ("ratios", "exported_ratios"):
+            for dtype, ratio in case.get(kind, {}).items():
                 if ratio is not None:
-                    label = _label(case["programs"][ratio["ours"]]) + suffix
+                    label = _label(case["programs"][ratio["ours"]])
                     rows = section.setdefault(label, [])
                     rows.append(Row(dtype, ratio["by_turn"], ratio["median"]))
     return sections
@@ -93,6 +93,8 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
 
 def _label(ours: Mapping[str, Any]) -> str:
     task = {"train": "training step", "inference": "inference"}[ours["task"]]
+    if ours["library"] == "openvino":
+        task = "OpenVINO"
     return f"{task}, {ours['image_size']}², width {ours['width']}, batch {ours['batch_size']}"
 
 

@@ -44,6 +44,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.PathLike, str | 
         raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
     if mode.value == "eval" and not workdir.value:
         raise ConfigError("--workdir", "is missing", "give the folder of a finished run")
+    if resolved.profile and mode.value != "benchmark":
+        raise ConfigError("profile", "is given", "is for --mode=benchmark only")
     if (mode.value == "compile") != bool(topology.value):
         fault = "is missing" if mode.value == "compile" else "is for --mode=compile only"
         raise ConfigError("--topology", fault, "such as --mode=compile --topology=v5e:2x2")

@@ -262,6 +262,7 @@ class Config:
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_ranges(self)
 
 
@@ -314,6 +315,17 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN
         for key, value in values.items()
     }
     return kind(**built)
+
+
+def _check_types(group: Any, prefix: str = "") -> None:  # noqa: ANN401
+    """Refuses what only Python code can give: a file and a command line are checked by `_build`."""
+    hints = typing.get_type_hints(type(group))
+    for field in dataclasses.fields(group):
+        key, value, hint = prefix + field.name, getattr(group, field.name), hints[field.name]
+        if dataclasses.is_dataclass(hint) and type(value) is hint:
+            _check_types(value, f"{key}.")
+        elif _checked(value, hint, key) != value:
+            raise ConfigError(key, f"is {value!r}", f"write it as {_checked(value, hint, key)!r}")
 
 
 def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401

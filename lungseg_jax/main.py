@@ -18,6 +18,7 @@ if __name__ == "__main__":
     # Here, because the imports below take seconds.
     restart_with_huge_pages()
 
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -32,7 +33,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
-from lungseg_jax.runtime.hosts import join_hosts
+from lungseg_jax.runtime.hosts import join_hosts, leave_failed_job
 from lungseg_jax.runtime.interrupts import importing
 from lungseg_jax.runtime.preemption import Stopped
 
@@ -52,9 +53,17 @@ def main(arguments: Sequence[str]) -> int:
     resume = (
         "run it again; training with the same --workdir resumes from its last checkpoint, if any"
     )
-    return run_command(
-        arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
-    )
+    try:
+        code = run_command(
+            arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
+        )
+    except Exception:
+        traceback.print_exc()
+        leave_failed_job()
+        raise
+    if code == 1:
+        leave_failed_job()
+    return code
 
 
 def _run(mode: str, config: Config, workdir: epath.PathLike, topology: str | None) -> None:

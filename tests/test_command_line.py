@@ -32,6 +32,12 @@ def test_jobs_that_need_a_folder_ask_for_it(argument):
         parse(["main", "--config=configs/unet.py", argument])
 
 
+def test_a_trace_is_asked_of_a_benchmark_alone():
+    """Fault: a key that training takes and does nothing with."""
+    with pytest.raises(ConfigError, match="profile: is given; is for --mode=benchmark only"):
+        parse(["main", "--config=configs/unet.py", "--config.profile=true"])
+
+
 def test_runs_that_start_together_have_folders_of_their_own():
     """Fault: two runs that save into one folder, such as the folds of a cross-validation."""
     folders = {default_workdir("configs/unet.py") for _ in range(20)}

@@ -1,6 +1,8 @@
 """The configuration's rules."""
 
 import json
+import subprocess
+import sys
 
 import ml_collections
 import pytest
@@ -13,7 +15,7 @@ from lungseg_jax.config import (
     to_json,
 )
 from lungseg_jax.errors import ConfigError
-from tests.small import small_config
+from tests.small import REPOSITORY, small_config
 
 
 def test_defaults_resolve_to_themselves():
@@ -73,6 +75,39 @@ def test_impossible_value_names_key_and_remedy(key, value, remedy):
     with pytest.raises(ConfigError, match=remedy) as caught:
         resolve(ml_collections.ConfigDict(given))
     assert key in str(caught.value)
+
+
+# Where array types are checked at each call, as in these tests, so are those of a configuration.
+MISTAKES = """
+from lungseg_jax.config import Config, DataConfig
+from lungseg_jax.errors import ConfigError
+for group, changes in (
+    (Config, {"parallel": "fsdp"}), (Config, {"batch_size": 8.5}), (Config, {"batch_size": "8"}),
+    (DataConfig, {"labels": "heart"}), (DataConfig, {"resident": True}),
+    (Config, {"data": {"source": "kaggle"}}), (Config, {"trimmed_share": 0}),
+):
+    try:
+        made = group(**changes)
+        Config(data=made) if group is DataConfig else made
+        print("taken")
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_what_python_code_gives_is_checked_too():
+    """Fault: a kind of parallelism that is none, taken for the other one; a traceback later on."""
+    command = [sys.executable, "-c", MISTAKES]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert said.stdout.splitlines() == [
+        "parallel: is 'fsdp'; one of pmap, mesh",
+        "batch_size: is 8.5; give a value of type int",
+        "batch_size: is '8'; give a value of type int",
+        "data.labels: is 'heart'; one of lungs, left_right",
+        "data.resident: is True; write it as 'true'",
+        "data: is {'source': 'kaggle'}; give a value of type DataConfig",
+        "taken",
+    ]
 
 
 def test_bool_on_the_command_line_means_the_word():

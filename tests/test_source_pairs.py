@@ -7,7 +7,7 @@ import pytest
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.structures import Structure
 from tests.layouts import FOLDER, assert_every_file_is_listed_once, reason_of, write_tree
-from tfds_builder.sources import Clinical, list_source
+from tfds_builder.sources import Clinical, FolderPatterns, list_source
 
 PAIRS = """\ufeffimage, left_mask, right_mask, mask, id, patient, source, finding, sex, age
 images/a.dcm,,,masks/a.png,,,,,,
@@ -112,3 +112,10 @@ def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path):
     os.mkfifo(write_tree(tmp_path, FOLDER) / "pairs.csv")
     with pytest.raises(DataError, match=r"pairs\.csv: not a regular file"):
         list_source("folder", tmp_path)
+
+
+def test_a_list_and_patterns_are_one_too_many(tmp_path):
+    """Fault: pictures of an old list trained on, where a command names others by a pattern."""
+    (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(PAIRS)
+    with pytest.raises(DataError, match=r"pairs\.csv: lists the pairs, and data\.images=scans"):
+        list_source("folder", tmp_path, FolderPatterns(images="scans/*"))

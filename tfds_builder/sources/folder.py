@@ -71,7 +71,7 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
     """Returns the cases that `pairs.csv` lists, or that the patterns find where there is none.
 
     Raises:
-      DataError: the list is faulty, a file it names is absent, there are no pairs, a mask lacks its
+      DataError: the list is faulty or not the only thing given, a file it names is absent, there are no pairs, a mask lacks its
         picture, or a picture has masks that are not of both lungs or of a lung each.
       ConfigError: a pattern is not one.
     """
@@ -79,6 +79,10 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
     pairs = directory / PAIRS
     # Whatever it is: patterns must not take the place of a list that cannot be read.
     if os.path.lexists(pairs):
+        if patterns != FolderPatterns():
+            fault = f"lists the pairs, and data.images={patterns.images} and data.masks="
+            fault += f"{patterns.masks} are given"
+            raise DataError(pairs, fault, "leave the patterns out, or rename the list")
         return list_pairs(directory, paths, pairs)
     return _match_patterns(directory, paths, patterns)
 
