@@ -1,7 +1,10 @@
 """A command's job: what its errors look like to the person who called it, and its exit code."""
 
+import contextlib
 import signal
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import logging
 
@@ -44,10 +47,11 @@ def run_command(
     if {"--help", "-h"} & set(arguments):
         terminal.show(usage)
         return 0
-    logging.set_verbosity(logging.ERROR)
+    # Of an error that it raises, Orbax logs the trace in each of its threads besides.
+    logging.set_verbosity(logging.FATAL)
     try:
         listen()
-        with sent_again_if_dropped(SIGNALS), stop_at_once():
+        with _errors_told_once(), sent_again_if_dropped(SIGNALS), stop_at_once():
             job()
     except Exception as error:
         told = _in_one_line(error, resume, out_of_memory)
@@ -62,6 +66,26 @@ def run_command(
         terminal.say(f"Interrupted; {resume}")
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _errors_told_once() -> Iterator[None]:
+    """Within the context, TensorStore prints no trace for each array beside one that failed.
+
+    Of the first that can be neither read nor written, Orbax raises the error and closes its event
+    loop. For every other one that then ends, TensorStore prints that the loop is closed.
+    """
+    before = sys.excepthook
+
+    def print_others(kind: type[BaseException], error: BaseException, trace: Any) -> None:  # noqa: ANN401
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            before(kind, error, trace)
+
+    sys.excepthook = print_others
+    try:
+        yield
+    finally:
+        sys.excepthook = before
 
 
 def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:

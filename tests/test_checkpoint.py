@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from lungseg_jax.network import abstract_variables
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.state import create_state, state_layout
-from tests.small import assert_trees_equal, cut, small_config
+from tests.small import REPOSITORY, assert_trees_equal, cut, small_config
 
 VARIABLES = abstract_variables(small_config())
 
@@ -142,6 +144,31 @@ def test_a_changed_bit_is_noticed(tmp_path, states):
         assert_trees_equal(best.variables, states[best.step].ema)
         assert_trees_equal(newest[0], states[steps[-1]])
     assert {5, 6} == set(steps), "no bit hit anything, or every one ended all"
+
+
+# As a command reads a checkpoint, in a process of its own: what it prints comes from threads.
+READ = """
+import sys
+from absl import logging
+from lungseg_jax.command import run_command
+from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.parallel import all_devices
+from tests.test_checkpoint import VARIABLES
+def job():
+    print(Checkpoints(sys.argv[1], None, all_devices("mesh")).restore_best(VARIABLES).step)
+sys.exit(run_command([], "", job, "again"))
+"""
+
+
+def test_damage_is_told_in_one_line(tmp_path, states):
+    """Fault: a hundred traces of Orbax and TensorStore around the line that says what to do."""
+    save_all(tmp_path, states, {})
+    cut(tmp_path / "6")
+    command = [sys.executable, "-c", READ, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert ended.stdout.strip() == "5"
+    (line,) = ended.stderr.strip().splitlines()
+    assert "6 cannot be read" in line
 
 
 def test_checkpoints_without_digests_are_read(tmp_path, states):

@@ -71,8 +71,9 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
     """Returns the cases that `pairs.csv` lists, or that the patterns find where there is none.
 
     Raises:
-      DataError: the list is faulty or not the only thing given, a file it names is absent, there are no pairs, a mask lacks its
-        picture, or a picture has masks that are not of both lungs or of a lung each.
+      DataError: the list is faulty, or there are patterns besides; a file it names is absent, there
+        are no pairs, a mask lacks its picture, or a picture has masks that are not of both lungs or
+        of a lung each.
       ConfigError: a pattern is not one.
     """
     paths = files_below(directory)
