@@ -3,9 +3,10 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from lungseg_jax.runtime.cpu_devices import devices_for
+from lungseg_jax.runtime.cpu_devices import devices_for, use_all_cores
 from tests.small import small_config
 
 SHOW = """
@@ -27,6 +28,17 @@ def test_a_batch_divides_over_the_devices(cores, batch_size, accumulation_steps,
     """Fault: a laptop of six cores that cannot train the default batch."""
     config = small_config(batch_size=batch_size, accumulation_steps=accumulation_steps)
     assert devices_for(config, cores) == devices
+
+
+@pytest.mark.parametrize(("batch_size", "told"), [(7, True), (8, False)])
+def test_cores_that_a_batch_leaves_idle_are_told(monkeypatch, capsys, batch_size, told):
+    """Fault: a run of half the speed for a picture more in a batch, without a word."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr("lungseg_jax.runtime.cpu_devices.usable_cores", lambda: 4)
+    # Devices are found already: nothing is changed.
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    use_all_cores(small_config(batch_size=batch_size))
+    assert ("do not divide over this machine's 4 cores" in capsys.readouterr().err) == told
 
 
 def test_rows_that_are_spread_find_their_devices():

@@ -1,6 +1,7 @@
 """Folders of one's own: a list of pairs, or patterns of names."""
 
 import os
+import re
 
 import hypothesis.strategies as st
 import pytest
@@ -211,3 +212,19 @@ def test_one_lung_alone_is_refused(tmp_path):
     names = ("images/1.png", "masks/1_left.png")
     with pytest.raises(DataError, match="mask of one lung without the other's"):
         list_source("folder", write_tree(tmp_path, names))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["set/images/a.png", "set/images/b.png", "set/masks/a.png", "set/notes.txt"],
+         "masks for 0, of 2 in set/images, 1 in set/masks; change"),
+        (["a.dcm", ".DS_Store"], "masks for 0, of 1 in .; change"),
+        ([], "masks for 0, of no files; change"),
+    ],
+)  # fmt: skip
+def test_where_the_files_are_is_told_where_nothing_matches(tmp_path, names, said):
+    """Fault: a folder given that is one too high, and a message that does not help to see it."""
+    write_tree(tmp_path, [*names, "empty.txt"])
+    with pytest.raises(DataError, match=re.escape(said)):
+        list_source("folder", tmp_path, FolderPatterns())

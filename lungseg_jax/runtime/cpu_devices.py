@@ -4,6 +4,7 @@ import os
 
 import jax
 
+from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.device_counts import divides
 from lungseg_jax.runtime.cores import usable_cores
@@ -25,7 +26,14 @@ def use_all_cores(config: Config) -> None:
     chosen = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    jax.config.update("jax_num_cpu_devices", devices_for(config, usable_cores()))
+    cores = usable_cores()
+    devices = devices_for(config, cores)
+    if devices == 1 < cores:
+        terminal.say(
+            f"Batches do not divide over this machine's {cores} cores: one device computes, slower "
+            "than several would"
+        )
+    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def devices_for(config: Config, cores: int) -> int:

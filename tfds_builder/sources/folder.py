@@ -1,9 +1,11 @@
 """Any folder: pictures paired with masks by a list, `pairs.csv`, or by patterns of their names."""
 
+import collections
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 
 from etils import epath
 
@@ -25,6 +27,9 @@ from tfds_builder.sources.pairs import PAIRS, SOURCE, list_pairs
 # What lies beside pictures; a DICOM file may have any other suffix, or none.
 _NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx", ".zip", ".db")
 
+
+# Named where nothing matches.
+MOST_FOLDERS = 4
 
 _WILDCARDS = ("*", "?")
 # Not where a number, a word or a UID goes on; a second number may name another picture.
@@ -114,7 +119,7 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         raise DataError(
             root,
             f"data.images={patterns.images} matches {len(pictures)} pictures, "
-            f"data.masks={patterns.masks} masks for {len(masks)}",
+            f"data.masks={patterns.masks} masks for {len(masks)}, of {_describe(visible)}",
             "change the folder or the patterns, such as data.masks='masks/*/{stem}*'",
         )
     for stem, mask_paths in masks.items():
@@ -137,6 +142,17 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     ]
     unlabelled = [path for stem, path in pictures.items() if stem not in masks]
     return make_listing(root, paths, cases, unlabelled, {})
+
+
+def _describe(names: Iterable[str]) -> str:
+    """Returns where most of the files are that may be pictures or masks, and how many."""
+    folders = collections.Counter(
+        str(PurePosixPath(name).parent) for name in names if not name.lower().endswith(_NO_PICTURE)
+    )
+    if not folders:
+        return "no files"
+    most = folders.most_common(MOST_FOLDERS)
+    return ", ".join(f"{count} in {folder}" for folder, count in most)
 
 
 def _pictures_by_stem(
