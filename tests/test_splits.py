@@ -265,3 +265,16 @@ def test_an_absent_split_file(tmp_path):
     """A typing error in --config.data.splits."""
     with pytest.raises(ConfigError, match=r"absent\.json: no such file"):
         read_splits(tmp_path / "absent.json", CASES)
+
+
+@pytest.mark.parametrize(("pictures", "told"), [(20, False), (21, True)])
+def test_a_patient_of_very_many_pictures_is_told(capsys, pictures, told):
+    """Fault: a part of an archive under one number, ANONYMOUS, in one split without a word."""
+    cases = [make_outcome(f"a{i}", "one", "folder", "unknown") for i in range(pictures)]
+    cases += [make_outcome(f"b{i}", f"p{i}", "folder", "unknown") for i in range(60)]
+    splits = assign_splits(cases, 0)
+    said = capsys.readouterr().err
+    assert ("21 of 81 pictures, such as a0, are of one patient" in said) == told
+    assert told or not said
+    (split,) = {name for name, ids in splits.items() if "a0" in ids}
+    assert {f"a{i}" for i in range(pictures)} <= set(splits[split])

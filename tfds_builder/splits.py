@@ -17,6 +17,11 @@ from tfds_builder.outcome import Outcome
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = ("train", "val", "test")
 
+# Pictures of one patient, by number and share, beyond which it is told: more are more often those
+# of many patients under one number than of one who was ill for long.
+MOST_PICTURES = 20
+MOST_SHARE = 0.05
+
 
 def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
     """Returns the example ids of each split.
@@ -185,8 +190,17 @@ def _checked(
             f"{len(by_patient)} patients leave the {' and '.join(empty)} split empty",
             _remedy_of_few(key, taken),
         )
+    largest = max(by_patient.values(), key=len)
+    if len(largest) > max(MOST_PICTURES, MOST_SHARE * len(taken)):
+        terminal.say(
+            f"{len(largest)} of {len(taken)} pictures, such as {largest[0].example_id}, are of one "
+            f"patient, and so in one split; {_NAME_PATIENTS}"
+        )
     return {name: sorted(ids) for name, ids in splits.items()}
 
+
+# An archive made anonymous may state one PatientID for all.
+_NAME_PATIENTS = "where headers do not tell patients apart, name them in pairs.csv, column patient"
 
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'
 
@@ -195,10 +209,7 @@ def _remedy_of_few(key: str, taken: Iterable[Outcome]) -> str:
     remedy = "add patients or "
     remedy += "leave out the fold" if key == "fold" else "give the splits in a file"
     if any(outcome.patient_is_hashed for outcome in taken):
-        # An archive made anonymous may state one PatientID for all.
-        remedy += (
-            ", or, where headers do not tell patients apart, name them in pairs.csv, column patient"
-        )
+        remedy += f", or, {_NAME_PATIENTS}"
     return remedy
 
 
