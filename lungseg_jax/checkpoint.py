@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import signal
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,15 +23,12 @@ from lungseg_jax.network import Variables
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.runtime.hosts import in_any_process
+from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.state import TrainState, state_layout
 
 # In messages of errors that are the machine's, the login's or the network's.
 # TensorStore's of a failing disk has no code of its own.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", os.strerror(errno.EIO), *REMOTE_CODES)
-
-
-# Beside the state of the data, in the same item.
-_DIGESTS = "digests"
 
 
 class BestWeights(NamedTuple):
@@ -89,7 +87,9 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(saved),  # type: ignore[call-arg]
-                iterator=ocp.args.JsonSave(data_state | {_DIGESTS: _digests(saved)}),  # type: ignore[call-arg]
+                iterator=ocp.args.JsonSave(  # type: ignore[call-arg]
+                    {"data_state": data_state, "digests": _digests(saved, data_state)}
+                ),
             ),
             metrics=None if dice is None else {"dice": dice},
             force=True,
@@ -141,7 +141,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for all saves, and releases the folder."""
-        self._manager.close()
+        if self._manager.is_saving_in_progress():
+            terminal.say("Waiting for a checkpoint to be saved")
+        with held_back(signal.SIGTERM):
+            self._manager.close()
 
     def _steps(self) -> list[int]:
         """The steps of the checkpoints, the newest first."""
@@ -296,11 +299,13 @@ class Checkpoints:
             state = restored["state"]
         else:
             state = _read_part(self.directory / str(step) / "state", abstract)
-        data_state = restored["iterator"]
-        # Those of before digests were kept have none.
-        saved = data_state.pop(_DIGESTS, {})
-        found = _digests(state)
-        if changed := sorted(name for name in found if saved.get(name, found[name]) != found[name]):
+        item = restored["iterator"]
+        if not {"data_state", "digests"} & item.keys():
+            # Of before digests were kept.
+            return self._parallel.from_checkpoint(state), item
+        data_state, saved = item["data_state"], item["digests"]
+        found = _digests(state, data_state)
+        if changed := sorted(name for name in found if saved.get(name) != found[name]):
             raise ValueError(f"{changed[0]} is not what was saved")
         return self._parallel.from_checkpoint(state), data_state
 
@@ -338,16 +343,25 @@ def _one_copy(array: jax.Array) -> jax.Array:
     return array.addressable_data(0) if array.is_fully_replicated else array
 
 
-def _digests(tree: PyTree) -> dict[str, int]:
-    """Returns the CRC-32 of each array that this process holds whole, by its name.
+def _digests(tree: PyTree, data_state: dict[str, Any]) -> dict[str, int]:
+    """Returns the CRC-32 of a state's arrays, by name, and of the data's state.
 
-    TensorStore notices a file that was cut, but not a bit that changed.
+    TensorStore notices a file that was cut, but not a bit that changed. Arrays that are spread over
+    hosts, of which none has the whole, are left out.
     """
-    return {
-        jax.tree_util.keystr(where, simple=True, separator="/"): zlib.crc32(np.asarray(x).tobytes())
+    arrays = {
+        jax.tree_util.keystr(where, simple=True, separator="/"): x
         for where, x in jax.tree.leaves_with_path(tree)
         if x.is_fully_addressable or x.is_fully_replicated
     }
+    for x in arrays.values():
+        x.copy_to_host_async()
+    # Without the copy that `tobytes` would make.
+    contents: dict[str, Any] = {
+        name: np.ascontiguousarray(x).reshape(-1).view(np.uint8) for name, x in arrays.items()
+    }
+    contents["data_state"] = json.dumps(data_state, sort_keys=True).encode()
+    return {name: zlib.crc32(content) for name, content in contents.items()}
 
 
 def _keeping(newest: int) -> ocp.CheckpointManagerOptions:

@@ -135,7 +135,9 @@ def define_keys(
         )
     except (AttributeError, KeyError) as error:
         known = [f"{group}.{key}" for group, names in keys.items() for key in names]
-        raise ConfigError("command line", _reason(error), f"one of {', '.join(known)}") from error
+        # Without the keys of the same name, which others take.
+        reason = _reason(error).partition(", perhaps")[0]
+        raise ConfigError("command line", reason, f"one of {', '.join(known)}") from error
 
 
 def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[str, Config]:

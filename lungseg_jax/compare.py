@@ -30,7 +30,7 @@ from lungseg_jax.workdir import run_folder
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
 
-AGAIN = "evaluate the run again by --mode=eval"
+AGAIN = "evaluate the run again by --mode=eval, or validate again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +177,11 @@ def _read(path: epath.Path) -> Table:
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
     if missing := [name for name in FIGURES if name not in rows[0]]:
         raise DataError(path, f"has no column {missing[0]}", AGAIN)
-    for name in ("patient", "reference_px"):
-        if name not in rows[0]:
-            remedy = "compare with the version that wrote it, or train the run again"
-            raise DataError(path, f"has no column {name}", remedy)
+    if "patient" not in rows[0]:
+        raise DataError(path, "has no column patient", AGAIN)
+    if "reference_px" not in rows[0]:
+        remedy = "compare with the version that wrote it, or train the run again"
+        raise DataError(path, "has no column reference_px", remedy)
     rows.sort(key=lambda row: row["id"])
     figures = np.array([[_number(path, row, name) for name in FIGURES] for row in rows])
     return Table(

@@ -340,7 +340,8 @@ def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401
         value = float(value)
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(key, f"is {value}", "give a finite number")
-    if type(value) is not hint:
+    # To Python, True is a whole number.
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(key, f"is {value!r}", f"give a value of type {hint.__name__}")
     return value
 

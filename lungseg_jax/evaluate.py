@@ -76,11 +76,14 @@ def _evaluate(
     check_space_shards(config, len(parallel.devices), jax.process_count())
     checkpoints = Checkpoints(workdir / "checkpoints", None, parallel)
     best = checkpoints.restore_best(abstract_variables(config))
+    newest = checkpoints.latest_step()
     checkpoints.close()
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
     check_same_records(workdir, best.data_state, records)
-    terminal.say(f"Evaluating the checkpoint of step {best.step}")
+    terminal.say(f"Evaluating the checkpoint of step {best.step} of {config.num_steps}")
+    if newest is None or newest < config.num_steps:
+        terminal.say(f"The run is not finished: figures are of what it reached by step {newest}")
     summary = evaluate_splits(Evaluator(config, parallel), best, records, workdir)
     # Now the figures are those of this configuration's tolerances and of this environment.
     claim(workdir, config)

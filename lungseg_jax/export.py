@@ -35,7 +35,7 @@ from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
-from lungseg_jax.workdir import run_folder
+from lungseg_jax.workdir import make_folder, run_folder
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
@@ -200,6 +200,7 @@ def _run(arguments: Sequence[str]) -> None:
         check_on_disk(path)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
+    make_folder(epath.Path(output.value).parent)
     use_compilation_cache()
     if other.value:
         weights, _ = restore_weights(run_folder(workdir.value))

@@ -24,6 +24,7 @@ from lungseg_jax.errors import ConfigError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.models.onnx_graph import onnx_model
 from lungseg_jax.weights import Weights, describe
+from lungseg_jax.workdir import make_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> None:
     values = flags.FlagValues()
     output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
-    name = flags.DEFINE_string("checkpoint", PACKAGED, "Weights.", flag_values=values)
+    names = flags.DEFINE_multi_string("checkpoint", [PACKAGED], "Weights.", flag_values=values)
     if rest := parse_flags(values, arguments):
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not output.value:
@@ -61,10 +62,14 @@ def _run(arguments: Sequence[str]) -> None:
     check_on_disk(output.value)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
+    if len(names.value) > 1:
+        raise ConfigError("--checkpoint", "is given several times", "write a file of each")
     if importlib.util.find_spec("onnx") is None:
         raise ConfigError("onnx", "is not installed", "pip install -e '.[onnx]'")
-    weights = find_weights(str(name.value))
-    epath.Path(output.value).write_bytes(onnx_of(weights).SerializeToString(deterministic=True))
+    path = epath.Path(output.value)
+    make_folder(path.parent)
+    weights = find_weights(names.value[0])
+    path.write_bytes(onnx_of(weights).SerializeToString(deterministic=True))
     threshold = weights.calibration.threshold
     terminal.say(f"{output.value} written; a pixel is lung above a probability of {threshold}")
 

@@ -33,7 +33,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
-from lungseg_jax.runtime.hosts import join_hosts, leave_failed_job
+from lungseg_jax.runtime.hosts import join_hosts, leave_job
 from lungseg_jax.runtime.interrupts import importing
 from lungseg_jax.runtime.preemption import Stopped
 
@@ -58,11 +58,12 @@ def main(arguments: Sequence[str]) -> int:
             arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
         )
     except Exception:
-        traceback.print_exc()
-        leave_failed_job()
+        if jax.distributed.is_initialized():
+            traceback.print_exc()
+            leave_job(1)
         raise
-    if code == 1:
-        leave_failed_job()
+    if code:
+        leave_job(code)
     return code
 
 

@@ -8,6 +8,7 @@ the batches that the interrupted one would have taken.
 import collections
 import contextlib
 import dataclasses
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -143,8 +144,8 @@ def start(
         check_same_records(workdir, data_state, records)
         batches.set_state(data_state["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
-    else:
-        # Of a run whose checkpoints were deleted: they are not this one's.
+    elif (workdir / "metrics.json").exists():
+        terminal.say(f"{workdir} holds figures and no checkpoint: they are removed")
         evaluation_report.remove_summary(workdir)
     if not restored and config.start_from:
         if variables is None:
@@ -200,7 +201,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
                 pending.drain()
                 dice = validate(run, log, step, pending.summary()) if due else None
                 data_state = {"order": run.batches.get_state(), **identity(run.records)}
-                with held_back():
+                with held_back(signal.SIGINT):
                     run.checkpoints.save(run.state, data_state, dice)
                 pending.restart_clock()
                 # Asked for during the validation; several hosts agree on a later step.

@@ -141,6 +141,7 @@ def validate(
         summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
         evaluation_report.write_summary(output, summary)
         evaluation_report.write_overlays(output, rows, ranked, overlays)
+    _say_if_sides_are_exchanged(rows)
     for error in left_out[:MOST_SHOWN]:
         terminal.say(f"left out: {error.subject}: {error.fault}")
     if len(left_out) > MOST_SHOWN:
@@ -313,6 +314,17 @@ def _overlay(segmenter: Segmenter, picture: Labelled | DataError) -> np.ndarray:
     reference = channels(picture.mask[..., None], "lungs", "reference")[..., 0] > 0
     masks = (upright(mask)[..., None] for mask in (found.mask, reference))
     return draw_overlay(picture.radiograph.pixels, *masks)
+
+
+def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
+    """Warns where lungs are found, and called the other side's."""
+    exchanged = [row for row in rows if row.dice > 0.5 and max(row.dice_right, row.dice_left) < 0.1]
+    if exchanged:
+        terminal.say(
+            f"Masks and predict differ in what is right and left in {len(exchanged)} of "
+            f"{len(rows)} pictures, such as {exchanged[0].id}: check that left masks are of the "
+            "patient's left"
+        )
 
 
 def _say_if_trained_there(name: str, trained: DataConfig, data: DataConfig) -> None:

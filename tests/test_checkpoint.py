@@ -171,13 +171,34 @@ def test_damage_is_told_in_one_line(tmp_path, states):
     assert "6 cannot be read" in line
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"next_index": 6', '"next_index": 7'),
+        ('"next_index": 6', '"next_inder": 6'),
+        ('"digests"', '"eigests"'),
+        ('"data_state": {', '"data_stata": {'),
+        ('"step"', '"stfp"'),
+    ],
+)
+def test_a_changed_bit_of_the_data_state_is_noticed(tmp_path, states, old, new):
+    """Fault: other batches than the run's taken on, or a check that is left out for its damage."""
+    save_all(tmp_path, states, {})
+    path = tmp_path / "6" / "iterator" / "metadata"
+    content = path.read_text()
+    assert content.count(old) == 1
+    path.write_text(content.replace(old, new))
+    restored = Checkpoints(tmp_path, None, all_devices("mesh")).restore_latest(states[1])
+    assert restored is not None
+    assert_trees_equal(restored[0], states[5])
+
+
 def test_checkpoints_without_digests_are_read(tmp_path, states):
     """Fault: runs of before digests were kept that can be neither resumed nor used."""
     save_all(tmp_path, states, {})
     path = tmp_path / "6" / "iterator" / "metadata"
     content = json.loads(path.read_text())
-    del content["digests"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content["data_state"]))
     restored = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
     assert restored is not None
     assert_trees_equal(restored[0], states[6])

@@ -75,10 +75,12 @@ import sys, jax
 from jax.experimental import multihost_utils
 from lungseg_jax import main, train
 from lungseg_jax.errors import DataError
-failing, workdir = sys.argv[1:]
+failing, how, workdir = sys.argv[1:]
 def job(config, workdir):
     multihost_utils.sync_global_devices("begun")
     if jax.process_index() == int(failing):
+        if how == "interrupt":
+            raise KeyboardInterrupt
         raise DataError("a picture", "is damaged", "replace it")
     multihost_utils.sync_global_devices("never reached")
 train.train_and_evaluate = job
@@ -243,16 +245,22 @@ def test_all_hosts_of_a_second_job_are_refused(tmp_path):
             assert "is in use by" in output
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-def test_a_host_that_fails_ends_the_job(tmp_path, failing):
+@pytest.mark.parametrize(
+    ("failing", "how", "said"),
+    [
+        (0, "error", "Error: a picture: is damaged; replace it"),
+        (1, "error", "Error: a picture: is damaged; replace it"),
+        (1, "interrupt", "Interrupted; run it again"),
+    ],
+)
+def test_a_host_that_fails_ends_the_job(tmp_path, failing, how, said):
     """Fault: a pod that is paid for five minutes, while one host waits for others that wait for it.
 
     Then its one line is lost among stack traces.
     """
-    arguments = [[str(failing), str(tmp_path / "run")]] * 2
+    arguments = [[str(failing), how, str(tmp_path / "run")]] * 2
     # Of five minutes; starting takes half of one on a busy machine.
     outputs = outputs_of_hosts(ONE_FAILS, arguments, [{}] * 2, code=None, limit_seconds=150)
-    said = "Error: a picture: is damaged; replace it"
     assert said in outputs[failing]
     assert "Traceback" not in outputs[failing]
     assert said not in outputs[1 - failing]

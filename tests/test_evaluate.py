@@ -16,7 +16,7 @@ from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
-from tests.small import small_config_with_data
+from tests.small import small_config, small_config_with_data, write_small_data
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +151,27 @@ def test_overlays_show_the_asked_examples(config, records, eight_devices):
         found = predicted_mask(squares[position], example)
         expected = draw_overlay(grey, found, example.original_mask > 0)
         np.testing.assert_array_equal(picture, expected)
+
+
+def test_patients_and_findings_of_a_list_are_told_without_their_numbers(tmp_path, eight_devices):
+    """Fault: a hospital's number in records or tables; two pictures of one patient as of two."""
+    root = write_small_data(tmp_path / "pictures")
+    stems = [path.stem for path in sorted((root / "masks").iterdir())]
+    patient_of = {stem: f"K-47{number // 2:02}" for number, stem in enumerate(stems)}
+    findings = {stem: ("normal", "abnormal")[number % 4 // 2] for number, stem in enumerate(stems)}
+    lines = [f"CXR_png/{x}.png,masks/{x}.png,{patient_of[x]},{findings[x]}" for x in stems]
+    (root / "pairs.csv").write_text("\n".join(["image,mask,patient,finding", *lines]))
+    config = small_config(
+        data__source="folder", data__manual_dir=str(root), data__data_dir=str(tmp_path / "records")
+    )
+    records = open_records(config)["test"]
+    for path in (tmp_path / "records").rglob("*"):
+        assert path.is_dir() or b"K-47" not in path.read_bytes(), path
+    evaluator, variables = evaluator_and_variables(config, Parallel("mesh", eight_devices))
+    rows = evaluator.measure(variables, records)
+    assert len(rows) == 6
+    first: dict[str, str] = {}
+    for row in rows:
+        assert row.patient == first.setdefault(patient_of[row.id], row.id)
+        assert row.finding == findings[row.id]
+    assert len(first) == 3

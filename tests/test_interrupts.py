@@ -118,7 +118,7 @@ import signal, sys
 from lungseg_jax.command import run_command
 from lungseg_jax.runtime.interrupts import held_back
 def job():
-    with held_back():
+    with held_back(signal.SIGINT):
         signal.raise_signal(signal.SIGINT)
         print("saved", file=sys.stderr)
     print("went on", file=sys.stderr)

@@ -192,6 +192,32 @@ def test_distances_in_percent_are_those_of_the_picture_at_any_size():
     assert small.assd_percent == pytest.approx(small.assd_px * 100 / 64)
 
 
+def test_the_longer_side_is_that_of_any_picture():
+    """Fault: distances that grow because a picture is turned on its side."""
+    masks = [np.zeros((96, 64), bool) for _ in range(2)]
+    for mask, top in zip(masks, (5, 6), strict=True):
+        mask[top : top + 20, 10:40] = True
+    assert measure(*masks).hd95_percent == pytest.approx(100 / 96)
+    assert measure(*(mask.T for mask in masks)).hd95_percent == pytest.approx(100 / 96)
+
+
+def test_pictures_of_a_patient_widen_the_interval():
+    """Fault: an interval by picture, which ten equal pictures of each patient make a third of."""
+    draws = np.random.default_rng(0).normal(0.9, 0.02, 20)
+    row = measure(rectangle(5), rectangle(6))
+    alone, together = (
+        spread(
+            [
+                replace(row, id=f"{i}-{j}", patient=f"{i}", dice=float(dice))
+                for i, dice in enumerate(draws)
+                for j in range(pictures)
+            ]
+        )["dice"]["interval"]
+        for pictures in (1, 10)
+    )
+    assert together == pytest.approx(alone, abs=1e-9)
+
+
 def test_patients_are_named_by_their_first_picture():
     """Fault: a hash, or a hospital's number, in a table that is passed on; patients mixed up."""
     row = measure(rectangle(5), rectangle(6))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.structures import Structure
 from tests.layouts import FOLDER, assert_every_file_is_listed_once, reason_of, write_tree
 from tfds_builder.sources import Clinical, FolderPatterns, list_source
@@ -117,5 +117,5 @@ def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path):
 def test_a_list_and_patterns_are_one_too_many(tmp_path):
     """Fault: pictures of an old list trained on, where a command names others by a pattern."""
     (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(PAIRS)
-    with pytest.raises(DataError, match=r"pairs\.csv: lists the pairs, and data\.images=scans"):
+    with pytest.raises(ConfigError, match=r"scans/\* and masks.* given, and .*pairs\.csv lists"):
         list_source("folder", tmp_path, FolderPatterns(images="scans/*"))

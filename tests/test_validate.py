@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def test_figures_are_of_the_masks_that_predict_writes(tmp_path, segmenter):
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_sides_are_those_that_predict_tells(tmp_path, mirrored):
+def test_sides_are_those_that_predict_tells(tmp_path, capsys, mirrored):
     """Fault: sides swapped by predict, or in the reference, that no figure shows."""
     phantom = generate_phantom(5, 4)
     turn = np.fliplr if mirrored else np.asarray
@@ -142,6 +143,17 @@ def test_sides_are_those_that_predict_tells(tmp_path, mirrored):
     data = DataConfig(source="folder", manual_dir=str(tmp_path / "data"), masks="masks/*/{stem}*")
     weights = load_weights(packaged_weights())
     figures = validate(Segmenter(weights), data, tmp_path / "out")["external"]
+    if not mirrored:
+        # Fault: a folder called left for the reader's left, and zeros that nobody understands.
+        for side, other in (("left", "right"), ("right", "left")):
+            (tmp_path / "other" / "masks").mkdir(parents=True, exist_ok=True)
+            source = tmp_path / "data" / "masks"
+            shutil.copytree(source / side, tmp_path / "other" / "masks" / other)
+        shutil.copytree(tmp_path / "data" / "images", tmp_path / "other" / "images")
+        swapped = dataclasses.replace(data, manual_dir=str(tmp_path / "other"))
+        found = validate(Segmenter(weights), swapped, tmp_path / "swapped")["external"]
+        assert found["dice_right"] == found["dice_left"] == 0
+        assert "right and left in 1 of 1 pictures, such as 0: check" in capsys.readouterr().err
     # A picture without a header is taken for mirrored where its heart is on the wrong side.
     assert min(figures["dice_right"], figures["dice_left"]) > 0.9
     assert figures["dice"] > 0.9
@@ -172,8 +184,13 @@ def test_surface_dice_is_at_the_tolerance_that_is_asked_for(tmp_path):
         assert main(["validate", *given, *arguments]) == 0
         found.append(json.loads((out / "metrics.json").read_text())["external"])
     assert [each["tolerance_px"] for each in found] == [1.0, 300.0]
-    assert found[0]["tolerance_mm"] == 0.5
     assert found[0]["surface_dice"] < found[1]["surface_dice"] == 1.0
+    # Of the picture whose spacing is known.
+    whole = [*given[:-1], "--config.evaluation.tolerance_mm=300"]
+    assert main(["validate", *whole, f"--output={tmp_path / 'mm'}"]) == 0
+    wide = json.loads((tmp_path / "mm" / "metrics.json").read_text())["external"]
+    assert (found[0]["tolerance_mm"], wide["tolerance_mm"]) == (0.5, 300.0)
+    assert found[0]["surface_dice_mm"] < wide["surface_dice_mm"] == 1.0
 
 
 def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):

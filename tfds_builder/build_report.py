@@ -139,7 +139,9 @@ def summary(entries: Sequence[FileEntry]) -> str:
         for entry in entries
         if entry.reason
     )
-    notes = collections.Counter(_without_numbers(note) for entry in entries for note in entry.notes)
+    # A picture's masks have its notes, too.
+    noted = {(entry.example_id or entry.file, note) for entry in entries for note in entry.notes}
+    notes = collections.Counter(_without_numbers(note) for _, note in noted)
     pictures = {entry.example_id for entry in entries if entry.status == "taken"}
     parts = [
         f"Pictures in the records: {len(pictures)} (files below include their masks)",
@@ -149,12 +151,12 @@ def summary(entries: Sequence[FileEntry]) -> str:
              ("found", str(len(entries)))],
         ),
     ]  # fmt: skip
-    for title, counts in (("reason", reasons), ("note", notes)):
+    for title, of, counts in (("reason", "files", reasons), ("note", "pictures", notes)):
         if counts:
             rows = [(kind, str(count)) for kind, count in counts.most_common(MAX_KINDS)]
             if len(counts) > MAX_KINDS:
                 rows.append((f"{len(counts) - MAX_KINDS} kinds more, in {REPORT}", ""))
-            parts.append(table((title, "files"), rows))
+            parts.append(table((title, of), rows))
     # If one file of a case is bad, its other files may well be in order.
     bad = sorted({entry.reason for entry in entries if entry.status == "bad"})
     if bad:

@@ -51,9 +51,10 @@ def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
 def _opened(path: Path) -> TextIO:
     """Returns the lock's file, to write if it may be: it may be another person's."""
     try:
-        return path.open("a+")
-    except PermissionError:
-        return path.open()
+        try:
+            return path.open("a+")
+        except PermissionError:
+            return path.open()
     except OSError as error:
         fault = f"cannot be written to ({error.strerror})"
         raise DataError(path.parent, fault, "copy it, or give another folder") from error

@@ -38,20 +38,20 @@ def join_hosts() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def leave_failed_job() -> None:
-    """Ends this process with code 1 if it is one of those of a job; its errors have been told.
+def leave_job(code: int) -> None:
+    """Ends this process if it is one of those of a job that is not done; it has told why.
 
     At its end Python would wait for the others to come there, which JAX allows five minutes for,
     while they wait for this one in the middle of a step.
     """
     if not jax.distributed.is_initialized():
         return
-    # Others may fail for the same reason and have it to tell, too. They cannot once the first
+    # Others may end for the same reason and have it to tell, too. They cannot once the first
     # process is gone, through which they are joined.
     time.sleep(4 if jax.process_index() == 0 else 2)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 def _number(variable: str) -> int | None:

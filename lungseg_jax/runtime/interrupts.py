@@ -48,11 +48,13 @@ def sent_again_if_dropped(signals: Mapping[type[BaseException], int]) -> Iterato
       signals: by what they raise.
     """
     before = sys.unraisablehook
+    timers: list[threading.Timer] = []
 
     def heard(unraisable: Any) -> None:  # noqa: ANN401
         if number := signals.get(unraisable.exc_type):
             # Not here, where it would be dropped again.
-            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+            timers.append(threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)))
+            timers[-1].start()
         else:
             before(unraisable)
 
@@ -61,22 +63,25 @@ def sent_again_if_dropped(signals: Mapping[type[BaseException], int]) -> Iterato
         yield
     finally:
         sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Within the context, which is for what must not end halfway, SIGINT waits for its end."""
+def held_back(number: int) -> Iterator[None]:
+    """Within the context, which is for what must not end halfway, a signal waits for its end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    before = signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        # There is no handler to go back to where one was set from outside Python.
+        signal.signal(number, signal.SIG_DFL if before is None else before)
         if came:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -76,19 +76,18 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
     """Returns the cases that `pairs.csv` lists, or that the patterns find where there is none.
 
     Raises:
-      DataError: the list is faulty, or there are patterns besides; a file it names is absent, there
-        are no pairs, a mask lacks its picture, or a picture has masks that are not of both lungs or
-        of a lung each.
-      ConfigError: a pattern is not one.
+      DataError: the list is faulty, a file it names is absent, there are no pairs, a mask lacks its
+        picture, or a picture has masks that are not of both lungs or of a lung each.
+      ConfigError: a pattern is not one, or patterns are given beside a list.
     """
     paths = files_below(directory)
     pairs = directory / PAIRS
     # Whatever it is: patterns must not take the place of a list that cannot be read.
     if os.path.lexists(pairs):
         if patterns != FolderPatterns():
-            fault = f"lists the pairs, and data.images={patterns.images} and data.masks="
-            fault += f"{patterns.masks} are given"
-            raise DataError(pairs, fault, "leave the patterns out, or rename the list")
+            fault = f"{patterns.images} and {patterns.masks} are given, and {pairs} lists the pairs"
+            remedy = "leave the patterns out, or rename the list"
+            raise ConfigError("data.images, data.masks", fault, remedy)
         return list_pairs(directory, paths, pairs)
     return _match_patterns(directory, paths, patterns)
 
@@ -112,7 +111,8 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         if is_mask.fullmatch(name) and path.suffix.lower() in MASK_SUFFIXES
     }
     pictures = _pictures_by_stem(images, candidates)
-    masks = _masks_by_stem(candidates, pictures, patterns.masks)
+    # Where there are none, it is not each mask that lacks its picture.
+    masks = _masks_by_stem(candidates, pictures, patterns.masks) if pictures else {}
     taken = {path for mask_paths in masks.values() for path in mask_paths.values()}
     pictures = {stem: path for stem, path in pictures.items() if path not in taken}
     if not pictures or not masks:

@@ -195,7 +195,7 @@ class _Row:
         cell = self.cells.get(column, "")
         if cell not in allowed:
             words = ", ".join(word for word in allowed if word)
-            self.refuse(column, "an unknown word", f"write {words} or nothing")
+            self.refuse(column, f"an unknown word, {cell!r}", f"write {words} or nothing")
         return cell
 
     def _age(self) -> float | None:
