@@ -3,8 +3,8 @@
 Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=DIR
 
 --config.data.KEY=VALUE  the pictures, as for training: source (folder, if not given), manual_dir,
-                         images, masks; how they are read; on_error=skip leaves bad files out, up to
-                         max_bad_share
+                         images (images/*), masks (masks/{stem}*); how they are read; on_error=skip
+                         leaves bad files out, up to max_bad_share
 --config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
 --output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
 --checkpoint=PATH        network to measure instead of the weights in the package: a file of
