@@ -30,7 +30,7 @@ from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
-from lungseg_jax.network import count_parameters
+from lungseg_jax.network import Variables, count_parameters
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.performance.timing import MAX_PENDING
 from lungseg_jax.runtime.environment import environment
@@ -131,36 +131,51 @@ def start(
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
     # However the run ends: on Ctrl-C, Python's end would cut a save off.
     until_done.callback(checkpoints.close)
-    state, step = prepare_step(config, parallel, variables)
+    step, state, data_state, begun_with = _restored_or_begun(
+        config, parallel, checkpoints, variables
+    )
     _announce(state, parallel, records)
     if jax.process_count() > 1 and parallel.kind == "pmap":
         terminal.say("With several hosts --config.parallel=mesh takes less time for each call")
     resident = use_resident(records["train"], config)
     batches = training_batches(records["train"], config, resident=resident)
-    begun_with = None
-    restored = checkpoints.restore_latest(state)
-    if restored:
-        state, data_state = restored
+    if data_state is not None:
         check_same_records(workdir, data_state, records)
         batches.set_state(data_state["order"])
         terminal.say(f"Resuming after step {int(state.step)} of {config.num_steps}")
     elif (workdir / "metrics.json").exists():
         terminal.say(f"{workdir} holds figures and no checkpoint: they are removed")
         evaluation_report.remove_summary(workdir)
-    if not restored and config.start_from:
-        if variables is None:
-            # Of a run that was killed before its first checkpoint, or has none that is whole.
-            variables = variables_to_start_from(config)
-            assert variables
-            state, _ = prepare_step(config, parallel, variables)
-        begun_with = checksum(variables)
+    if begun_with is not None:
         terminal.say(f"Beginning with the weights of {config.start_from}")
     workdir_lib.record_start(
-        workdir, config, environment_at_start, step=int(state.step), begun_with=begun_with
+        workdir,
+        config,
+        environment_at_start,
+        step=int(state.step),
+        begun_with=None if begun_with is None else checksum(begun_with),
     )
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
+
+
+def _restored_or_begun(
+    config: Config, parallel: Parallel, checkpoints: Checkpoints, variables: Variables | None
+) -> tuple[Callable[..., Any], TrainState, dict[str, Any] | None, Variables | None]:
+    """Returns the step, and the state to go on from.
+
+    With it, of a checkpoint, what `Checkpoints.save` got; of a run that begins, the weights that it
+    begins with, if they are not random.
+    """
+    state, step = prepare_step(config, parallel, variables)
+    if restored := checkpoints.restore_latest(state):
+        return step, *restored, None
+    if config.start_from and variables is None:
+        # Of a run that was killed before its first checkpoint, or has none that is whole.
+        variables = variables_to_start_from(config)
+        state, _ = prepare_step(config, parallel, variables)
+    return step, state, None, variables
 
 
 def _records_in_claimed_folder(

@@ -124,13 +124,7 @@ def validate(
         read = functools.partial(_read, sandboxes, data, segmenter.image_size, key)
         measure = functools.partial(_figures, segmenter, evaluation)
         rows, taken, left_out = _measure_all(segmenter, cases, read, measure, sandboxes.stop)
-        if not rows:
-            fault = f"all {len(cases)} labelled pictures are left out ({left_out[0].fault})"
-            raise DataError(data.manual_dir, fault, "see why")
-        bad = [error for error in left_out if not isinstance(error, NotFrontalError)]
-        if len(bad) > data.max_bad_share * len(cases):
-            fault = f"{len(bad)} of {len(cases)} pictures are bad ({bad[0].fault})"
-            raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
+        _check_left_out(left_out, len(cases), data)
         ranked = evaluation_report.best_median_worst(rows)
         overlays = {
             position: _overlay(segmenter, read(taken[position])) for position in ranked.values()
@@ -142,11 +136,26 @@ def validate(
         evaluation_report.write_summary(output, summary)
         evaluation_report.write_overlays(output, rows, ranked, overlays)
     _say_if_sides_are_exchanged(rows)
+    _say_what_is_left_out(left_out)
+    return summary
+
+
+def _check_left_out(left_out: Sequence[DataError], num_cases: int, data: DataConfig) -> None:
+    """Refuses figures of none of the pictures, or of too few of them."""
+    if len(left_out) == num_cases:
+        fault = f"all {num_cases} labelled pictures are left out ({left_out[0].fault})"
+        raise DataError(data.manual_dir, fault, "see why")
+    bad = [error for error in left_out if not isinstance(error, NotFrontalError)]
+    if len(bad) > data.max_bad_share * num_cases:
+        fault = f"{len(bad)} of {num_cases} pictures are bad ({bad[0].fault})"
+        raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
+
+
+def _say_what_is_left_out(left_out: Sequence[DataError]) -> None:
     for error in left_out[:MOST_SHOWN]:
         terminal.say(f"left out: {error.subject}: {error.fault}")
     if len(left_out) > MOST_SHOWN:
         terminal.say(f"and {len(left_out) - MOST_SHOWN} more")
-    return summary
 
 
 def _check_free(output: epath.Path) -> None:
