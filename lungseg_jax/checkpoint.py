@@ -141,8 +141,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for all saves, and releases the folder."""
-        if self._manager.is_saving_in_progress():
-            terminal.say("Waiting for a checkpoint to be saved")
+        if not self._manager.is_saving_in_progress():
+            self._manager.close()
+            return
+        terminal.say("Waiting for a checkpoint to be saved")
+        # Only now: to hold a signal back is to take it from JAX, by which several hosts agree.
         with held_back(signal.SIGTERM):
             self._manager.close()
 
