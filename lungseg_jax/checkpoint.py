@@ -308,8 +308,11 @@ class Checkpoints:
             return self._parallel.from_checkpoint(state), item
         data_state, saved = item["data_state"], item["digests"]
         found = _digests(state, data_state)
-        if changed := sorted(name for name in found if saved.get(name) != found[name]):
-            raise ValueError(f"{changed[0]} is not what was saved")
+        for name, digest in found.items():
+            # An array may be whole when it is saved and spread when it is restored, or reversed.
+            known = name in saved and None in (digest, saved[name])
+            if not known and saved.get(name) != digest:
+                raise ValueError(f"{name} is not what was saved")
         return self._parallel.from_checkpoint(state), data_state
 
 
@@ -346,25 +349,27 @@ def _one_copy(array: jax.Array) -> jax.Array:
     return array.addressable_data(0) if array.is_fully_replicated else array
 
 
-def _digests(tree: PyTree, data_state: dict[str, Any]) -> dict[str, int]:
+def _digests(tree: PyTree, data_state: dict[str, Any]) -> dict[str, int | None]:
     """Returns the CRC-32 of a state's arrays, by name, and of the data's state.
 
-    TensorStore notices a file that was cut, but not a bit that changed. Arrays that are spread over
-    hosts, of which none has the whole, are left out.
+    TensorStore notices a file that was cut, but not a bit that changed. `None` stands for an array
+    that is spread over hosts, of which none has the whole.
     """
     arrays = {
         jax.tree_util.keystr(where, simple=True, separator="/"): x
         for where, x in jax.tree.leaves_with_path(tree)
-        if x.is_fully_addressable or x.is_fully_replicated
     }
-    for x in arrays.values():
+    whole = {
+        name: x for name, x in arrays.items() if x.is_fully_addressable or x.is_fully_replicated
+    }
+    for x in whole.values():
         x.copy_to_host_async()
-    # Without the copy that `tobytes` would make.
-    contents: dict[str, Any] = {
-        name: np.ascontiguousarray(x).reshape(-1).view(np.uint8) for name, x in arrays.items()
-    }
-    contents["data_state"] = json.dumps(data_state, sort_keys=True).encode()
-    return {name: zlib.crc32(content) for name, content in contents.items()}
+    digests: dict[str, int | None] = dict.fromkeys(arrays)
+    for name, x in whole.items():
+        # Without the copy that `tobytes` would make.
+        digests[name] = zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+    digests["data_state"] = zlib.crc32(json.dumps(data_state, sort_keys=True).encode())
+    return digests
 
 
 def _keeping(newest: int) -> ocp.CheckpointManagerOptions:
