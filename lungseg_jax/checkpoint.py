@@ -367,7 +367,8 @@ def _digests(tree: PyTree, data_state: dict[str, Any]) -> dict[str, int | None]:
     digests: dict[str, int | None] = dict.fromkeys(arrays)
     for name, x in whole.items():
         # Without the copy that `tobytes` would make.
-        digests[name] = zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+        content: Any = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        digests[name] = zlib.crc32(content)
     digests["data_state"] = zlib.crc32(json.dumps(data_state, sort_keys=True).encode())
     return digests
 
