@@ -310,8 +310,8 @@ class Checkpoints:
         found = _digests(state, data_state)
         for name, digest in found.items():
             # An array may be whole when it is saved and spread when it is restored, or reversed.
-            known = name in saved and None in (digest, saved[name])
-            if not known and saved.get(name) != digest:
+            spread = name in saved and None in (digest, saved[name])
+            if not spread and saved.get(name) != digest:
                 raise ValueError(f"{name} is not what was saved")
         return self._parallel.from_checkpoint(state), data_state
 
