@@ -234,14 +234,16 @@ def _measure(
 ) -> tuple[int, ImageMetrics]:
     example = records.example(position)
     # The figures are of lungs, whatever else is told.
+    probability = lungs_of(to_original(square, example), records.labels)
     return position, image_metrics(
-        lungs_of(predicted_mask(square, example), records.labels),
+        probability > THRESHOLD,
         lungs_of(example.original_mask, records.labels) > 0,
         example_id=example.example_id,
         source=example.source,
         spacing_mm=example.spacing_mm,
         tolerance_px=config.tolerance_px,
         tolerance_mm=config.tolerance_mm,
+        probability=probability,
     )
 
 

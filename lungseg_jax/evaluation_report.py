@@ -16,6 +16,9 @@ from lungseg_jax.imaging import png
 from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, spread, summarize
 from lungseg_jax.workdir import write_whole
 
+# Figures of which a whole table may have none.
+_SOMETIMES = (*SIDE_FIGURES, "cross_entropy")
+
 Summary = dict[str, dict]
 
 # Columns of the closing table: field and heading.
@@ -39,13 +42,14 @@ _FAILURES = {"num_empty_predictions": "missed", "num_false_lungs": "false lungs"
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
     """Writes `eval/<split>.csv` and returns the split's summary, and those by source and finding.
 
-    The columns for each lung are written only where some row has them, the others always, what
-    rows have beyond `ImageMetrics` last.
+    Columns of `_SOMETIMES` are written only where some row has them, the others always, what rows
+    have beyond `ImageMetrics` last.
     """
     text = io.StringIO(newline="")
     fields = [field.name for field in dataclasses.fields(rows[0] if rows else ImageMetrics)]
-    if all(math.isnan(getattr(row, name)) for row in rows for name in SIDE_FIGURES):
-        fields = [name for name in fields if name not in SIDE_FIGURES]
+    for name in _SOMETIMES:
+        if all(math.isnan(getattr(row, name)) for row in rows):
+            fields.remove(name)
     writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float, Integer
 
 from lungseg_jax.imaging.surface import SurfaceDistances, outline, surface_distances
 from lungseg_jax.intervals import mean_intervals
@@ -49,6 +49,9 @@ class ImageMetrics:
       recall: |A ∩ B| / |B|: share of the reference B that is found.
       dice_right: of the patient's right lung; NaN also where lungs are one class.
       dice_left: of the left one.
+      cross_entropy: binary cross-entropy of the probability of lung, the mean over the pixels of
+        the file's frame, in nats; unlike Dice it tells a sure network from an unsure one, and one
+        that begins to overfit. NaN where only a mask is known.
       predicted_px: pixels of both lungs in the prediction, in the file's frame.
       reference_px: of those in the reference.
     """
@@ -71,6 +74,7 @@ class ImageMetrics:
     recall: float = NAN
     dice_right: float = NAN
     dice_left: float = NAN
+    cross_entropy: float = NAN
     predicted_px: int = dataclasses.field(kw_only=True)
     reference_px: int = dataclasses.field(kw_only=True)
 
@@ -86,8 +90,8 @@ FIGURES = tuple(
     if field.name not in ("id", "source", "patient", "finding", *COUNTS)
 )
 
-# The others are better where they are larger.
 DISTANCES = tuple(name for name in FIGURES if name.startswith(("hd95", "assd")))
+LOWER_IS_BETTER = (*DISTANCES, "cross_entropy")
 
 
 def image_metrics(
@@ -99,6 +103,7 @@ def image_metrics(
     spacing_mm: tuple[float, float] | None,
     tolerance_px: float,
     tolerance_mm: float,
+    probability: Float[np.ndarray, "h w c"] | None = None,
 ) -> ImageMetrics:
     """Returns the figures of one image.
 
@@ -110,6 +115,7 @@ def image_metrics(
       spacing_mm: (row, column) distance between pixel centres, if known.
       tolerance_px: of surface Dice, pixels.
       tolerance_mm: of surface Dice, mm.
+      probability: that the masks of `predicted` were made of, in [0, 1], if it is known.
     """
     sides = {}
     if reference.shape[-1] > 1:
@@ -117,6 +123,7 @@ def image_metrics(
             sides[name] = _dice(predicted[..., channel], reference[..., channel])
     found, true = np.any(predicted, axis=-1), np.any(reference, axis=-1)
     dice = _dice(found, true)
+    unsure = NAN if probability is None else cross_entropy(probability.max(axis=-1), true)
     counts = [int(np.count_nonzero(mask)) for mask in (found, true)]
     common = int(np.count_nonzero(found & true))
     # Of an empty mask beside one that is not: the worst, as all figures have it.
@@ -129,8 +136,18 @@ def image_metrics(
         example_id, source, dice=dice, iou=dice / (2 - dice), hd95_px=hd95_px, assd_px=assd_px,
         surface_dice=surface_dice, hd95_percent=percent * hd95_px, assd_percent=percent * assd_px,
         hd95_mm=hd95_mm, assd_mm=assd_mm, surface_dice_mm=surface_dice_mm, precision=precision,
-        recall=recall, **sides, predicted_px=counts[0], reference_px=counts[1],
+        recall=recall, **sides, cross_entropy=unsure, predicted_px=counts[0],
+        reference_px=counts[1],
     )  # fmt: skip
+
+
+def cross_entropy(
+    probability: Float[np.ndarray, "h w"], reference: Bool[np.ndarray, "h w"]
+) -> float:
+    """Returns the mean over pixels of −log of the probability that the reference was given."""
+    given = np.where(reference, probability, 1 - probability)
+    # A float32 nearer to 1 than this is 1, and its complement 0, whose logarithm has no end.
+    return float(-np.log(np.maximum(given, np.finfo(np.float32).eps)).mean(dtype=np.float64))
 
 
 def _dice(predicted: Bool[np.ndarray, "h w"], reference: Bool[np.ndarray, "h w"]) -> float:
@@ -191,7 +208,7 @@ def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
     """Returns, of each figure that some image has, what its mean does not tell.
 
     `interval` is the 95 % interval of the mean (see `mean_intervals`; `None` of too few patients),
-    `worst_twentieth` the fifth percentile, or the 95th of a distance.
+    `worst_twentieth` the fifth percentile, or the 95th where lower is better.
     """
     values = np.array([[getattr(row, name) for name in FIGURES] for row in rows], np.float64)
     values = values.reshape(len(rows), len(FIGURES))
@@ -199,12 +216,13 @@ def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
     found = {}
     for name, column, interval in zip(FIGURES, values.T, intervals, strict=True):
         column = column[~np.isnan(column)]
+        worst = 95 if name in LOWER_IS_BETTER else 5
         if len(column):
             found[name] = {
                 "interval": None if np.isnan(interval).any() else interval.tolist(),
                 "standard_deviation": float(column.std(ddof=1)) if len(column) > 1 else None,
                 "median": float(np.median(column)),
-                "worst_twentieth": float(np.percentile(column, 95 if name in DISTANCES else 5)),
+                "worst_twentieth": float(np.percentile(column, worst)),
             }
     return found
 

@@ -251,6 +251,7 @@ def validate(run: Training, log: Log, step: int, trained: str) -> float:
     dice = float(figures.get("dice", 0.0))
     terminal.say(
         f"step {step}: {trained}; validation Dice {dice:.4f}, "
+        f"cross-entropy {figures['cross_entropy']:.4f}, "
         f"HD95 {figures.get('hd95_px', np.nan):.2f} px"
     )
     return dice

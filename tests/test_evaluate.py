@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.data.records import open_records
-from lungseg_jax.evaluate import Evaluator, predicted_mask
+from lungseg_jax.evaluate import Evaluator, predicted_mask, to_original
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.optim import make_optimizer
@@ -115,6 +115,9 @@ def test_prediction_belongs_to_its_picture(config, records, eight_devices, kind,
         total = predicted.sum() + example.original_mask.sum()
         assert row.id == example.example_id
         assert row.dice == pytest.approx(2 * common / total)
+        probability = to_original(square.astype(np.float32), example)
+        given = np.where(example.original_mask > 0, probability, 1 - probability)
+        assert row.cross_entropy == pytest.approx(-np.log(np.maximum(given, 1e-7)).mean(), 0.02)
         assert row.predicted_px == predicted.sum()
         assert row.reference_px == np.count_nonzero(example.original_mask)
         assert (type(row.predicted_px), type(row.reference_px)) == (int, int)

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from etils import epath
 
 from lungseg_jax import evaluation_report
@@ -66,6 +67,14 @@ def test_sides_have_columns_where_a_row_has_them(tmp_path):
         ("0.25", ""), ("0.75", "0.5"),
     ]  # fmt: skip
     assert (summary["dice_right"], summary["dice_left"]) == (0.5, 0.5)
+
+
+def test_worst_twentieth_of_cross_entropy_is_its_largest():
+    """Fault: a loss ranked like Dice, whose best pictures would pass for its worst."""
+    rows = [row(str(number), 0.5, cross_entropy=number / 100) for number in range(101)]
+    summary = evaluation_report.summary_of(rows)
+    assert summary["cross_entropy"] == pytest.approx(0.5)
+    assert summary["spread"]["cross_entropy"]["worst_twentieth"] == pytest.approx(0.95)
 
 
 def test_summary_has_each_source_and_is_strict_json(tmp_path):

@@ -16,13 +16,13 @@ from lungseg_jax.metrics import (
 )
 
 
-def measure(predicted, reference, spacing_mm=None) -> ImageMetrics:
+def measure(predicted, reference, spacing_mm=None, probability=None) -> ImageMetrics:
     """Figures of masks of one class, or of two, whose channels come last."""
     if reference.ndim == 2:
         predicted, reference = predicted[..., None], reference[..., None]
     return image_metrics(
         predicted, reference, example_id="a", source="s", spacing_mm=spacing_mm,
-        tolerance_px=2.0, tolerance_mm=3.0,
+        tolerance_px=2.0, tolerance_mm=3.0, probability=probability,
     )  # fmt: skip
 
 
@@ -42,6 +42,21 @@ def test_shifted_rectangle():
     # Top and bottom edges (30 pixels of 96 each) lie 5 rows apart, less where a side edge is near.
     assert row.hd95_px == pytest.approx(5)
     assert row.hd95_mm == pytest.approx(4)
+
+
+def test_cross_entropy_is_of_the_probability_of_either_lung():
+    """Fault: another base or reduction, one side's channel alone, or infinity where it is sure."""
+    right, left = np.zeros((2, 8, 8), bool)
+    right[:, :2], left[:, 4:6] = True, True
+    reference = np.stack([right, left], axis=-1)
+    probability = np.where(reference, np.float32(0.8), np.float32(0.1))
+    row = measure(probability > 0.5, reference, probability=probability)
+    # Half of the pixels are lung.
+    assert row.cross_entropy == pytest.approx(-(math.log(0.8) + math.log(0.9)) / 2)
+    opposite = (~reference[..., :1]).astype(np.float32)
+    wrong = measure(opposite > 0.5, reference[..., :1], probability=opposite)
+    assert 10 < wrong.cross_entropy < 17
+    assert math.isnan(measure(*np.stack([reference, reference])).cross_entropy)
 
 
 def test_each_distance_is_of_its_own_definition_and_unit():
