@@ -12,7 +12,7 @@ alone. Writes `benchmarks/results/accuracy_NAME.json`.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -25,7 +25,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.evaluate import Evaluator, lung_probability, to_original
 from lungseg_jax.export import calibrated_weights_of_run
-from lungseg_jax.metrics import ImageMetrics, image_metrics, summarize
+from lungseg_jax.metrics import DISTANCES, ImageMetrics, image_metrics, spread, summarize
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.plausibility import MIN_DICE
@@ -36,7 +36,6 @@ from lungseg_jax.workdir import read_starts
 
 FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
 FALSE_ALARMS = 0.05
-RESAMPLES = 2000
 
 Rows = dict[str, list[ImageMetrics]]
 
@@ -107,7 +106,7 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
     estimates = []
     threshold = weights.calibration.threshold
     for position, square in evaluator.predict(variables, records, range(len(records))):
-        example = records.example(position)
+        example, patient = records.example(position), records.names(position).patient_id
         probabilities = to_original(square, example).max(axis=-1)
         both = (square + mirrored[position]) / 2
         estimates.append(quality.estimate_dice(square.max(axis=-1), weights.calibration))
@@ -116,7 +115,8 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
             *(keep_lungs(lung_probability(x, example), threshold) for x in (square, both)),
         )
         for way_rows, mask in zip(rows.values(), masks, strict=True):
-            way_rows.append(figures_of(mask, example, weights.config))
+            row = figures_of(mask, example, weights.config)
+            way_rows.append(dataclasses.replace(row, patient=patient))
     return rows, np.array(estimates)
 
 
@@ -151,42 +151,36 @@ def by_source(rows: Sequence[ImageMetrics]) -> dict[str, dict]:
     groups = {"all": list(rows)} | {
         source: [row for row in rows if row.source == source] for source in sources
     }
-    return {name: spread(group) for name, group in groups.items()}
+    return {name: figures_with_spread(group) for name, group in groups.items()}
 
 
-def spread(rows: Sequence[ImageMetrics]) -> dict:
+def figures_with_spread(rows: Sequence[ImageMetrics]) -> dict:
     """Returns counts of failures, and each figure's mean, deviation, worst twentieth and interval.
 
-    A figure that no row has is left out; one row has no standard deviation.
+    A figure that no row has is left out; one row has no standard deviation, few have no interval.
     """
-    counts = summarize(rows)
+    summary, spreads = summarize(rows), spread(rows)
     result: dict = {
         "pictures": len(rows),
-        "empty_predictions": counts["num_empty_predictions"],
-        "false_lungs": counts["num_false_lungs"],
+        "empty_predictions": summary["num_empty_predictions"],
+        "false_lungs": summary["num_false_lungs"],
     }
     for figure in FIGURES:
-        values = np.array([getattr(row, figure) for row in rows])
-        values = values[~np.isnan(values)]
-        if not len(values):
-            continue
-        is_distance = figure.endswith("_px")
-        deviation = round(float(values.std(ddof=1)), 4) if len(values) > 1 else None
-        result[figure] = {
-            "mean": round(float(values.mean()), 4),
-            "standard_deviation": deviation,
-            "worst_twentieth": round(float(np.percentile(values, 95 if is_distance else 5)), 4),
-            "worst": round(float(values.max() if is_distance else values.min()), 4),
-            "mean_between": [round(x, 4) for x in bootstrap(values, np.mean)],
-        }
+        if figure in spreads:
+            values = [getattr(row, figure) for row in rows]
+            told = spreads[figure]
+            result[figure] = {
+                "mean": _rounded(summary[figure]),
+                "standard_deviation": _rounded(told["standard_deviation"]),
+                "worst_twentieth": _rounded(told["worst_twentieth"]),
+                "worst": _rounded((np.nanmax if figure in DISTANCES else np.nanmin)(values)),
+                "mean_between": told["interval"] and [_rounded(end) for end in told["interval"]],
+            }
     return result
 
 
-def bootstrap(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple[float, float]:
-    """Returns the 95 % percentile interval of a statistic over resampled pictures."""
-    chosen = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(statistic(values[chosen], axis=1), [2.5, 97.5])
-    return float(low), float(high)
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(float(figure), 4)
 
 
 def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
