@@ -40,7 +40,7 @@ _FAILURES = {"num_empty_predictions": "missed", "num_false_lungs": "false lungs"
 
 
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
-    """Writes `eval/<split>.csv` and returns the split's summary, and those by source and finding.
+    """Writes `eval/<split>.csv` by id, returns the split's summary and those by source and finding.
 
     Columns of `_SOMETIMES` are written only where some row has them, the others always, what rows
     have beyond `ImageMetrics` last.
@@ -52,7 +52,7 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
             fields.remove(name)
     writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.id):
         cells = dataclasses.asdict(row).items()
         writer.writerow({key: "" if _is_nan(value) else value for key, value in cells})
     _write(workdir / "eval" / f"{split}.csv", text.getvalue().encode())
