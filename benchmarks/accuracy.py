@@ -5,8 +5,8 @@
 Measures the test split of the run, of all runs together where they are the folds of a
 cross-validation, or, of a run on phantoms, that of SPLITS on Kaggle's "Chest Xray
 Masks and Labels" in FOLDER, in the original frame: mean, spread and 5th percentile, 95 % bootstrap
-intervals, by source; how the estimate of Dice ranks pictures, and how many bad masks it finds at
-5 % false alarms among the same pictures. Threshold and calibration come from the validation split
+intervals, by source; how the estimate of Dice ranks images, and how many bad masks it finds at
+5 % false alarms among the same images. Threshold and calibration come from the validation split
 alone. Writes `benchmarks/results/accuracy_NAME.json`.
 """
 
@@ -58,7 +58,7 @@ def main(name: str, workdir: str, *others: str) -> None:
         estimates.append(run_estimates)
         calibrations.append(dataclasses.asdict(weights.calibration))
     kept = rows["two lungs kept"]
-    assert len({row.id for row in kept}) == len(kept), "runs that share test pictures"
+    assert len({row.id for row in kept}) == len(kept), "runs that share test images"
     ranked = sorted((row for row in kept if not np.isnan(row.dice)), key=lambda row: row.dice)
     worse = [
         {"id": after.id, "before": before.hd95_px, "after": after.hd95_px}
@@ -184,7 +184,7 @@ def _rounded(figure: float | None) -> float | None:
 
 
 def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
-    """Returns how the estimate of Dice agrees with Dice, over the pictures that have one."""
+    """Returns how the estimate of Dice agrees with Dice, over the images that have one."""
     known = ~np.isnan(dice)
     estimates, dice = estimates[known], dice[known]
     bad = dice < MIN_DICE

@@ -2,11 +2,11 @@
 
   python -m benchmarks.build_rate FOLDER [--memory|--large]
 
-FOLDER holds Kaggle's "Chest Xray Masks and Labels". Each picture is built twice, as the PNG it is
+FOLDER holds Kaggle's "Chest Xray Masks and Labels". Each image is built twice, as the PNG it is
 and as a DICOM copy of it. The loop does what a script would: read, window, shrink, encode, write;
 it checks nothing. All runs are made in turn on one machine, five times; the whole of `prepare`
 counts, from listing the folder to the manifest, but not the garbage that imports leave. `--large`
-takes a sixth of the pictures, enlarged to the 2048 x 2048 pixels of a hospital's radiographs.
+takes a sixth of the images, enlarged to the 2048 x 2048 pixels of a hospital's radiographs.
 `--memory` measures peak memory from 500 to 5,000 pairs instead. Writes
 `benchmarks/results/build_rate.json`, `build_rate_large.json` or `build_memory.json`.
 """
@@ -155,7 +155,7 @@ def _pairs(folder: str, root: Path, every: int = 1, side: int | None = None) -> 
 
 
 def _many(folder: str, root: Path, count: int) -> Path:
-    """Writes `count` pairs, the same pictures again under other names."""
+    """Writes `count` pairs, the same images again under other names."""
     pictures = root / f"pictures-{count}"
     for name in ("images", "masks"):
         (pictures / name).mkdir(parents=True)
@@ -168,7 +168,7 @@ def _many(folder: str, root: Path, count: int) -> Path:
 
 
 def to_dicom(picture: Path, patient_id: str) -> bytes:
-    """Returns a picture file as a DICOM file, its pixels not compressed."""
+    """Returns an image file as a DICOM file, its pixels not compressed."""
     pixels = np.asarray(Image.open(picture).convert("L"))
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()

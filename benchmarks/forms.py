@@ -1,4 +1,4 @@
-"""Accuracy of three forms of a U-Net on real pictures.
+"""Accuracy of three forms of a U-Net on real images.
 
   python -m benchmarks.forms FOLDER [FORM:SEED…]     (default: all of FORMS, seeds 0 to 2)
 

@@ -46,9 +46,9 @@ class Sizes:
     Attributes:
       width: channels of the first level.
       depth: number of halvings.
-      image_size: side of the pictures.
-      batch_size: pictures a training step.
-      inference_batch_sizes: pictures a forward pass.
+      image_size: side of the images.
+      batch_size: images a training step.
+      inference_batch_sizes: images a forward pass.
       calls: steps a turn where augmentation is measured.
       matrix_size: side of the matrices whose product gives PyTorch's peak.
     """
@@ -110,7 +110,7 @@ class Suite:
         )
         _add_utilisation(self._cases.get("train", {}).get("programs", {}), peaks)
         self._keep("augmentation", self._part("augmentation", 120, sizes))
-        # The largest first: benchmark mode tells of one picture too.
+        # The largest first: benchmark mode tells of one image too.
         large, *small = self._sizes.inference_batch_sizes
         self._race(*self._inference_programs(large))
         synthetic = ["--config=configs/unet.py", "--config.benchmark.data=synthetic"]
@@ -133,7 +133,7 @@ class Suite:
             self._path.write_text(json.dumps(self._result, indent=2) + "\n")
 
     def _inference_programs(self, batch_size: int) -> list[Program]:
-        # Without CUDA graphs the launches of kernels limit PyTorch where pictures come one by one.
+        # Without CUDA graphs the launches of kernels limit PyTorch where images come one by one.
         fastest = "reduce-overhead" if batch_size == 1 else "compile"
         return [
             self._program("lungseg_jax", "inference", batch_size),
@@ -305,7 +305,7 @@ def measure_augmentation(sizes: dict[str, Any]) -> dict[str, Any]:
     batch = jax.device_put(synthetic_batch(batch_size, sizes["image_size"]))
     slots = jnp.arange(batch_size, dtype=jnp.int32)
 
-    # Pictures are arguments: what a program closes over are constants that XLA may compute with.
+    # Images are arguments: what a program closes over are constants that XLA may compute with.
     def changed(key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
         return augment(key, slots, image, mask, config.augment)
 

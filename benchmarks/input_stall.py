@@ -1,4 +1,4 @@
-"""How long steps wait for their pictures: those on the device, and those streamed from records.
+"""How long steps wait for their images: those on the device, and those streamed from records.
 
   python -m benchmarks.input_stall --config=FILE [--config.KEY=VALUE …]
 

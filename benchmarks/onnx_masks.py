@@ -2,7 +2,7 @@
 
   python -m benchmarks.onnx_masks FOLDER
 
-FOLDER is that of Kaggle's data set. Each picture's mask in the model's square, at the calibrated
+FOLDER is that of Kaggle's data set. Each image's mask in the model's square, at the calibrated
 threshold, is compared with JAX's, for ONNX Runtime and for OpenVINO in float32 and in bfloat16.
 Writes `benchmarks/results/onnx_masks.json`.
 """
@@ -53,14 +53,14 @@ def main(folder: str) -> None:
 
 
 def _runtimes(model: bytes) -> dict[str, Any]:
-    """Returns functions from pictures to probabilities, by the runtime's name and type."""
+    """Returns functions from images to probabilities, by the runtime's name and type."""
     # Here, because they are no dependencies.
     import onnxruntime
     import openvino
 
     session = onnxruntime.InferenceSession(model)
     found: dict[str, Any] = {
-        "onnxruntime float32": lambda pictures: session.run(None, {"pictures": pictures})[0]
+        "onnxruntime float32": lambda pictures: session.run(None, {"images": pictures})[0]
     }
     core = openvino.Core()
     for dtype, hint in (("float32", "f32"), ("bfloat16", "bf16")):

@@ -8,7 +8,7 @@ ratio is the rate of ours over that of PyTorch's fastest variant in the same tur
 compiled, with or without the huge pages that ours asks for by itself. Cases that end in `bfloat16`
 compare PyTorch's autocast with the fastest of ours, of either type. OpenVINO, a library for
 inference on CPUs, runs the graph of `lungseg_jax.export_onnx` in PyTorch's type; its ratios stand
-apart. Two devices share the rows of a single picture (`space_shards`), which prediction on files
+apart. Two devices share the rows of a single image (`space_shards`), which prediction on files
 does not do: its small network gains nothing by it.
 """
 
@@ -56,7 +56,7 @@ def programs(case: str) -> list[Program]:
     size: Any = {
         "task": task, "width": width, "image_size": image_size, "batch_size": batch_size,
     }  # fmt: skip
-    # A picture by itself keeps one core busy, unless two share its rows.
+    # An image by itself keeps one core busy, unless two share its rows.
     space_shards = min(2, usable_cores()) if batch_size == 1 else 1
     ours = [
         Program(

@@ -155,7 +155,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str =
 
 
 def main() -> None:
-    """Draws the picture."""
+    """Draws the image."""
     PICTURE.write_text(chart(sections_of(read_results())))
 
 

@@ -2,7 +2,7 @@
 
   python -m benchmarks.predict_speed
 
-Start: the command on one small picture, with an empty and with a filled cache of compiled programs.
+Start: the command on one small image, with an empty and with a filled cache of compiled programs.
 A file: phantoms enlarged to several sizes, as PNG and DICOM; the difference between the command on
 many of them and on one, over their number. Writes `benchmarks/results/predict_speed.json`.
 """
@@ -37,7 +37,7 @@ def main() -> None:
         folders = {side: _pictures(root / str(side), side) for side in SIDES}
         first = sorted(folders[512].iterdir())[0]
         start = [_seconds([first], root) for _ in range(1 + REPEATS)]
-        # The program for several pictures at a time is compiled too.
+        # The program for several images at a time is compiled too.
         _seconds(sorted(folders[512].iterdir()), root)
         result = {
             **own_environment,

@@ -53,9 +53,9 @@ class Program:
       width: channels of the first level.
       depth: number of times the resolution is halved.
       block_size: side of the pixel blocks folded into channels.
-      image_size: side of the square pictures.
-      batch_size: pictures a call.
-      space_shards: of ours; devices that share the rows of each picture.
+      image_size: side of the square images.
+      batch_size: images a call.
+      space_shards: of ours; devices that share the rows of each image.
       dtype: compute type; under PyTorch bfloat16 is autocast.
       mode: of PyTorch; see `benchmarks.torch_unet.Mode`.
       huge_pages: memory in pages of 2 MiB, as `lungseg_jax.main` has it on a CPU.
@@ -150,7 +150,7 @@ def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
 
 
 def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns pictures in [0, 1] and masks {0, 1}, float32, (b, h, w, 1), by a fixed seed."""
+    """Returns images in [0, 1] and masks {0, 1}, float32, (b, h, w, 1), by a fixed seed."""
     image = np.random.default_rng(0).random((batch_size, image_size, image_size, 1), np.float32)
     return image, (image > 0.7).astype(np.float32)
 
@@ -262,7 +262,7 @@ def _their_inference(program: Program) -> Run:
 
 
 def _torch_setting(program: Program) -> Any:  # noqa: ANN401
-    """Model, type, pictures and masks on the device, with PyTorch's switches set for speed."""
+    """Model, type, images and masks on the device, with PyTorch's switches set for speed."""
     import torch
 
     from benchmarks import torch_unet

@@ -2,7 +2,7 @@
 
   python -m benchmarks.quality_plot
 
-Writes `docs/quality.svg`: a panel for each protocol, a dot for each test picture.
+Writes `docs/quality.svg`: a panel for each protocol, a dot for each test image.
 """
 
 import html
@@ -16,7 +16,7 @@ from tfds_builder.svg_charts import PALETTE
 
 PICTURE = RESULTS.parent.parent / "docs" / "quality.svg"
 
-# Result files, and what their test pictures are to the network.
+# Result files, and what their test images are to the network.
 PANELS = {
     "accuracy_pooled": "hospitals it was trained on",
     "accuracy_montgomery_to_shenzhen": "Montgomery → Shenzhen",
@@ -42,7 +42,7 @@ def chart(panels: dict[str, dict[str, Any]]) -> str:
     drawing = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        'aria-label="Estimated and true Dice of test pictures" '
+        'aria-label="Estimated and true Dice of test images" '
         f'font-family="system-ui, sans-serif" font-size="12">\n{drawing}\n</svg>\n'
     )
 
@@ -104,7 +104,7 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Draws the picture."""
+    """Draws the image."""
     PICTURE.write_text(chart(read_results()))
 
 

@@ -37,7 +37,7 @@ BATCHES = (32, 64, 128)
 def results_table() -> str:
     """Returns the table of every experiment's test split, and of each source in it."""
     lines = [
-        "| config | test pictures | Dice | IoU | HD95 px | ASSD px | time | hardware |",
+        "| config | test images | Dice | IoU | HD95 px | ASSD px | time | hardware |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for experiment, data in EXPERIMENTS.items():
@@ -52,9 +52,9 @@ def results_table() -> str:
 
 
 def accuracy_table(*, by_source: bool) -> str:
-    """Returns the table of every protocol's test pictures, and perhaps of each source in them."""
+    """Returns the table of every protocol's test images, and perhaps of each source in them."""
     lines = [
-        "| trained on | tested on | pictures | Dice (95 % interval) | 5th percentile | HD95 px "
+        "| trained on | tested on | images | Dice (95 % interval) | 5th percentile | HD95 px "
         "| ASSD px | surface Dice (2 px) |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -87,7 +87,7 @@ def forms_table() -> str:
     predicted = json.loads((results / "tpu.json").read_text())
     runs = json.loads((results / "forms.json").read_text())["runs"]
     lines = [
-        "| form | pictures | v5e images/s | MFU | v6e images/s | MFU "
+        "| form | images | v5e images/s | MFU | v6e images/s | MFU "
         "| Dice at a quarter of the width |",
         "|---|---|---|---|---|---|---|",
     ]

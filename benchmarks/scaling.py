@@ -78,7 +78,7 @@ def main(*names: str) -> None:
 
 
 def compile_for(config: Config, topology: str, per_device: int) -> dict[str, Any]:
-    """Returns `compile.json` of the configured step with so many pictures a device."""
+    """Returns `compile.json` of the configured step with so many images a device."""
     count = math.prod(parse_topology(topology)[1])
     config = dataclasses.replace(config, batch_size=per_device * count)
     with tempfile.TemporaryDirectory() as workdir:

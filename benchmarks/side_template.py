@@ -2,13 +2,13 @@
 
   python -m benchmarks.side_template FOLDER
 
-FOLDER holds Kaggle's "Chest Xray Masks and Labels", whose pictures are all the right way round;
-those with one lung are left out. Ridge regression to 1 on the asymmetry of each picture; its mirror
-image has the opposite one. Each picture is there twice more, the lower part of either lung white
+FOLDER holds Kaggle's "Chest Xray Masks and Labels", whose images are all the right way round;
+those with one lung are left out. Ridge regression to 1 on the asymmetry of each image; its mirror
+image has the opposite one. Each image is there twice more, the lower part of either lung white
 and out of the mask, lest the smaller lung be taken for the left one.
 
-Writes `lungseg_jax/imaging/side_template.npy`, fitted on all pictures, and
-`benchmarks/results/side_template.json`: how often pictures left out of the fit, and their mirror
+Writes `lungseg_jax/imaging/side_template.npy`, fitted on all images, and
+`benchmarks/results/side_template.json`: how often images left out of the fit, and their mirror
 images, are told right. Patients who come twice are left out together.
 """
 
@@ -60,10 +60,10 @@ def main(folder: str) -> None:
 
 
 def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
-    """Returns how pictures left out of the fit, and their mirror images, are told.
+    """Returns how images left out of the fit, and their mirror images, are told.
 
     Args:
-      scores: of the pictures; their mirror images have the opposite ones.
+      scores: of the images; their mirror images have the opposite ones.
       tells: whether the lungs' sizes let the score decide.
     """
     bound = sides.MIRRORED_BELOW
@@ -80,7 +80,7 @@ def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
 def with_effusions(
     pixels: np.ndarray, lungs: np.ndarray, random: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns picture and lungs with the lower part of the one lung gone, and of the other."""
+    """Returns image and lungs with the lower part of the one lung gone, and of the other."""
     shapes = []
     for lung in sides.split_lungs(lungs):
         rows = np.flatnonzero(lung.any(axis=1))

@@ -5,7 +5,7 @@
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". Patients are kept together. `pooled.json` is
 what the builder does by itself with seed 0; `montgomery_to_shenzhen.json` and
 `shenzhen_to_montgomery.json` train on one hospital and test on the other; `all.json` trains on all
-but the patient of one picture each for validation and test, which it must not be judged by;
+but the patient of one image each for validation and test, which it must not be judged by;
 `all_tested.json` is for networks that saw none of them.
 """
 
@@ -30,7 +30,7 @@ def main(folder: str) -> None:
         source: [outcome for outcome in taken if outcome.source == source]
         for source in ("montgomery", "shenzhen")
     }
-    assert sum(map(len, by_source.values())) == len(taken), "a picture of another source"
+    assert sum(map(len, by_source.values())) == len(taken), "an image of another source"
     write("pooled", assign_splits(taken, 0))
     for first, second in (("montgomery", "shenzhen"), ("shenzhen", "montgomery")):
         write(f"{first}_to_{second}", across(by_source[first], by_source[second]))
@@ -40,7 +40,7 @@ def main(folder: str) -> None:
 
 
 def across(trained_on: Sequence[Outcome], tested_on: Sequence[Outcome]) -> Splits:
-    """Returns splits that test on pictures of another hospital."""
+    """Returns splits that test on images of another hospital."""
     splits = assign_splits(trained_on, 0)
     return {
         "train": sorted(splits["train"] + splits["test"]),
@@ -50,7 +50,7 @@ def across(trained_on: Sequence[Outcome], tested_on: Sequence[Outcome]) -> Split
 
 
 def nearly_all(splits: Splits, taken: Sequence[Outcome]) -> Splits:
-    """Returns splits that hold out the patient of one picture for each of two."""
+    """Returns splits that hold out the patient of one image for each of two."""
     patient_of = {outcome.example_id: outcome.patient_id for outcome in taken}
     held_out = {
         name: [

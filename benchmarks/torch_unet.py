@@ -80,7 +80,7 @@ class UNet(nn.Module):
         self.depth, self.block_size = depth, block_size
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns float32 logits of pictures in [0, 1]."""
+        """Returns float32 logits of images in [0, 1]."""
         x = F.pixel_unshuffle(image, self.block_size) if self.block_size > 1 else image
         skips = []
         for level, block in enumerate(self.encoder):
@@ -168,7 +168,7 @@ def update(
 
 
 def make_inference(model: UNet, dtype: torch.dtype, mode: Mode) -> Callable[[Tensor], Tensor]:
-    """Returns the function from pictures to probabilities, normalisation folded into kernels."""
+    """Returns the function from images to probabilities, normalisation folded into kernels."""
     fold_batch_norm(model.eval())
 
     def probabilities(image: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
   python -m benchmarks.tpu [TOPOLOGY:FORM:SIZE:BATCH…]     (default: all of CASES)
 
-FORM is a name in FORMS, SIZE the pictures' side, BATCH the pictures a device. Writes
+FORM is a name in FORMS, SIZE the images' side, BATCH the images a device. Writes
 `benchmarks/results/tpu.json`; cases that are in it and not named are kept. A case takes minutes.
 """
 

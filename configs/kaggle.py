@@ -4,7 +4,7 @@
 
 Two cores of an AMD EPYC, float32, jax 0.10.2: 19 minutes from files to figures, beside
 other work. Test Dice .9624 (Montgomery .9713, Shenzhen .9603), HD95 14.7 px, on 112
-pictures of 512 x 512; trained on 395 of the 563 labelled pictures available.
+images of 512 x 512; trained on 395 of the 563 labelled images available.
 """
 
 from ml_collections import ConfigDict

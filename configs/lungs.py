@@ -10,17 +10,17 @@ px, with the validation split's threshold and two lungs kept.
 
 From one hospital to the other: `--config.data.splits=configs/splits/montgomery_to_shenzhen.json`,
 or `shenzhen_to_montgomery.json`. Other seeds: `--config.seed=1`; `python -m benchmarks.repeats
-pooled WORKDIR…` gives their spread and the mean of their networks. Five folds of all pictures:
+pooled WORKDIR…` gives their spread and the mean of their networks. Five folds of all images:
 `--config.fold=0` to `4` without `data.splits`, evaluated together by `python -m benchmarks.accuracy
 folds WORKDIR…`. From phantoms alone: `--config.data.source=phantom --config.data.num_phantoms=600
 --config.num_steps=500`, measured by `python -m benchmarks.accuracy phantoms_to_real WORKDIR on
 FOLDER configs/splits/all_tested.json`.
 
-Phantoms first, if you have few pictures: the run on phantoms, then `--config.start_from=` its
+Phantoms first, if you have few images: the run on phantoms, then `--config.start_from=` its
 folder. Montgomery to Shenzhen .9528 instead of .9519; benchmarks/ABLATIONS.md says why it is not
 the recipe.
 
-The packaged weights, calibrated by the pooled run, which held out pictures for that:
+The packaged weights, calibrated by the pooled run, which held out images for that:
 
     python -m lungseg_jax.main --config=configs/lungs.py --config.data.manual_dir=FOLDER \
         --config.data.splits=configs/splits/all.json --config.num_steps=2000 \

@@ -9,18 +9,18 @@ TPU's vector and matrix units. The three levels are the three coarsest of a plai
 and depth 4 (128, 256 and 512 channels at 64², 32² and 16²), with the same field of view at the
 bottom and 4 % fewer parameters.
 
-Predicted by the TPU compiler for v5e:2x2, 32 pictures of 256² per device, jax 0.10.2, libtpu
+Predicted by the TPU compiler for v5e:2x2, 32 images of 256² per device, jax 0.10.2, libtpu
 0.0.42.1 (`benchmarks/results/tpu.json`), without running a TPU: 15.9 M cycles and 10.6 ms per step,
 3,023 images/s per device, MFU 58.6 %, 0.6 GiB per device, gradients in one all-reduce of 28.5 MiB.
 The plain U-Net (width 32, depth 4, block size 1) at the same batch: 144.8 M cycles, 332 images/s
 per device; at 128 per device, which suits it better, 751 images/s.
 
 The cost is accuracy: at a quarter of the widths, blocks of 4 have a test Dice of .9503 on real
-pictures, blocks of 2 .9552 and the plain form .9543 (`benchmarks/forms.py`, means of three seeds).
+images, blocks of 2 .9552 and the plain form .9543 (`benchmarks/forms.py`, means of three seeds).
 Validation runs on the host: fifty steps of half a second in all would wait for it longer than they
 take. So it is done once, after the last step; longer runs should set `evaluation.every`.
 
-Blocks of 2, as accurate as the plain form, run fastest at 128 pictures per device: 1,447 images/s
+Blocks of 2, as accurate as the plain form, run fastest at 128 images per device: 1,447 images/s
 there, MFU 40.5 %:
 
     python -m lungseg_jax.main --config=configs/tpu.py --config.data.source=kaggle \
@@ -36,7 +36,7 @@ NUM_DEVICES = 8
 
 
 def get_config() -> ConfigDict:
-    """Returns this form, with 32 pictures per device."""
+    """Returns this form, with 32 images per device."""
     config = default_config()
     config.batch_size = 32 * NUM_DEVICES
     config.model.block_size = 4

@@ -1,7 +1,7 @@
 """Random changes to what differs between hospitals: tone, contrast, shading, opacities and bars.
 
 None of them moves the lungs, so masks stay as they are. All are sums and products of small
-matrices with the picture: nothing is gathered, which accelerators do slowly.
+matrices with the image: nothing is gathered, which accelerators do slowly.
 """
 
 import math
@@ -29,10 +29,10 @@ _BAR_PROBABILITY = 0.25
 def change_appearance(
     key: Key[Array, ""], image: Picture, lungs: Bool[Array, "h w"], config: AugmentConfig
 ) -> Picture:
-    """Returns the picture as another hospital might have it; values may leave [0, 1].
+    """Returns the image as another hospital might have it; values may leave [0, 1].
 
     Args:
-      key: of the picture.
+      key: of the image.
       image: in [0, 1].
       lungs: where no bar may lie.
       config: strength of each change; 0 switches it off.
@@ -54,7 +54,7 @@ def change_appearance(
 
 
 def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
-    """Returns the picture under a smooth curve that leaves 0 and 1 where they are.
+    """Returns the image under a smooth curve that leaves 0 and 1 where they are.
 
     Args:
       image: in [0, 1].
@@ -67,7 +67,7 @@ def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
 
 
 def change_local_contrast(image: Picture, gain: Float[Array, ""]) -> Picture:
-    """Returns the picture with its differences from the neighbourhood's mean scaled by `gain`.
+    """Returns the image with its differences from the neighbourhood's mean scaled by `gain`.
 
     More than 1 looks like the adaptive equalisation of detectors' software, less than 1 like film.
     """
@@ -95,7 +95,7 @@ def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool
     """Returns where black bars lie along the sides, as collimators and scanners leave them.
 
     Args:
-      key: of the picture.
+      key: of the image.
       lungs: what no bar covers.
       largest: breadth of a bar as a share of the side.
     """
@@ -116,7 +116,7 @@ def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool
 
 
 def enlarge(values: Float[Array, "a b"], shape: tuple[int, ...]) -> Picture:
-    """Returns values of equal parts of the picture, interpolated between their centres."""
+    """Returns values of equal parts of the image, interpolated between their centres."""
     rows, columns = (
         _interpolation(side, count) for side, count in zip(shape, values.shape, strict=True)
     )

@@ -1,6 +1,6 @@
-"""Random changes to training pictures, on the device, inside the jitted step.
+"""Random changes to training images, on the device, inside the jitted step.
 
-Every picture's changes are a function of (seed, step, slot in the global batch) alone: the same
+Every image's changes are a function of (seed, step, slot in the global batch) alone: the same
 on any number of devices.
 """
 
@@ -20,7 +20,7 @@ from lungseg_jax.resampling import affine, blur
 Picture = Float[Array, "h w"]
 
 # Number of the appearance's stream of random numbers; `split` makes the others. A new change to
-# pictures takes `fold_in` with the next number, 5, and a key of `split` nowhere: what is there
+# images takes `fold_in` with the next number, 5, and a key of `split` nowhere: what is there
 # keeps its numbers, and runs that leave the change off keep their bits.
 _APPEARANCE = 4
 
@@ -41,11 +41,11 @@ def augment(
     masks: Float[Array, "b h w c"],
     config: AugmentConfig,
 ) -> tuple[Float[Array, "b h w 1"], Float[Array, "b h w c"]]:
-    """Returns changed pictures in [0, 1] and the masks moved with them, {0, 1}.
+    """Returns changed images in [0, 1] and the masks moved with them, {0, 1}.
 
     Args:
       key: of the step.
-      slots: each picture's place in the global batch, which determines its random numbers.
+      slots: each image's place in the global batch, which determines its random numbers.
       images: in [0, 1].
       masks: {0, 1}.
       config: strength of each change; 0 switches it off.
@@ -82,7 +82,7 @@ def _augment_one(
 def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2 3"]:
     """Returns a random map from output to input coordinates, (row, column, 1) from the centre.
 
-    Coordinates are in units of the picture's side.
+    Coordinates are in units of the image's side.
     """
     rotation, scale, shear, shift, flip = jax.random.split(key, 5)
     aspect = jax.random.fold_in(scale, 1)

@@ -44,7 +44,7 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 
     Raises:
       ConfigError: batches do not divide over the devices.
-      DataError: the pictures cannot be used.
+      DataError: the images cannot be used.
     """
     workdir = run_folder(workdir)
     parallel = all_devices(

@@ -72,7 +72,7 @@ class PredictionArguments:
       paths: files and folders.
       output: folder for results.
       checkpoints: folders of runs and files of weights; none for the weights in the package.
-      both_ways: whether the prediction of the mirrored picture is averaged in.
+      both_ways: whether the prediction of the mirrored image is averaged in.
       dicom_seg: whether lungs are written as DICOM SEG, too.
       config: only how files are read matters.
     """

@@ -1,4 +1,4 @@
-"""Compares two runs on the same test pictures, pair by pair; a patient counts as one.
+"""Compares two runs on the same test images, pair by pair; a patient counts as one.
 
 Usage: python -m lungseg_jax.compare RUN_A RUN_B [--split=test]
 
@@ -35,9 +35,9 @@ AGAIN = "evaluate the run again by --mode=eval, or validate again"
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How a figure differs between two runs, over the pictures where one of them has it.
+    """How a figure differs between two runs, over the images where one of them has it.
 
-    A run that finds no lung on a picture that has none has no figure of it. Where the other finds
+    A run that finds no lung on an image that has none has no figure of it. Where the other finds
     some, the first has the figure's best value: left out, the other's mistake would not count.
 
     Interval and test are of other patients, not of other runs: seeds of one recipe differ, too.
@@ -66,10 +66,10 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Figures of a run's pictures, in the order of their ids.
+    """Figures of a run's images, in the order of their ids.
 
     Attributes:
-      ids: of the pictures.
+      ids: of the images.
       patients: of each.
       reference_px: of each, by which its reference and frame are known again.
       figures: a column for each of `FIGURES`; NaN where one has no meaning.
@@ -87,11 +87,11 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
     Args:
       first: folder of a finished run.
       second: folder of another.
-      split: whose pictures.
+      split: whose images.
 
     Raises:
       ConfigError: an address that is no folder.
-      DataError: a folder holds no table of the split, or the tables are of other pictures, other
+      DataError: a folder holds no table of the split, or the tables are of other images, other
         references or frames, or other tolerances.
     """
     tables = [_read(run_folder(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
@@ -100,8 +100,8 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
         ours, theirs = (len(table.ids) for table in tables)
         raise DataError(
             second,
-            f"has {theirs} pictures, {common} shared with the {ours} of {first}",
-            "compare figures of the same pictures, such as of runs with the same data.splits",
+            f"has {theirs} images, {common} shared with the {ours} of {first}",
+            "compare figures of the same images, such as of runs with the same data.splits",
         )
     _check_same_references(first, second, *tables)
     _check_same_tolerance(first, second, split)
@@ -111,7 +111,7 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
 def _check_same_references(
     first: epath.PathLike, second: epath.PathLike, table: Table, other: Table
 ) -> None:
-    """Raises DataError where pictures of one id differ in the size of their reference."""
+    """Raises DataError where images of one id differ in the size of their reference."""
     rows = zip(table.ids, table.reference_px, other.reference_px, strict=True)
     if others := [row for row in rows if row[1] != row[2]]:
         name, ours, theirs = others[0]

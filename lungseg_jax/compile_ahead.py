@@ -158,7 +158,7 @@ def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[re
 
 
 def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
-    """Returns the training step on batches that carry their pictures, traced and not compiled."""
+    """Returns the training step on batches that carry their images, traced and not compiled."""
     optimizer = make_optimizer(config)
     state = jax.eval_shape(lambda: create_state(config, optimizer))
     step = make_train_step(config, optimizer, parallel)

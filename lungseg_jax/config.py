@@ -28,7 +28,7 @@ NO_FOLD = -1
 # Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
 MAX_TONE = 0.159
 
-# In pixels: the work grows with it, one shifted picture for each pixel that blur reaches.
+# In pixels: the work grows with it, one shifted image for each pixel that blur reaches.
 MAX_BLUR = 10
 
 # Largest turn of columns by rotation and shear together, far beyond that of any chest: from 90
@@ -48,23 +48,23 @@ class DataConfig:
     """What to train on.
 
     Attributes:
-      source: folder layout of the pictures; `phantom` generates its own.
+      source: folder layout of the images; `phantom` generates its own.
       manual_dir: the data set's folder; none for `phantom`.
-      images: names of the pictures, for a `folder` without `pairs.csv`.
-      masks: names of a picture's masks there; `{stem}` is the picture's name without suffix.
+      images: names of the images, for a `folder` without `pairs.csv`.
+      masks: names of an image's masks there; `{stem}` is the image's name without suffix.
       data_dir: where records are kept.
       splits: JSON file `{"train": [id…], "val": […], "test": […]}`; empty to split by hash.
       labels: `lungs`, one class, or `left_right`, two: the patient's right and left lung.
       image_size: side of the model's square in pixels.
-      num_phantoms: pictures to generate for `phantom`.
+      num_phantoms: images to generate for `phantom`.
       on_error: whether a bad file ends the build (`fail`) or is left out and reported (`skip`).
-      max_bad_share: share of bad pictures above which even `skip` ends the build.
-      frontal_only: leave out pictures that by their header are no frontal chest radiographs, refuse
+      max_bad_share: share of bad images above which even `skip` ends the build.
+      frontal_only: leave out images that by their header are no frontal chest radiographs, refuse
         those next to without greys, and note those that do not look like chests.
-      correct_polarity: invert a picture whose pixels contradict its photometric tag.
-      max_megapixels: the largest picture that is decoded.
+      correct_polarity: invert an image whose pixels contradict its photometric tag.
+      max_megapixels: the largest image that is decoded.
       resident: whether the decoded training split lives in the memory of each device; `auto` if it
-        takes at most a fifth of that. Other pictures are streamed by threads of one process.
+        takes at most a fifth of that. Other images are streamed by threads of one process.
     """
 
     source: SourceName = "phantom"
@@ -111,10 +111,10 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes to training pictures; see `lungseg_jax.augment`.
+    """Random changes to training images; see `lungseg_jax.augment`.
 
     Attributes:
-      flip: mirror half of the pictures left to right; only with labels that do not tell sides,
+      flip: mirror half of the images left to right; only with labels that do not tell sides,
         because a mirrored chest is not one with its lungs swapped: its heart is on the wrong side.
       rotation_degrees: largest rotation; see `MAX_TURN_DEGREES`.
       scale: largest change of size, as a share; the ratio of height to width changes by as much.
@@ -128,9 +128,9 @@ class AugmentConfig:
       blur: largest standard deviation of blur, in pixels.
       tone: largest bend of the curve of intensities, in intensity; see `appearance.bend`.
       local_contrast: largest change of contrast within a neighbourhood, as a power of two.
-      shading: standard deviation of smooth shading added to the picture, in intensity.
+      shading: standard deviation of smooth shading added to the image, in intensity.
       opacity: largest brightness of soft blobs, on the lungs or elsewhere, in intensity.
-      bars: largest width of black bars along the picture's edges, off the lungs, as a share of the
+      bars: largest width of black bars along the image's edges, off the lungs, as a share of the
         side.
     """
 
@@ -178,7 +178,7 @@ class EvaluationConfig:
 
     Attributes:
       every: steps between validations; a checkpoint is saved at each.
-      batch_size: pictures per batch over all devices.
+      batch_size: images per batch over all devices.
       tolerance_px: tolerance of surface Dice in pixels of the original frame.
       tolerance_mm: tolerance of surface Dice in mm, where the spacing is known.
     """
@@ -211,20 +211,20 @@ class Config:
     """One run.
 
     Attributes:
-      batch_size: pictures per step over all devices.
+      batch_size: images per step over all devices.
       accumulation_steps: number of parts that a batch is processed in, one after the other, to save
         memory. Batch statistics, the Dice loss and trimming are then computed per part.
-      trimmed_share: share of a batch's pictures, those with the largest loss, that a step's loss
+      trimmed_share: share of a batch's images, those with the largest loss, that a step's loss
         leaves out; 0 to leave none out. See `losses.segmentation_loss`.
       num_steps: steps of the whole run.
       start_from: weights that training starts from: `packaged`, a file of `lungseg_jax.export`, or
         the folder of a run, if their network has the same form; empty for random ones.
       seed: of initial parameters, order, augmentation, split and phantoms.
       fold: fold of a five-fold cross-validation, 0 to 4, whose test splits together contain every
-        picture once; -1 for a single split of 70, 10 and 20 %.
+        image once; -1 for a single split of 70, 10 and 20 %.
       parallel: how a step is distributed over devices: `pmap` or `mesh`, with the same result. With
         several hosts a call of `pmap` takes JAX longer: 3 to 6 ms for 315 arrays, .6 with `mesh`.
-      space_shards: devices that share the rows of each picture, for pictures whose activations one
+      space_shards: devices that share the rows of each image, for images whose activations one
         device cannot hold; with `parallel=mesh` only. They must belong to one host.
       shard_optimizer: split optimizer and moving average over the devices instead of copying them
         to each; with `parallel=mesh` only.
@@ -235,7 +235,7 @@ class Config:
       keep_checkpoints: how many of the newest checkpoints to keep, besides the best.
       data: what to train on.
       model: the network.
-      augment: random changes to training pictures.
+      augment: random changes to training images.
       optimizer: the update rule.
       evaluation: what is measured.
       benchmark: what `--mode=benchmark` times.
@@ -299,7 +299,7 @@ def from_json(text: str) -> Config:
 
 
 def num_trimmed(share: float, num_pictures: int) -> int:
-    """Returns how many whole pictures a share is, never all; rounding errors are allowed for."""
+    """Returns how many whole images a share is, never all; rounding errors are allowed for."""
     return min(num_pictures - 1, math.floor(share * num_pictures + 1e-6))
 
 
@@ -414,7 +414,7 @@ def _check_read(data: DataConfig) -> None:
     if data.source == "phantom" and data.manual_dir:
         raise ConfigError(
             "data.manual_dir",
-            "is given, but data.source=phantom generates its pictures",
+            "is given, but data.source=phantom generates its images",
             "give its data.source, such as kaggle or folder",
         )
     for key in ("images", "masks"):
@@ -423,7 +423,7 @@ def _check_read(data: DataConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    # ArrayRecord and the decoders of pictures read from disks alone.
+    # ArrayRecord and the decoders of images read from disks alone.
     for key in ("manual_dir", "data_dir", "splits"):
         if "://" in getattr(data, key):
             raise ConfigError(
@@ -446,7 +446,7 @@ def _check_trimming(config: Config) -> None:
     if config.trimmed_share and not num_trimmed(config.trimmed_share, together):
         raise ConfigError(
             "trimmed_share",
-            f"is {config.trimmed_share:g}, less than one of {together} pictures",
+            f"is {config.trimmed_share:g}, less than one of {together} images",
             "give 0, a larger batch_size or fewer accumulation_steps",
         )
 
@@ -458,7 +458,7 @@ def _check_batch_norm(config: Config) -> None:
     if config.model.norm == "batch" and side == 1 and together == 1:
         raise ConfigError(
             "model.depth",
-            f"is {config.model.depth}, which leaves one position of a picture, and 1 picture is "
+            f"is {config.model.depth}, which leaves one position of an image, and 1 image is "
             "normalised at a time",
             "give a smaller depth, a larger batch, or model.norm=group",
         )

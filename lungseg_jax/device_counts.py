@@ -5,13 +5,13 @@ from lungseg_jax.errors import ConfigError
 
 
 def divides(config: Config, num_devices: int) -> bool:
-    """Whether batches, and the rows of pictures, divide evenly over devices of one host."""
+    """Whether batches, and the rows of images, divide evenly over devices of one host."""
     groups, rest = divmod(num_devices, config.space_shards)
     return not rest and config.batch_size % (groups * config.accumulation_steps) == 0
 
 
 def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
-    """Checks that batches, and the rows of pictures, divide evenly over devices.
+    """Checks that batches, and the rows of images, divide evenly over devices.
 
     Raises:
       ConfigError: they do not; the message shows the arithmetic.
@@ -26,7 +26,7 @@ def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
         good = f"{below} or {below + parts}" if below else f"{parts}"
         raise ConfigError(
             "batch_size",
-            f"{config.batch_size} pictures do not divide over {groups} x "
+            f"{config.batch_size} images do not divide over {groups} x "
             f"{config.accumulation_steps} accumulation steps = {parts} "
             f"(remainder {config.batch_size % parts})",
             f"{good} would do",
@@ -34,7 +34,7 @@ def check_devices(config: Config, num_devices: int, num_hosts: int = 1) -> None:
 
 
 def check_space_shards(config: Config, num_devices: int, num_hosts: int = 1) -> None:
-    """Checks that the devices of a host divide into groups that share the rows of pictures.
+    """Checks that the devices of a host divide into groups that share the rows of images.
 
     Raises:
       ConfigError: they do not.

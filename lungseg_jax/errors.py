@@ -40,7 +40,7 @@ class ConfigError(UserError, ValueError):
 
 
 class DataError(UserError):
-    """A picture, mask, folder or record that cannot be used."""
+    """An image, mask, folder or record that cannot be used."""
 
 
 class NotFrontalError(DataError):

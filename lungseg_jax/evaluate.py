@@ -57,7 +57,7 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
       CheckpointError: the folder holds no checkpoint that can be read, or the data have changed.
       ConfigError: the run was trained with another configuration, or groups of
         devices do not divide the devices.
-      DataError: the pictures cannot be used, or another job is in the folder.
+      DataError: the images cannot be used, or another job is in the folder.
     """
     workdir = run_folder(workdir)
     own_environment = environment()
@@ -125,7 +125,7 @@ class Evaluator:
       evaluation: how it measures.
       forward: compiled function from (variables, images of one batch over all devices) to the
         probability of each class.
-      batch_size: pictures in such a batch; divides over `parallel.batch_shards`.
+      batch_size: images in such a batch; divides over `parallel.batch_shards`.
     """
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
@@ -139,7 +139,7 @@ class Evaluator:
     ) -> Iterator[tuple[int, Float[np.ndarray, "s s c"]]]:
         """Yields (position, probabilities in the model's square) for this process's share.
 
-        Positions are cut into batches of one shape. The last is filled up with black pictures,
+        Positions are cut into batches of one shape. The last is filled up with black images,
         whose results are dropped: one compilation, and every example counts once.
         """
         local = self.batch_size // jax.process_count()
@@ -191,7 +191,7 @@ class Evaluator:
     def overlays(
         self, variables: Variables, records: Records, positions: Sequence[int]
     ) -> dict[int, np.ndarray]:
-        """Returns RGB pictures of this process's share of examples: reference and prediction."""
+        """Returns RGB images of this process's share of examples: reference and prediction."""
         pictures = {}
         for position, square in self.predict(variables, records, positions):
             example = records.example(position)

@@ -121,7 +121,7 @@ def write_overlays(
     ranked: Mapping[str, int],
     pictures: Mapping[int, np.ndarray],
 ) -> None:
-    """Writes `overlays/<rank>.png` of the pictures this process has, replacing older ones."""
+    """Writes `overlays/<rank>.png` of the images this process has, replacing older ones."""
     for rank, position in ranked.items():
         if position in pictures:
             row = rows[position]

@@ -4,9 +4,9 @@ Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
 
 --workdir=DIR        folder of a trained run
 --output=FILE        file to write; its checksum goes to FILE.sha256
---config.KEY=VALUE   where the run's pictures or records are now: data.manual_dir, data.data_dir
+--config.KEY=VALUE   where the run's images or records are now: data.manual_dir, data.data_dir
 --calibration=FILE   exported weights of another run with the same recipe, to copy the calibration
-                     from; for a run that kept no pictures aside to calibrate on
+                     from; for a run that kept no images aside to calibrate on
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from lungseg_jax.workdir import make_folder, run_folder
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
-# What `predictions` yields for a picture.
+# What `predictions` yields for an image.
 Found = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
 
 
@@ -53,7 +53,7 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
     Raises:
       ConfigError: the folder holds no run.
       CheckpointError: it holds no checkpoint that can be read, or the data have changed.
-      DataError: no picture of the split has lungs.
+      DataError: no image of the split has lungs.
     """
     workdir = run_folder(workdir)
     weights, data_state = restore_weights(workdir)
@@ -68,7 +68,7 @@ def check_same_pictures(
 ) -> None:
     """Checks that the records are those of a run, or that at least their splits hold the same ids.
 
-    Another version may have read the same pictures in another way; the tables of a finished run
+    Another version may have read the same images in another way; the tables of a finished run
     tell which they were.
 
     Raises:
@@ -86,7 +86,7 @@ def check_same_pictures(
         if known != {examples.names(i).example_id for i in range(len(examples))}:
             raise CheckpointError(
                 workdir,
-                f"its {split} split had other pictures than the data as they are now",
+                f"its {split} split had other images than the data as they are now",
                 "restore the data it was trained on",
             )
 
@@ -99,7 +99,7 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
       records: of a split that it was not trained on and will not be judged by.
 
     Raises:
-      DataError: no picture of the split has lungs.
+      DataError: no image of the split has lungs.
     """
     with_lungs = (found for found in predictions(weights, records) if found[2].any())
     calibration = fit_calibration(with_lungs)
@@ -112,10 +112,10 @@ def fit_calibration(found: Iterable[Found]) -> Calibration | None:
     """Returns the threshold of the best mean Dice, and the line from `outline_doubt` to Dice.
 
     Networks trained for few steps reach a higher Dice than their probabilities suggest: the margin
-    is wide enough for all pictures found.
+    is wide enough for all images found.
 
     Args:
-      found: what `predictions` yields for pictures with lungs; `None` is returned for none.
+      found: what `predictions` yields for images with lungs; `None` is returned for none.
     """
     dice, squares = [], []
     for square, probabilities, reference in found:
@@ -166,7 +166,7 @@ def calibration_of(path: str, config: Config) -> Calibration:
 def predictions(weights: Weights, records: Records) -> Iterator[Found]:
     """Yields three arrays of each example.
 
-    The probability of lung in the model's square, the same in the picture's own frame, smoothed,
+    The probability of lung in the model's square, the same in the image's own frame, smoothed,
     and the reference there.
     """
     parallel = all_devices("mesh")

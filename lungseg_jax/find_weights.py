@@ -16,7 +16,7 @@ from lungseg_jax.workdir import read_config, run_folder
 
 PACKAGED = "packaged"
 
-# Sources of the pictures that the weights in the package were trained on.
+# Sources of the images that the weights in the package were trained on.
 SEEN_BY_PACKAGED = ("kaggle", "montgomery", "shenzhen")
 
 
@@ -85,11 +85,11 @@ def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
     Args:
       name: of the weights.
       trained: what they were trained by.
-      source: of the pictures.
+      source: of the images.
     """
     if PACKAGED in (name, trained.start_from) and source in SEEN_BY_PACKAGED:
         terminal.say(
-            "The weights in the package were trained on pictures of Montgomery and Shenzhen: "
+            "The weights in the package were trained on images of Montgomery and Shenzhen: "
             "on these, metrics will be too high"
         )
 

@@ -1,6 +1,6 @@
-"""What means over pictures are worth: intervals and tests in which a patient counts as one.
+"""What means over images are worth: intervals and tests in which a patient counts as one.
 
-Pictures of a patient are alike. Taken for independent, ten pictures each of thirty patients call
+Images of a patient are alike. Taken for independent, ten images each of thirty patients call
 two of five differences that are none significant. Not by SciPy, whose bootstrap and permutation
 test resample single values.
 """
@@ -33,11 +33,11 @@ def mean_intervals(
     fewer than `MIN_PATIENTS`.
 
     Args:
-      values: a row a picture; NaN where a figure has no meaning.
-      patients: of the pictures.
+      values: a row an image; NaN where a figure has no meaning.
+      patients: of the images.
     """
     sums, counts = _by_patient(values, patients)
-    # A patient none of whose pictures has a figure tells nothing of it.
+    # A patient none of whose images has a figure tells nothing of it.
     num_patients = (counts > 0).sum(axis=0)
     few = num_patients < MIN_PATIENTS
     if few.all():
@@ -66,8 +66,8 @@ def p_values(
     The least value is 1 / (`FLIPS` + 1).
 
     Args:
-      change: a row a picture; NaN where a figure has no meaning.
-      patients: of the pictures.
+      change: a row an image; NaN where a figure has no meaning.
+      patients: of the images.
     """
     sums, _ = _by_patient(change, patients)
     found = np.abs(sums.sum(axis=0))

@@ -57,7 +57,7 @@ class Log:
         self._write(step, summary=Summary(value=values))
 
     def picture(self, name: str, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Logs an RGB picture."""
+        """Logs an RGB image."""
         self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
 
     def __enter__(self) -> "Log":

@@ -28,11 +28,11 @@ def segmentation_loss(
       logits: float32.
       mask: in [0, 1].
       axis_name: mapped axis that the batch is spread over; `None` for a global batch.
-      trimmed_share: of the batch's pictures, rounded down to whole ones: those whose own
+      trimmed_share: of the batch's images, rounded down to whole ones: those whose own
         cross-entropy and Dice loss are the largest are left out (as in least trimmed squares,
-        Rousseeuw 1984). They still count in batch statistics. A class that is not in a picture's
+        Rousseeuw 1984). They still count in batch statistics. A class that is not in an image's
         mask has no Dice loss there: the ratio would be near its worst however little is
-        predicted. Where two losses are all but equal, rounding decides which picture stays.
+        predicted. Where two losses are all but equal, rounding decides which image stays.
     """
     cross_entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean((1, 2, 3))
     sums = _soft_dice_sums(logits, mask)

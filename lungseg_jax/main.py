@@ -92,7 +92,7 @@ def _run(mode: str, config: Config, workdir: epath.PathLike, topology: str | Non
     summary = job(config, workdir)
     if summary is None:
         raise Stopped(f"Stopped and saved; the same command with --workdir={workdir} resumes")
-    terminal.say(f"\n{evaluation_report.closing_table(summary)}\n\nFigures and pictures: {workdir}")
+    terminal.say(f"\n{evaluation_report.closing_table(summary)}\n\nFigures and images: {workdir}")
 
 
 if __name__ == "__main__":

@@ -25,22 +25,22 @@ class ImageMetrics:
     empty (of this lung, for its Dice), and in mm where the spacing is not known.
 
     Where one of the two is empty, each figure has its worst value: 0, or the diagonal of the
-    picture for distances, which have no upper bound. Left out, such pictures would improve the
+    image for distances, which have no upper bound. Left out, such images would improve the
     means of the network that fails on them. Metrics Reloaded recommends this (Maier-Hein et al.
     2024, https://doi.org/10.1038/s41592-023-02151-z). ASSD of two lungs never comes near the
     diagonal; it has it all the same, so that both distances punish a failure alike.
 
     Attributes:
       id: of the example.
-      source: where the picture was taken.
-      patient: id of the patient's first picture in the table: no other identifier goes into one.
-      finding: of the picture, or of the patient.
+      source: where the image was taken.
+      patient: id of the patient's first image in the table: no other identifier goes into one.
+      finding: of the image, or of the patient.
       dice: 2 |A ∩ B| / (|A| + |B|).
       iou: |A ∩ B| / |A ∪ B|.
       hd95_px: see `SurfaceDistances.hd95`; pixels.
       assd_px: see `SurfaceDistances.assd`; pixels.
       surface_dice: at the tolerance in pixels.
-      hd95_percent: as `hd95_px`, in percent of the picture's longer side.
+      hd95_percent: as `hd95_px`, in percent of the image's longer side.
       assd_percent: as `assd_px`, in percent of it.
       hd95_mm: as `hd95_px`, in mm.
       assd_mm: as `assd_px`, in mm.
@@ -111,7 +111,7 @@ def image_metrics(
       predicted: masks in the original frame: of the lungs, or of the right and the left lung.
       reference: masks of the same shape.
       example_id: of the example.
-      source: where the picture was taken.
+      source: where the image was taken.
       spacing_mm: (row, column) distance between pixel centres, if known.
       tolerance_px: of surface Dice, pixels.
       tolerance_mm: of surface Dice, mm.
@@ -194,10 +194,10 @@ def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> 
 
 
 def name_patients(rows: Sequence[Row]) -> list[Row]:
-    """Returns rows whose patients are named by the id of their first picture.
+    """Returns rows whose patients are named by the id of their first image.
 
     Args:
-      rows: with the patients' own identifiers; where there is none, a picture is its own patient.
+      rows: with the patients' own identifiers; where there is none, an image is its own patient.
     """
     first: dict[str, str] = {}
     firsts = [first.setdefault(row.patient or row.id, row.id) for row in rows]

@@ -91,7 +91,7 @@ def to_intensity(images: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns intensities in [0, 1], as networks take them, of intensity × 65535.
 
     Raises:
-      DataError: pictures of another type than uint16: in [0, 1] already, they would be all but
+      DataError: images of another type than uint16: in [0, 1] already, they would be all but
         black, and a network would be trained on them without a word.
     """
     if images.dtype != jnp.uint16:

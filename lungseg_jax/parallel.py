@@ -4,8 +4,8 @@ A step maps (state, store, batch) to (state, metrics). The store is the same on 
 batch is spread. Under `pmap` a step sees its device's part of the batch and reduces over the axis
 `DATA` itself; under `mesh` it sees the global batch and XLA's partitioner inserts the reductions.
 
-A mesh has a second axis, `SPACE`: each picture's rows are spread over `space_shards` neighbouring
-devices, for pictures whose activations one device cannot hold. The partitioner turns a convolution
+A mesh has a second axis, `SPACE`: each image's rows are spread over `space_shards` neighbouring
+devices, for images whose activations one device cannot hold. The partitioner turns a convolution
 into one of a device's own rows and the border rows of its two neighbours.
 """
 
@@ -36,7 +36,7 @@ class Parallel:
     Attributes:
       kind: `pmap` or `mesh`.
       devices: all devices of all processes.
-      space_shards: devices that share the rows of a picture; more than 1 under `mesh` only.
+      space_shards: devices that share the rows of an image; more than 1 under `mesh` only.
       shard_optimizer: spread what only the update reads, instead of holding it on every device
         (ZeRO stage 1, https://arxiv.org/abs/1910.02054); under `mesh` only.
       pack_state: carry parameters and statistics from step to step as few long vectors, see
@@ -103,8 +103,8 @@ class Parallel:
     def shard(self, batch: PyTree) -> PyTree:
         """Returns this process's part of a batch spread over its devices.
 
-        Under `pmap` a leading axis over devices is added. Under `mesh` the devices that share a
-        picture's rows all get it whole; see `spread_rows`.
+        Under `pmap` a leading axis over devices is added. Under `mesh` the devices that share an
+        image's rows all get it whole; see `spread_rows`.
         """
         if self.kind == "pmap":
             count = self._mesh.shape[DATA]
@@ -119,7 +119,7 @@ class Parallel:
         )
 
     def spread_rows(self, pictures: PyTree) -> PyTree:
-        """Returns pictures (b h w c) with their rows spread over `SPACE`; for traced values."""
+        """Returns images (b h w c) with their rows spread over `SPACE`; for traced values."""
         if self.space_shards == 1:
             return pictures
         return jax.lax.with_sharding_constraint(

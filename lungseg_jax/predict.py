@@ -7,7 +7,7 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
                     lungseg_jax.export, or the folder of a run, whose threshold and estimate are
                     not calibrated; given several times, the networks' mean, such as that of the
                     folds of a cross-validation
---both_ways         average with the prediction of the mirrored picture, at twice the time
+--both_ways         average with the prediction of the mirrored image, at twice the time
 --dicom_seg         write the lungs of accepted DICOM files as DICOM SEG, too: <name>_seg.dcm, with
                     the patient's name; needs pip install -e '.[seg]'
 --config.KEY=VALUE  changes how files are read, such as --config.data.frontal_only=false
@@ -80,7 +80,7 @@ def packaged_segmenter() -> Segmenter:
 def segment(
     picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
 ) -> Segmentation:
-    """Returns the lungs on a picture, by the network in the package.
+    """Returns the lungs on an image, by the network in the package.
 
     Args:
       picture: DICOM, PNG or JPEG file, or an array, height × width, upright and bone bright: in
@@ -88,8 +88,8 @@ def segment(
       options: how files are read and what is checked.
 
     Raises:
-      NotFrontalError: by its header, a picture of something else than a frontal chest.
-      DataError: the file cannot be read, the array is no picture, or it is too small.
+      NotFrontalError: by its header, an image of something else than a frontal chest.
+      DataError: the file cannot be read, the array is no image, or it is too small.
     """
     return packaged_segmenter().segment(picture, options)
 
@@ -264,7 +264,7 @@ def _finish(
     opened: Opened,
     prediction: Prediction | None,
 ) -> Row:
-    """Writes the results of a picture that could be read; returns its row."""
+    """Writes the results of an image that could be read; returns its row."""
     file, radiograph = opened.file, opened.radiograph
     if radiograph is None or prediction is None:
         return Row(file.label, "rejected", opened.fault)

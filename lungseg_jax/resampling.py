@@ -1,4 +1,4 @@
-"""Pictures moved by an affine map, and blurred: either by addressing or by matrix products.
+"""Images moved by an affine map, and blurred: either by addressing or by matrix products.
 
 A CPU or a GPU reads any pixel as cheaply as its neighbour. A TPU gathers one value at a time and
 moves values between lanes slowly, but multiplies matrices at little cost: there, and only there,
@@ -9,9 +9,9 @@ input coordinates, here without its shifts, is a map along rows times one along 
 
     [[a, b], [d, e]] = [[1, 0], [d/a, e - b d/a]] · [[a, b], [0, 1]].
 
-With output (R, C) and input (r, c), the pass along rows makes a picture of rows r and columns C
+With output (R, C) and input (r, c), the pass along rows makes an image of rows r and columns C
 by reading the input at c = (e - b d/a) C + (d/a) r, in the same row. The pass along columns makes
-the output by reading that picture at r = a R + b C, in the same column.
+the output by reading that image at r = a R + b C, in the same column.
 """
 
 import jax
@@ -28,7 +28,7 @@ _TABLE_STRIDE = 16
 
 
 def affine(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
-    """Returns pictures of one size moved alike; outside the frame they are 0.
+    """Returns images of one size moved alike; outside the frame they are 0.
 
     Bilinear; on a TPU the same, but without the frequencies above the pixels' own that straight
     lines between them have: radiographs of 256² differ by .002 in the mean, and by up to .1 at
@@ -48,12 +48,12 @@ def affine(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
 
 
 def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
-    """Returns one picture moved as by `affine`, each pixel from four that are looked up."""
+    """Returns one image moved as by `affine`, each pixel from four that are looked up."""
     height, width = image.shape
     row, column = _sources(image.shape, matrix)
     low_row, low_column = jnp.floor(row), jnp.floor(column)
     down, right = row - low_row, column - low_column
-    # A border of zeros catches the neighbours outside; farther out nothing of the picture is left.
+    # A border of zeros catches the neighbours outside; farther out nothing of the image is left.
     padded = jnp.pad(image, 1)
     i = jnp.clip(low_row, -1, height - 1).astype(jnp.int32) + 1
     j = jnp.clip(low_column, -1, width - 1).astype(jnp.int32) + 1
@@ -63,7 +63,7 @@ def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
 
 
 def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
-    """Returns pictures moved as by `affine`, along rows and then along columns.
+    """Returns images moved as by `affine`, along rows and then along columns.
 
     Each pass stretches all rows alike and shifts each by itself. A shift of a sum of waves rotates
     each wave's phase, so that two products are the whole pass.
@@ -85,7 +85,7 @@ def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]
 
 
 def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
-    """Returns the picture after a Gaussian blur of `sigma` pixels, cut at `radius`.
+    """Returns the image after a Gaussian blur of `sigma` pixels, cut at `radius`.
 
     Edges are repeated.
     """
@@ -98,7 +98,7 @@ def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
 
 
 def filter_by_slices(image: Picture, kernel: Float[Array, " k"]) -> Picture:
-    """Returns the picture filtered along both axes; the kernel's length is odd."""
+    """Returns the image filtered along both axes; the kernel's length is odd."""
     radius = len(kernel) // 2
     for axis in (0, 1):
         pad = [(radius, radius) if i == axis else (0, 0) for i in (0, 1)]
@@ -128,18 +128,18 @@ def _sources(shape: tuple[int, ...], matrix: Matrix) -> tuple[Picture, Picture]:
 
 
 def _inside(row: Picture, column: Picture, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
-    """Returns where a neighbour of the place (row, column) belongs to the picture."""
+    """Returns where a neighbour of the place (row, column) belongs to the image."""
     return (row >= -1) & (row < shape[0]) & (column >= -1) & (column < shape[1])
 
 
 def _move_along_rows_and_transpose(
     pictures: list[Picture], scale: Array, shear: Array, offset: Array
 ) -> list[Float[Array, "w h"]]:
-    """Returns the transpose of each picture with each row stretched and shifted.
+    """Returns the transpose of each image with each row stretched and shifted.
 
-    [o, r] of a result is [r, scale o + shear r + offset] of the picture, in units of the sides.
+    [o, r] of a result is [r, scale o + shear r + offset] of the image, in units of the sides.
 
-    A row is a sum of waves of period 2, so that as much black as picture lies between its repeats.
+    A row is a sum of waves of period 2, so that as much black as image lies between its repeats.
     At the place x + s, where x = scale o + offset and s = shear r, wave k of coefficients p and q
     is, with u = π k x and v = π k s,
 

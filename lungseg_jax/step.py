@@ -120,7 +120,7 @@ class BatchResult(NamedTuple):
 def load_batch(
     config: Config, step: Int32[Array, ""], store: Store, batch: dict[str, Array]
 ) -> tuple[Float[Array, "b s s 1"], Float[Array, "b s s c"]]:
-    """Returns a batch's augmented pictures in [0, 1] and masks, {0, 1}."""
+    """Returns a batch's augmented images in [0, 1] and masks, {0, 1}."""
     images, masks = fetch(batch, store)
     return augment(
         jax.random.fold_in(named_key(config.seed, "augment"), step),

@@ -48,7 +48,7 @@ FETCH_SECONDS = 0.5
 # How often a line tells how far a run is, where there is no progress bar.
 TELL_SECONDS = 60.0
 
-# Pictures of a batch that are named where training diverged.
+# Images of a batch that are named where training diverged.
 MOST_SHOWN = 16
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
@@ -81,7 +81,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
 
     Raises:
       ConfigError: an impossible value, or the folder belongs to another configuration.
-      DataError: the pictures cannot be used, or another job is in the folder.
+      DataError: the images cannot be used, or another job is in the folder.
       DivergedError: a loss or gradient was not finite.
     """
     workdir = workdir_lib.run_folder(workdir)
@@ -116,7 +116,7 @@ def start(
       ConfigError: the folder belongs to another configuration, or weights to start from to another
         network.
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
-      DataError: the pictures cannot be used, or another job is in the folder.
+      DataError: the images cannot be used, or another job is in the folder.
     """
     # Before hours of work: what ran is what was imported.
     environment_at_start = environment()
@@ -236,7 +236,7 @@ def validate(run: Training, log: Log, step: int, trained: str) -> float:
 
     Args:
       run: in progress.
-      log: of the figures and a picture.
+      log: of the figures and an image.
       step: that was done last.
       trained: what a person is told of the training so far.
     """
@@ -339,5 +339,5 @@ class Pending:
             + f" on the batch of {', '.join(ids[:MOST_SHOWN])}"
             + (f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else "")
             + f"; last good checkpoint: {where}",
-            "look at these pictures, or lower optimizer.learning_rate in another --workdir",
+            "look at these images, or lower optimizer.learning_rate in another --workdir",
         )

@@ -1,8 +1,8 @@
-"""Measures on labelled pictures what predict makes of them, as those of another hospital.
+"""Measures on labelled images what predict makes of them, as those of another hospital.
 
 Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=DIR
 
---config.data.KEY=VALUE  the pictures, as for training: source (folder, if not given), manual_dir,
+--config.data.KEY=VALUE  the images, as for training: source (folder, if not given), manual_dir,
                          images (images/*), masks (masks/{stem}*); how they are read; on_error=skip
                          leaves bad files out, up to max_bad_share
 --config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
@@ -10,9 +10,9 @@ Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=D
 --checkpoint=PATH        network to measure instead of the weights in the package: a file of
                          lungseg_jax.export, or the folder of a run; given several times, the
                          networks' mean
---both_ways              average with the prediction of the mirrored picture, at twice the time
+--both_ways              average with the prediction of the mirrored image, at twice the time
 
-All pictures with a mask count, in no splits, but those that their header calls something else than
+All images with a mask count, in no splits, but those that their header calls something else than
 a frontal chest. For a run's own test split: lungseg_jax.main --mode=eval.
 """
 
@@ -54,22 +54,22 @@ from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sandbox import Sandboxes
 from tfds_builder.sources import Case, FolderPatterns, list_source
 
-# What the pictures are called where a run has splits.
+# What the images are called where a run has splits.
 SPLIT = "external"
 
-# Of `DataConfig`: which pictures, and what becomes of bad ones.
+# Of `DataConfig`: which images, and what becomes of bad ones.
 PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "on_error", "max_bad_share")
 
 # Of `EvaluationConfig`.
 TOLERANCE_KEYS = ("tolerance_px", "tolerance_mm")
 
-# Pictures left out that are named at the end.
+# Images left out that are named at the end.
 MOST_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Validated(ImageMetrics):
-    """Figures of the mask that predict makes of a picture, and what it thinks of that.
+    """Figures of the mask that predict makes of an image, and what it thinks of that.
 
     Attributes:
       status: `accepted` or `rejected`, as in `predictions.csv`.
@@ -89,22 +89,22 @@ def validate(
     names: Sequence[str] = (),
     evaluation: EvaluationConfig = EvaluationConfig(),
 ) -> evaluation_report.Summary:
-    """Measures the masks of all labelled pictures of a folder; writes and returns the figures.
+    """Measures the masks of all labelled images of a folder; writes and returns the figures.
 
     Args:
       segmenter: makes the masks.
-      data: which pictures, and how they are read.
+      data: which images, and how they are read.
       output: folder to write to.
       names: of the networks, for `validation.json`.
       evaluation: tolerances of surface Dice.
 
     Returns:
-      What is in `metrics.json`: the figures of all pictures, of each source, and of those that
+      What is in `metrics.json`: the figures of all images, of each source, and of those that
       predict accepts (`accepted`).
 
     Raises:
       ConfigError: the output is not on disk.
-      DataError: there are no labelled pictures, one is bad while bad ones are not skipped, too many
+      DataError: there are no labelled images, one is bad while bad ones are not skipped, too many
         are bad, all are left out, or the output holds files of something else or is in use.
     """
     check_on_disk(output)
@@ -119,7 +119,7 @@ def validate(
         alone_in(output, "wait for its end, or give another --output"),
         Sandboxes(num_readers(), worker_memory_bytes(read_options(data))) as sandboxes,
     ):
-        # Only which pictures are of one patient is told: nobody needs the key again.
+        # Only which images are of one patient is told: nobody needs the key again.
         key = secrets.token_bytes(32)
         read = functools.partial(_read, sandboxes, data, segmenter.image_size, key)
         measure = functools.partial(_figures, segmenter, evaluation)
@@ -141,13 +141,13 @@ def validate(
 
 
 def _check_left_out(left_out: Sequence[DataError], num_cases: int, data: DataConfig) -> None:
-    """Refuses figures of none of the pictures, or of too few of them."""
+    """Refuses figures of none of the images, or of too few of them."""
     if len(left_out) == num_cases:
-        fault = f"all {num_cases} labelled pictures are left out ({left_out[0].fault})"
+        fault = f"all {num_cases} labelled images are left out ({left_out[0].fault})"
         raise DataError(data.manual_dir, fault, "see why")
     bad = [error for error in left_out if not isinstance(error, NotFrontalError)]
     if len(bad) > data.max_bad_share * num_cases:
-        fault = f"{len(bad)} of {num_cases} pictures are bad ({bad[0].fault})"
+        fault = f"{len(bad)} of {num_cases} images are bad ({bad[0].fault})"
         raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
 
 
@@ -193,7 +193,7 @@ def _note(
 def _read(
     sandboxes: Sandboxes, data: DataConfig, size: int, key: bytes, case: Case
 ) -> Labelled | DataError:
-    """Returns a labelled picture, or why it is left out.
+    """Returns a labelled image, or why it is left out.
 
     Raises:
       DataError: it is bad, and bad ones are not skipped.
@@ -218,11 +218,11 @@ def _measure_all(
     measure: Callable[[tuple[Case, Labelled, Prediction]], Validated],
     stop: Callable[[], None],
 ) -> tuple[list[Validated], list[Case], list[DataError]]:
-    """Returns the figures of the pictures, their cases, and why others are left out.
+    """Returns the figures of the images, their cases, and why others are left out.
 
     Args:
       segmenter: makes the masks.
-      cases: the pictures.
+      cases: the images.
       read: reads one.
       measure: one that was predicted.
       stop: ends what is being read.
@@ -237,7 +237,7 @@ def _measure_all(
     ):
 
         def readable() -> Iterator[tuple[Case, Labelled]]:
-            """Yields the pictures that can be read, and remembers the others."""
+            """Yields the images that can be read, and remembers the others."""
             answers = map_ahead(readers, read, cases, workers + BATCH_SIZE)
             for case, answer in zip(cases, answers, strict=True):
                 if isinstance(answer, Labelled):
@@ -264,7 +264,7 @@ def _measure_all(
 def _predict(
     segmenter: Segmenter, pictures: Iterator[tuple[Case, Labelled]]
 ) -> Iterator[tuple[Case, Labelled, Prediction]]:
-    """Yields what the networks say of the pictures, a batch at a time."""
+    """Yields what the networks say of the images, a batch at a time."""
     while group := list(itertools.islice(pictures, BATCH_SIZE)):
         predictions = segmenter.predict([picture.square for _, picture in group])
         for (case, picture), prediction in zip(group, predictions, strict=True):
@@ -303,7 +303,7 @@ def _figures(
 
 
 def _summary(rows: Sequence[Validated], num_left_out: int, evaluation: EvaluationConfig) -> dict:
-    """Returns what a summary has beside the figures of all pictures."""
+    """Returns what a summary has beside the figures of all images."""
     accepted = [row for row in rows if row.status == "accepted"]
     return {
         "accepted": evaluation_report.summary_of(accepted),
@@ -314,7 +314,7 @@ def _summary(rows: Sequence[Validated], num_left_out: int, evaluation: Evaluatio
 
 
 def _overlay(segmenter: Segmenter, picture: Labelled | DataError) -> np.ndarray:
-    """Returns RGB pixels of a picture that was read before, with its reference and its mask."""
+    """Returns RGB pixels of an image that was read before, with its reference and its mask."""
     if isinstance(picture, DataError):
         raise picture
     (prediction,) = segmenter.predict([picture.square])
@@ -331,17 +331,17 @@ def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
     if exchanged:
         terminal.say(
             f"Masks and predict differ in what is right and left in {len(exchanged)} of "
-            f"{len(rows)} pictures, such as {exchanged[0].id}: check that left masks are of the "
+            f"{len(rows)} images, such as {exchanged[0].id}: check that left masks are of the "
             "patient's left"
         )
 
 
 def _say_if_trained_there(name: str, trained: DataConfig, data: DataConfig) -> None:
-    """Warns where a run's own pictures, most of which it was trained on, are to be measured."""
+    """Warns where a run's own images, most of which it was trained on, are to be measured."""
     folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
     if name != PACKAGED and trained.manual_dir and len(folders) == 1:
         terminal.say(
-            f"{name} was trained on pictures of this folder: figures will be too high; of those "
+            f"{name} was trained on images of this folder: figures will be too high; of those "
             "that it has not seen, lungseg_jax.main --mode=eval tells"
         )
 
@@ -382,7 +382,7 @@ def _run(arguments: Sequence[str]) -> None:
     figures = summary[SPLIT]
     shown = {SPLIT: figures, "accepted": figures["accepted"]}
     terminal.say(
-        f"\n{evaluation_report.closing_table(shown)}\n\nFigures and pictures: {output.value}"
+        f"\n{evaluation_report.closing_table(shown)}\n\nFigures and images: {output.value}"
     )
 
 

@@ -31,7 +31,7 @@ _REMEDY = "fetch it again"
 
 SUFFIX = ".safetensors"
 
-# On validation pictures of three runs Dice was above what the probabilities expect by .011 at most.
+# On validation images of three runs Dice was above what the probabilities expect by .011 at most.
 MARGIN = 0.05
 
 
@@ -76,7 +76,7 @@ class Weights:
     calibration: Calibration
 
     def network(self) -> UNet:
-        """Returns the Flax module: pictures (b, s, s, 1) in [0, 1] to logits of each class."""
+        """Returns the Flax module: images (b, s, s, 1) in [0, 1] to logits of each class."""
         return nnx.merge(model_graph(self.config), *jax.tree.map(jnp.asarray, self.variables))
 
 

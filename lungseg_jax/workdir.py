@@ -36,7 +36,7 @@ _FREE_KEYS = frozenset(
         "keep_checkpoints",
         "data.data_dir",
         "data.manual_dir",
-        # Another share does not change which pictures were taken.
+        # Another share does not change which images were taken.
         "data.max_bad_share",
         "data.resident",
         # Records are named by what a file of splits holds.

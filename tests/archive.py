@@ -1,4 +1,4 @@
-"""A folder as a hospital might give it, in small: DICOM and PNG pictures with masks."""
+"""A folder as a hospital might give it, in small: DICOM and PNG images with masks."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ SIDE = 64
 
 
 def write_archive(root: Path, count: int, **attributes: Any) -> Path:
-    """Writes `count` pairs, every other picture a DICOM file with the attributes."""
+    """Writes `count` pairs, every other image a DICOM file with the attributes."""
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
     for number in range(count):

@@ -8,7 +8,7 @@ import numpy as np
 from tests.pictures import png_bytes
 from tfds_builder.sources import Listing
 
-# Pictures and masks in the folders that the default patterns name.
+# Images and masks in the folders that the default patterns name.
 FOLDER = (
     "images/a.dcm",
     "images/b.png",
@@ -31,7 +31,7 @@ def assert_every_file_is_listed_once(listing: Listing, folder: Path) -> None:
 
 
 def reason_of(listing: Listing) -> dict[str, str]:
-    """Why files are neither picture nor mask, by their place below the root."""
+    """Why files are neither image nor mask, by their place below the root."""
     return {path.relative_to(listing.root).as_posix(): why for path, why in listing.other}
 
 

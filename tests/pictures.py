@@ -1,4 +1,4 @@
-"""Small picture files for tests."""
+"""Small image files for tests."""
 
 import copy
 import io
@@ -43,7 +43,7 @@ LOSSLESS = (
 PATIENT_NAME = "Roe^Jane"
 PATIENT_ID = "MRN-4711"
 
-# Pictures of the small data set; MCUCXR_0113 and MCUCXR_0117 show the same patient.
+# Images of the small data set; MCUCXR_0113 and MCUCXR_0117 show the same patient.
 KAGGLE_STEMS = (
     *(f"CHNCXR_{number:04d}_{number % 2}" for number in range(1, 13)),
     *(f"MCUCXR_{number:04d}_{number % 2}" for number in range(1, 7)),

@@ -48,7 +48,7 @@ def small_config(**changes: object) -> Config:
 
 
 def small_pictures(count: int = 8, size: int = 32) -> Pictures:
-    """Pictures whose share of foreground grows from a tenth to nine tenths along the batch."""
+    """Images whose share of foreground grows from a tenth to nine tenths along the batch."""
     rng = np.random.default_rng(0)
     share = np.linspace(0.1, 0.9, count)[:, None, None, None]
     mask = (np.arange(size)[None, :, None, None] < share * size).astype(np.uint8)
@@ -101,7 +101,7 @@ def assert_trees_equal(left: PyTree, right: PyTree) -> None:
 
 
 def write_small_data(root: Path, count: int = 30, size: int = 32) -> Path:
-    """Writes a data set in Kaggle's layout whose splits are 21, 3 and 6 pictures."""
+    """Writes a data set in Kaggle's layout whose splits are 21, 3 and 6 images."""
     for name in ("CXR_png", "masks"):
         (root / name).mkdir(parents=True)
     for number in range(count):

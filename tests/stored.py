@@ -36,13 +36,13 @@ def shard(folder: Path, split: str) -> Path:
 
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The records of a split with pictures as arrays of rows and columns, texts as `str`."""
+    """The records of a split with images as arrays of rows and columns, texts as `str`."""
     records: Any = tfds.builder_from_directory(folder).as_data_source(split)
     return [{name: _plain(value) for name, value in record.items()} for record in records]
 
 
 def pairs_in(folder: Path) -> list[Pair]:
-    """The pairs of pictures in a folder of records that show the same."""
+    """The pairs of images in a folder of records that show the same."""
     fingerprints = Fingerprints()
     for split, record, seen in read_records(open_folder(folder), Fingerprint.of):
         fingerprints.add(split, record, seen)

@@ -50,7 +50,7 @@ def test_pictures_without_figures_leave_no_nan():
 
 
 def test_bad_masks_found():
-    """Fault: false alarms counted among all pictures, or high estimates taken for alarms."""
+    """Fault: false alarms counted among all images, or high estimates taken for alarms."""
     dice = np.array([0.95] * 100 + [0.5, 0.6, 0.7])
     estimates = np.array([*np.linspace(0.8, 1.0, 100), 0.7, 0.805, 0.9])
     found = judge_quality(estimates, dice)
@@ -63,7 +63,7 @@ def test_bad_masks_found():
 
 
 def test_quality_is_judged_by_pictures_that_have_a_dice():
-    """Fault: NaN in place of a correlation and an error, because one picture shows no lung."""
+    """Fault: NaN in place of a correlation and an error, because one image shows no lung."""
     estimates, dice = np.array([0.9, 0.3, 0.8, 0.7]), np.array([0.8, np.nan, 0.7, 0.6])
     found = judge_quality(estimates, dice)
     json.dumps(found, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Changes of a picture's look against what they are meant to do."""
+"""Changes of an image's look against what they are meant to do."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def ramp() -> jax.Array:
 
 @pytest.mark.parametrize("amounts", [(0.15, 0.0), (-0.15, 0.15), (0.15, -0.15)])
 def test_a_bent_curve_rises_and_keeps_its_ends(amounts: tuple[float, float]):
-    """Fault: a curve that falls somewhere swaps dark and bright; moved ends clip the picture."""
+    """Fault: a curve that falls somewhere swaps dark and bright; moved ends clip the image."""
     bent = np.asarray(bend(ramp(), jnp.array(amounts)))[0]
     assert (np.diff(bent) > 0).all()
     np.testing.assert_allclose(bent[[0, -1]], [0, 1], atol=1e-6)
@@ -34,7 +34,7 @@ def test_a_bent_curve_rises_and_keeps_its_ends(amounts: tuple[float, float]):
 
 
 def test_local_contrast_of_one_changes_nothing_and_of_none_leaves_the_mean():
-    """Fault: a neighbourhood's mean that is off, so that the picture gets brighter."""
+    """Fault: a neighbourhood's mean that is off, so that the image gets brighter."""
     image = jax.random.uniform(jax.random.key(0), (64, 48))
     np.testing.assert_allclose(change_local_contrast(image, jnp.float32(1)), image, atol=1e-6)
     flat = change_local_contrast(image, jnp.float32(0))

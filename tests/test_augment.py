@@ -31,7 +31,7 @@ def test_nothing_configured_changes_nothing():
 
 
 def test_image_and_masks_move_together():
-    """Fault: picture and masks, or one class and the other, moved by different random maps."""
+    """Fault: image and masks, or one class and the other, moved by different random maps."""
     config = dataclasses.replace(AugmentConfig(), gamma=0.0, contrast=0.0, brightness=0.0,
                                  noise=0.0, blur=0.0)  # fmt: skip
     centre = jnp.zeros((16, 32, 32, 1)).at[:, 10:20, 12:25].set(1)
@@ -41,11 +41,11 @@ def test_image_and_masks_move_together():
     # Beyond the frame both classes are 0.
     inner = np.s_[:, 8:24, 8:24]
     np.testing.assert_array_equal(1 - masks[..., 0][inner], masks[..., 1][inner])
-    assert len({float(mask.sum()) for mask in masks[..., 0]}) > 8, "all pictures moved alike"
+    assert len({float(mask.sum()) for mask in masks[..., 0]}) > 8, "all images moved alike"
 
 
 def test_intensity_changes_leave_the_mask_alone():
-    """Fault: noise or blur applied to the stack of picture and mask."""
+    """Fault: noise or blur applied to the stack of image and mask."""
     images, masks = batch()
     config = dataclasses.replace(AugmentConfig(), flip=False, rotation_degrees=0.0, scale=0.0,
                                  shear=0.0, shift=0.0)  # fmt: skip

@@ -53,7 +53,7 @@ def test_values_statistics_and_gradients_are_those_of_the_formula(inputs, name):
 
 
 def test_a_batch_over_devices_is_one_batch(inputs):
-    """Fault: a mean of the backward pass that each device takes of its own pictures alone."""
+    """Fault: a mean of the backward pass that each device takes of its own images alone."""
     x, scale, bias, weight = inputs
     devices = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 

@@ -58,7 +58,7 @@ benchmark(resolve(config), sys.argv[1])
 def result(tmp_path_factory) -> dict:
     """The file of a run on eight devices."""
     folder = tmp_path_factory.mktemp("benchmark")
-    # Batches with their pictures, as those of test_stages.py: their programs are the same.
+    # Batches with their images, as those of test_stages.py: their programs are the same.
     config = small_config_with_data(
         folder, data__resident="false", benchmark__steps=4, benchmark__warmup_steps=1
     )

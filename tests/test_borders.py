@@ -25,7 +25,7 @@ def test_white_bars_are_blackened_and_nothing_else(sides, grey):
 
 
 def test_a_picture_without_bars_stays_as_it_is():
-    """Fault: white lines within the picture, or a white picture, blackened."""
+    """Fault: white lines within the image, or a white image, blackened."""
     lines = FIELD.copy()
     lines[200] = lines[:, 300] = 1
     mostly_white = np.pad(FIELD, 4 * FIELD.shape[0], constant_values=1)
@@ -36,7 +36,7 @@ def test_a_picture_without_bars_stays_as_it_is():
 
 
 def test_a_white_belly_is_no_bar():
-    """Fault: the lower part of a bright picture cut off, and the lungs' angles with it."""
+    """Fault: the lower part of a bright image cut off, and the lungs' angles with it."""
     darker = np.linspace(0, 0.7, 300, dtype=np.float32)[::-1, None]
     faded = np.concatenate([FIELD, 1 - darker * np.ones((1, FIELD.shape[1]), np.float32)])
     faded = np.concatenate([faded, np.ones((30, FIELD.shape[1]), np.float32)])
@@ -52,7 +52,7 @@ def test_black_bars_within_white_ones_are_cut_too():
 
 
 def test_a_framed_chest_is_a_chest_either_way_up_in_grey():
-    """Fault: bedside pictures with unexposed borders refused, or their borders left white."""
+    """Fault: bedside images with unexposed borders refused, or their borders left white."""
     framed = np.pad(FIELD, 90, constant_values=1)
     for picture in (framed, 1 - framed):
         radiograph = radiograph_of(picture)

@@ -78,7 +78,7 @@ def with_same_key(data_dir: Path, other: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> tuple[Path, Path, Any]:
-    """Folder of the pictures, folder of the records, and their builder."""
+    """Folder of the images, folder of the records, and their builder."""
     root = tmp_path_factory.mktemp("archive")
     manual_dir = write_archive(root / "pictures", 150)
     return manual_dir, root / "data", prepare(CONFIG, root / "data", manual_dir)
@@ -238,7 +238,7 @@ def test_two_thousand_mutated_files_are_all_in_the_report(tmp_path):
     paths = sorted((manual_dir / "images").iterdir()) + sorted((manual_dir / "masks").iterdir())
     for number, path in enumerate(paths):
         content = path.read_bytes()
-        # Some stay whole, for a build needs pictures.
+        # Some stay whole, for a build needs images.
         path.write_bytes(content if number % 20 == 0 else mutate(content, rng))
     config = LungsConfig(source="folder", image_size=32, on_error="skip", max_bad_share=1.0)
     builder = prepare(config, tmp_path / "data", manual_dir)

@@ -32,22 +32,22 @@ def test_one_reason_is_counted_once_whatever_the_names(names: tuple[str, str]):
 
 
 def test_pictures_are_told_from_files():
-    """Fault: 600 taken where there are 200 pictures, each with two masks."""
+    """Fault: 600 taken where there are 200 images, each with two masks."""
     names = ("1.dcm", "1_left.png", "1_right.png", "2.dcm", "2_left.png", "2_right.png")
     entries = [FileEntry(name, "taken", example_id=name[0]) for name in names]
     entries.append(FileEntry("3.dcm", "left out", "a lateral view", example_id="3"))
     first = summary(entries).splitlines()[0]
-    assert first.startswith("Pictures in the records: 2 ")
+    assert first.startswith("Images in the records: 2 ")
 
 
 def test_notes_and_reasons_without_a_file_stay_whole():
     """Fault: words before a colon taken for the name of a file."""
     note = "stored mirrored according to the header: turned upright"
     text = summary(
-        [FileEntry("a.dcm", "taken", notes=(note,)), FileEntry("b.txt", "unused", "not a picture")]
+        [FileEntry("a.dcm", "taken", notes=(note,)), FileEntry("b.txt", "unused", "not an image")]
     )
     assert note in text
-    assert "unused: not a picture" in text
+    assert "unused: not an image" in text
 
 
 def test_bad_files_beyond_the_table_are_counted():
@@ -60,7 +60,7 @@ def test_bad_files_beyond_the_table_are_counted():
 
 
 def test_each_file_has_its_own_digest(tmp_path):
-    """Fault: masks under their picture's checksum, so that nobody can tell which were used."""
+    """Fault: masks under their image's checksum, so that nobody can tell which were used."""
     picture, mask = chest(40, 36, 0)
     contents = {
         "images/a.png": png_bytes(picture),

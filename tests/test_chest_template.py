@@ -22,7 +22,7 @@ def phantoms():
 
 
 def test_phantoms_and_their_negatives_are_told_apart(phantoms):
-    """Fault: bright lungs trained on as dark ones, or right pictures turned into negatives."""
+    """Fault: bright lungs trained on as dark ones, or right images turned into negatives."""
     assert [chest_template.judge(image) for image in phantoms] == ["frontal"] * COUNT
     assert [chest_template.judge(1 - image) for image in phantoms] == ["inverted"] * COUNT
 
@@ -38,7 +38,7 @@ def test_tilted_chests_are_chests(phantoms):
 
 
 def test_the_judgement_depends_on_order_of_greys_alone(phantoms):
-    """Fault: another window or film curve makes another picture of the same chest."""
+    """Fault: another window or film curve makes another image of the same chest."""
     for image in phantoms[:4]:
         # Powers keep the order; black borders stay black.
         first, second = (chest_template.likeness(image**power) for power in (0.7, 1.5))
@@ -46,7 +46,7 @@ def test_the_judgement_depends_on_order_of_greys_alone(phantoms):
 
 
 def test_a_mask_is_no_radiograph():
-    """Fault: masks that lie beside pictures segmented as if they were chests."""
+    """Fault: masks that lie beside images segmented as if they were chests."""
     for index in range(COUNT):
         phantom = generate_phantom(5, index)
         lungs = phantom.left_lung | phantom.right_lung
@@ -63,7 +63,7 @@ def test_black_bars_do_not_matter(phantoms):
 
 
 def test_a_chest_on_a_small_part_of_the_picture_is_not_enlarged(phantoms):
-    """Fault: what is left on an all but black picture cut out, stretched and called a chest."""
+    """Fault: what is left on an all but black image cut out, stretched and called a chest."""
     for image in phantoms:
         black = np.zeros((128, 128), np.float32)
         black[19:109, 44:84] = cv2.resize(image, (40, 90), interpolation=cv2.INTER_AREA)
@@ -106,7 +106,7 @@ def test_other_pictures_are_refused_in_both_senses(kind, pixels):
 
 
 def test_chests_on_their_side_or_head_are_refused(phantoms):
-    """Fault: pictures stored on their side, of which no header tells, segmented as they lie."""
+    """Fault: images stored on their side, of which no header tells, segmented as they lie."""
     turns = [turn for x in phantoms for turn in (np.rot90(x), np.rot90(x, -1), x[::-1])]
     refused = [chest_template.judge(np.ascontiguousarray(x)) == "other" for x in turns]
     # Not all: five of these 72 pass.
@@ -122,7 +122,7 @@ def test_the_pictures_of_other_tests_are_chests():
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real radiographs in ../shared/data")
 def test_every_real_radiograph_is_a_chest_and_its_negative_is_one_inverted():
-    """Fault: real pictures refused or inverted, of which 659 are at hand."""
+    """Fault: real images refused or inverted, of which 659 are at hand."""
     for path in sorted(REAL.glob("*.png")):
         pixels = read_png(path.read_bytes(), path.name).pixels
         assert chest_template.judge(pixels) == "frontal", path.name

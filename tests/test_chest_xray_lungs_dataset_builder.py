@@ -85,7 +85,7 @@ def test_records_are_of_the_types_that_the_features_state(built):
 
 
 def test_splits_hold_different_pictures_and_all_of_them(built):
-    """The same picture in two splits makes test figures too good."""
+    """The same image in two splits makes test figures too good."""
     pictures = {
         split: {record["image"].tobytes() for record in built.as_data_source(split)}
         for split in SPLITS

@@ -1,4 +1,4 @@
-"""Two runs on the same pictures."""
+"""Two runs on the same images."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def dice() -> np.ndarray:
 
 
 def test_a_shift_is_found_and_signed(tmp_path, dice):
-    """Fault: runs in another order, or pictures compared across instead of in pairs."""
+    """Fault: runs in another order, or images compared across instead of in pairs."""
     change = 0.002 + np.random.default_rng(1).normal(0, 0.001, 60)
     first = write_run(tmp_path / "a", dice)
     # In another order: pairs are made by id.
@@ -50,7 +50,7 @@ def test_a_shift_is_found_and_signed(tmp_path, dice):
     assert 0 < found.low < change.mean() < found.high < 0.003
     # Fault: an interval of 90 % called one of 95 %. Student's of 60 is wider by 3 %.
     assert found.high - found.low == pytest.approx(4.03 * change.std() / 60**0.5, rel=0.04)
-    # The spread between pictures is ten times the change: only pairs can show it.
+    # The spread between images is ten times the change: only pairs can show it.
     assert found.p_value < 2e-4
     assert (found.pictures, found.patients) == (60, 60)
 
@@ -70,13 +70,13 @@ def test_the_command_compares_the_split_that_it_is_asked_for(tmp_path, dice, cap
 
 
 def test_equal_runs_do_not_differ(tmp_path, dice):
-    """Fault: a warning or NaN where no picture differs."""
+    """Fault: a warning or NaN where no image differs."""
     found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice))
     assert [(row.low, row.high, row.p_value) for row in found] == [(0, 0, 1)] * len(FIGURES)
 
 
 def test_figures_without_meaning_are_left_out_in_pairs(tmp_path, dice):
-    """Fault: a picture that counts in one mean and not in the other."""
+    """Fault: an image that counts in one mean and not in the other."""
     dice[3] = np.nan
     found = compare(write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice))[0]
     assert (found.pictures, found.patients) == (59, 59)
@@ -84,7 +84,7 @@ def test_figures_without_meaning_are_left_out_in_pairs(tmp_path, dice):
 
 
 def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
-    """Fault: a network that finds lungs in empty pictures called the better one.
+    """Fault: a network that finds lungs in empty images called the better one.
 
     Where the reference is empty, the run that finds nothing has no figure, the other the worst.
     """
@@ -101,7 +101,7 @@ def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
 
 
 def test_pictures_of_a_patient_count_as_one(tmp_path, capsys):
-    """Fault: six patients' sixty pictures taken for sixty patients."""
+    """Fault: six patients' sixty images taken for sixty patients."""
     random = np.random.default_rng(0)
     first, change = np.full(60, 0.9), np.repeat(random.normal(0.002, 0.01, 6), 10)
     folders = [
@@ -165,7 +165,7 @@ def test_another_tolerance_is_refused(tmp_path, dice):
     ],
 )
 def test_damaged_tables_are_one_line(tmp_path, dice, capsys, old, new, message):
-    """Fault: a traceback, or a mean over fewer pictures, for a table that was edited or cut."""
+    """Fault: a traceback, or a mean over fewer images, for a table that was edited or cut."""
     first = write_run(tmp_path / "a", dice)
     second = write_run(tmp_path / "b", dice)
     path = second / "eval" / "test.csv"

@@ -81,11 +81,11 @@ def test_rows_meet_at_their_borders_only(eight_devices):
     found = hlo.collectives(hlo.parse(compiled.as_text()))
     halos = [collective for collective in found if collective.kind == "collective-permute"]
     convolutions = 2 * (2 * config.model.depth + 1)
-    # Forward, and backward but for the picture, which has no gradient; from above and from below.
+    # Forward, and backward but for the image, which has no gradient; from above and from below.
     assert len(halos) >= 2 * (2 * convolutions - 1)
     row_of_activations = 4 * config.data.image_size * 2 * config.model.width
     assert max(collective.size for collective in halos) <= 2 * row_of_activations
-    # The blur of the augmentation exchanges parts of pictures; the network sums, and that is all.
+    # The blur of the augmentation exchanges parts of images; the network sums, and that is all.
     others = {collective.kind for collective in found if "jvp" in collective.op_name} - {
         "collective-permute"
     }

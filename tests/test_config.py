@@ -52,7 +52,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("augment.rotation_degrees", 90.0, "at most 60"),
         ("data.max_bad_share", 1.5, r"\[0, 1\]"),
         ("trimmed_share", 1.0, r"\[0, 1\)"),
-        ("trimmed_share", 0.05, "less than one of 16 pictures"),
+        ("trimmed_share", 0.05, "less than one of 16 images"),
         ("data.max_megapixels", 0.0, "> 0"),
         ("data.image_size", 250, "multiple of .* 32 up to 8192, such as 256"),
         ("data.image_size", 10**6, "such as 8192"),
@@ -61,7 +61,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("seed", 2**32, "at most 4294967295"),
         ("augment.blur", 200.0, "at most 10"),
         ("augment.shift", 2.0, "at most 1"),
-        # Fault: a run on phantoms that is mistaken for one on the pictures that the command names.
+        # Fault: a run on phantoms that is mistaken for one on the images that the command names.
         ("data.manual_dir", "pictures", "give its data.source, such as kaggle"),
         ("data.masks", "m/{stem}*", "needs data.source=folder"),
         # Fault: a folder called gs: below the current one.
@@ -147,13 +147,13 @@ def test_what_only_a_mesh_can_do_is_refused_elsewhere(change):
 
 
 def test_a_fold_of_a_split_file_is_refused():
-    """Fault: one of the two silently ignored, and five runs tested on the same pictures."""
+    """Fault: one of the two silently ignored, and five runs tested on the same images."""
     with pytest.raises(ConfigError, match=r"^fold: is 0, but data\.splits"):
         resolve(ml_collections.ConfigDict({"fold": 0, "data": {"splits": "a.json"}}))
 
 
 def test_shares_of_a_batch_are_whole_pictures():
-    """Fault: 29 % of 100 pictures are 28.999… in binary, and so 28."""
+    """Fault: 29 % of 100 images are 28.999… in binary, and so 28."""
     for count in range(1, 200):
         assert [num_trimmed(n / count, count) for n in range(count)] == list(range(count))
     assert num_trimmed(0.29, 100) == 29

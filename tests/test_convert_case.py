@@ -30,7 +30,7 @@ def write_case(folder, image: bytes, *masks: bytes) -> Case:
 
 
 def convert_taken(case: Case, image_size: int) -> dict[str, Any]:
-    # Pictures of a few dozen pixels look like nothing.
+    # Images of a few dozen pixels look like nothing.
     settings = ConvertSettings(image_size, b"key", ReadOptions(frontal_only=False))
     outcome, record = convert_case(case, settings)
     assert outcome.status == "taken", outcome
@@ -68,7 +68,7 @@ def stored_mask(content: bytes) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(61, 83), (84, 51), (20, 31)])
 @pytest.mark.parametrize("spacing", [None, (0.15, 0.25)])
 def test_the_record_holds_what_the_files_say(tmp_path, shape, spacing):
-    """Rows and columns, or the picture's and the square's frame, are easily mixed up."""
+    """Rows and columns, or the image's and the square's frame, are easily mixed up."""
     height, width = shape
     picture, soft_mask = chest(height, width, 0)
     attributes: dict[str, Any] = {"WindowCenter": 128, "WindowWidth": 256}
@@ -103,7 +103,7 @@ def test_the_largest_picture_is_the_largest_mask_too(tmp_path, max_pixels, statu
     """Fault: films beyond the default size are read on request, and their masks refused."""
     picture, mask = chest(80, 72, 0)
     case = write_case(tmp_path, png_bytes(picture[::2, ::2]), png_bytes(mask))
-    # A mask larger than its picture is refused by either check: the first one tells.
+    # A mask larger than its image is refused by either check: the first one tells.
     settings = ConvertSettings(32, b"key", ReadOptions(max_pixels, frontal_only=False))
     if status == "taken":
         case.image.write_bytes(png_bytes(picture))

@@ -53,7 +53,7 @@ def test_accelerators_get_plain_convolutions(platform: str):
 
 
 def test_other_types_than_float32_are_not_touched():
-    """Fault: sums over a large picture in bfloat16."""
+    """Fault: sums over a large image in bfloat16."""
     x, kernel = random(0, 2, 8, 8, 4).astype("bfloat16"), random(1, 3, 3, 4, 4).astype("bfloat16")
     text = jax.jit(jax.grad(lambda k: convolve(x, k).sum())).lower(kernel).as_text()
     assert "stablehlo.while" not in text

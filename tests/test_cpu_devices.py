@@ -32,7 +32,7 @@ def test_a_batch_divides_over_the_devices(cores, batch_size, accumulation_steps,
 
 @pytest.mark.parametrize(("batch_size", "told"), [(7, True), (8, False)])
 def test_cores_that_a_batch_leaves_idle_are_told(monkeypatch, capsys, batch_size, told):
-    """Fault: a run of half the speed for a picture more in a batch, without a word."""
+    """Fault: a run of half the speed for an image more in a batch, without a word."""
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr("lungseg_jax.runtime.cpu_devices.usable_cores", lambda: 4)
     # Devices are found already: nothing is changed.

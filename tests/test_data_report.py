@@ -110,7 +110,7 @@ def test_counts_are_those_of_the_records(page, records):
 
 
 def test_sizes_lung_and_intensity_are_those_of_the_records(page, records):
-    """Fault: padding counted as picture, or another group's figures."""
+    """Fault: padding counted as image, or another group's figures."""
     rows = page.rows("Size, lung and intensity")
     for name, row in rows.items():
         group_records = [
@@ -156,7 +156,7 @@ def test_duplicates_are_those_that_are_found(folder, page):
 
 
 def test_phantoms_that_look_alike_are_no_alarm(tmp_path, capsys):
-    """Fault: a newcomer warned of a leak among pictures that the package has drawn."""
+    """Fault: a newcomer warned of a leak among images that the package has drawn."""
     folder = write_records(tmp_path, size=32)
     twin = read_split(folder, "train")[0]["image"]
     rewrite(folder, "test", lambda records: [records[0] | {"image": twin}, *records[1:]])
@@ -309,7 +309,7 @@ def drawn(sheet: Image.Image, colour: tuple[int, int, int]) -> int:
 
 
 def test_sheet_shows_each_chosen_record_once_and_each_structure_in_its_colour():
-    """Fault: a swapped side that the eye cannot see; empty places; one picture over another."""
+    """Fault: a swapped side that the eye cannot see; empty places; one image over another."""
     sheet = ContactSheet(200)
     blank = np.asarray(sheet.image()).copy()
     for position in range(200):
@@ -327,13 +327,13 @@ def test_sheet_shows_each_chosen_record_once_and_each_structure_in_its_colour():
         assert drawn(image, COLOURS[structure]) > 1000
     assert drawn(image, REFERENCE_COLOURS[0]) > 1000
     assert drawn(image, COLOURS[Structure.HEART]) == 0
-    # Sides are the patient's: the right lung is at the left of its picture.
+    # Sides are the patient's: the right lung is at the left of its image.
     columns = np.argwhere((pixels[60:] == COLOURS[Structure.RIGHT_LUNG]).all(-1))[:, 1]
     assert np.all((columns - 12) % 236 < 112)
 
 
 def test_the_key_names_only_colours_that_show():
-    """Fault: a colour for lungs beside pictures in which sides are drawn over all of them."""
+    """Fault: a colour for lungs beside images in which sides are drawn over all of them."""
     sheet = ContactSheet(2)
     sheet.add(0, "train", example(0))
     key = np.asarray(sheet.image())[:40].reshape(-1, 3)
@@ -360,7 +360,7 @@ def test_pictures_on_the_sheet_are_chosen_from_all():
 
 
 def test_long_ids_and_few_records_fit():
-    """Fault: a label that runs over its neighbour, or a set of one picture that has no sheet."""
+    """Fault: a label that runs over its neighbour, or a set of one image that has no sheet."""
     sheet = ContactSheet(1)
     sheet.add(0, "train", example(0, example_id=b"x" * 500))
     image = sheet.image()

@@ -19,9 +19,9 @@ def test_batch_that_does_not_divide_shows_the_arithmetic():
 
 
 def test_groups_that_do_not_divide_show_the_arithmetic():
-    """Fault: a sharding error from inside XLA, or a picture spread over two hosts' devices."""
+    """Fault: a sharding error from inside XLA, or an image spread over two hosts' devices."""
     config = small_config(parallel="mesh", space_shards=4, batch_size=6)
-    with pytest.raises(ConfigError, match=r"6 pictures .* 4 groups of 4 devices .* 4 or 8"):
+    with pytest.raises(ConfigError, match=r"6 images .* 4 groups of 4 devices .* 4 or 8"):
         check_devices(config, 16, num_hosts=2)
     with pytest.raises(ConfigError, match=r"2 devices of a host .* groups of 4 .* 1, 2 would do"):
         check_devices(config, 16, num_hosts=8)

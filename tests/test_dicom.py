@@ -142,7 +142,7 @@ def test_patient_ids_are_compared_but_not_kept():
 
 @pytest.mark.parametrize("identifier", ["", None, " "])
 def test_no_patient_id(identifier):
-    """Fault: all patients without identifier taken for one, or two pictures of a study for two."""
+    """Fault: all patients without identifier taken for one, or two images of a study for two."""
 
     def read(study: str | None) -> tuple[str | None, tuple[str, ...]]:
         attributes = {"PatientID": identifier} | ({"StudyInstanceUID": study} if study else {})

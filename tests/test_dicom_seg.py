@@ -53,7 +53,7 @@ def test_each_lung_is_a_segment_of_its_name_pixel_for_pixel(tmp_path):
 
 
 def test_it_belongs_to_the_radiographs_patient_and_study(tmp_path):
-    """Fault: a segmentation that an archive files under nobody, or that points to no picture."""
+    """Fault: a segmentation that an archive files under nobody, or that points to no image."""
     seg = encoded(tmp_path, {"PatientOrientation": ["L", "F"], "PixelSpacing": ["0.2", "0.3"]})
     assert (seg.PatientName, seg.PatientID) == (PATIENT_NAME, PATIENT_ID)
     assert seg.StudyInstanceUID == "1.2.4"
@@ -196,7 +196,7 @@ def test_what_gets_none_says_why_and_has_its_mask(tmp_path):
     seg = pydicom.dcmread(output / "c_seg.dcm")
     lungs = [int(complete["right_px"]), int(complete["left_px"])]
     assert [int(frame.sum()) for frame in seg.pixel_array] == lungs
-    # It is no picture of a later call, and goes when it is no longer wanted.
+    # It is no image of a later call, and goes when it is no longer wanted.
     rows = predict(packaged_segmenter(), [output, pictures], output)
     assert len(rows) == 3
     assert not list(output.glob("*.dcm"))

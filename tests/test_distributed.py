@@ -81,7 +81,7 @@ def job(config, workdir):
     if jax.process_index() == int(failing):
         if how == "interrupt":
             raise KeyboardInterrupt
-        raise DataError("a picture", "is damaged", "replace it")
+        raise DataError("an image", "is damaged", "replace it")
     multihost_utils.sync_global_devices("never reached")
 train.train_and_evaluate = job
 keys = ["--config=configs/unet.py", "--config.distributed=true", f"--workdir={workdir}"]
@@ -146,14 +146,14 @@ def run_hosts(
     """Returns what both hosts printed.
 
     Args:
-      root: of pictures, records and the run.
+      root: of images, records and the run.
       kind: of parallelism, which names the run.
-      resident: whether pictures stay on the devices.
-      space_shards: devices that share the rows of a picture.
+      resident: whether images stay on the devices.
+      space_shards: devices that share the rows of an image.
       rename_seconds: how long a renaming takes.
       rates: the learning rate of each host.
       code: that each exits with.
-      bucket: that the run is in instead, while each host has pictures and records of its own.
+      bucket: that the run is in instead, while each host has images and records of its own.
     """
     roots, workdir = [str(root)] * 2, str(root / kind)
     if bucket is not None:
@@ -207,7 +207,7 @@ def test_two_processes_share_a_bucket_and_no_disk(tmp_path):
 
 
 def references(workdir: Path) -> dict[str, int]:
-    """The size of each test picture's reference, which must not have passed through rounding."""
+    """The size of each test image's reference, which must not have passed through rounding."""
     with (workdir / "eval" / "test.csv").open() as table:
         return {row["id"]: int(row["reference_px"]) for row in csv.DictReader(table)}
 
@@ -248,8 +248,8 @@ def test_all_hosts_of_a_second_job_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("failing", "how", "said"),
     [
-        (0, "error", "Error: a picture: is damaged; replace it"),
-        (1, "error", "Error: a picture: is damaged; replace it"),
+        (0, "error", "Error: an image: is damaged; replace it"),
+        (1, "error", "Error: an image: is damaged; replace it"),
         (1, "interrupt", "Interrupted; run it again"),
     ],
 )

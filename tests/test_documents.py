@@ -85,7 +85,7 @@ def test_every_name_that_is_imported_exists(block):
 
 
 # What the examples speak of: a small network for the default one, the phantoms and the run that
-# commands above them have made, a picture.
+# commands above them have made, an image.
 BEFORE_AN_EXAMPLE = """
 from pathlib import Path
 import lungseg_jax.config
@@ -143,7 +143,7 @@ PATHS = rf"(?:{FOLDERS})/[\w/]+\.(?:py|md|json|svg|ipynb)"
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(PATHS, TEXT))))
 def test_every_file_exists(path):
-    """Fault: a renamed file or a missing picture."""
+    """Fault: a renamed file or a missing image."""
     assert (REPOSITORY / path).is_file()
 
 

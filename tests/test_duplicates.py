@@ -42,7 +42,7 @@ def record(image: np.ndarray, mask: np.ndarray, example_id: str, patient_id: str
 
 @pytest.fixture(scope="module")
 def phantoms() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures and masks of six phantoms of different patients."""
+    """Images and masks of six phantoms of different patients."""
     pictures = []
     for index in range(6):
         phantom = generate_phantom(0, index)
@@ -95,7 +95,7 @@ def with_sides(image, mask):
     ],
 )
 def test_a_copy_in_another_split_is_found_alone(phantoms, copy, kind):
-    """Fault: a test picture that was trained on; or so many false alarms that nobody looks."""
+    """Fault: a test image that was trained on; or so many false alarms that nobody looks."""
     fingerprints = Fingerprints()
     for number, picture in enumerate(phantoms):
         add(fingerprints, "train", record(*picture, f"example {number}", f"patient {number}"))
@@ -123,7 +123,7 @@ def test_follow_ups_in_one_split_are_left_out_and_leaks_come_first(phantoms):
     pairs = fingerprints.pairs()
     found = [(pair.kind, pair.across_splits) for pair in pairs]
     assert found[:3] == [("alike", True)] * 3
-    # The first and the third picture, and the second and third, which are the same.
+    # The first and the third image, and the second and third, which are the same.
     assert sorted(found[3:]) == [("alike", False), ("same pixels", False)]
 
 
@@ -173,7 +173,7 @@ def test_known_repeats_among_real_pictures(tmp_path):
     config = LungsConfig(source="kaggle", image_size=128)
     folder = prepare(config, tmp_path, REAL).data_path
     assert pairs_in(folder) == []
-    # The layout knows these patients; found they are where each picture is a patient of its own.
+    # The layout knows these patients; found they are where each image is a patient of its own.
     fingerprints = Fingerprints()
     builder: Any = open_folder(folder)
     for split in builder.info.splits:

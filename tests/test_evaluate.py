@@ -99,7 +99,7 @@ def test_prediction_belongs_to_its_picture(config, records, eight_devices, kind,
     )
     parallel = Parallel(kind, eight_devices[:devices])
     evaluator, variables = evaluator_and_variables(config, parallel)
-    # In place of the network: a function by which each picture is known again.
+    # In place of the network: a function by which each image is known again.
     evaluator.forward = parallel.wrap_forward(
         lambda _, images: (images < 32768).astype(jnp.float32)
     )
@@ -139,7 +139,7 @@ def test_perfect_prediction_is_nearly_perfect_in_the_original_frame(records):
 
 
 def test_overlays_show_the_asked_examples(config, records, eight_devices):
-    """Fault: pictures of other examples than those ranked."""
+    """Fault: images of other examples than those ranked."""
     parallel = Parallel("mesh", eight_devices[:2])
     evaluator, variables = evaluator_and_variables(config, parallel)
     pictures = evaluator.overlays(variables, records["test"], [4, 0])
@@ -157,7 +157,7 @@ def test_overlays_show_the_asked_examples(config, records, eight_devices):
 
 
 def test_patients_and_findings_of_a_list_are_told_without_their_numbers(tmp_path, eight_devices):
-    """Fault: a hospital's number in records or tables; two pictures of one patient as of two."""
+    """Fault: a hospital's number in records or tables; two images of one patient as of two."""
     root = write_small_data(tmp_path / "pictures")
     stems = [path.stem for path in sorted((root / "masks").iterdir())]
     patient_of = {stem: f"K-47{number // 2:02}" for number, stem in enumerate(stems)}

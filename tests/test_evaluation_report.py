@@ -52,7 +52,7 @@ def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
         "recall",
         "predicted_px", "reference_px",
     ]  # fmt: skip
-    # By id, so that a person finds a picture: records are shuffled.
+    # By id, so that a person finds an image: records are shuffled.
     assert [cells[0] for cells in table[1:]] == ["w", "x", "y", "z"]
     assert table[1][:5] == ["w", "a", "", "", ""]
     assert table[2][-2:] == ["9", "8"]
@@ -71,7 +71,7 @@ def test_sides_have_columns_where_a_row_has_them(tmp_path):
 
 
 def test_worst_twentieth_of_cross_entropy_is_its_largest():
-    """Fault: a loss ranked like Dice, whose best pictures would pass for its worst."""
+    """Fault: a loss ranked like Dice, whose best images would pass for its worst."""
     rows = [row(str(number), 0.5, cross_entropy=number / 100) for number in range(101)]
     summary = evaluation_report.summary_of(rows)
     assert summary["cross_entropy"] == pytest.approx(0.5)
@@ -102,7 +102,7 @@ def test_findings_have_figures_of_their_own(tmp_path):
 
 
 def test_closing_table_has_the_interval_of_enough_patients(tmp_path):
-    """Fault: a mean of few pictures that looks as sure as one of many."""
+    """Fault: a mean of few images that looks as sure as one of many."""
     rows = [row(f"{number}", 0.9 + number / 200) for number in range(20)]
     for number, shown in ((20, True), (9, False)):
         split = evaluation_report.write_split(epath.Path(tmp_path), "test", rows[:number])

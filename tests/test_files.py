@@ -84,7 +84,7 @@ ENCODED = {
 
 @pytest.mark.parametrize("kind", ENCODED)
 def test_negatives_are_inverted_with_a_note(kind):
-    """Fault: a photometric tag that lies makes lungs bright; or a right picture is inverted."""
+    """Fault: a photometric tag that lies makes lungs bright; or a right image is inverted."""
     right, negative = ENCODED[kind]
     radiograph = decode_radiograph(right, "x")
     assert not radiograph.notes
@@ -97,7 +97,7 @@ def test_negatives_are_inverted_with_a_note(kind):
 
 
 def test_padding_stays_black_when_a_tag_lies():
-    """Fault: a white frame around a picture whose polarity was corrected."""
+    """Fault: a white frame around an image whose polarity was corrected."""
     framed = np.pad(CHEST.clip(max=254), 2, constant_values=255)
     attributes = WINDOW | LYING | {"PixelPaddingValue": 255}
     pixels = decode_radiograph(dicom_bytes(framed, attributes), "x").pixels
@@ -118,7 +118,7 @@ def test_what_does_not_look_like_a_chest_is_told_apart(encode):
 
 @pytest.mark.parametrize("encode", [png_bytes, dicom_bytes])
 def test_what_has_no_greys_is_refused(encode):
-    """Fault: masks that lie beside pictures, or empty exposures, segmented as chests."""
+    """Fault: masks that lie beside images, or empty exposures, segmented as chests."""
     for drawing in (np.uint8(255) * (CHEST > 127), np.full((40, 36), 7, np.uint8)):
         with pytest.raises(DataError, match=r"^x: has next to no greys .*; leave it out"):
             decode_radiograph(encode(drawing), "x")
@@ -176,7 +176,7 @@ def test_what_makes_a_picture_of_an_array_is_said():
     [np.zeros((40, 36, 3), np.uint8), np.zeros(9), np.zeros((9, 9), bool), np.zeros((0, 9))],
 )
 def test_arrays_that_are_no_grey_picture_are_refused(array: np.ndarray):
-    """Fault: a colour picture that ends in an error of NumPy's."""
+    """Fault: a colour image that ends in an error of NumPy's."""
     with pytest.raises(DataError, match=r"^array: (is of shape|has 0 pixels)"):
         radiograph_of(array)
 
@@ -184,14 +184,14 @@ def test_arrays_that_are_no_grey_picture_are_refused(array: np.ndarray):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_pictures_are_turned_as_their_tag_says(tag: int, kind: str):
-    """Fault: a picture that viewers show upright read upside down or mirrored."""
+    """Fault: an image that viewers show upright read upside down or mirrored."""
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x112] = tag
     stored = Image.fromarray(chest(120, 110, 0)[0])
     stored.save(buffer, kind, exif=exif, **({"quality": 100} if kind == "JPEG" else {}))
     found = decode_radiograph(buffer.getvalue(), "a", ReadOptions(frontal_only=False))
-    # Pillow's own way to turn a picture.
+    # Pillow's own way to turn an image.
     expected = np.asarray(ImageOps.exif_transpose(Image.open(buffer, formats=[kind])))
     if "inverted" in " ".join(found.notes):
         expected = 255 - expected

@@ -76,7 +76,7 @@ def test_count_agrees_with_one_by_hand():
         side, channels = 512 / 2**level, 64 * 2**level
         products += side**2 * (2 * channels**2 + 9 * 3 * channels**2)
     model = ModelConfig(width=64, depth=4, block_size=1)
-    # Two operations a product, three passes; the picture needs no gradient.
+    # Two operations a product, three passes; the image needs no gradient.
     by_hand = 6 * products - 2 * 512**2 * 9 * 64
     assert by_hand == pytest.approx(1154e9, rel=0.02)
     assert training_flops(model, 512, 512) == pytest.approx(by_hand)

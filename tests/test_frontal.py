@@ -92,7 +92,7 @@ def test_refusals_can_be_switched_off():
 
 
 def test_what_has_no_pixels_is_still_named():
-    """Fault: a report or presentation state counted as a broken picture."""
+    """Fault: a report or presentation state counted as a broken image."""
     content = dicom_bytes(PICTURE, {"Modality": "SR", "PixelData": None})
     with pytest.raises(NotFrontalError, match="of modality SR"):
         read_dicom(content, "picture.dcm")

@@ -77,7 +77,7 @@ def test_the_whole_picture_is_used_and_no_padding_comes_back(height, width, size
 @given(SIDES, SIDES, st.integers(8, 64))
 @settings(max_examples=100, deadline=None)
 def test_padding_is_centred_and_aspect_kept(height, width, size):
-    """Padding on one side only, or a stretched picture, would differ from what was trained on."""
+    """Padding on one side only, or a stretched image, would differ from what was trained on."""
     fit = fit_to_square(height, width, size)
     assert 0 <= size - fit.height - 2 * fit.top <= 1
     assert 0 <= size - fit.width - 2 * fit.left <= 1
@@ -105,7 +105,7 @@ def test_shrinking_averages_every_pixel(factor):
 
 
 def test_what_lies_in_the_padding_is_cut():
-    """A prediction on the padding must not be squeezed into the picture."""
+    """A prediction on the padding must not be squeezed into the image."""
     fit = fit_to_square(20, 40, 40)
     square = np.ones((40, 40), np.float32)
     square[fit.top : fit.top + fit.height] = 0

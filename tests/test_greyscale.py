@@ -146,7 +146,7 @@ def test_voi_table(transfer_syntax, vr, rescaled):
     ("stated", "largest"), [(16, 4095), (14, 4095), (13, 8191)], ids=["four", "two", "one"]
 )
 def test_voi_table_of_fewer_bits_than_it_states(stated, largest):
-    """Fault: a black picture, which ranks still call a chest; one meant to be dark made bright."""
+    """Fault: a black image, which ranks still call a chest; one meant to be dark made bright."""
     table = np.arange(4096, dtype=np.uint16)
     pixels = read(STORED, {"VOILUTSequence": [lut_item(0, stated, table)]}).pixels
     np.testing.assert_allclose(pixels, STORED / largest, atol=1e-5)
@@ -162,7 +162,7 @@ def test_voi_table_of_signed_pixels(transfer_syntax):
 
 
 def test_voi_table_whose_first_value_lost_its_sign():
-    """Fault: a black picture where pixels are unsigned and rescaled values are signed."""
+    """Fault: a black image where pixels are unsigned and rescaled values are signed."""
     table = np.arange(4096, dtype=np.uint16)
     rescale = {"RescaleSlope": "1", "RescaleIntercept": "-2048"}
     pixels = read(STORED, rescale | {"VOILUTSequence": [lut_item(2**16 - 2048, 12, table)]}).pixels
@@ -299,13 +299,13 @@ def test_a_picture_of_padding_alone_is_black():
 
 
 def test_padding_that_covers_every_value_is_ignored():
-    """Fault: a black picture for a header that states the whole range of the type."""
+    """Fault: a black image for a header that states the whole range of the type."""
     attributes = {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535}
     np.testing.assert_array_equal(read(STORED, attributes).pixels, read(STORED).pixels)
 
 
 def test_signed_padding():
-    """Fault: -2000, the usual padding of signed pictures, compared as 63536."""
+    """Fault: -2000, the usual padding of signed images, compared as 63536."""
     pixels = read(SIGNED, {"PixelPaddingValue": -2048, "PhotometricInterpretation": "MONOCHROME1"})
     assert pixels.pixels[0, 0] == 0
     assert pixels.pixels[0, 1] == 1
@@ -339,7 +339,7 @@ def test_padding_out_of_range_marks_no_pixel():
 
 
 def test_pictures_for_processing_have_no_window_for_the_eye():
-    """Fault: a raw picture windowed by values meant for its processed sibling is all black."""
+    """Fault: a raw image windowed by values meant for its processed sibling is all black."""
     attributes = {"PresentationIntentType": "FOR PROCESSING"} | {
         "WindowCenter": 60000,
         "WindowWidth": 100,
@@ -364,8 +364,8 @@ def test_percentiles_do_not_depend_on_the_rescale(slope):
     ],
 )
 def test_steps_that_cannot_be_are_data_errors(attributes):
-    """Fault: a picture of NaN, or NumPy's words about a buffer."""
-    with pytest.raises(DataError, match=r"^picture\.dcm: greyscale attributes are inconsistent"):
+    """Fault: an image of NaN, or NumPy's words about a buffer."""
+    with pytest.raises(DataError, match=r"^image\.dcm: greyscale attributes are inconsistent"):
         read(STORED, attributes)
 
 
@@ -382,7 +382,7 @@ BROKEN_TABLES = [SHORT, EMPTY, HALF]
 def test_a_broken_voi_table_gives_way_to_the_window(table):
     """Fault: words of a table with one entry too few read as twice as many bytes, which is noise.
 
-    Or a picture lost that its window shows well.
+    Or an image lost that its window shows well.
     """
     radiograph = read(STORED, RAMP | {"VOILUTSequence": [table]})
     np.testing.assert_allclose(radiograph.pixels, STORED / 4095, atol=1e-6)
@@ -392,13 +392,13 @@ def test_a_broken_voi_table_gives_way_to_the_window(table):
 
 
 def test_a_short_modality_table_is_refused():
-    """Fault: noise, with nothing beside the table to read the picture by."""
+    """Fault: noise, with nothing beside the table to read the image by."""
     with pytest.raises(DataError, match="greyscale attributes are inconsistent"):
         read(STORED, RAMP | {"ModalityLUTSequence": [SHORT]})
 
 
 def test_a_slope_of_zero_is_no_rescale():
-    """Fault: a picture of one grey."""
+    """Fault: an image of one grey."""
     for slope in ("0", ["0", "1"]):
         found = read(STORED, RAMP | {"RescaleSlope": slope, "RescaleIntercept": "5"})
         np.testing.assert_array_equal(found.pixels, read(STORED, RAMP).pixels)

@@ -49,7 +49,7 @@ def test_no_module_imports_itself_through_others():
 
 @pytest.mark.parametrize("part", BELOW)
 def test_a_part_imports_what_stands_below_it(part):
-    """Fault: training code that has to be installed to read a picture or to build records."""
+    """Fault: training code that has to be installed to read an image or to build records."""
     allowed = tuple(f"{name}." for name in (part, *(f"lungseg_jax.{x}" for x in BELOW[part])))
     inside = [name for name in GRAPH if f"{name}.".startswith(f"{part}.")]
     assert len(inside) > 3

@@ -1,4 +1,4 @@
-"""Intervals and tests in which patients count, not pictures."""
+"""Intervals and tests in which patients count, not images."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def drawn(seed: int, patients: int, pictures: int) -> tuple[np.ndarray, list[str
 
 
 def test_pictures_of_few_patients_are_no_proof():
-    """Fault: ten pictures each of thirty patients taken for three hundred patients.
+    """Fault: ten images each of thirty patients taken for three hundred patients.
 
     Then 40 % of such draws are called significant, and 60 % of the intervals hold the mean.
     """
@@ -38,8 +38,8 @@ def test_of_single_pictures_the_interval_is_that_of_the_mean():
 
 
 def test_patients_weigh_by_their_pictures():
-    """Fault: an interval of another mean than the one printed beside it, which is of pictures."""
-    # A patient of 99 pictures at 1 beside 99 patients of one at 0: the mean is a half.
+    """Fault: an interval of another mean than the one printed beside it, which is of images."""
+    # A patient of 99 images at 1 beside 99 patients of one at 0: the mean is a half.
     values = np.repeat([1.0, 0.0], 99)[:, None]
     whose = ["many"] * 99 + [f"{number}" for number in range(99)]
     ((low, high),) = mean_intervals(values, whose)
@@ -50,18 +50,18 @@ def test_patients_weigh_by_their_pictures():
 
 
 def test_p_is_the_share_of_flips_that_do_as_much():
-    """Fault: one side counted for two, or pictures flipped that belong to one patient."""
+    """Fault: one side counted for two, or images flipped that belong to one patient."""
     change = np.array([3.0, 1.0, -0.5, 2.0, 0.7])
     flips = np.array(list(itertools.product([-1, 1], repeat=5))) @ change
     exact = np.mean(np.abs(flips) >= change.sum() - 1e-9)
-    # Each patient's change comes in two pictures.
+    # Each patient's change comes in two images.
     halves = np.repeat(change / 2, 2)[:, None]
     found = p_values(halves, [f"{number // 2}" for number in range(10)])
     assert found[0] == pytest.approx(exact, abs=0.01)
 
 
 def test_figures_without_meaning_do_not_count():
-    """Fault: NaN in every interval, or a picture without lung taken for one without change."""
+    """Fault: NaN in every interval, or an image without lung taken for one without change."""
     values, whose = drawn(1, 40, 1)
     values = values + 2
     padded = np.concatenate([values, np.full_like(values, np.nan)])
@@ -90,7 +90,7 @@ def test_the_interval_agrees_with_the_test_where_patients_are_few():
 
 
 def test_few_patients_have_no_interval():
-    """Fault: an interval of no width around one picture."""
+    """Fault: an interval of no width around one image."""
     for patients, some in ((MIN_PATIENTS - 1, False), (MIN_PATIENTS, True)):
         values, whose = drawn(2, patients, 5)
         columns = np.concatenate([values, np.full_like(values, np.nan)], axis=1)

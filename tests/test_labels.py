@@ -33,7 +33,7 @@ def test_channels_are_right_then_left_whatever_else_is_there():
 
 
 def test_lungs_without_sides_are_refused_and_no_lungs_are_not():
-    """Fault: lungs trained on as background, or a picture without lungs that stops a run."""
+    """Fault: lungs trained on as background, or an image without lungs that stops a run."""
     with pytest.raises(DataError, match=r"^MCUCXR_7: .*right from left"):
         channels(bits(0, Structure.LUNGS), "left_right", "MCUCXR_7")
     assert not channels(bits(0, Structure.HEART), "left_right", "x").any()
@@ -111,7 +111,7 @@ def test_every_example_read_is_checked(config):
 
 
 def test_sides_of_phantoms_are_the_patients(tmp_path):
-    """Fault: the right lung on the picture's right; sides lost or shrunk unlike their union."""
+    """Fault: the right lung on the image's right; sides lost or shrunk unlike their union."""
     data_dir = str(tmp_path)
     both, one = (
         open_records(small_config(data__num_phantoms=10, data__data_dir=data_dir, data__labels=x))

@@ -42,7 +42,7 @@ def test_loss_of_two_classes_is_the_mean_of_their_own_losses():
 
 
 def test_cross_entropy_is_a_mean_over_pixels():
-    """Fault: a sum, whose weight against the Dice term grows with the picture."""
+    """Fault: a sum, whose weight against the Dice term grows with the image."""
     for side in (4, 8):
         mask = jnp.ones((2, side, side, 1))
         loss = segmentation_loss(jnp.full_like(mask, logit(0.8)), mask)
@@ -77,7 +77,7 @@ def test_loss_over_devices_equals_loss_of_the_global_batch(eight_devices):
 def test_trimmed_loss_leaves_out_the_pictures_of_the_largest_loss(eight_devices):
     """Fault: each device trims its own share, ranks by index, or gradients of what is left out.
 
-    The two of sixteen pictures whose reference is turned inside out are on one device.
+    The two of sixteen images whose reference is turned inside out are on one device.
     """
     good = (jax.random.uniform(jax.random.key(0), (16, 8, 8, 1)) > 0.6).astype(jnp.float32)
     logits = 4 * (good - 0.5) + jax.random.normal(jax.random.key(1), good.shape)
@@ -105,7 +105,7 @@ def test_trimmed_loss_leaves_out_the_pictures_of_the_largest_loss(eight_devices)
 
 
 def test_a_picture_without_lung_is_not_trimmed_for_a_dice_of_nothing():
-    """Fault: pictures without lung the first to go, however little is predicted on them."""
+    """Fault: images without lung the first to go, however little is predicted on them."""
     mask = (jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)) > 0.5).astype(jnp.float32)
     mask = mask.at[2].set(0)
     logits = (4 * (mask - 0.5) + jax.random.normal(jax.random.key(1), mask.shape)).at[2].set(-4)
@@ -115,7 +115,7 @@ def test_a_picture_without_lung_is_not_trimmed_for_a_dice_of_nothing():
     left_out = ~gradient.any((1, 2, 3))
     assert left_out.sum() == 1
     assert not left_out[2]
-    # Fault: nothing but pictures without lung kept, because they cost nothing.
+    # Fault: nothing but images without lung kept, because they cost nothing.
     worst = logits.at[2].set(4)
     gradient = jax.grad(lambda x: segmentation_loss(x, mask, trimmed_share=1 / 4))(worst)
     assert (~gradient.any((1, 2, 3))).tolist() == [False, False, True, False]

@@ -49,7 +49,7 @@ def kaggle(tmp_path) -> list[str]:
         ("--config.model.remat=maybe", "flag --config.model.remat=maybe: not true or false;"),
         ("--config.batch_size=0", "batch_size: is 0; give at least 1"),
         ("--config.parallel=threads", "pmap, mesh"),
-        ("--config.batch_size=12", "12 pictures do not divide over 8 devices"),
+        ("--config.batch_size=12", "12 images do not divide over 8 devices"),
         ("--mode=trian", "trian"),
         ("--workdri=x", "workdri"),
         ("extra", "unknown argument 'extra'"),
@@ -107,7 +107,7 @@ def test_mask_without_picture(capfd, kaggle, tmp_path):
     path.unlink()
     line = fail(capfd, *kaggle)
     assert path.stem in line
-    assert "mask without its picture" in line
+    assert "mask without its image" in line
 
 
 def test_split_file_with_unknown_id(capfd, kaggle, tmp_path):

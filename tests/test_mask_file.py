@@ -35,7 +35,7 @@ def test_masks_of_zero_and_one():
 
 
 def test_an_empty_mask_stays_empty():
-    """A picture without visible lung is no fault of the file."""
+    """An image without visible lung is no fault of the file."""
     assert not read_mask(png_bytes(np.zeros((5, 5), np.uint8)), "x.png").any()
 
 
@@ -73,7 +73,7 @@ def test_masks_with_labels_are_refused_and_soft_outlines_are_not():
 
 
 def test_a_mask_in_the_opacity_is_refused_and_one_beside_it_is_not():
-    """White on transparent white, all of the picture would be lung."""
+    """White on transparent white, all of the image would be lung."""
     lung = chest(60, 50, 0)[1] > 127
     white = np.full((*lung.shape, 4), 255, np.uint8)
     white[..., 3] = lung * 255

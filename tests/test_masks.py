@@ -75,7 +75,7 @@ def test_lungs_of_unknown_side_are_1(tmp_path):
 def test_an_inverted_mask_is_refused(tmp_path):
     """Fault: a network that learns the heart and the air around the patient as lung."""
     inverted = 255 - np.maximum(LEFT, RIGHT)
-    with pytest.raises(DataError, match=r"most of the picture's border as lung; mark"):
+    with pytest.raises(DataError, match=r"most of the image's border as lung; mark"):
         read(write_case(tmp_path, {Structure.LUNGS: inverted}), (HEIGHT, WIDTH))
     # A tight frame cuts lungs at every side.
     tight = np.maximum(LEFT, RIGHT)[2:6]
@@ -102,7 +102,7 @@ def test_masks_of_half_the_picture_are_repeated(tmp_path):
     ],
 )
 def test_masks_of_other_sizes_are_refused(tmp_path, shape):
-    """Fault: a mask of another picture is resized until it fits."""
+    """Fault: a mask of another image is resized until it fits."""
     case = write_case(tmp_path, {Structure.LUNGS: LEFT})
     with pytest.raises(DataError) as caught:
         read(case, shape)

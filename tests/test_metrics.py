@@ -115,7 +115,7 @@ EMPTY = np.zeros((64, 64), bool)
 
 
 def test_two_empty_masks_have_no_figures():
-    """Fault: a picture without lung counted as a perfect mask or a total miss."""
+    """Fault: an image without lung counted as a perfect mask or a total miss."""
     row = measure(EMPTY, EMPTY, spacing_mm=(1.0, 1.0))
     assert all(math.isnan(getattr(row, name)) for name in FIGURES)
     assert (row.predicted_px, row.reference_px) == (0, 0)
@@ -208,7 +208,7 @@ def test_distances_in_percent_are_those_of_the_picture_at_any_size():
 
 
 def test_the_longer_side_is_that_of_any_picture():
-    """Fault: distances that grow because a picture is turned on its side."""
+    """Fault: distances that grow because an image is turned on its side."""
     masks = [np.zeros((96, 64), bool) for _ in range(2)]
     for mask, top in zip(masks, (5, 6), strict=True):
         mask[top : top + 20, 10:40] = True
@@ -217,7 +217,7 @@ def test_the_longer_side_is_that_of_any_picture():
 
 
 def test_pictures_of_a_patient_widen_the_interval():
-    """Fault: an interval by picture, which ten equal pictures of each patient make a third of."""
+    """Fault: an interval by image, which ten equal images of each patient make a third of."""
     draws = np.random.default_rng(0).normal(0.9, 0.02, 20)
     row = measure(rectangle(5), rectangle(6))
     alone, together = (
@@ -243,7 +243,7 @@ def test_patients_are_named_by_their_first_picture():
 
 
 def test_what_means_do_not_tell():
-    """Fault: the good end of a distance called its worst; pictures without a figure counted."""
+    """Fault: the good end of a distance called its worst; images without a figure counted."""
     rows = [
         replace(
             measure(rectangle(5), rectangle(6)),

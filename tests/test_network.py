@@ -25,7 +25,7 @@ def test_graph_of_any_axis_takes_the_same_state():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int32])
 def test_pictures_of_another_type_are_refused(dtype):
-    """Fault: a network that is trained on, or asked about, all but black pictures."""
+    """Fault: a network that is trained on, or asked about, all but black images."""
     with pytest.raises(DataError, match=f"of type {np.dtype(dtype)}; give intensity x 65535"):
         to_intensity(jnp.ones((1, 2, 2, 1), dtype))
     whole = np.array([0, 13107, 65535], np.uint16)

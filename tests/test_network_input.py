@@ -1,4 +1,4 @@
-"""What networks take of a picture."""
+"""What networks take of an image."""
 
 import numpy as np
 import pytest
@@ -16,6 +16,6 @@ def test_a_picture_with_a_short_side_is_too_small(shape: tuple[int, int]):
 
 
 def test_the_smallest_picture_is_taken():
-    """Fault: a picture refused that has just as many pixels as the message asks for."""
+    """Fault: an image refused that has just as many pixels as the message asks for."""
     radiograph = Radiograph(np.ones((96, 96), np.float32), None, "none")
     assert (network_input(radiograph, "x.png", 32) == np.full((32, 32, 1), 65535)).all()

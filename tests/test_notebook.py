@@ -21,7 +21,7 @@ def code_cells() -> list[str]:
 
 
 def test_the_notebook_runs(tmp_path):
-    """Fault: a function renamed that the notebook still calls; outputs of real pictures in it."""
+    """Fault: a function renamed that the notebook still calls; outputs of real images in it."""
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in code)
@@ -46,7 +46,7 @@ def test_the_notebook_runs(tmp_path):
 
 
 def test_pictures_to_segment_are_the_tested_ones(tmp_path, monkeypatch):
-    """Fault: no picture left, or masks taken for pictures, where the folder's name says mask."""
+    """Fault: no image left, or masks taken for images, where the folder's name says mask."""
     folder = tmp_path / "chest-xray-masks-and-labels"
     pictures = write_kaggle(folder) / "CXR_png"
     (cell,) = (text for text in code_cells() if "import segment\n" in text)

@@ -24,9 +24,9 @@ from tfds_builder.phantom import generate_phantom
 
 
 def run(model: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
-    """Returns probabilities (b, h, w, c) of pictures (b, h, w, 1)."""
+    """Returns probabilities (b, h, w, c) of images (b, h, w, 1)."""
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    (probabilities,) = session.run(None, {"pictures": pictures.transpose(0, 3, 1, 2)})
+    (probabilities,) = session.run(None, {"images": pictures.transpose(0, 3, 1, 2)})
     return np.asarray(probabilities).transpose(0, 2, 3, 1)
 
 

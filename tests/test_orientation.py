@@ -1,4 +1,4 @@
-"""Pictures stored rotated, upside down or mirrored come out upright."""
+"""Images stored rotated, upside down or mirrored come out upright."""
 
 import itertools
 
@@ -18,7 +18,7 @@ WINDOW = {"WindowCenter": 128, "WindowWidth": 256}
 
 
 def store(upright: np.ndarray, row_direction: str, column_direction: str) -> np.ndarray:
-    """The picture as its pixels are laid out when rows and columns run in these directions.
+    """The image as its pixels are laid out when rows and columns run in these directions.
 
     Built from where each pixel lies in the patient: `L` and `F` grow along the upright axes.
     """
@@ -65,7 +65,7 @@ def test_every_orientation_comes_out_upright(row, column):
     ],
 )
 def test_notes_tell_turning_from_mirroring(stated, words):
-    """Fault: a picture turned by half called mirrored, which hides that sides are right."""
+    """Fault: an image turned by half called mirrored, which hides that sides are right."""
     content = dicom_bytes(UPRIGHT, WINDOW | {"PatientOrientation": stated})
     (note,) = read_dicom(content, "picture.dcm").notes
     assert words in note
@@ -73,7 +73,7 @@ def test_notes_tell_turning_from_mirroring(stated, words):
 
 @pytest.mark.parametrize(("stated", "main"), [(["LF", "FR"], "LF"), (["RHA", "FP"], "RF")])
 def test_oblique_directions_count_by_their_first_letter(stated, main):
-    """Fault: a picture a few degrees askew taken for one without orientation."""
+    """Fault: an image a few degrees askew taken for one without orientation."""
     dataset = Dataset()
     dataset.PatientOrientation = stated
     simple = Dataset()
@@ -95,6 +95,6 @@ def test_orientations_without_sense_mean_upright(stated):
 def test_lateral_pictures_are_refused(stated):
     """Fault: a lateral chest segmented as a frontal one."""
     content = dicom_bytes(UPRIGHT, WINDOW | {"PatientOrientation": stated})
-    with pytest.raises(NotFrontalError, match=r"^picture\.dcm: lateral according to its header"):
+    with pytest.raises(NotFrontalError, match=r"^image\.dcm: lateral according to its header"):
         read_dicom(content, "picture.dcm")
     read_dicom(content, "picture.dcm", ReadOptions(frontal_only=False))

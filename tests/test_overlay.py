@@ -70,7 +70,7 @@ def test_two_lungs_have_colours_of_their_own():
 
 @pytest.mark.parametrize("shape", [(2600, 1300), (1301, 2602)])
 def test_large_pictures_shrink_and_outlines_stay_in_place(shape):
-    """Nearest-neighbour shrinking shifts outlines against the picture."""
+    """Nearest-neighbour shrinking shifts outlines against the image."""
     height, width = shape
     mask = box(shape, height // 4, width // 4, height // 4 + 700, width // 4 + 600)
     overlay = draw_overlay(np.zeros(shape, np.float32), mask)

@@ -22,7 +22,7 @@ def test_collected_results_keep_the_order_of_the_batch(eight_devices, kind, coun
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
 def test_state_and_store_stay_where_they_are(eight_devices, kind):
-    """Fault: the state or the resident pictures copied to every device at each step."""
+    """Fault: the state or the resident images copied to every device at each step."""
     parallel = Parallel(kind, eight_devices)
     state = parallel.replicate({"x": np.ones(8, np.float32)})
     store = parallel.replicate(np.ones(1000, np.float32))

@@ -1,4 +1,4 @@
-"""Races between programs, and the picture of their results."""
+"""Races between programs, and the image of their results."""
 
 import re
 
@@ -78,7 +78,7 @@ def test_places_on_the_axis():
 
 
 def test_picture_is_that_of_the_result_files():
-    """Fault: a picture in the README that no committed measurement has."""
+    """Fault: an image in the README that no committed measurement has."""
     if not read_results():
         assert not PICTURE.exists()
         pytest.skip("no comparison is committed")

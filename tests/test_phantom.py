@@ -49,7 +49,7 @@ def test_images_are_grey_levels_in_the_unit_interval(phantoms):
 
 
 def test_masks_lie_on_the_picture_and_exclude_each_other(phantoms):
-    """Guards against masks of another size than the picture and against shared pixels."""
+    """Guards against masks of another size than the image and against shared pixels."""
     for phantom in phantoms:
         assert phantom.left_lung.shape == phantom.right_lung.shape == phantom.image.shape
         assert not (phantom.left_lung & phantom.right_lung).any()
@@ -73,14 +73,14 @@ def test_patients_left_lung_is_on_the_right_of_the_picture(phantoms):
 
 
 def test_heart_takes_from_the_left_lung(phantoms):
-    """Guards against a picture mirrored together with its masks."""
+    """Guards against an image mirrored together with its masks."""
     left = sum(int(p.left_lung.sum()) for p in phantoms)
     right = sum(int(p.right_lung.sum()) for p in phantoms)
     assert 0.75 < left / right < 0.95
 
 
 def test_lungs_are_darker_than_what_lies_between_them(phantoms):
-    """Guards against inverted grey levels: the mediastinum is bright in every picture."""
+    """Guards against inverted grey levels: the mediastinum is bright in every image."""
     for phantom in phantoms:
         lungs = phantom.left_lung | phantom.right_lung
         rows = phantom.left_lung.any(1) & phantom.right_lung.any(1)
@@ -93,7 +93,7 @@ def test_lungs_are_darker_than_what_lies_between_them(phantoms):
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_masks_sit_on_the_edges_of_the_picture(phantoms, axis):
-    """Guards against masks drawn under another pose than the picture, by only a few pixels."""
+    """Guards against masks drawn under another pose than the image, by only a few pixels."""
     shifts = (-10, 0, 10)
     steps = np.zeros((len(phantoms), len(shifts)))
     brim = np.ones((9, 9), np.uint8)

@@ -71,7 +71,7 @@ def test_masks_on_disk_are_the_phantoms(written, phantoms):
 
 
 def test_headers_agree_with_the_phantoms(written, phantoms):
-    """Guards against spacing, orientation or patient attributes that belong to another picture."""
+    """Guards against spacing, orientation or patient attributes that belong to another image."""
     for phantom, dataset in zip(phantoms, written[1], strict=True):
         assert (dataset.Rows, dataset.Columns) == phantom.image.shape
         assert dataset.ViewPosition == phantom.projection
@@ -106,7 +106,7 @@ def test_dx_files_keep_to_what_dx_allows(written):
 
 
 def test_uids_name_each_picture_once_and_patients_recur(written):
-    """Guards against colliding UIDs and against pictures of one patient under two identities."""
+    """Guards against colliding UIDs and against images of one patient under two identities."""
     assert len({d.SOPInstanceUID for d in written[1]}) == COUNT
     assert len({d.StudyInstanceUID for d in written[1]}) == COUNT
     assert written[1][7].PatientID == written[1][8].PatientID

@@ -51,7 +51,7 @@ def test_batches_cross_the_epoch_when_it_does_not_divide(records):
 
 
 def test_streamed_pictures_are_those_that_resident_positions_point_at(config, records):
-    """Fault: the two input paths train on other pictures or in another order."""
+    """Fault: the two input paths train on other images or in another order."""
     store = read_store(records)
     resident = take(training_batches(records, config, resident=True), 4)
     streamed = take(training_batches(records, config, resident=False), 4)
@@ -141,7 +141,7 @@ def test_masks_of_records_are_zero_and_one(records):
     [(256, 16, 16), (2048, 16, 10), (1024, 256, 2), (8192, 64, 1)],
 )
 def test_batches_that_are_read_ahead_fit_the_hosts_memory(side, batch_size, threads, monkeypatch):
-    """Fault: two batches for each of sixteen cores, of pictures that fill gigabytes."""
+    """Fault: two batches for each of sixteen cores, of images that fill gigabytes."""
     monkeypatch.setattr(pipeline, "READING_THREADS", 16)
     batch_bytes = batch_size * side**2 * 3
     assert reading_threads(batch_bytes) == threads

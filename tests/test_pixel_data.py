@@ -110,7 +110,7 @@ def test_compressed_files_without_meta_header(transfer_syntax):
 
 @pytest.mark.parametrize("frames", [2, 40])
 def test_several_frames_are_refused_by_name(frames):
-    """Fault: the first picture of a fluoroscopy taken for a radiograph."""
+    """Fault: the first image of a fluoroscopy taken for a radiograph."""
     with pytest.raises(DataError, match="several frames"):
         read(dicom_bytes(STORED, {"NumberOfFrames": frames}))
 
@@ -192,7 +192,7 @@ def test_streams_of_another_size_are_not_decoded(codec, transfer_syntax):
 
 
 def test_the_offset_of_a_jpeg_2000_picture_is_no_part_of_it():
-    """Fault: whole pictures refused that lie off the origin of their grid (T.800 A.5.1, B.2)."""
+    """Fault: whole images refused that lie off the origin of their grid (T.800 A.5.1, B.2)."""
     # Xsiz, Ysiz, XOsiz, YOsiz, then the tiles' size and offset.
     grid = struct.pack(">8I", 64 + 4, 48 + 3, 4, 3, 128, 128, 0, 0)
     header = struct.pack(">4H", 0xFF4F, 0xFF51, 41, 0) + grid + struct.pack(">H3B", 1, 11, 1, 1)
@@ -200,7 +200,7 @@ def test_the_offset_of_a_jpeg_2000_picture_is_no_part_of_it():
 
 
 def test_colour_streams_under_a_grey_header_are_refused():
-    """Fault: the first of three colours, or three pictures side by side, taken for grey."""
+    """Fault: the first of three colours, or three images side by side, taken for grey."""
     colour = np.repeat(chest(48, 64, 0)[0][..., None], 3, axis=2)
     stream = imagecodecs.jpeg8_encode(colour)
     with pytest.raises(DataError, match="another size"):
@@ -292,7 +292,7 @@ def test_damaged_streams_raise_data_errors_only():
     ],
 )
 def test_what_nearly_all_files_say_alike_may_be_left_out(slip):
-    """Fault: a good picture refused with the name of an error of Python."""
+    """Fault: a good image refused with the name of an error of Python."""
     np.testing.assert_array_equal(read(dicom_bytes(STORED, RAMP | slip)), STORED / np.float32(4095))
 
 

@@ -44,8 +44,8 @@ def test_two_lungs_pass():
 @pytest.mark.parametrize(
     ("right", "left", "dice", "reason"),
     [
-        (NONE, NONE, 0.0, "lungs cover 0% of the picture"),
-        (np.s_[0:100, 0:50], np.s_[0:100, 50:100], 0.99, "lungs cover 100% of the picture"),
+        (NONE, NONE, 0.0, "lungs cover 0% of the image"),
+        (np.s_[0:100, 0:50], np.s_[0:100, 50:100], 0.99, "lungs cover 100% of the image"),
         (GOOD[0], NONE, 0.96, "only one lung"),
         (GOOD[0], np.s_[20:30, 55:75], 0.96, "one lung has 10% of the other's area"),
         (np.s_[0:60, 10:45], np.s_[0:60, 55:90], 0.96, "lungs out of view at the top"),

@@ -21,7 +21,7 @@ GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
 
 
 def test_eight_bits():
-    """Brightest 255, not the brightest found: pictures must stay comparable."""
+    """Brightest 255, not the brightest found: images must stay comparable."""
     radiograph = read_png(png_bytes(GREY), "x.png")
     np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=1e-7)
     assert radiograph.spacing_mm is None
@@ -38,7 +38,7 @@ def test_sixteen_bit_files_use_the_bits_they_fill(bits):
 
 @pytest.mark.parametrize("kind", ["file", "array"])
 def test_a_marker_at_the_largest_value_does_not_darken_the_chest(kind):
-    """Fault: twelve bits divided by 65535 because of one marker: a black picture."""
+    """Fault: twelve bits divided by 65535 because of one marker: a black image."""
     pixels = np.linspace(0, 4095, 64 * 64).astype(np.uint16).reshape(64, 64)
     marked = pixels.copy()
     marked[:4, :4] = 65535
@@ -53,7 +53,7 @@ def test_a_marker_at_the_largest_value_does_not_darken_the_chest(kind):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_grey_stored_as_colour_stays_the_same_grey(mode):
-    """Some of Shenzhen's pictures are RGB; a mean over RGBA would count opacity."""
+    """Some of Shenzhen's images are RGB; a mean over RGBA would count opacity."""
     np.testing.assert_allclose(
         read_png(png_bytes(GREY, mode), "x.png").pixels, GREY / 255, atol=1e-7
     )
@@ -75,7 +75,7 @@ def sixteen_bit_png(channels: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_sixteen_bits_of_grey_stored_as_colour_are_all_read(count: int):
-    """Cut to eight bits, twelve leave sixteen greys of 1 / 255 each: a black picture."""
+    """Cut to eight bits, twelve leave sixteen greys of 1 / 255 each: a black image."""
     grey = np.linspace(0, 4095, 240).astype(np.uint16).reshape(12, 20)
     channels = np.stack([grey] * count, axis=-1)
     if count in (2, 4):
@@ -121,7 +121,7 @@ def test_one_bit():
 )
 @settings(max_examples=80, deadline=None)
 def test_what_is_encoded_comes_back(parameters, kind, height, width, data):
-    """Records keep pictures and masks in this form."""
+    """Records keep images and masks in this form."""
     seed = data.draw(st.integers(0, 2**32 - 1))
     pixels = np.random.default_rng(seed).integers(0, np.iinfo(kind).max, (height, width), kind)
     pixels[0, 0] = np.iinfo(kind).max
@@ -144,7 +144,7 @@ def test_a_mask_without_filters_is_smaller():
 
 @pytest.mark.parametrize("picture", [GREY, GREY.astype(np.uint16) * 257])
 def test_every_flipped_bit_is_noticed_or_harmless(picture):
-    """Pillow leaves the checksums of picture data unread: damage would be trained on."""
+    """Pillow leaves the checksums of image data unread: damage would be trained on."""
     content = png_bytes(picture)
     whole = read_png(content, "x.png").pixels
     refused = 0
@@ -161,7 +161,7 @@ def test_every_flipped_bit_is_noticed_or_harmless(picture):
 
 
 def test_every_truncation_is_refused():
-    """A download broken off shows as a picture with a black lower part."""
+    """A download broken off shows as an image with a black lower part."""
     content = png_bytes(chest(30, 20, 0)[0])
     # The last four bytes are the checksum of the empty end marker.
     for length in range(len(content) - 4):
@@ -201,7 +201,7 @@ def test_the_largest_picture_is_an_option():
 
 
 def test_broken_tags_are_no_broken_picture():
-    """Fault: a traceback, or a picture lost, for an Exif chunk of zeros."""
+    """Fault: a traceback, or an image lost, for an Exif chunk of zeros."""
     whole = png_bytes(GREY)
     body = b"eXIf" + bytes(8)
     chunk = struct.pack(">I", 8) + body + struct.pack(">I", zlib.crc32(body))

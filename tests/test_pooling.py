@@ -30,7 +30,7 @@ def test_equal_maxima_share_the_gradient():
 
 @pytest.mark.parametrize(("platform", "pads"), [("tpu", 4), ("cpu", 0), ("cuda", 0)])
 def test_the_form_for_tpus_is_lowered_for_tpus_alone(platform: str, pads: int):
-    """Fault: pictures that are repeated, written out and read again on a TPU."""
+    """Fault: images that are repeated, written out and read again on a TPU."""
     gradient = jax.jit(jax.grad(lambda x: max_pool(x).sum()))
     lowered = gradient.trace(jnp.zeros((1, 4, 4, 2))).lower(lowering_platforms=(platform,))
     assert lowered.as_text().count("stablehlo.pad") == pads

@@ -87,7 +87,7 @@ def test_what_is_no_file_is_a_rejected_row(tmp_path, untrained):
 
 
 def test_one_picture_is_the_same_alone_and_among_others(tmp_path, untrained):
-    """Fault: pictures that change places within a batch, or padding that leaks into it."""
+    """Fault: images that change places within a batch, or padding that leaks into it."""
     paths = []
     for number in range(6):
         paths.append(tmp_path / f"{number}.png")
@@ -123,7 +123,7 @@ def test_the_command_takes_all_networks_and_both_ways(tmp_path, both_ways: bool)
     options = ReadOptions(frontal_only=False)
     for seed in range(2):
         weights = untrained_weights(Calibration(), seed=seed)
-        # Of half of the picture, so that small differences show.
+        # Of half of the image, so that small differences show.
         threshold = float(np.median(Segmenter(weights).segment(CHEST, options).probabilities))
         path = tmp_path / f"{seed}.safetensors"
         save_weights(path, dataclasses.replace(weights, calibration=Calibration(threshold)))
@@ -152,7 +152,7 @@ def test_a_file_name_that_is_not_valid_text_has_its_row(tmp_path, untrained):
 
 def test_control_characters_in_a_name_are_shown_as_escapes(tmp_path, capsys):
     """Fault: a file in an archive that clears the screen, or writes lines of its own."""
-    (tmp_path / "\x1b[2Jx\nb.png accepted").write_text("no picture")
+    (tmp_path / "\x1b[2Jx\nb.png accepted").write_text("no image")
     assert main(["predict", str(tmp_path), f"--output={tmp_path / 'out'}"]) == 1
     said = capsys.readouterr().err
     assert "\\x1b[2Jx\\x0ab.png accepted: rejected" in said
@@ -218,7 +218,7 @@ def test_user_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, mess
 @pytest.mark.parametrize(("names", "code"), [(["a.txt"], 1), (["a.txt", "a.png"], 0)])
 def test_a_call_without_a_mask_has_failed(tmp_path, capsys, names, code):
     """Fault: exit code 0 for the wrong folder, or another for one odd file in an archive."""
-    (tmp_path / "a.txt").write_text("no picture")
+    (tmp_path / "a.txt").write_text("no image")
     (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
     save_weights(tmp_path / "own.safetensors", untrained_weights(Calibration(0.1, -1.0, 1.0)))
     paths = [str(tmp_path / name) for name in names]
@@ -246,7 +246,7 @@ def test_estimates_that_are_not_calibrated_are_said_to_be(tmp_path, capsys, cali
 
 
 def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
-    """Fault: weights that do not belong to the code; the mask of a turned picture upright."""
+    """Fault: weights that do not belong to the code; the mask of a turned image upright."""
     phantom = generate_phantom(5, 4)
     pixels = np.rint(phantom.image * 4095).astype(np.uint16)
     turned = {

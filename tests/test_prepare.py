@@ -81,7 +81,7 @@ def test_other_phantoms_give_new_records(monkeypatch):
 
 @pytest.mark.parametrize("field", dataclasses.fields(ReadOptions), ids=lambda field: field.name)
 def test_files_that_are_read_in_another_way_give_new_records(field):
-    """Fault: lateral views, or pictures of the wrong polarity, kept after the key was changed."""
+    """Fault: lateral views, or images of the wrong polarity, kept after the key was changed."""
     default = getattr(ReadOptions(), field.name)
     other = not default if isinstance(default, bool) else default // 2
     reading = dataclasses.replace(ReadOptions(), **{field.name: other})
@@ -212,7 +212,7 @@ def test_folds_share_one_conversion(tmp_path):
     tree = write_kaggle(tmp_path / "raw")
     chunks = tmp_path / "data" / "downloads" / "converted"
     # Fault: for one bad file its neighbours are converted again.
-    (tree / "CXR_png" / "CHNCXR_0999_1.png").write_bytes(b"not a picture")
+    (tree / "CXR_png" / "CHNCXR_0999_1.png").write_bytes(b"not an image")
     (tree / "masks" / "CHNCXR_0999_1_mask.png").write_bytes(b"not a mask")
     held_out = []
     # Fault: what folds wait for removed by a build that is none.
@@ -222,7 +222,7 @@ def test_folds_share_one_conversion(tmp_path):
         assert set(read_all(builder)) == set(KAGGLE_STEMS)
         held_out += [] if fold is None else ids(builder, "test")
         assert any(chunks.glob("*/*.chunk")) == (fold != 4)
-        # Whoever reads it again finds no picture.
+        # Whoever reads it again finds no image.
         for path in tree.rglob("*.png"):
             stamp = path.stat()
             path.write_bytes(bytes(stamp.st_size))

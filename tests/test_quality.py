@@ -113,13 +113,13 @@ def test_the_line_is_not_turned_by_bad_masks():
 
 
 def test_a_line_that_rises_is_not_used():
-    """Fault: of three validation pictures, the most doubtful called the best from then on."""
+    """Fault: of three validation images, the most doubtful called the best from then on."""
     slope, intercept = fit_line(np.array([0.01, 0.012, 0.014]), np.array([0.91, 0.95, 0.96]))
     assert (slope, intercept) == (0, 0.95)
 
 
 def test_pictures_without_a_mask_do_not_count():
-    """Fault: an estimate of 0 for all, for most validation pictures had no mask."""
+    """Fault: an estimate of 0 for all, for most validation images had no mask."""
     doubt, dice = np.array([math.inf, 0.01, math.inf]), np.array([0.0, 0.9, 0.0])
     assert fit_line(doubt, dice) == (0, 0.9)
 

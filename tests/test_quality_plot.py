@@ -1,4 +1,4 @@
-"""The picture of estimated against true Dice."""
+"""The image of estimated against true Dice."""
 
 import re
 
@@ -10,7 +10,7 @@ QUALITY = {"rank_correlation": 0.5, "points": [[1.0, LOW], [LOW, 1.0], [0.2, 0.1
 
 
 def test_places_of_dots():
-    """Fault: axes exchanged or upside down, or a bad mask that falls out of the picture."""
+    """Fault: axes exchanged or upside down, or a bad mask that falls out of the image."""
     dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', chart({"": QUALITY}))
     places = [(float(x), float(y)) for x, y in dots]
     right, left, bottom, top = LEFT + SIDE, LEFT, TOP + SIDE, TOP
@@ -20,5 +20,5 @@ def test_places_of_dots():
 
 
 def test_picture_is_that_of_the_result_files():
-    """Fault: a picture in the model card that no committed measurement has."""
+    """Fault: an image in the model card that no committed measurement has."""
     assert PICTURE.read_text() == chart(read_results())

@@ -21,7 +21,7 @@ def test_words_are_big_endian_and_dense_film_is_dark():
 
 @pytest.mark.parametrize("size", [0, 2048 * 2048 * 2 - 2, 2048 * 2048 * 2 + 2])
 def test_other_sizes_are_refused(size):
-    """Fault: a download cut short gives a picture with its rows out of step."""
+    """Fault: a download cut short gives an image with its rows out of step."""
     with pytest.raises(DataError, match=rf"^x\.IMG: {size} bytes"):
         read_jsrt(bytes(size), "x.IMG")
 

@@ -26,7 +26,7 @@ STRONG = AugmentConfig(rotation_degrees=20.0, scale=0.25, aspect=0.25, shear=0.1
 
 
 def smooth_noise(height: int, width: int) -> np.ndarray:
-    """Returns a picture in [0, 1] without detail finer than some eight pixels."""
+    """Returns an image in [0, 1] without detail finer than some eight pixels."""
     noise = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((height, width)), 3)
     return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
 
@@ -57,7 +57,7 @@ def test_shift_by_whole_pixels_fills_with_zero():
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
 def test_products_move_as_gathers_do(size: tuple[int, int]):
-    """Fault: passes in the wrong order, a shear's sign, sides swapped, picture and mask apart."""
+    """Fault: passes in the wrong order, a shear's sign, sides swapped, image and mask apart."""
     image = jnp.asarray(smooth_noise(*size))
     mask = (image > 0.5).astype(jnp.float32)
     keys = jax.random.split(jax.random.key(0), 8)
@@ -77,7 +77,7 @@ def test_products_move_as_gathers_do(size: tuple[int, int]):
 
 
 def test_products_leave_black_outside_the_frame():
-    """Fault: the picture's repeats, or ringing, where nothing was."""
+    """Fault: the image's repeats, or ringing, where nothing was."""
     matrix = jnp.array([[2.5, 0.6, 0.9], [-0.4, 2.5, -0.8]])
     image = jnp.ones((64, 64))
     (moved,) = affine_by_products([image], matrix)

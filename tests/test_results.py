@@ -22,7 +22,7 @@ from tests.untrained import CHEST, table, touch, untrained_weights
 
 @pytest.mark.parametrize("output", [".", "out"])
 def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output: str):
-    """Fault: masks segmented as if they were chests, because results go beside the pictures."""
+    """Fault: masks segmented as if they were chests, because results go beside the images."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
     for _ in range(2):
         rows = predict(untrained, [tmp_path], tmp_path / output)
@@ -32,7 +32,7 @@ def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output:
 
 @pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", TABLE])
 def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
-    """Fault: a radiologist's reference beside its picture lost under a mask of the network."""
+    """Fault: a radiologist's reference beside its image lost under a mask of the network."""
     (tmp_path / "0.png").write_bytes(png_bytes(CHEST))
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
     (tmp_path / theirs).write_bytes(b"dear")
@@ -44,7 +44,7 @@ def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
 
 
 def test_a_seg_that_was_not_asked_for_is_someone_elses(tmp_path, untrained):
-    """Fault: a file of the name that one would have deleted, or not counted as a picture."""
+    """Fault: a file of the name that one would have deleted, or not counted as an image."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
     predict(untrained, [tmp_path], tmp_path)
     theirs = tmp_path / "1_seg.dcm"
@@ -69,7 +69,7 @@ def test_results_given_by_name_are_not_segmented(tmp_path, untrained):
 
 
 def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untrained):
-    """Fault: the mask of a picture that is rejected now, or under a name it had, is still there."""
+    """Fault: the mask of an image that is rejected now, or under a name it had, is still there."""
     output = tmp_path / "out"
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes(png_bytes(CHEST))
@@ -114,7 +114,7 @@ def test_a_call_that_was_stopped_goes_on(tmp_path, untrained, monkeypatch):
 
 @dataclasses.dataclass
 class Folder:
-    """Three pictures that were segmented, and what is known of their results."""
+    """Three images that were segmented, and what is known of their results."""
 
     root: Path
     rows: list[Row]
@@ -186,7 +186,7 @@ def test_a_picture_is_known_again_by_whatever_link_it_is_reached(tmp_path, untra
 
 
 def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkeypatch):
-    """Fault: an old mask beside a new picture, network, option or rule."""
+    """Fault: an old mask beside a new image, network, option or rule."""
     os.utime(segmented.root / "in" / "2.png", ns=(0, 0))
     assert segmented.again(untrained) == {"2_mask.png"}
     assert segmented.again(untrained, ReadOptions(correct_polarity=False)) == ALL
@@ -212,7 +212,7 @@ def test_a_folder_takes_one_call_at_a_time(segmented, untrained):
 
 
 def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
-    """Fault: a loop over pictures that cannot be run twice, for the table names the last alone."""
+    """Fault: a loop over images that cannot be run twice, for the table names the last alone."""
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes(png_bytes(CHEST))
     for name in ("1.png", "2.png", "1.png"):
@@ -224,9 +224,9 @@ def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
 @pytest.mark.parametrize(
     "note",
     [
-        '{"mask": "../dear_mask.png", "picture": "", "made_of": "", "sizes": [], "row": null}',
+        '{"mask": "../dear_mask.png", "image": "", "made_of": "", "sizes": [], "row": null}',
         '{"mask": "1_mask.png", "row": null}',
-        '{"mask": "1_mask.png", "picture": "", "made_of": "", "sizes": 5, "row": null}',
+        '{"mask": "1_mask.png", "image": "", "made_of": "", "sizes": 5, "row": null}',
         "[" * 200_000,
         '["1_mask.png"]',
         "{",
@@ -258,7 +258,7 @@ def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     # Fault: a name that is kept for what was removed, or never written.
     (tmp_path / "study3").mkdir()
-    (tmp_path / "study3" / "1.png").write_text("no picture")
+    (tmp_path / "study3" / "1.png").write_text("no image")
     other = tmp_path / "other"
     predict(untrained, [tmp_path / "study3"], other)
     predict(untrained, [tmp_path / "study2"], other)

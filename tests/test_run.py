@@ -206,20 +206,20 @@ def test_eval_mode_gives_the_same_figures(data, finished):
 
 
 def test_export_of_a_run_whose_pictures_moved_or_changed(finished, data, tmp_path, capsys):
-    """Fault: a threshold of pictures that the network was trained on; a moved run left for lost."""
+    """Fault: a threshold of images that the network was trained on; a moved run left for lost."""
     moved = tmp_path / "moved"
     # Copies have times of their own.
     shutil.copytree(data / "pictures", moved, copy_function=shutil.copyfile)
     arguments = ["export", f"--workdir={finished}", f"--output={tmp_path / 'net.safetensors'}"]
     arguments += [f"--config.data.manual_dir={moved}", f"--config.data.data_dir={tmp_path}"]
     assert export(arguments) == 0
-    # Fault: other test pictures than those that were measured, as long as validation has the same.
+    # Fault: other test images than those that were measured, as long as validation has the same.
     for split in ("test", "val"):
         pictures = sorted(read_ids(epath.Path(finished), split))
         next(moved.rglob(f"masks/{pictures[0]}*")).unlink()
         capsys.readouterr()
         assert export(arguments) == 1
-        assert f"its {split} split had other pictures" in capsys.readouterr().err
+        assert f"its {split} split had other images" in capsys.readouterr().err
 
 
 def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
@@ -230,7 +230,7 @@ def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
     assert 0.3 <= weights.calibration.threshold <= 0.7
     of_run = find_weights(str(finished))
     assert weights.config.model == of_run.config.model
-    # Fault: a threshold chosen on the pictures that it is judged by.
+    # Fault: a threshold chosen on the images that it is judged by.
     validation = open_records(of_run.config)["val"]
     assert astuple(weights.calibration) == pytest.approx(astuple(calibrate(of_run, validation)))
     records = open_records(of_run.config)["test"]
@@ -245,7 +245,7 @@ def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
     for (_, found, reference), again in zip(predictions(of_run, records), exported, strict=True):
         np.testing.assert_allclose(again, found, atol=3e-3)
         assert reference.any()
-    # What prediction on files runs is the same network, one picture at a time or several.
+    # What prediction on files runs is the same network, one image at a time or several.
     segmenter = Segmenter(weights)
     squares = list(records.pictures(range(3)).image)
     together = segmenter.predict(squares)
@@ -319,7 +319,7 @@ def test_terminated_run_saves_and_resumes_elsewhere(data, finished, tmp_path):
 
 
 def test_right_and_left_lung_are_learned_apart(data, tmp_path):
-    """Fault: sides exchanged between records, loss and figures; pictures flipped all the same.
+    """Fault: sides exchanged between records, loss and figures; images flipped all the same.
 
     In parts, so that the sums of two classes pass through accumulation.
     """

@@ -24,7 +24,7 @@ MEMORY_BYTES = worker_memory_bytes(SETTINGS.reading)
 
 
 def make_case(folder: Path, name: str, image: bytes | None) -> Case:
-    """A case whose picture, where it has no content, is a pipe that nobody writes to."""
+    """A case whose image, where it has no content, is a pipe that nobody writes to."""
     picture, mask = (folder / f"{name}{part}.png" for part in ("", "_mask"))
     if image is None:
         os.mkfifo(picture)
@@ -123,7 +123,7 @@ def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, 
 
 
 def test_a_file_beyond_the_memory_is_bad(tmp_path, good):
-    """Fault: a picture of a few bytes that takes the machine's memory."""
+    """Fault: an image of a few bytes that takes the machine's memory."""
     large = make_case(tmp_path, "large", png_bytes(np.zeros((9000, 9000), np.uint8)))
     with Sandbox(300 * 2**20) as sandbox:
         outcome, _ = convert_in(sandbox, large)

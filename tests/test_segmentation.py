@@ -60,7 +60,7 @@ def test_a_header_that_states_the_sides_is_believed():
 def test_channels_of_the_network_name_the_sides_where_it_has_them():
     """Fault: a model of two classes whose own sides are thrown away, or taken in another order."""
     square = square_of(PHANTOM.right_lung, PHANTOM.left_lung)
-    # Mirrored without a note: the network says which is which, whatever the picture looks like.
+    # Mirrored without a note: the network says which is which, whatever the image looks like.
     radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none")
     found = make_segmentation(radiograph, square[:, ::-1], 0.5, 0.96)
     assert iou(found.right, PHANTOM.right_lung[:, ::-1]) > 0.95
@@ -69,7 +69,7 @@ def test_channels_of_the_network_name_the_sides_where_it_has_them():
 
 @pytest.mark.parametrize("transpose", [False, True])
 def test_masks_come_back_as_the_file_has_its_pixels(transpose: bool):
-    """Fault: the mask of a turned picture upright, or its spacing swapped."""
+    """Fault: the mask of a turned image upright, or its spacing swapped."""
     turn = Orientation(transpose=transpose, flip_rows=True, flip_columns=False)
     radiograph = Radiograph(IMAGE, (0.2, 0.3), "detector", turn)
     found = make_segmentation(radiograph, square_of(LUNGS), 0.5, 0.96)

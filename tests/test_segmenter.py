@@ -1,4 +1,4 @@
-"""Networks with their program: one picture or several, one network or several."""
+"""Networks with their program: one image or several, one network or several."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_one_network_without_calibration_leaves_none(slopes: tuple):
 
 @pytest.mark.parametrize("change", [lambda x: x / 65535, lambda x: x[..., 0], np.float32])
 def test_what_is_no_network_input_is_refused(untrained, change):
-    """Fault: intensities in [0, 1] divided by 65535 again, and a mask of a black picture."""
+    """Fault: intensities in [0, 1] divided by 65535 again, and a mask of a black image."""
     square = np.full((32, 32, 1), 30000, np.uint16)
     assert len(untrained.predict([square])) == 1
     with pytest.raises(DataError, match=r"^square: .*; give \(32, 32, 1\) of uint16"):
@@ -75,7 +75,7 @@ def test_probabilities_are_those_of_the_network_in_the_pictures_frame(labels: st
     segmenter, options = Segmenter(weights), ReadOptions(frontal_only=False)
     found = segmenter.probabilities(picture, options)
     (logits,) = weights.network()(jnp.asarray(picture[None, :, :, None]), train=False)
-    assert np.ptp(logits) > 0.1, "a picture that shows nothing"
+    assert np.ptp(logits) > 0.1, "an image that shows nothing"
     np.testing.assert_allclose(found, jax.nn.sigmoid(logits), atol=1e-4)
     assert segmenter.probabilities(CHEST, options).shape == (*CHEST.shape, logits.shape[-1])
 
@@ -94,7 +94,7 @@ def test_other_classes_are_no_lungs(monkeypatch):
 
 
 def test_networks_of_different_image_sizes_are_refused():
-    """Fault: arrays of two sizes added, or one network's picture shown to the other."""
+    """Fault: arrays of two sizes added, or one network's image shown to the other."""
     members = [untrained_weights(Calibration(), data__image_size=size) for size in (32, 64)]
     with pytest.raises(ConfigError, match="image_size"):
         Segmenter(*members)

@@ -39,7 +39,7 @@ def test_outside_the_shutter_is_black(photometric):
         {"ShutterLeftVerticalEdge": None},
         {"ShutterRightVerticalEdge": 3},
         {"ShutterUpperHorizontalEdge": 0, "ShutterLowerHorizontalEdge": 0},
-        # Of a picture that was larger before it was exported.
+        # Of an image that was larger before it was exported.
         {"ShutterLowerHorizontalEdge": 12},
         {"ShutterRightVerticalEdge": 20},
         # All of it, and beyond by the edges themselves.
@@ -52,7 +52,7 @@ def test_outside_the_shutter_is_black(photometric):
     ],
 )
 def test_a_shutter_that_says_nothing_hides_nothing(change):
-    """Fault: a picture blackened whole by edges that were left at 0."""
+    """Fault: an image blackened whole by edges that were left at 0."""
     header = {key: value for key, value in (SHUTTER | change).items() if value is not None}
     radiograph = read_dicom(dicom_bytes(STORED, header), "x")
     assert radiograph.pixels.all()

@@ -83,7 +83,7 @@ def test_the_score_of_a_mirror_image_is_opposite():
 
 
 def test_the_score_does_not_depend_on_contrast():
-    """Fault: a mirrored picture of low contrast that passes, for its heart hardly counts."""
+    """Fault: a mirrored image of low contrast that passes, for its heart hardly counts."""
     phantom = generate_phantom(3, 1)
     image, lungs = phantom.image.astype(np.float32), phantom.left_lung | phantom.right_lung
     score = orientation_score(image, lungs)

@@ -27,7 +27,7 @@ def pairs_of(listing) -> dict[str, list[str]]:
 
 
 def test_patterns(tmp_path):
-    """Fault: pictures without a mask used, or a patient assumed where the header may tell."""
+    """Fault: images without a mask used, or a patient assumed where the header may tell."""
     listing = list_source("folder", write_tree(tmp_path, FOLDER))
     assert pairs_of(listing) == {"a": ["a.png"], "b": ["b_left.png", "b_right.gif"]}
     assert all(case.patient_id is None for case in listing.cases)
@@ -38,7 +38,7 @@ def test_patterns(tmp_path):
         "b_right.gif": Structure.RIGHT_LUNG,
     }
     assert [path.name for path in listing.unlabelled] == ["c.dcm"]
-    assert reason_of(listing) == {"notes.txt": "not a picture"}
+    assert reason_of(listing) == {"notes.txt": "not an image"}
     assert_every_file_is_listed_once(listing, tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_patterns(tmp_path):
     ],
 )
 def test_names_that_look_alike(tmp_path, patterns, names, expected):
-    """Fault: mask 10 given to picture 1, UIDs cut at their last dot, brackets as wildcards."""
+    """Fault: mask 10 given to image 1, UIDs cut at their last dot, brackets as wildcards."""
     listing = list_source("folder", write_tree(tmp_path, names), patterns)
     assert pairs_of(listing) == expected
     assert_every_file_is_listed_once(listing, tmp_path)
@@ -103,7 +103,7 @@ def test_two_pictures_of_one_name_need_a_list(tmp_path):
 
 def test_a_mask_without_its_picture_is_refused(tmp_path):
     """Fault: a half-copied folder gives a smaller data set."""
-    with pytest.raises(DataError, match=r"z\.png: mask without its picture"):
+    with pytest.raises(DataError, match=r"z\.png: mask without its image"):
         list_source("folder", write_tree(tmp_path, (*FOLDER, "masks/z.png")))
 
 
@@ -116,20 +116,20 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
 
 def test_nothing_that_fits(tmp_path):
     """Fault: an empty data set where the patterns have a typing error."""
-    with pytest.raises(DataError, match=r"matches 0 pictures, data\.masks=.* masks for 0"):
+    with pytest.raises(DataError, match=r"matches 0 images, data\.masks=.* masks for 0"):
         list_source(
             "folder", write_tree(tmp_path, FOLDER), FolderPatterns("pictures/*", "m/{stem}")
         )
 
 
 def test_patterns_that_do_not_tell_masks_from_pictures(tmp_path):
-    """Fault: a KeyError where a file is the mask of one picture and the picture of another mask."""
-    with pytest.raises(DataError, match="its picture is a mask too; give patterns"):
+    """Fault: a KeyError where a file is the mask of one image and the image of another mask."""
+    with pytest.raises(DataError, match="its image is a mask too; give patterns"):
         list_source("folder", write_tree(tmp_path, ("a", "a_b.png", "a_b_c.png")), OVERLAPPING)
 
 
 def test_a_pattern_without_the_stem_is_refused():
-    """Fault: every mask belongs to every picture."""
+    """Fault: every mask belongs to every image."""
     with pytest.raises(ConfigError, match=r"write \{stem\}"):
         FolderPatterns(masks="masks/*")
 
@@ -150,8 +150,8 @@ def test_a_pattern_without_the_stem_is_refused():
     ],
 )
 def test_a_mask_whose_picture_is_missing_goes_to_no_other(tmp_path, patterns, names, orphan):
-    """Fault: masks of cases 1 and 10, joined, for case 1, where picture 10 was not copied."""
-    with pytest.raises(DataError, match=rf"/{orphan}\.png: mask without its picture"):
+    """Fault: masks of cases 1 and 10, joined, for case 1, where image 10 was not copied."""
+    with pytest.raises(DataError, match=rf"/{orphan}\.png: mask without its image"):
         list_source("folder", write_tree(tmp_path, names), patterns)
 
 
@@ -174,7 +174,7 @@ def test_a_letter_that_the_pattern_names_may_follow_the_stem(tmp_path):
     ],
 )
 def test_names_say_the_side(tmp_path, left, right, pattern):
-    """Fault: sides lost or changed, or a side read from the picture's own name."""
+    """Fault: sides lost or changed, or a side read from the image's own name."""
     names = ("images/1.png", "images/right_2.png", left, right, left.replace("1", "right_2"))
     of_second_picture = left.replace("1", "right_2"), right.replace("1", "right_2")
     folder = write_tree(tmp_path, (*names, of_second_picture[1]))

@@ -1,4 +1,4 @@
-"""JSRT's pictures with the outlines of the SCR database."""
+"""JSRT's images with the outlines of the SCR database."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_layout(tmp_path, suffix):
 
 
 def test_the_raw_picture_goes_before_others(tmp_path):
-    """Fault: 8 bits are read where 12 are there, or a mask is taken for the picture."""
+    """Fault: 8 bits are read where 12 are there, or a mask is taken for the image."""
     write_jsrt(tmp_path)
     write_files(tmp_path / "A", {f"{STEMS[0]}.png": b""})
     write_files(tmp_path / "Nodule154images", {f"{STEMS[0]}.IMG": b""})
@@ -90,7 +90,7 @@ def test_folders_renamed_by_mirrors_and_structures_left_out(tmp_path):
             [f"scratch/fold1/masks/{side} lung/JPCLN001.gif" for side in ("left", "right")],
             r"JPCLN001: mask of heart or clavicle without the lungs' \(one of 1\)",
         ),
-        (["All247images/JPCLN002.IMG"], "JPCLN002: mask without its picture"),
+        (["All247images/JPCLN002.IMG"], "JPCLN002: mask without its image"),
     ],
 )
 def test_half_a_copy_is_refused(tmp_path, lost, message):
@@ -103,15 +103,15 @@ def test_half_a_copy_is_refused(tmp_path, lost, message):
 
 
 def test_two_observers_are_not_mixed(tmp_path):
-    """Fault: the second observer's outline counts for some pictures, the first's for others."""
+    """Fault: the second observer's outline counts for some images, the first's for others."""
     write_jsrt(tmp_path)
     write_files(tmp_path / "second" / "heart", {"JPCLN001.gif": dot(5, 5)})
-    with pytest.raises(DataError, match="is another mask of the same picture"):
+    with pytest.raises(DataError, match="is another mask of the same image"):
         list_source("jsrt", tmp_path)
 
 
 def test_pictures_alone_are_refused(tmp_path):
     """Fault: the outlines, which come from elsewhere, were forgotten."""
     write_files(tmp_path, {"JPCLN001.IMG": b""})
-    with pytest.raises(DataError, match=r"1 pictures .* and 0 masks .*; unpack the pictures"):
+    with pytest.raises(DataError, match=r"1 images .* and 0 masks .*; unpack the images"):
         list_source("jsrt", tmp_path)

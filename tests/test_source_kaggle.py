@@ -16,7 +16,7 @@ MASKS = ("CHNCXR_0001_1_mask.png", "MCUCXR_0002_0.png")
 
 
 def test_kaggle_layout(tmp_path):
-    """Shenzhen's masks have another name than their pictures, Montgomery's the same."""
+    """Shenzhen's masks have another name than their images, Montgomery's the same."""
     tree = epath.Path(write_kaggle(tmp_path))
     listing = list_source("kaggle", tmp_path)
     assert [case.example_id for case in listing.cases] == sorted(KAGGLE_STEMS)
@@ -54,7 +54,7 @@ def test_the_tree_twice_counts_once(tmp_path):
 
 
 def test_hidden_files_are_no_pictures(tmp_path):
-    """Copying through a Mac leaves a `._` file beside each picture."""
+    """Copying through a Mac leaves a `._` file beside each image."""
     tree = write_kaggle(tmp_path)
     for folder in ("CXR_png", "masks"):
         (tree / folder / "._CHNCXR_0001_1.png").write_bytes(b"\0\5\x16\7")
@@ -67,7 +67,7 @@ def test_hidden_files_are_no_pictures(tmp_path):
 
 
 def test_readings_are_joined_by_name(tmp_path):
-    """Fault: the reading of another picture, or records that outlive a corrected reading."""
+    """Fault: the reading of another image, or records that outlive a corrected reading."""
     tree = write_kaggle(tmp_path)
     texts = {
         "CHNCXR_0001_1": "male 45yrs\nold scar",
@@ -99,7 +99,7 @@ def test_two_masks_of_one_name_are_refused(tmp_path):
 
 
 def test_a_wrong_folder_is_told_by_what_it_holds(tmp_path):
-    """'No pictures' alone leaves the user to guess what the layout should be."""
+    """'No images' alone leaves the user to guess what the layout should be."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError) as caught:
@@ -115,7 +115,7 @@ def test_an_empty_folder_holds_nothing(tmp_path):
         list_source("kaggle", tmp_path)
     for name in ("CXR_png", "masks"):
         (tmp_path / name).mkdir()
-    with pytest.raises(DataError, match="0 pictures and 0 masks"):
+    with pytest.raises(DataError, match="0 images and 0 masks"):
         list_source("kaggle", tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_masks_without_pictures_are_refused(tmp_path):
     tree = write_kaggle(tmp_path)
     for stem in ("CHNCXR_0003_1", "CHNCXR_0002_0"):
         (tree / "CXR_png" / f"{stem}.png").unlink()
-    with pytest.raises(DataError, match=r"^CHNCXR_0002_0: mask without its picture \(one of 2\)"):
+    with pytest.raises(DataError, match=r"^CHNCXR_0002_0: mask without its image \(one of 2\)"):
         list_source("kaggle", tmp_path)
 
 
@@ -133,7 +133,7 @@ REAL = SHARED / "chest_xray_512"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real data in ../shared/data/chest_xray_512")
 def test_the_real_data_are_found_whole():
-    """Counts as published; the folder `test` repeats the unlabelled pictures."""
+    """Counts as published; the folder `test` repeats the unlabelled images."""
     listing = list_source("kaggle", REAL)
     assert len(listing.cases) == 563
     assert len(listing.unlabelled) == 96
@@ -142,7 +142,7 @@ def test_the_real_data_are_found_whole():
     assert_every_file_is_listed_once(listing, REAL)
     assert collections.Counter(reason_of(listing).values()) == {
         "second copy": 96,
-        "not a picture": 1,
+        "not an image": 1,
     }
     # None has the size that the documented spacing belongs to.
     assert not any(documented_spacing(case, (512, 512)) for case in listing.cases)

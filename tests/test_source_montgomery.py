@@ -40,8 +40,8 @@ def test_layout(tmp_path):
     assert_every_file_is_listed_once(listing, root)
     assert sorted(reason_of(listing).values()) == [
         "clinical reading",
-        "not a picture",
-        "not a picture",
+        "not an image",
+        "not an image",
     ]
     assert any(path.suffix == ".txt" for path in listing.files())
 
@@ -56,7 +56,7 @@ def test_one_lung_without_the_other_is_refused(tmp_path, side):
 
 
 def test_kaggles_folder_is_told_from_it(tmp_path):
-    """Fault: "no pictures" for the wrong of two layouts of the same set."""
+    """Fault: "no images" for the wrong of two layouts of the same set."""
     (tmp_path / "CXR_png").mkdir()
     (tmp_path / "masks").mkdir()
     with pytest.raises(DataError, match=r"ManualMask/leftMask/ .*found CXR_png, masks"):

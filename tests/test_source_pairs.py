@@ -1,4 +1,4 @@
-"""Lists of pictures and masks."""
+"""Lists of images and masks."""
 
 import os
 
@@ -80,11 +80,11 @@ def test_a_list_of_pairs(tmp_path):
         ("image,mask,age\nimages/a.dcm,masks/a.png,old\n", "line 2, column age: no age"),
         ("image,mask,sex\nimages/a.dcm,masks/a.png,woman\n", "line 2, column sex: .*F, M"),
         ("image,mask,finding\nimages/a.dcm,masks/a.png,TB\n", "line 2, column finding: .*normal"),
-        ("image,mask\nimages/a.dcm,\n", "1 pictures and 0 masks"),
+        ("image,mask\nimages/a.dcm,\n", "1 images and 0 masks"),
     ],
 )
 def test_faults_of_a_list_are_named_by_line_and_column(tmp_path, pairs, message):
-    """Fault: a traceback, or a picture paired with a file that it does not belong to."""
+    """Fault: a traceback, or an image paired with a file that it does not belong to."""
     (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(pairs)
     with pytest.raises(DataError, match=message):
         list_source("folder", tmp_path)
@@ -115,7 +115,7 @@ def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path):
 
 
 def test_a_list_and_patterns_are_one_too_many(tmp_path):
-    """Fault: pictures of an old list trained on, where a command names others by a pattern."""
+    """Fault: images of an old list trained on, where a command names others by a pattern."""
     (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(PAIRS)
     with pytest.raises(ConfigError, match=r"scans/\* and masks.* given, and .*pairs\.csv lists"):
         list_source("folder", tmp_path, FolderPatterns(images="scans/*"))

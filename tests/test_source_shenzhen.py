@@ -1,4 +1,4 @@
-"""Shenzhen's pictures with the masks that are published apart from them."""
+"""Shenzhen's images with the masks that are published apart from them."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def write_shenzhen(folder: Path, masks: str = "mask/mask") -> Path:
     readings = {f"{STEMS[0]}.txt": b"male 45yrs\nnormal", f"{UNLABELLED}.txt": b"femal 32yrs"}
     write_files(root / "ClinicalReadings", readings)
     write_files(folder / masks, {f"{stem}_mask.png": dot(1, 1) for stem in STEMS})
-    # Regions of findings, published for the same pictures.
+    # Regions of findings, published for the same images.
     region = f"{STEMS[1]}_Pleural_Effusion_2.png"
     write_files(root / "Annotations-2" / "masks", {region: dot(2, 2)})
     return root
@@ -45,19 +45,19 @@ def test_masks_are_found_wherever_they_were_unpacked(tmp_path, masks):
     assert sorted(reason_of(listing).values()) == [
         "clinical reading",
         "clinical reading",
-        "not where the layout has pictures or masks",
+        "not where the layout has images or masks",
     ]
 
 
 def test_copies_count_once(tmp_path):
-    """Fault: a picture in two splits because an archive was unpacked twice."""
+    """Fault: an image in two splits because an archive was unpacked twice."""
     write_shenzhen(tmp_path)
     write_shenzhen(tmp_path / "again")
     listing = list_source("shenzhen", tmp_path)
     assert len(listing.cases) == len(STEMS)
     assert_every_file_is_listed_once(listing, tmp_path)
     again = {why for name, why in reason_of(listing).items() if name.startswith("again")}
-    assert again == {"second copy", "not where the layout has pictures or masks"}
+    assert again == {"second copy", "not where the layout has images or masks"}
     assert all("again" not in case.image.parts for case in listing.cases)
 
 
@@ -65,12 +65,12 @@ def test_two_masks_that_differ_are_refused(tmp_path):
     """Fault: which of two annotators counts depends on the names of folders."""
     write_shenzhen(tmp_path)
     write_files(tmp_path / "other", {f"{STEMS[1]}_mask.png": dot(3, 3)})
-    with pytest.raises(DataError, match="is another mask of the same picture; remove one"):
+    with pytest.raises(DataError, match="is another mask of the same image; remove one"):
         list_source("shenzhen", tmp_path)
 
 
 def test_pictures_alone_are_refused(tmp_path):
     """Fault: the masks' archive was forgotten, and an empty data set is built."""
     root = write_shenzhen(tmp_path)
-    with pytest.raises(DataError, match=r"3 pictures .* and 0 masks .*; unpack the pictures'"):
+    with pytest.raises(DataError, match=r"3 images .* and 0 masks .*; unpack the images'"):
         list_source("shenzhen", root)

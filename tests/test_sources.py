@@ -93,7 +93,7 @@ def test_the_folder_above_a_link_is_that_of_what_it_leads_to(tmp_path, monkeypat
 
 
 def test_links_are_followed_and_circles_end(tmp_path):
-    """Fault: pictures on another disk are missed, or a link to a folder above never ends."""
+    """Fault: images on another disk are missed, or a link to a folder above never ends."""
     elsewhere = write_kaggle(tmp_path / "elsewhere")
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "data").symlink_to(elsewhere)
@@ -139,7 +139,7 @@ def test_the_order_is_that_of_a_walk(tmp_path):
 
 
 def test_a_layout_of_links_into_the_folder_itself(tmp_path):
-    """Fault: pictures listed by their own place are missed where the layout names the link."""
+    """Fault: images listed by their own place are missed where the layout names the link."""
     root = write_kaggle(tmp_path / "x")
     (root / "CXR_png").rename(tmp_path / "x" / "pictures")
     (root / "CXR_png").symlink_to(tmp_path / "x" / "pictures")
@@ -214,7 +214,7 @@ def test_copies_of_a_mask_are_equal(tmp_path, rival):
     for path, content in zip(paths, (b"123", b"123", rival), strict=True):
         path.write_bytes(content)
     assert pick_mask(paths[:2]) == paths[0]
-    with pytest.raises(DataError, match="c is another mask of the same picture"):
+    with pytest.raises(DataError, match="c is another mask of the same image"):
         pick_mask(paths)
 
 

@@ -26,7 +26,7 @@ def make_outcome(example_id: str, patient_id: str, source: str, finding: str) ->
 
 @st.composite
 def case_lists(draw) -> list[tuple[str, str, str, str]]:
-    """Arguments of `make_outcome`: patients of several pictures, of one source and finding or not.
+    """Arguments of `make_outcome`: patients of several images, of one source and finding or not.
 
     No outcomes yet, for beartype draws random numbers when they are made.
     """
@@ -99,7 +99,7 @@ def test_shares_hold_within_every_stratum(counts):
 @given(case_lists(), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_folds_test_every_picture_once_and_share_no_patient(arguments, seed):
-    """Fault: a picture tested twice or never, or a patient on both sides of a fold."""
+    """Fault: an image tested twice or never, or a patient on both sides of a fold."""
     cases = list(itertools.starmap(make_outcome, arguments))
     folds = [assign_fold(cases, seed, fold) for fold in range(NUM_FOLDS)]
     ids = sorted(case.example_id for case in cases)
@@ -131,7 +131,7 @@ def test_folds_are_alike():
 
 
 def test_a_patient_with_one_abnormal_picture_is_abnormal():
-    """Strata by picture would tear the patient apart or depend on which comes first."""
+    """Strata by image would tear the patient apart or depend on which comes first."""
     cases = [make_outcome(f"n{i}", f"n{i}", "shenzhen", "normal") for i in range(40)]
     for i in range(10):
         cases.append(make_outcome(f"x{i}", f"x{i}", "shenzhen", "normal"))
@@ -159,7 +159,7 @@ def test_too_few_patients_are_refused():
 
 
 def test_copies_of_a_file_are_in_one_split():
-    """Fault: a picture that is trained on and, under another name, tested on."""
+    """Fault: an image that is trained on and, under another name, tested on."""
 
     def with_picture(outcome: Outcome, *pictures: str) -> Outcome:
         digests = {f"{i}": FileDigest(picture, 1) for i, picture in enumerate(pictures)}
@@ -255,9 +255,9 @@ def test_pictures_that_were_not_taken_leave_a_split_file_valid(tmp_path, capsys)
         dataclasses.replace(case, **lateral) if case.example_id == "e1" else case for case in CASES
     ]
     assert read_splits(path, cases)["train"] == ["e0", "e2"]
-    assert "1 of its pictures are left out, such as e1 (not a frontal" in capsys.readouterr().err
+    assert "1 of its images are left out, such as e1 (not a frontal" in capsys.readouterr().err
     path.write_text(json.dumps(GOOD | {"train": ["e2"], "val": ["e1"]}))
-    with pytest.raises(ConfigError, match=r"every picture of split val .* e1; .*not a frontal"):
+    with pytest.raises(ConfigError, match=r"every image of split val .* e1; .*not a frontal"):
         read_splits(path, cases)
 
 
@@ -274,7 +274,7 @@ def test_a_patient_of_very_many_pictures_is_told(capsys, pictures, told):
     cases += [make_outcome(f"b{i}", f"p{i}", "folder", "unknown") for i in range(60)]
     splits = assign_splits(cases, 0)
     said = capsys.readouterr().err
-    assert ("21 of 81 pictures, such as a0, are of one patient" in said) == told
+    assert ("21 of 81 images, such as a0, are of one patient" in said) == told
     assert told or not said
     (split,) = {name for name, ids in splits.items() if "a0" in ids}
     assert {f"a{i}" for i in range(pictures)} <= set(splits[split])

@@ -36,7 +36,7 @@ def test_compiler_drops_what_a_cut_step_does_not_need(eight_devices):
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
 def test_cut_steps_end_with_the_figures_of_the_whole(eight_devices, kind):
-    """Fault: a stage timed on other pictures, on one device of eight, or with another state."""
+    """Fault: a stage timed on other images, on one device of eight, or with another state."""
     config = small_config()
     parallel = Parallel(kind, eight_devices)
     state, step = prepare_step(config, parallel)
@@ -54,7 +54,7 @@ def test_cut_steps_end_with_the_figures_of_the_whole(eight_devices, kind):
 def test_one_device_takes_its_share_of_the_batch(eight_devices, trimmed_share):
     """Fault: communication measured against a step of another size.
 
-    Or none at all, where less than a picture of a device's share is to be left out.
+    Or none at all, where less than an image of a device's share is to be left out.
     """
     config = small_config(batch_size=16, trimmed_share=trimmed_share)
     parallel = Parallel("pmap", eight_devices)
@@ -62,7 +62,7 @@ def test_one_device_takes_its_share_of_the_batch(eight_devices, trimmed_share):
     loss = call()["loss"]
     assert np.isfinite(loss)
     assert call.args[1]["image"].shape == (1, 2, 32, 32, 1)
-    # Fault: pictures carried by the batch where the whole step takes them from the store.
+    # Fault: images carried by the batch where the whole step takes them from the store.
     batch = synthetic_batch(config, 2)
     store = parallel.replicate(Pictures(batch["image"], batch["mask"]))
     call = step_of_one_device(config, parallel, store)

@@ -21,7 +21,7 @@ from tests.small import (
     without_augmentation,
 )
 
-# Two of eight pictures, of all devices' losses, are left out.
+# Two of eight images, of all devices' losses, are left out.
 CONFIG = small_config(trimmed_share=0.25)
 
 # Differences between orders of summation, through two steps of an optimizer.
@@ -101,7 +101,7 @@ def test_accumulation_over_devices_equals_accumulation_on_one(kind, devices, eig
 def test_accumulated_gradient_is_the_mean_over_parts(eight_devices):
     """Fault: gradients added up, so that clipping and decay act on another scale.
 
-    With group norm and equal pictures every part is the whole batch over again.
+    With group norm and equal images every part is the whole batch over again.
     """
     config = without_augmentation(small_config(model__norm="group", model__width=8))
     parallel = Parallel("mesh", eight_devices[:1])
@@ -112,7 +112,7 @@ def test_accumulated_gradient_is_the_mean_over_parts(eight_devices):
         config = dataclasses.replace(config, accumulation_steps=parts)
         state, step = prepare_step(config, parallel)
         order = np.arange(8, dtype=np.int32)
-        # Part i takes every fourth example: two different pictures each.
+        # Part i takes every fourth example: two different images each.
         image, mask = (np.repeat(x[:2], 4, axis=0) for x in repeated)
         batch = {"position": order, "slot": order, "image": image, "mask": mask}
         results.append(jax.device_get(step(state, None, parallel.shard(batch))))

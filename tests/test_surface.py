@@ -136,6 +136,6 @@ def test_an_empty_mask_has_no_distance():
 
 
 def test_a_mask_cut_by_the_frame_has_its_outline_there():
-    """A lung that leaves the picture would else have an open outline."""
+    """A lung that leaves the image would else have an open outline."""
     points = outline(np.ones((5, 7), bool))
     assert len(points) == 2 * 5 + 2 * 7 - 4

@@ -36,7 +36,7 @@ def flat(state) -> dict:
 
 def make_pair(block_size):
     """Our model, its scales, biases and statistics off one and zero, and PyTorch's of the same."""
-    # A seed by which no activation lies within rounding of ReLU's edge: in pictures so small, one
+    # A seed by which no activation lies within rounding of ReLU's edge: in images so small, one
     # that falls on the other side is a hundredth of a gradient.
     ours = UNet(width=WIDTH, depth=DEPTH, block_size=block_size, rngs=nnx.Rngs(3))
     rng = np.random.default_rng(1)

@@ -69,7 +69,7 @@ def test_output_of_a_pixel_depends_on_pixels_far_away_and_near():
 
 
 def test_side_that_does_not_divide_states_the_padding():
-    """Fault: an obscure reshape error for a picture of another size."""
+    """Fault: an obscure reshape error for an image of another size."""
     model = small_unet(depth=3, block_size=2)
     with pytest.raises(ValueError, match="pad by 12 rows and 0 columns to 112 x 64"):
         model(jnp.zeros((1, 100, 64, 1)))

@@ -1,4 +1,4 @@
-"""Networks measured on labelled pictures that no run has split."""
+"""Networks measured on labelled images that no run has split."""
 
 import csv
 import dataclasses
@@ -33,12 +33,12 @@ from tests.small import REPOSITORY, small_config
 from tests.untrained import untrained_weights
 from tfds_builder.phantom import generate_phantom
 
-# A picture of half lung, half not: the threshold of the median.
+# An image of half lung, half not: the threshold of the median.
 WEIGHTS = untrained_weights(Calibration(0.5))
 
 
 def write_pictures(folder: Path) -> DataConfig:
-    """Six pictures with masks, of which one is stored on its side."""
+    """Six images with masks, of which one is stored on its side."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for number in range(6):
@@ -70,9 +70,9 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def test_figures_are_of_the_masks_that_predict_writes(tmp_path, segmenter):
-    """Fault: another threshold or post-processing than users get; reference of another picture.
+    """Fault: another threshold or post-processing than users get; reference of another image.
 
-    Or a picture that is turned upright, measured against its mask as it lies.
+    Or an image that is turned upright, measured against its mask as it lies.
     """
     data = write_pictures(tmp_path / "data")
     summary = validate(segmenter, data, tmp_path / "out")
@@ -153,14 +153,14 @@ def test_sides_are_those_that_predict_tells(tmp_path, capsys, mirrored):
         swapped = dataclasses.replace(data, manual_dir=str(tmp_path / "other"))
         found = validate(Segmenter(weights), swapped, tmp_path / "swapped")["external"]
         assert found["dice_right"] == found["dice_left"] == 0
-        assert "right and left in 1 of 1 pictures, such as 0: check" in capsys.readouterr().err
-    # A picture without a header is taken for mirrored where its heart is on the wrong side.
+        assert "right and left in 1 of 1 images, such as 0: check" in capsys.readouterr().err
+    # An image without a header is taken for mirrored where its heart is on the wrong side.
     assert min(figures["dice_right"], figures["dice_left"]) > 0.9
     assert figures["dice"] > 0.9
 
 
 def test_pictures_of_a_patient_are_told_without_a_number(tmp_path, segmenter):
-    """Fault: a hospital's number in a table that is passed on, or two pictures as two patients."""
+    """Fault: a hospital's number in a table that is passed on, or two images as two patients."""
     data = write_pictures(tmp_path / "data")
     for number, patient in ((1, "K-4711"), (3, "K-4711"), (4, "K-12")):
         (tmp_path / "data" / "images" / f"{number}.png").unlink()
@@ -185,7 +185,7 @@ def test_surface_dice_is_at_the_tolerance_that_is_asked_for(tmp_path):
         found.append(json.loads((out / "metrics.json").read_text())["external"])
     assert [each["tolerance_px"] for each in found] == [1.0, 300.0]
     assert found[0]["surface_dice"] < found[1]["surface_dice"] == 1.0
-    # Of the picture whose spacing is known.
+    # Of the image whose spacing is known.
     whole = [*given[:-1], "--config.evaluation.tolerance_mm=300"]
     assert main(["validate", *whole, f"--output={tmp_path / 'mm'}"]) == 0
     wide = json.loads((tmp_path / "mm" / "metrics.json").read_text())["external"]
@@ -194,16 +194,16 @@ def test_surface_dice_is_at_the_tolerance_that_is_asked_for(tmp_path):
 
 
 def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
-    """Fault: figures of a part of the pictures, published as those of all."""
+    """Fault: figures of a part of the images, published as those of all."""
     data = write_pictures(tmp_path / "data")
-    (tmp_path / "data" / "images" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "data" / "images" / "1.png").write_bytes(b"no image")
     lateral = dicom_bytes(chest(120, 110, 0)[0], {"ViewPosition": "LL"})
     (tmp_path / "data" / "images" / "2.png").write_bytes(lateral)
     with pytest.raises(DataError, match=r"1\.png: .*neither DICOM, PNG nor JPEG"):
         validate(segmenter, data, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
     skipping = dataclasses.replace(data, on_error="skip", max_bad_share=0.2)
-    with pytest.raises(DataError, match="1 of 6 pictures are bad"):
+    with pytest.raises(DataError, match="1 of 6 images are bad"):
         validate(segmenter, dataclasses.replace(skipping, max_bad_share=0.1), tmp_path / "out")
     summary = validate(segmenter, skipping, tmp_path / "out")
     assert summary["external"]["num_left_out"] == 2
@@ -215,7 +215,7 @@ def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "overlays/best.png"])
 def test_files_of_others_stay(tmp_path, segmenter, name):
-    """Fault: a run's own figures, or anybody's, replaced by those of other pictures."""
+    """Fault: a run's own figures, or anybody's, replaced by those of other images."""
     data = write_pictures(tmp_path / "data")
     path = tmp_path / "taken" / name
     path.parent.mkdir(parents=True)
@@ -226,7 +226,7 @@ def test_files_of_others_stay(tmp_path, segmenter, name):
 
 
 def test_its_own_folder_is_known(tmp_path, segmenter):
-    """Fault: overlays segmented as patients' pictures, or figures that a training run replaces."""
+    """Fault: overlays segmented as patients' images, or figures that a training run replaces."""
     data = write_pictures(tmp_path / "data")
     out = tmp_path / "data" / "figures"
     for names in (["first"], ["second"]):
@@ -271,24 +271,22 @@ def test_an_interrupt_does_not_wait_for_a_reader(tmp_path):
 
 @pytest.mark.parametrize(("folder", "warned"), [("own", True), ("link", True), ("other", False)])
 def test_a_run_on_its_own_pictures_is_warned_of(tmp_path, capsys, folder, warned):
-    """Fault: figures of pictures that the network was trained on, published as external."""
+    """Fault: figures of images that the network was trained on, published as external."""
     (tmp_path / "own").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "own")
     trained, data = (
         DataConfig(source="folder", manual_dir=str(tmp_path / name)) for name in ("own", folder)
     )
     _say_if_trained_there("runs/first", trained, data)
-    assert (
-        "runs/first was trained on pictures of this folder" in capsys.readouterr().err
-    ) == warned
+    assert ("runs/first was trained on images of this folder" in capsys.readouterr().err) == warned
 
 
 def test_nothing_to_measure_is_refused(tmp_path, segmenter):
     """Fault: means of nothing."""
     data = write_pictures(tmp_path / "data")
     for path in (tmp_path / "data" / "images").iterdir():
-        path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match="all 6 labelled pictures are left out"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="all 6 labelled images are left out"):
         validate(segmenter, dataclasses.replace(data, on_error="skip"), tmp_path / "out")
 
 

@@ -123,7 +123,7 @@ def test_a_cut_shard_is_named(folder, kept):
 
 
 def test_a_shard_of_another_split_is_named(folder):
-    """Fault: test pictures in training."""
+    """Fault: test images in training."""
     shutil.copy(shard(folder, "test"), shard(folder, "val"))
     write_manifest(folder, {})
     faults = found(folder)
@@ -168,7 +168,7 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
         ({"original_size": np.array([0, 9], np.int32)}, "original_size", "not positive"),
         ({"image": np.full((64, 64), 700, np.uint16)}, "image", "is empty"),
         (
-            # A picture of one grey in its padding.
+            # An image of one grey in its padding.
             {
                 "image": np.pad(np.full((64, 38), 700, np.uint16), ((0, 0), (13, 13))),
                 "original_size": np.array([100, 60], np.int32),
@@ -221,7 +221,7 @@ def test_every_spacing_that_is_read_is_accepted(folder):
 
 @pytest.mark.parametrize("field", ["image", "mask", "original_mask"])
 def test_a_picture_that_does_not_decode_is_named(folder, field):
-    """Fault: one broken picture hides the faults of the others, or passes half decoded."""
+    """Fault: one broken image hides the faults of the others, or passes half decoded."""
     content = bytearray(encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)))
     content[-40] ^= 0xFF
     example_id = change_first(folder, **{field: bytes(content), "source": ""})

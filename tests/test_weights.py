@@ -71,7 +71,7 @@ def test_the_same_weights_have_the_same_checksum(saved, tmp_path):
 
 
 def test_no_path_of_the_machine_is_passed_on(saved):
-    """Fault: the folder of a hospital's pictures in a file that is published."""
+    """Fault: the folder of a hospital's images in a file that is published."""
     assert b"roe" not in saved[1].read_bytes()
     assert load_weights(saved[1]).config.data == DataConfig(image_size=CONFIG.data.image_size)
 

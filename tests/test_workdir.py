@@ -79,7 +79,7 @@ def test_a_run_goes_on_with_copies_of_its_pictures_and_with_no_others(tmp_path):
     moved = dataclasses.replace(config, data=data)
     assert open_records(moved)["train"].name != open_records(config)["train"].name
     assert int(train_on(moved, workdir, until=4).step) == 4
-    # Every third picture is of one size.
+    # Every third image is of one size.
     first, _, _, other, *_ = sorted((pictures / "masks").iterdir())
     picture = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
     assert picture is not None

@@ -29,7 +29,7 @@ class FileEntry:
     Attributes:
       file: path below the data set's folder.
       status: `taken`, `left out` (readable, but not of this data set), `bad`, `unlabelled`, `read`
-        (a reading or a list, not a picture) or `unused`.
+        (a reading or a list, not an image) or `unused`.
       reason: why it was not taken.
       notes: corrections and doubts.
       example_id: of the case it belongs to.
@@ -75,7 +75,7 @@ def file_entries(
     ]
     used = set(map(os.fspath, listing.files()))
     for path, why in listing.other:
-        # Readings and lists of pairs are no pictures, but records are made of them too.
+        # Readings and lists of pairs are no images, but records are made of them too.
         digest = digest_file(path) if os.fspath(path) in used else None
         entries.append(
             FileEntry(
@@ -139,19 +139,19 @@ def summary(entries: Sequence[FileEntry]) -> str:
         for entry in entries
         if entry.reason
     )
-    # A picture's masks have its notes, too.
+    # An image's masks have its notes, too.
     noted = {(entry.example_id or entry.file, note) for entry in entries for note in entry.notes}
     notes = collections.Counter(_without_numbers(note) for _, note in noted)
     pictures = {entry.example_id for entry in entries if entry.status == "taken"}
     parts = [
-        f"Pictures in the records: {len(pictures)} (files below include their masks)",
+        f"Images in the records: {len(pictures)} (files below include their masks)",
         table(
             ("files", "count"),
             [*((name, str(count)) for name, count in sorted(by_status.items())),
              ("found", str(len(entries)))],
         ),
     ]  # fmt: skip
-    for title, of, counts in (("reason", "files", reasons), ("note", "pictures", notes)):
+    for title, of, counts in (("reason", "files", reasons), ("note", "images", notes)):
         if counts:
             rows = [(kind, str(count)) for kind, count in counts.most_common(MAX_KINDS)]
             if len(counts) > MAX_KINDS:

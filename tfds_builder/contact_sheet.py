@@ -1,4 +1,4 @@
-"""A sheet of small pictures of records with the outlines of their masks."""
+"""A sheet of small images of records with the outlines of their masks."""
 
 import functools
 import operator
@@ -32,7 +32,7 @@ COLOURS: dict[Structure, Colour] = {
 
 
 class ContactSheet:
-    """Pictures of a few records, chosen at random, the same for the same number of records.
+    """Images of a few records, chosen at random, the same for the same number of records.
 
     Args:
       total: number of records that will be shown to the sheet, in a fixed order.
@@ -84,7 +84,7 @@ class ContactSheet:
 def _tile(
     image: UInt16[np.ndarray, "s s"], mask: UInt8[np.ndarray, "s s"]
 ) -> UInt8[np.ndarray, "t t 3"]:
-    # Enlarged by copying, so that pixels of a small picture show as what they are.
+    # Enlarged by copying, so that pixels of a small image show as what they are.
     method = cv2.INTER_AREA if len(image) > TILE else cv2.INTER_NEAREST
     pixels = cv2.resize(image.astype(np.float32) / 65535, (TILE, TILE), interpolation=method)
     masks = []
@@ -104,7 +104,7 @@ def _drawn(mask: UInt8[np.ndarray, "s s"]) -> Structure:
 
 
 def _sheet_size(pictures: int) -> tuple[int, int]:
-    # As wide for few pictures as for many: the key needs it.
+    # As wide for few images as for many: the key needs it.
     rows = -(-pictures // COLUMNS)
     return GAP + COLUMNS * (TILE + GAP), HEADER + rows * (TILE + LABEL + GAP)
 

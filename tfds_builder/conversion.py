@@ -207,7 +207,7 @@ def first_bad(outcome: Outcome) -> DataError:
 def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:
     """Returns what a record depends on besides the settings; files by path, size and time.
 
-    Pictures are not read: an archive of a terabyte must not be hashed at each start.
+    Images are not read: an archive of a terabyte must not be hashed at each start.
 
     Args:
       case: of any source.

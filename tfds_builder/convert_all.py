@@ -36,7 +36,7 @@ def convert_chunks(
         convert_with_beam(conversion, missing, beam_options)
     else:
         total, left = (sum(len(chunk.cases) for chunk in some) for some in (chunks, missing))
-        with terminal.progress("pictures", total, "file", total - left) as bar:
+        with terminal.progress("images", total, "file", total - left) as bar:
             _convert_on_all_cores(conversion, missing, bar.update)
     converted = conversion.collect(chunks)
     if conversion.fail_fast:

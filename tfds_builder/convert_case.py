@@ -34,7 +34,7 @@ BYTES_PER_PIXEL = 28
 
 
 def worker_memory_bytes(reading: ReadOptions) -> int:
-    """Returns what memory a worker may take for the largest picture, beyond its start."""
+    """Returns what memory a worker may take for the largest image, beyond its start."""
     return 2**29 + BYTES_PER_PIXEL * reading.max_pixels
 
 
@@ -92,7 +92,7 @@ def _take(
         case, contents[case.image], settings.id_key, settings.reading
     )
     if turn != Orientation():
-        mask_notes = ("mask turned with the picture", *mask_notes)
+        mask_notes = ("mask turned with the image", *mask_notes)
     notes = radiograph.notes + mask_notes + patient_notes
     if not radiograph.looks_frontal:
         # A mask was drawn on it: what looks least like a chest is most often its illness.

@@ -29,7 +29,7 @@ PAGE = "data_report/index.html"
 def write_data_report(folder: epath.PathLike) -> epath.Path:
     """Writes the report on a folder of records into its `data_report/`, and returns that.
 
-    Every record is read once and let go. What stays is sums, the sheet, and 2 kB of each picture to
+    Every record is read once and let go. What stays is sums, the sheet, and 2 kB of each image to
     compare it with the others.
 
     Args:
@@ -56,13 +56,13 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
     # Phantoms are patients of their own, however alike two of them are.
     if leaks and set(figures.by_source) != {"phantom"}:
         terminal.say(
-            f"Pairs of pictures in different splits: {leaks['same pixels']} with the same pixels, "
+            f"Pairs of images in different splits: {leaks['same pixels']} with the same pixels, "
             f"{leaks['alike']} that look alike, which may be chance; see {folder / PAGE}"
         )
     output = (folder / PAGE).parent
     output.mkdir(exist_ok=True)
     contact_sheet = sheet.image()
-    # Fast rather than small: it is the largest picture of all.
+    # Fast rather than small: it is the largest image of all.
     with (output / "contact_sheet.png").open("wb") as file:
         contact_sheet.save(file, "PNG", compress_level=1)
     (output / "duplicates.json").write_text(_duplicates_json(total, pairs))

@@ -28,7 +28,7 @@ class Histogram:
 
     Attributes:
       edges: n + 1 of them, ascending.
-      counts: n; `float` because a picture's pixels may count for one together.
+      counts: n; `float` because an image's pixels may count for one together.
       number: of values, NaN and infinities left out.
       total: their sum.
       lowest: of them.
@@ -68,8 +68,8 @@ class Look:
 
     Attributes:
       lungs: the pixels of the square that are lung.
-      lung_share: of the picture's area, padding left out.
-      intensity: share of the picture's pixels in each bin.
+      lung_share: of the image's area, padding left out.
+      intensity: share of the image's pixels in each bin.
       mean: intensity.
       span: least and largest intensity.
     """
@@ -106,10 +106,10 @@ class GroupFigures:
     Attributes:
       number: of records.
       without_lung: those whose mask has no lung.
-      height: of the original pictures, in pixels.
+      height: of the original images, in pixels.
       width: likewise.
-      intensity: of the pixels of pictures, padding left out; each picture counts as one.
-      lung_share: of a picture's area.
+      intensity: of the pixels of images, padding left out; each image counts as one.
+      lung_share: of an image's area.
       age: in years.
       sex: number of records of each.
       finding: number of records of each.
@@ -145,7 +145,7 @@ class GroupFigures:
 
 
 class Figures:
-    """Figures of a whole set of records; what they keep does not grow with the records' pictures.
+    """Figures of a whole set of records; what they keep does not grow with the records' images.
 
     Attributes:
       by_source: figures of each source.

@@ -68,9 +68,9 @@ def page(
     Args:
       name: of the records.
       figures: of all of them.
-      pairs: pictures that come twice.
+      pairs: images that come twice.
       build_report: what the build says of each source file, if it says anything.
-      contact_sheet: some of the pictures.
+      contact_sheet: some of the images.
     """
     parts = [
         f"<h1>{html.escape(name)}</h1>",
@@ -83,7 +83,7 @@ def page(
         _build(build_report),
         _duplicates(pairs),
         f'<h2>A random choice</h2><img class="sheet" src="{_jpeg(contact_sheet)}" '
-        'alt="pictures with their masks">',
+        'alt="images with their masks">',
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -142,9 +142,9 @@ def _distributions(figures: Figures) -> str:
     """Charts of each quantity, by source on the left and by split on the right."""
     quantities: list[tuple[str, str, Callable[[GroupFigures], Histogram]]] = [
         ("Intensity", "intensity, 0 black to 1 white, padding left out", lambda x: x.intensity),
-        ("Lung area", "share of the picture that is lung", lambda x: x.lung_share),
-        ("Height", "rows of the original picture", lambda x: x.height),
-        ("Width", "columns of the original picture", lambda x: x.width),
+        ("Lung area", "share of the image that is lung", lambda x: x.lung_share),
+        ("Height", "rows of the original image", lambda x: x.height),
+        ("Width", "columns of the original image", lambda x: x.width),
     ]
     parts = ["<h2>Distributions</h2>"]
     for title, label, histogram_of in quantities:
@@ -237,7 +237,7 @@ def _build(build_report: Mapping[str, Any] | None) -> str:
 
 def _duplicates(pairs: Sequence[Pair]) -> str:
     say = (
-        "Pictures with the same pixels, and pictures of different patients or splits whose lungs "
+        "Images with the same pixels, and images of different patients or splits whose lungs "
         f"look alike (correlation from {ALIKE_CORRELATION:g}). The same patient may hide behind "
         "two numbers; look at them."
     )
@@ -254,7 +254,7 @@ def _duplicates(pairs: Sequence[Pair]) -> str:
     table = _table(["one", "other", "kind", "correlation", "split"], rows, text_columns=(1,))
     rest = f"<p>All {len(pairs)} are in duplicates.json.</p>" if len(pairs) > MAX_PAIRS else ""
     found = table + rest if pairs else '<p class="none">none found</p>'
-    return f"<h2>Pictures that come twice</h2><p>{say}</p>{_pair(_panel('Pairs', found))}"
+    return f"<h2>Images that come twice</h2><p>{say}</p>{_pair(_panel('Pairs', found))}"
 
 
 def _chart(
@@ -284,7 +284,7 @@ def _mean_mask(group: GroupFigures) -> str:
 
 
 def _jpeg(picture: Image.Image) -> str:
-    """Returns a picture as an address that holds it, a fifth as long as that of a PNG."""
+    """Returns an image as an address that holds it, a fifth as long as that of a PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,6 +1,6 @@
-"""Duplicate pictures: the same pixels, or the same chest under another number.
+"""Duplicate images: the same pixels, or the same chest under another number.
 
-Pictures are compared by their lungs. The box around the mask is resized to a small square, so that
+Images are compared by their lungs. The box around the mask is resized to a small square, so that
 another crop, position, size or bit depth makes no difference; what is left after a high-pass (ribs,
 vessels, outlines) is compared by correlation, so that brightness makes little.
 """
@@ -16,7 +16,7 @@ from jaxtyping import Float16, Float32, UInt8, UInt16
 
 from lungseg_jax.imaging.structures import Structure
 
-# Of 158203 pairs of Montgomery's and Shenzhen's pictures 5 exceed it, to the eye the same chest
+# Of 158203 pairs of Montgomery's and Shenzhen's images 5 exceed it, to the eye the same chest
 # twice; other pairs end at 0.75, those of 60 phantoms at 0.77. A copy whose mask is 2 of 256
 # pixels wider all around has 0.73 to 0.9; a patient who stands otherwise may have less.
 ALIKE_CORRELATION = 0.8
@@ -30,13 +30,13 @@ HIGH_PASS_SIGMA = 1.0
 # of a mask must not move the box.
 CUT_SHARE = 0.02
 
-# Pictures compared at once: their correlations take 64 MiB.
+# Images compared at once: their correlations take 64 MiB.
 BLOCK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """Which picture of the records.
+    """Which image of the records.
 
     Attributes:
       example_id: its id.
@@ -51,12 +51,12 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two pictures that show the same.
+    """Two images that show the same.
 
     Attributes:
       kind: `same pixels`, or `alike` from `ALIKE_CORRELATION` on.
       correlation: of their fingerprints; 1 for the same.
-      first: the picture that comes first in the records.
+      first: the image that comes first in the records.
       second: the other.
     """
 
@@ -73,7 +73,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What is remembered of a picture, 2 kB.
+    """What is remembered of an image, 2 kB.
 
     Attributes:
       pixels: hash of them.
@@ -85,14 +85,14 @@ class Fingerprint:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Fingerprint":
-        """Returns the fingerprint of a record's picture."""
+        """Returns the fingerprint of a record's image."""
         image = record["image"][..., 0]
         detail = detail_of_lungs(image, record["mask"][..., 0])
         return cls(hashlib.sha256(image.tobytes()).digest(), detail.astype(np.float16))
 
 
 class Fingerprints:
-    """Fingerprints of all pictures, to compare all with all."""
+    """Fingerprints of all images, to compare all with all."""
 
     def __init__(self) -> None:
         self._pictures: list[Picture] = []
@@ -102,7 +102,7 @@ class Fingerprints:
         return len(self._pictures)
 
     def add(self, split: str, record: Mapping[str, Any], seen: Fingerprint) -> None:
-        """Remembers the picture of a record by its fingerprint."""
+        """Remembers the image of a record by its fingerprint."""
         example_id, patient_id = record["example_id"].decode(), record["patient_id"].decode()
         self._pictures.append(Picture(example_id, patient_id, split))
         self._fingerprints.append(seen)
@@ -110,7 +110,7 @@ class Fingerprints:
     def pairs(self) -> list[Pair]:
         """Returns the pairs that show the same, those across splits first, the most alike first.
 
-        Of several pictures with the same pixels each is paired with the first of them. Pictures of
+        Of several images with the same pixels each is paired with the first of them. Images of
         one patient in one split are meant to be alike and are paired only by the same pixels.
         """
         pairs = [*self._same_pixels(), *self._alike()]
@@ -150,16 +150,16 @@ def detail_of_lungs(
 ) -> Float32[np.ndarray, " n"]:
     """Returns a vector of length 1 whose inner product with another's is their correlation.
 
-    It is 0 for an empty picture, which is then like no other.
+    It is 0 for an empty image, which is then like no other.
     """
     rows, columns = _lung_box((mask & np.uint8(Structure.LUNGS)) > 0)
     side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
-    # By area: every pixel counts, however large the picture.
+    # By area: every pixel counts, however large the image.
     small = cv2.resize(image[rows, columns].astype(np.float32), side, interpolation=cv2.INTER_AREA)
     detail = small - cv2.GaussianBlur(small, (0, 0), HIGH_PASS_SIGMA)
     centred = (detail - detail.mean()).ravel()
     length = np.linalg.norm(centred)
-    # Rounding errors of a constant picture are no detail.
+    # Rounding errors of a constant image are no detail.
     return centred / length if length > 1 else np.zeros_like(centred)
 
 

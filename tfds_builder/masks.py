@@ -37,19 +37,19 @@ def read_structures(
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
     """Returns a case's mask, a bit for each `Structure`, and notes on what is doubtful in it.
 
-    Masks of half the picture's size are enlarged by repeating their pixels, with a note: the
+    Masks of half the image's size are enlarged by repeating their pixels, with a note: the
     outlines of JSRT were drawn at that size.
 
     Args:
       case: whose masks to read.
       contents: of the mask files.
-      shape: (height, width) of the picture as stored.
-      orientation: how the stored picture is turned upright. Sides are checked in the upright
-        picture, the mask is returned as stored.
+      shape: (height, width) of the image as stored.
+      orientation: how the stored image is turned upright. Sides are checked in the upright
+        image, the mask is returned as stored.
       max_pixels: the largest mask that is decoded.
 
     Raises:
-      DataError: a mask is missing, broken, too large, of another size than the picture, or marks
+      DataError: a mask is missing, broken, too large, of another size than the image, or marks
         what is not lung.
     """
     bits = np.zeros(shape, np.uint8)
@@ -73,19 +73,19 @@ def _enlarge_twofold(
     if (2 * mask.shape[0], 2 * mask.shape[1]) != shape:
         raise DataError(
             file.path,
-            f"mask of {_size(mask.shape)} for a picture of {_size(shape)} ({case.image.name})",
-            "draw the mask at the picture's own size",
+            f"mask of {_size(mask.shape)} for an image of {_size(shape)} ({case.image.name})",
+            "draw the mask at the image's own size",
         )
     return mask.repeat(2, axis=0).repeat(2, axis=1)
 
 
 def _check_border(mask: UInt8[np.ndarray, "h w"], file: MaskFile) -> None:
-    """Refuses masks that mark most of the picture's border, as inverted ones do."""
+    """Refuses masks that mark most of the image's border, as inverted ones do."""
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if border.mean() > _LARGEST_SHARE_OF_BORDER:
         raise DataError(
             file.path,
-            f"marks most of the picture's border as {_WORDS[file.structure]}",
+            f"marks most of the image's border as {_WORDS[file.structure]}",
             "mark the structure with 255 and all else with 0",
         )
 

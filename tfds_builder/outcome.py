@@ -12,7 +12,7 @@ Status = Literal["taken", "left out", "bad"]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a case, without its pictures.
+    """What became of a case, without its images.
 
     Attributes:
       example_id: of the case.
@@ -24,9 +24,9 @@ class Outcome:
       notes: corrections and doubts about a case that was taken.
       patient_id: what must not be in two splits.
       patient_is_hashed: whether that is a keyed hash.
-      source: where the picture was taken.
+      source: where the image was taken.
       finding: `normal`, `abnormal` or `unknown`.
-      digests: of the case's files, by path, the picture's first.
+      digests: of the case's files, by path, the image's first.
     """
 
     example_id: str
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def picture_digest(self) -> str | None:
-        """SHA-256 of the picture's file, where it was read."""
+        """SHA-256 of the image's file, where it was read."""
         return next((digest.sha256 for digest in self.digests.values()), None)
 
     @classmethod

@@ -2,8 +2,8 @@
 
 A phantom is a pure function of (seed, index): `phantom_anatomy` draws a patient and its outlines,
 `phantom_tissue` adds up the path lengths of tissue, air and bone along the beam, and `phantom_film`
-turns the transmitted beam into a picture. The masks are filled from the same projected outlines as
-the picture, so they agree with it by construction.
+turns the transmitted beam into an image. The masks are filled from the same projected outlines as
+the image, so they agree with it by construction.
 
 The masks follow the convention of the Montgomery County and JSRT annotations: the visible lung
 FIELD, that is without the silhouettes of heart and mediastinum and without what lies below the
@@ -25,7 +25,7 @@ from tfds_builder.phantom_anatomy import SIDES, Points, Side, Thorax, outward, s
 from tfds_builder.phantom_film import Projector
 from tfds_builder.phantom_tissue import COARSE, HEART_FRONT, Scene, heart_outline, optical_depth
 
-# Eight patients share nine pictures.
+# Eight patients share nine images.
 _GROUP = 8
 
 
@@ -34,9 +34,9 @@ class Phantom:
     """One synthetic frontal chest radiograph with its masks.
 
     Attributes:
-        image: grey levels in [0, 1], bone bright, patient's left on the right of the picture.
-        left_lung: field of the PATIENT'S left lung, on the right of the picture.
-        right_lung: field of the PATIENT'S right lung, on the left of the picture.
+        image: grey levels in [0, 1], bone bright, patient's left on the right of the image.
+        left_lung: field of the PATIENT'S left lung, on the right of the image.
+        right_lung: field of the PATIENT'S right lung, on the left of the image.
         spacing_mm: distance of neighbouring (rows, columns).
         projection: ``"PA"`` or ``"AP"``.
         patient_sex: ``"F"`` or ``"M"``.
@@ -53,7 +53,7 @@ class Phantom:
 
 
 def patient_number(index: int) -> int:
-    """Patient of the picture `index`: the last of every eight patients has two pictures."""
+    """Patient of the image `index`: the last of every eight patients has two images."""
     group, slot = divmod(index, _GROUP + 1)
     return _GROUP * group + min(slot, _GROUP - 1)
 
@@ -63,7 +63,7 @@ def generate_phantom(seed: int, index: int) -> Phantom:
 
     Args:
         seed: names the series, not negative.
-        index: place in the series, not negative. Pictures with the same `patient_number` show the
+        index: place in the series, not negative. Images with the same `patient_number` show the
             same anatomy under another exposure.
 
     Returns:

@@ -1,6 +1,6 @@
 """Parameters and outlines of the chest-radiograph phantom, in millimetres of the patient.
 
-Coordinates: ``x`` runs to the right of the picture, that is to the PATIENT'S LEFT in the standard
+Coordinates: ``x`` runs to the right of the image, that is to the PATIENT'S LEFT in the standard
 display; ``y`` runs down from the level of the right lung's apex. The midline of the thorax is
 ``x = 0``. Every outline is a polygon or a polyline of ``(x, y)`` points. Sizes follow adult
 radiographic norms: a cardiothoracic ratio of 0.37 to 0.62, the right dome of the diaphragm 5 to
@@ -162,7 +162,7 @@ def band(centre: Points, half_widths: Float[np.ndarray, " n"]) -> Points:
 def ellipse(
     centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0
 ) -> Points:
-    """Polygon of an ellipse turned clockwise (as seen in the picture) by `degrees`."""
+    """Polygon of an ellipse turned clockwise (as seen in the image) by `degrees`."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     x, y = radii[0] * np.cos(angle), radii[1] * np.sin(angle)
     turn = np.deg2rad(degrees)
@@ -171,7 +171,7 @@ def ellipse(
 
 
 def outward(side: Side) -> int:
-    """Sign of ``x`` on the patient's `side`: the patient's left is the picture's right."""
+    """Sign of ``x`` on the patient's `side`: the patient's left is the image's right."""
     return 1 if side == "left" else -1
 
 
@@ -332,7 +332,7 @@ class Thorax:
         return np.concatenate(outline)
 
     def head(self) -> Points:
-        """Jaw and skull, of which some pictures show the chin."""
+        """Jaw and skull, of which some images show the chin."""
         s, h = self.anatomy.scale, self.anatomy.lung_height
         return ellipse((0.0, -0.95 * h), (72 * s, 95 * s))
 

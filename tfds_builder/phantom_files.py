@@ -279,7 +279,7 @@ def write_phantoms(directory: Path, count: int, seed: int) -> None:
     ``masks/right/phantom_00000.png`` (8 bits, 0 or 255; sides of the PATIENT), and so on. The same
     arguments give the same bytes under the same versions of the libraries on processors with the
     same instructions; on others, grey values differ by rounding. About one in eight patients
-    (PatientID) has two pictures.
+    (PatientID) has two images.
 
     Args:
         directory: what to create; an existing one is whole by construction and left alone.

@@ -48,10 +48,10 @@ class Acquisition:
 
     Attributes:
         projection: ``"PA"`` (standing) or ``"AP"`` (bedside).
-        height: rows of the picture.
-        width: columns of the picture.
+        height: rows of the image.
+        width: columns of the image.
         spacing_mm: of the square pixels.
-        rotation_deg: of the patient in the picture's plane, clockwise positive.
+        rotation_deg: of the patient in the image's plane, clockwise positive.
         centre: where the thorax's centre lies, as shares of (width, height).
         yaw_mm: shift between anterior and posterior structures of a patient turned on the axis.
         warp_mm: amplitude of a smooth deformation that stands for posture and scoliosis.
@@ -59,11 +59,11 @@ class Acquisition:
         inspiration: see `Thorax`.
         clavicle_lift: raise of the lateral ends of the clavicles (right, left), mm.
         scapula_offset: how far the scapulae are turned out of the lungs, mm.
-        arm_abduction: degrees from the trunk (right, left); None for an arm out of the picture.
+        arm_abduction: degrees from the trunk (right, left); None for an arm out of the image.
         scatter: scattered over primary radiation behind the thorax.
         photons: per pixel in the unattenuated beam; sets the quantum noise.
         blur_px: standard deviation of the unsharpness.
-        heel_gradient: change of the optical depth across the picture (across, down).
+        heel_gradient: change of the optical depth across the image (across, down).
         lung_grey: grey level that the automatic exposure gives to the lungs' median.
         white_grey: grey level of the dense parts; above 1 they saturate.
         curve: exponent of the tone curve; above 1 darker midtones.
@@ -124,7 +124,7 @@ def sample_findings(rng: np.random.Generator) -> Findings:
 
 
 def _sample_frame(rng: np.random.Generator) -> tuple[int, int, float]:
-    """Draws (height, width, spacing) of a picture 300 to 430 mm wide."""
+    """Draws (height, width, spacing) of an image 300 to 430 mm wide."""
     long_side, aspect = int(rng.integers(512, 769)), rng.uniform(0.8, 1.25)
     height = long_side if aspect < 1 else round(long_side / aspect)
     width = round(long_side * aspect) if aspect < 1 else long_side
@@ -232,7 +232,7 @@ class Projector:
         return (np.stack([column, row], axis=1) + origin) * scale - 0.5
 
     def canvas(self) -> UInt8[np.ndarray, "h w"]:
-        """An empty picture to draw on."""
+        """An empty image to draw on."""
         return np.zeros(self.shape, np.uint8)
 
     def fill(
@@ -243,7 +243,7 @@ class Projector:
         level: int = 255,
         out: UInt8[np.ndarray, "h w"] | None = None,
     ) -> UInt8[np.ndarray, "h w"]:
-        """Paints the polygon `points` with `level` onto `out` (or a new picture)."""
+        """Paints the polygon `points` with `level` onto `out` (or a new image)."""
         out = self.canvas() if out is None else out
         cv2.fillPoly(out, [self._fixed(self.pixels(points, front))], level, cv2.LINE_AA, _SHIFT)
         return out
@@ -359,7 +359,7 @@ def letter(view: Acquisition, grey: Field, rng: np.random.Generator) -> Field:
     """Writes the side marker and the text plate into the upper corners.
 
     Lead letters are opaque to X-rays, so they are white; they say which side of the PATIENT they
-    lie on: "L" on the right side of the picture.
+    lie on: "L" on the right side of the image.
     """
     height, width = grey.shape
     ink = np.zeros(grey.shape, np.uint8)

@@ -2,7 +2,7 @@
 
 Each structure is drawn from its projected outline as a field of path lengths in millimetres; the
 beam's optical depth is their sum, weighted by the attenuation. Sharp silhouettes are drawn on the
-picture's own grid, diffuse fields on one four times coarser.
+image's own grid, diffuse fields on one four times coarser.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scene:
     Attributes:
         thorax: the patient at this inspiration.
         view: the exposure.
-        fine: draws on the picture's grid.
+        fine: draws on the image's grid.
         coarse: draws on a grid `COARSE` times coarser.
     """
 
@@ -60,7 +60,7 @@ class Scene:
         return self.thorax.anatomy
 
     def upsample(self, field: Float[np.ndarray, "_ _"]) -> Field:
-        """Brings a field of the coarse grid to the picture's."""
+        """Brings a field of the coarse grid to the image's."""
         size = (field.shape[1] * COARSE, field.shape[0] * COARSE)
         fine = cv2.resize(field, size, interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(fine[: self.view.height, : self.view.width])
@@ -83,10 +83,10 @@ def optical_depth(
         rng: places the findings and devices.
 
     Returns:
-        The optical depth, 0 in air, on the picture's grid.
+        The optical depth, 0 in air, on the image's grid.
     """
     air = _lung_air(scene, fluid)
-    # The same patient shows the same details in every picture: what draws from `detail` must not
+    # The same patient shows the same details in every image: what draws from `detail` must not
     # depend on the view.
     detail = np.random.default_rng(scene.anatomy.texture_seed)
     soft = _body(scene) - _LUNG_AIR * air * _texture(scene, rng)
@@ -103,7 +103,7 @@ def _profile(scene: Scene, mask: UInt8[np.ndarray, "h w"], reach_mm: float) -> F
     """Thickness of a rounded body, 0 at the edge to 1 at `reach_mm` inside, on the fine grid.
 
     A rounded body's edge is where the beam grazes it: the thickness grows like a circle's chord,
-    with infinite slope at the edge. A body that the picture's edge cuts does not thin out there.
+    with infinite slope at the edge. A body that the image's edge cuts does not thin out there.
     """
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform((padded > 127).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]

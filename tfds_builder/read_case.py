@@ -1,4 +1,4 @@
-"""A case's picture and masks, decoded; imports are light, because worker processes run it."""
+"""A case's image and masks, decoded; imports are light, because worker processes run it."""
 
 import dataclasses
 import os
@@ -17,10 +17,10 @@ from tfds_builder.sources import Case, documented_spacing
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """A picture, and where its lungs are.
+    """An image, and where its lungs are.
 
     Attributes:
-      radiograph: the picture.
+      radiograph: the image.
       square: what a network sees of it; see `network_input`.
       mask: the reference, in the frame of the file; see `Structure`.
       patient_id: of the patient; a keyed hash where it is secret.
@@ -45,8 +45,8 @@ def read_case(
       reading: how files are read.
 
     Raises:
-      NotFrontalError: by its header, a picture of something else than a frontal chest.
-      DataError: a file cannot be read, or the masks do not fit the picture.
+      NotFrontalError: by its header, an image of something else than a frontal chest.
+      DataError: a file cannot be read, or the masks do not fit the image.
     """
     radiograph = files.decode_radiograph(contents[case.image], os.fspath(case.image), reading)
     turn = radiograph.orientation
@@ -67,7 +67,7 @@ def patient_of(
 
     Args:
       case: of the patient.
-      content: of its picture's file.
+      content: of its image's file.
       id_key: secret of the hash.
       reading: how files are read.
     """
@@ -92,7 +92,7 @@ def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) ->
 
     Raises:
       NotFrontalError: see `read_case`.
-      DataError: see `read_case`, or the picture is too small.
+      DataError: see `read_case`, or the image is too small.
     """
     contents = {path: files.read_bytes(path) for path in case.files()}
     radiograph, mask, _ = read_case(case, contents, reading)

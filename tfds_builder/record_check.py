@@ -63,7 +63,7 @@ def check_record(content: bytes, features: tfds.features.FeaturesDict) -> Checke
 
 
 def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns (field, fault) of each fault in a decoded record, whose pictures may be missing."""
+    """Returns (field, fault) of each fault in a decoded record, whose images may be missing."""
     faults = [(name, "is empty") for name in LABELS if not _text(record, name)]
     faults += _check_spacing(record)
     if any(side <= 0 for side in record["original_size"]):
@@ -90,7 +90,7 @@ def _check_image(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     image = record["image"][..., 0]
     height, width = (int(side) for side in record["original_size"])
     fit = fit_to_square(height, width, len(image))
-    # The padding would make an empty picture look like one of two values.
+    # The padding would make an empty image look like one of two values.
     inside = image[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     if inside.min() == inside.max():
         yield "image", "is empty: all pixels are equal"

@@ -1,4 +1,4 @@
-"""A folder of finished records: opened, its shards listed, its pictures read in order."""
+"""A folder of finished records: opened, its shards listed, its images read in order."""
 
 import dataclasses
 import functools
@@ -138,7 +138,7 @@ def _read_and_look(
         return record, look(record)
     except MemoryError:
         raise
-    # Raised for an empty picture, or one of another size than the others.
+    # Raised for an empty image, or one of another size than the others.
     except Exception as error:
         raise damaged(error) from error
 

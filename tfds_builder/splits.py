@@ -17,7 +17,7 @@ from tfds_builder.outcome import Outcome
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = ("train", "val", "test")
 
-# Pictures of one patient, by number and share, beyond which it is told: more are more often those
+# Images of one patient, by number and share, beyond which it is told: more are more often those
 # of many patients under one number than of one who was ill for long.
 MOST_PICTURES = 20
 MOST_SHARE = 0.05
@@ -26,10 +26,10 @@ MOST_SHARE = 0.05
 def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
     """Returns the example ids of each split.
 
-    All pictures of a patient go to one split, and so do copies of one file. Within each stratum
-    (source and finding; a patient with any abnormal picture counts as abnormal) patients are
+    All images of a patient go to one split, and so do copies of one file. Within each stratum
+    (source and finding; a patient with any abnormal image counts as abnormal) patients are
     ordered by a hash of seed and id, and the first ones are held out. Where the id is a keyed hash,
-    the first of the patient's pictures stands for it: splits must not depend on the key.
+    the first of the patient's images stands for it: splits must not depend on the key.
 
     Raises:
       ConfigError: too few patients for three splits.
@@ -54,7 +54,7 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
 def assign_fold(taken: Sequence[Outcome], seed: int, fold: int) -> dict[str, list[str]]:
     """Returns the example ids of each split of a fold of `NUM_FOLDS`.
 
-    The folds' test splits together hold every picture once. Patients and strata are treated as by
+    The folds' test splits together hold every image once. Patients and strata are treated as by
     `assign_splits`: in the order of strata and hashes, each tenth patient is held out for
     validation and two of ten for test, in each fold others.
 
@@ -100,7 +100,7 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
 
     Raises:
       ConfigError: not such a file, an unknown id, a patient in two splits, or a split of which no
-        picture was taken.
+        image was taken.
     """
     splits = read_split_file(path)
     patient_of = {outcome.example_id: outcome.patient_id for outcome in outcomes}
@@ -118,7 +118,7 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
                     path,
                     f"patient {patient_id} is in {other_name} ({other_id}) and in {name} "
                     f"({example_id})",
-                    "keep each patient's pictures in one split",
+                    "keep each patient's images in one split",
                 )
     dropped = {
         outcome.example_id: outcome.fault for outcome in outcomes if outcome.status != "taken"
@@ -126,12 +126,12 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
     kept = {name: sorted(set(splits[name]) - dropped.keys()) for name in SPLITS}
     if lost := sorted(dropped.keys() & itertools.chain(*splits.values())):
         terminal.say(
-            f"{path}: {len(lost)} of its pictures are left out, "
+            f"{path}: {len(lost)} of its images are left out, "
             f"such as {lost[0]} ({dropped[lost[0]]})"
         )
     for name, ids in kept.items():
         if not ids:
-            fault = f"every picture of split {name} is left out, such as {splits[name][0]}"
+            fault = f"every image of split {name} is left out, such as {splits[name][0]}"
             raise ConfigError(path, fault, f"name others, or mend them: {dropped[splits[name][0]]}")
     return kept
 
@@ -139,7 +139,7 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
 def _strata(
     taken: Sequence[Outcome], seed: int
 ) -> tuple[Mapping[str, list[Outcome]], list[list[str]]]:
-    """Returns each patient's pictures, and the patients of each stratum in a random order."""
+    """Returns each patient's images, and the patients of each stratum in a random order."""
     by_patient = _by_patient(taken)
     strata = collections.defaultdict(list)
     for patient_id, pictures in by_patient.items():
@@ -152,7 +152,7 @@ def _strata(
 
 
 def _by_patient(taken: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Returns the pictures of each patient; patients with copies of one file count as one."""
+    """Returns the images of each patient; patients with copies of one file count as one."""
     merged: dict[str, str] = {}
 
     def known_as(patient_id: str) -> str:
@@ -193,7 +193,7 @@ def _checked(
     largest = max(by_patient.values(), key=len)
     if len(largest) > max(MOST_PICTURES, MOST_SHARE * len(taken)):
         terminal.say(
-            f"{len(largest)} of {len(taken)} pictures, such as {largest[0].example_id}, are of one "
+            f"{len(largest)} of {len(taken)} images, such as {largest[0].example_id}, are of one "
             f"patient, and so in one split; {_NAME_PATIENTS}"
         )
     return {name: sorted(ids) for name, ids in splits.items()}

@@ -41,7 +41,7 @@ def lungs_of(
     structures = CHANNELS[labels]
     sides = (Structure.RIGHT_LUNG, Structure.LEFT_LUNG)
     wanted = sides if set(sides) <= set(structures) else (Structure.LUNGS,)
-    # No copy of pictures at full size where nothing is to be left out.
+    # No copy of images at full size where nothing is to be left out.
     if wanted == structures:
         return classes
     return classes[..., [structures.index(structure) for structure in wanted]]
@@ -69,7 +69,7 @@ def channels(
         raise DataError(
             example_id,
             "mask of lungs that does not tell right from left",
-            "leave the picture out of data.splits or train with data.labels=lungs",
+            "leave the image out of data.splits or train with data.labels=lungs",
         )
     return np.concatenate([_where(bits, structure) for structure in CHANNELS[labels]], axis=-1)
 

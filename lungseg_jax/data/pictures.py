@@ -1,4 +1,4 @@
-"""Pictures as a step takes them: a batch's own, or those it points at in device memory."""
+"""Images as a step takes them: a batch's own, or those it points at in device memory."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Array, UInt8, UInt16
 
 
 class Pictures(NamedTuple):
-    """Pictures and masks in the model's square.
+    """Images and masks in the model's square.
 
     Attributes:
       image: intensity × 65535, bone bright.
@@ -19,14 +19,14 @@ class Pictures(NamedTuple):
 
 
 Batch = dict[str, np.ndarray]
-# The whole split on the device, or None where batches carry their own pictures.
+# The whole split on the device, or None where batches carry their own images.
 Store = Pictures | None
 
 
 def fetch(
     batch: dict[str, Array], store: Store
 ) -> tuple[UInt16[Array, "b s s 1"], UInt8[Array, "b s s c"]]:
-    """Returns the pictures and masks of a batch: its own, or those it points at in the store.
+    """Returns the images and masks of a batch: its own, or those it points at in the store.
 
     Runs inside the jitted step; which of the two is fixed when it is traced.
     """

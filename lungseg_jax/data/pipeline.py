@@ -1,7 +1,7 @@
 """The order of training examples, and their way to the device.
 
 The order is a Grain pipeline of global batches: positions shuffled anew each epoch, endless. It is
-the same on any number of processes and devices and whether or not the pictures live on the
+the same on any number of processes and devices and whether or not the images live on the
 device, so one checkpointed iterator resumes all of them.
 """
 
@@ -18,7 +18,7 @@ from lungseg_jax.data.pictures import Batch, Pictures
 from lungseg_jax.data.records import Records
 from tfds_builder.fields import READING_THREADS
 
-# What device-resident pictures may take of a device's memory: activations need the rest.
+# What device-resident images may take of a device's memory: activations need the rest.
 RESIDENT_SHARE_OF_MEMORY = 0.2
 
 # CPUs report no such limit; this one, for all devices of a CPU together, keeps a laptop usable.
@@ -34,12 +34,12 @@ def training_batches(
     """Returns the endless, checkpointable iterator over this process's part of each batch.
 
     A batch holds `position` (in the records) and `slot` (in the global batch; augmentation is
-    seeded by it), and, unless the pictures are resident, `image` and `mask`.
+    seeded by it), and, unless the images are resident, `image` and `mask`.
 
     Args:
       records: training split.
       config: gives `batch_size` and `seed`.
-      resident: leave pictures out, because the device has them.
+      resident: leave images out, because the device has them.
     """
     part = _process_part(config.batch_size)
     slots = np.arange(config.batch_size, dtype=np.int32)[part]
@@ -107,7 +107,7 @@ def use_resident(records: Records, config: Config) -> bool:
 
 
 def read_store(records: Records) -> Pictures:
-    """Returns every picture of a split, decoded by all cores."""
+    """Returns every image of a split, decoded by all cores."""
     positions = np.array_split(np.arange(len(records)), max(1, len(records) // 16))
     chunks = [chunk.tolist() for chunk in positions]
     dataset = grain.MapDataset.source(chunks).map(records.pictures)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def read_store(records: Records) -> Pictures:
 
 
 def _bytes_per_picture(records: Records) -> int:
-    """Returns the size of a decoded picture of 16 bits and its masks of 8."""
+    """Returns the size of a decoded image of 16 bits and its masks of 8."""
     return records.image_size**2 * (2 + len(CHANNELS[records.labels]))
 
 

@@ -37,8 +37,8 @@ class Example:
 
     Attributes:
       example_id: unique in the data set.
-      source: where the picture was taken.
-      original_mask: {0, 1} in the picture's own frame, a channel for each of the labels.
+      source: where the image was taken.
+      original_mask: {0, 1} in the image's own frame, a channel for each of the labels.
       spacing_mm: (row, column) of the original frame; `None` where not known.
     """
 
@@ -53,9 +53,9 @@ class Names(NamedTuple):
 
     Attributes:
       example_id: unique in the data set.
-      source: where the picture was taken.
+      source: where the image was taken.
       patient_id: of the patient, a keyed hash where it is secret.
-      finding: of the picture, or of the patient.
+      finding: of the image, or of the patient.
     """
 
     example_id: str
@@ -71,7 +71,7 @@ class Records:
       split: its name.
       name: of the records; other inputs give another name.
       content: a checksum of the split's records.
-      image_size: side of the pictures in pixels.
+      image_size: side of the images in pixels.
       labels: what the channels of the masks are.
     """
 
@@ -96,7 +96,7 @@ class Records:
         return len(self._names)
 
     def pictures(self, positions: Sequence[int]) -> Pictures:
-        """Returns the pictures and masks at the positions, in their order.
+        """Returns the images and masks at the positions, in their order.
 
         Raises:
           DataError: a record is damaged, or a mask does not tell the sides that the labels ask for.
@@ -108,7 +108,7 @@ class Records:
         )
 
     def images(self, positions: Sequence[int]) -> UInt16[np.ndarray, "b s s 1"]:
-        """Returns the pictures alone, in their order.
+        """Returns the images alone, in their order.
 
         Raises:
           DataError: a record is damaged.
@@ -118,12 +118,12 @@ class Records:
     def images_in_batches(
         self, batches: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[UInt16[np.ndarray, "b s s 1"]]:
-        """Yields pictures in batches of one size, filled up with black ones.
+        """Yields images in batches of one size, filled up with black ones.
 
         Threads read the next batch while one is used.
 
         Args:
-          batches: the positions of each batch's pictures.
+          batches: the positions of each batch's images.
           batch_size: of every batch.
         """
         positions = list(itertools.chain.from_iterable(batches))

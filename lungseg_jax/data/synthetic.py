@@ -9,10 +9,10 @@ from lungseg_jax.data.pictures import Batch
 
 
 def synthetic_batch(config: Config, count: int) -> Batch:
-    """Returns a batch of `count` pictures of noise, in the form of `training_batches`.
+    """Returns a batch of `count` images of noise, in the form of `training_batches`.
 
     Args:
-      config: gives the shape of pictures and masks.
+      config: gives the shape of images and masks.
       count: this process's part of a batch.
     """
     rng = np.random.default_rng(config.seed)

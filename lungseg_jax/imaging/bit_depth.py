@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Integer
 
-# Largest share of a picture taken by markers burned into it at the type's largest value.
+# Largest share of an image taken by markers burned into it at the type's largest value.
 MARKER_SHARE = 0.005
 
 

@@ -1,7 +1,7 @@
 """Bars beside the exposed field: shadow of the collimator, or a detector that no ray has reached.
 
 Shadow is black where bone is bright; so is what detectors and viewers fill with. Unexposed parts of
-a plate whose picture was never cut are white.
+a plate whose image was never cut are white.
 """
 
 import numpy as np
@@ -43,7 +43,7 @@ def blacken_white_bars(
 ) -> tuple[Float32[np.ndarray, "h w"], bool]:
     """Returns pixels with the white bars around them black, and whether there were any.
 
-    Networks see black bars in training. Pictures of which little would be left stay as they are.
+    Networks see black bars in training. Images of which little would be left stay as they are.
     """
     low, high = pixels.min(), pixels.max()
     white, bright = (pixels >= high - share * (high - low) for share in (_TOLERANCE, _DROP))

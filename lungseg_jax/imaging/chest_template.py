@@ -2,9 +2,9 @@
 
 A frontal chest, however small it is drawn, is a bright mediastinum standing on a bright abdomen
 with a dark lung on either side. That figure, over some positions, sizes and tilts, is compared with
-the picture by normalised cross-correlation (Lewis 1995, "Fast normalized cross-correlation").
+the image by normalised cross-correlation (Lewis 1995, "Fast normalized cross-correlation").
 
-Its proportions were chosen on half of Montgomery and Shenzhen's pictures and on phantoms, its tilts
+Its proportions were chosen on half of Montgomery and Shenzhen's images and on phantoms, its tilts
 and the bounds below with sight of all. These score 0.63 to 0.87, at least 0.47 more than negatives.
 """
 
@@ -18,16 +18,16 @@ from jaxtyping import Float, Float32, Shaped
 
 from lungseg_jax.imaging.borders import without_bars
 
-# Least likeness of a frontal chest, and least lead over the picture's negative.
+# Least likeness of a frontal chest, and least lead over the image's negative.
 MIN_LIKENESS = 0.55
 MIN_LEAD = 0.25
 
 # Least share of greys between black and white: a mask of two lungs has the figure of a chest, and
-# next to none. Montgomery and Shenzhen's pictures have 0.32 and more, their masks 0.03 and less.
+# next to none. Montgomery and Shenzhen's images have 0.32 and more, their masks 0.03 and less.
 MIN_GREY = 0.12
 _BLACK, _WHITE = 0.05, 0.95
 
-# Proportions of the figure as shares of the picture's side, from its centre.
+# Proportions of the figure as shares of the image's side, from its centre.
 _MEDIASTINUM_HALF_WIDTH = 0.1
 _OUTER_HALF_WIDTH = 0.225
 _DOME = 0.175
@@ -40,7 +40,7 @@ _SHIFTS_RIGHT = (-0.08, -0.04, 0.0, 0.04, 0.08)
 _SHIFTS_DOWN = (-0.1, -0.05, 0.0, 0.05, 0.1)
 _TILTS_DEGREES = (-12.0, 0.0, 12.0)
 
-# Sides of the pictures that bars are cut from and that are compared.
+# Sides of the images that bars are cut from and that are compared.
 _THUMBNAIL = 128
 _SIDE = 24
 

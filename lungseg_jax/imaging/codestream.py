@@ -1,4 +1,4 @@
-"""What a compressed picture says of itself before it is decoded."""
+"""What a compressed image says of itself before it is decoded."""
 
 import dataclasses
 import struct
@@ -27,10 +27,10 @@ _JPEG_2000_START = b"\xff\x4f\xff\x51"
 
 @dataclasses.dataclass(frozen=True)
 class Codestream:
-    """The frame header of a compressed picture.
+    """The frame header of a compressed image.
 
     Attributes:
-      transfer_syntax: one that pictures of this kind are decoded under.
+      transfer_syntax: one that images of this kind are decoded under.
       shape: (rows, columns, samples a pixel); `None` for RLE, which does not say.
       bits: a sample.
     """

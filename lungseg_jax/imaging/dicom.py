@@ -34,7 +34,7 @@ def read_dicom(
       content: the file's bytes.
       name: how errors call the file.
       options: how files are read.
-      against_tag: read the picture as if its photometric tag said the opposite.
+      against_tag: read the image as if its photometric tag said the opposite.
 
     Raises:
       NotFrontalError: the header tells of something else than a frontal chest radiograph.
@@ -87,7 +87,7 @@ def read_patient_id(
     the header.
 
     Raises:
-      DataError: not DICOM, or deflated and larger than the largest picture.
+      DataError: not DICOM, or deflated and larger than the largest image.
     """
     with guarded(name, "broken DICOM header"):
         dataset = parse_dicom(content, name, max_bytes(options), until_pixels=True)

@@ -1,4 +1,4 @@
-"""How viewers turn pictures by their Exif tag Orientation (Exif 2.32, 4.6.4)."""
+"""How viewers turn images by their Exif tag Orientation (Exif 2.32, 4.6.4)."""
 
 import io
 import warnings
@@ -8,7 +8,7 @@ from PIL.ImageFile import ImageFile
 
 from lungseg_jax.imaging.radiograph import Orientation
 
-# What a picture is turned by, and the notes on it.
+# What an image is turned by, and the notes on it.
 Turn = tuple[Orientation, tuple[str, ...]]
 
 UPRIGHT: Turn = (Orientation(), ())
@@ -26,7 +26,7 @@ _TURNS = {
 
 
 def exif_turn(content: bytes, opener: type[ImageFile]) -> Turn:
-    """Returns how the picture in a file, which decodes, is to be turned.
+    """Returns how the image in a file, which decodes, is to be turned.
 
     Args:
       content: the file's bytes.
@@ -35,7 +35,7 @@ def exif_turn(content: bytes, opener: type[ImageFile]) -> Turn:
     try:
         with warnings.catch_warnings(action="ignore"):
             tag = opener(io.BytesIO(content)).getexif().get(Base.Orientation)
-    # Pillow passes on whatever its parser raises for broken tags. The picture itself is whole.
+    # Pillow passes on whatever its parser raises for broken tags. The image itself is whole.
     except Exception:  # noqa: BLE001
         return Orientation(), ("its Exif tags are broken",)
     turn = _TURNS.get(tag or 1)

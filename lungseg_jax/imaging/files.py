@@ -35,7 +35,7 @@ def read_radiograph(path: epath.PathLike, options: ReadOptions = ReadOptions()) 
     """Returns the radiograph in a DICOM, PNG or JPEG file.
 
     Raises:
-      NotFrontalError: by its header, a picture of something else than a frontal chest.
+      NotFrontalError: by its header, an image of something else than a frontal chest.
       DataError: the file cannot be read, is of another kind, does not decode, or has next to no
         greys.
     """
@@ -54,7 +54,7 @@ def decode_radiograph(
       options: how files are read.
 
     Raises:
-      NotFrontalError: by its header, a picture of something else than a frontal chest.
+      NotFrontalError: by its header, an image of something else than a frontal chest.
       DataError: the content is of another kind, does not decode, or has next to no greys.
     """
     if content.startswith(_PNG_SIGNATURE):
@@ -90,7 +90,7 @@ def radiograph_of(
       options: what is checked.
 
     Raises:
-      DataError: not grey values of a picture, out of range, too many, or next to no greys.
+      DataError: not grey values of an image, out of range, too many, or next to no greys.
     """
     name = "array"
     if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
@@ -117,7 +117,7 @@ def radiograph_of(
 
 
 def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
-    """Says what makes a picture of an array of another shape or type."""
+    """Says what makes an image of an array of another shape or type."""
     remedy = "give grey values, height x width"
     if pixels.dtype.kind in "uif" and sum(side > 1 for side in pixels.shape) == 2:
         return f"{remedy}: array.squeeze() has the shape {pixels.squeeze().shape}"
@@ -125,7 +125,7 @@ def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
 
 
 def as_array(picture: ArrayLike) -> np.ndarray:
-    """Returns what was given as a picture as an array; `radiograph_of` checks that it is a picture.
+    """Returns what was given as an image as an array; `radiograph_of` checks that it is an image.
 
     Raises:
       DataError: no array can be made of it.
@@ -173,7 +173,7 @@ def describe(content: bytes) -> tuple[str, str]:
     if not content:
         return "an empty file", "fetch it again"
     if any(tag in head for tag in (b"<!doctype", b"<html", b"<?xml")):
-        return "a web page", "fetch the picture itself"
+        return "a web page", "fetch the image itself"
     for signature, kind in _OTHER_PICTURES.items():
         if content.startswith(signature):
             return kind, "convert it to PNG, without scaling its grey values"
@@ -199,7 +199,7 @@ def _judge(
         if not options.frontal_only:
             return radiograph
         if shown == "no greys":
-            fault = "has next to no greys between black and white, as a mask or an empty picture"
+            fault = "has next to no greys between black and white, as a mask or an empty image"
             raise DataError(name, fault, "leave it out")
         return dataclasses.replace(radiograph, looks_frontal=False)
     if shown == "inverted":

@@ -49,7 +49,7 @@ OTHER_VIEWS = frozenset((
     "LLAT", "RLAT", "OBL", "OBLIQUE", "DECUBITUS",
 ))  # fmt: skip
 
-# View codes (PS3.16 CID 4010) of frontal pictures; a lordotic one is frontal and axial.
+# View codes (PS3.16 CID 4010) of frontal images; a lordotic one is frontal and axial.
 FRONTAL_VIEWS = frozenset((
     "AnteroPosterior", "AxialProjection", "Frontal", "PosteroAnterior",
 ))  # fmt: skip

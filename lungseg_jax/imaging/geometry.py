@@ -1,4 +1,4 @@
-"""Fitting a picture into the model's square, and the exact way back.
+"""Fitting an image into the model's square, and the exact way back.
 
 Pixel `i` covers the interval [i, i + 1): resizing maps interval ends onto interval ends, so that
 centres stay aligned at every scale (half-pixel centres) and the way back has no shift.
@@ -13,14 +13,14 @@ from jaxtyping import Float, Float32, Num
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Where a picture lies in the model's square: aspect kept, centred, padded.
+    """Where an image lies in the model's square: aspect kept, centred, padded.
 
     Attributes:
-      original: (height, width) of the picture.
+      original: (height, width) of the image.
       size: side of the square.
-      top: first row of the picture in the square.
+      top: first row of the image in the square.
       left: first column.
-      height: rows the picture takes in the square.
+      height: rows the image takes in the square.
       width: columns.
     """
 
@@ -33,7 +33,7 @@ class Fit:
 
 
 def fit_to_square(height: int, width: int, size: int) -> Fit:
-    """Returns the placement of a `height` × `width` picture in a square of `size` pixels."""
+    """Returns the placement of a `height` × `width` image in a square of `size` pixels."""
     scale = size / max(height, width)
     fitted_height = max(1, round(height * scale))
     fitted_width = max(1, round(width * scale))
@@ -42,7 +42,7 @@ def fit_to_square(height: int, width: int, size: int) -> Fit:
 
 
 def to_square(pixels: Num[np.ndarray, "h w"], fit: Fit) -> Float32[np.ndarray, "s s"]:
-    """Returns the picture in its place in the square; padding is 0.
+    """Returns the image in its place in the square; padding is 0.
 
     Shrinking averages the area each new pixel covers, so that no pixel is skipped; applied to a
     mask the result is the covered share.
@@ -55,7 +55,7 @@ def to_square(pixels: Num[np.ndarray, "h w"], fit: Fit) -> Float32[np.ndarray, "
 
 
 def from_square(square: Float[np.ndarray, "s s"], fit: Fit) -> Float32[np.ndarray, "h w"]:
-    """Returns values of the square in the picture's own frame; what lay in the padding is cut."""
+    """Returns values of the square in the image's own frame; what lay in the padding is cut."""
     inside = square[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     return _resize(inside.astype(np.float32), *fit.original)
 
@@ -63,7 +63,7 @@ def from_square(square: Float[np.ndarray, "s s"], fit: Fit) -> Float32[np.ndarra
 def channels_from_square(
     square: Float[np.ndarray, "s s c"], height: int, width: int
 ) -> Float32[np.ndarray, "h w c"]:
-    """Returns the channels of the square in the frame of a picture of this size."""
+    """Returns the channels of the square in the frame of an image of this size."""
     fit = fit_to_square(height, width, square.shape[0])
     return np.stack([from_square(channel, fit) for channel in np.moveaxis(square, -1, 0)], axis=-1)
 

@@ -28,7 +28,7 @@ class GreyScale:
     Attributes:
       modality: what turns stored values into the detector's.
       window: what brings them to [0, 1]; a robust range where no other step is stated, or where
-        the picture is meant for processing, not for the eye. A stated window that shows only one
+        the image is meant for processing, not for the eye. A stated window that shows only one
         grey is replaced by it too, and a broken table by a stated window.
       inverted: whether low values are bright.
     """
@@ -93,14 +93,14 @@ def to_intensities(
 
 
 def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.ndarray, " n"]:
-    """Which stored values mark pixels outside the picture (DICOM PS3.3 C.7.5.1.1.2)."""
+    """Which stored values mark pixels outside the image (DICOM PS3.3 C.7.5.1.1.2)."""
     value = read_numbers(dataset, "PixelPaddingValue")
     if not value:
         return np.zeros(len(levels), np.bool_)
     limit = read_numbers(dataset, "PixelPaddingRangeLimit") or value
     low, high = sorted(_with_sign(x[0], dataset) for x in (value, limit))
     padding = (levels >= low) & (levels <= high)
-    # Some headers state the whole range of the type, which would leave no picture.
+    # Some headers state the whole range of the type, which would leave no image.
     return padding & (low == high or not padding.all())
 
 

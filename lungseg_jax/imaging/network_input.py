@@ -9,7 +9,7 @@ from lungseg_jax.imaging.files import read_radiograph
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
-# In a smaller picture lungs cannot be made out.
+# In a smaller image lungs cannot be made out.
 MIN_SIDE = 96
 
 
@@ -48,7 +48,7 @@ def read_network_input(
       size: side of the model's square.
 
     Raises:
-      NotFrontalError: by its header, a picture of something else than a frontal chest.
+      NotFrontalError: by its header, an image of something else than a frontal chest.
       DataError: it cannot be read or is too small.
     """
     radiograph = read_radiograph(path, options)

@@ -1,4 +1,4 @@
-"""Which way up a picture is stored."""
+"""Which way up an image is stored."""
 
 from pydicom.dataset import Dataset
 

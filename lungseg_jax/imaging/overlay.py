@@ -1,4 +1,4 @@
-"""Pictures of a radiograph with the outlines of its masks."""
+"""Images of a radiograph with the outlines of its masks."""
 
 from collections.abc import Sequence
 
@@ -22,13 +22,13 @@ def draw_overlay(
     predicted: Bool[np.ndarray, "h w c"],
     reference: Bool[np.ndarray, "h w c"] | None = None,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Returns RGB pixels: the picture, the prediction in magenta, the reference in green.
+    """Returns RGB pixels: the image, the prediction in magenta, the reference in green.
 
     The left lung, where it is told from the right one, is orange and light blue instead.
 
     Args:
       pixels: in [0, 1].
-      predicted: masks in the picture's frame: of the lungs, or of the right and the left lung.
+      predicted: masks in the image's frame: of the lungs, or of the right and the left lung.
       reference: masks of the same classes, if there are any.
     """
     # The prediction lies on top: hidden under the reference it would look absent.
@@ -46,11 +46,11 @@ def draw_outlines(
     pixels: Float[np.ndarray, "h w"],
     masks: Sequence[tuple[Bool[np.ndarray, "h w"], Colour]],
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Returns RGB pixels: the picture, and the outline of each mask in its colour.
+    """Returns RGB pixels: the image, and the outline of each mask in its colour.
 
     Args:
       pixels: in [0, 1].
-      masks: in the picture's frame; later ones lie over earlier ones.
+      masks: in the image's frame; later ones lie over earlier ones.
     """
     height, width = pixels.shape
     scale = min(1.0, MAX_SIDE / max(height, width))
@@ -59,7 +59,7 @@ def draw_outlines(
     canvas = cv2.cvtColor(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     thickness = max(1, max(size) // 400)
     for mask, colour in masks:
-        # By area like the picture: OpenCV's nearest neighbour shifts by up to half a pixel.
+        # By area like the image: OpenCV's nearest neighbour shifts by up to half a pixel.
         share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         small = (share > 0.5).astype(np.uint8)
         outlines, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

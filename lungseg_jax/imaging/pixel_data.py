@@ -41,12 +41,12 @@ def read_stored_values(dataset: Dataset, name: str, max_pixels: int) -> Integer[
 
 
 def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
-    """Checks before anything is allocated that the header promises one grey picture."""
+    """Checks before anything is allocated that the header promises one grey image."""
     if "PixelData" not in dataset:
         # Where compressed pixels are cut short, pydicom drops them whole.
         fault = "DICOM file without PixelData, or cut short"
         if "DirectoryRecordSequence" in dataset:
-            fault = "list of DICOM files (DICOMDIR), not a picture"
+            fault = "list of DICOM files (DICOMDIR), not an image"
         elif "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
             fault = "DICOM file of floating-point pixels"
         raise DataError(name, fault, "fetch it again or leave it out")
@@ -54,14 +54,14 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
         raise DataError(name, "DICOM file of several frames", "export the frontal frame alone")
     photometric = read_word(dataset, "PhotometricInterpretation")
     if not photometric:
-        fault = "DICOM picture without PhotometricInterpretation"
+        fault = "DICOM image without PhotometricInterpretation"
         raise DataError(name, fault, "export it again")
     samples = read_numbers(dataset, "SamplesPerPixel") or (1,)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or samples != (1,):
-        raise DataError(name, "DICOM picture that is not grey", "leave it out")
+        raise DataError(name, "DICOM image that is not grey", "leave it out")
     size = read_numbers(dataset, "Rows") + read_numbers(dataset, "Columns")
     if len(size) != 2 or min(size) < 1:
-        raise DataError(name, "DICOM picture without rows or columns", "fetch the file again")
+        raise DataError(name, "DICOM image without rows or columns", "fetch the file again")
     rows, columns = (int(side) for side in size)
     if rows * columns > max_pixels:
         raise DataError(
@@ -82,7 +82,7 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
 
 
 def has_surplus(dataset: Dataset) -> bool:
-    """Whether an uncompressed picture has more data than its rows and columns hold.
+    """Whether an uncompressed image has more data than its rows and columns hold.
 
     One byte more makes its length even.
     """
@@ -93,12 +93,12 @@ def has_surplus(dataset: Dataset) -> bool:
 
 
 def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
-    """Decodes a compressed picture after checking the size that its stream states."""
+    """Decodes a compressed image after checking the size that its stream states."""
     stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
     codestream = read_codestream(stream)
     if codestream.shape not in (None, (dataset.Rows, dataset.Columns, 1)):
         raise DataError(
-            name, "compressed picture of another size than its header says", "fetch the file again"
+            name, "compressed image of another size than its header says", "fetch the file again"
         )
     # Neither gdcm nor Pillow decodes JPEG of 12 bits.
     if codestream.transfer_syntax == JPEGExtended12Bit and codestream.bits == 12:
@@ -129,7 +129,7 @@ def _to_stored_values(
     Old files keep overlays in the bits above; some decoders leave the sign out.
     """
     bits = int(dataset.BitsStored)
-    # A compressed picture has no words: its samples lie lowest.
+    # A compressed image has no words: its samples lie lowest.
     native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
     high_bit = read_numbers(dataset, "HighBit") if native else ()
     shift = int(high_bit[0]) - bits + 1 if high_bit else 0

@@ -76,7 +76,7 @@ def decode_grey(
       content: the file's bytes.
       name: how errors call the file.
       opener: of the format; no other format is accepted.
-      max_pixels: the largest picture that is decoded.
+      max_pixels: the largest image that is decoded.
 
     Raises:
       DataError: not of the format, one that does not decode, or too large.
@@ -85,7 +85,7 @@ def decode_grey(
     try:
         image = opener(io.BytesIO(content))
         if image.width * image.height <= max_pixels:
-            # Loading skips the checksums of the picture's data.
+            # Loading skips the checksums of the image's data.
             opener(io.BytesIO(content)).verify()
             return _to_grey(image, content)
     except MemoryError:

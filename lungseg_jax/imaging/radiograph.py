@@ -44,10 +44,10 @@ class ReadOptions:
     """How files are read.
 
     Attributes:
-      max_pixels: the largest picture that is decoded; film digitisers end near 100 megapixels.
-      frontal_only: refuse what the header says is no frontal chest radiograph, and pictures next to
+      max_pixels: the largest image that is decoded; film digitisers end near 100 megapixels.
+      frontal_only: refuse what the header says is no frontal chest radiograph, and images next to
         without greys; doubt what does not look like one.
-      correct_polarity: invert a picture whose pixels contradict its photometric tag.
+      correct_polarity: invert an image whose pixels contradict its photometric tag.
     """
 
     max_pixels: int = 128_000_000

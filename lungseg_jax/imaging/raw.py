@@ -30,7 +30,7 @@ def read_jsrt(content: bytes, name: str) -> Radiograph:
     if len(content) != JSRT_BYTES:
         raise DataError(
             name,
-            f"{len(content)} bytes, where a JSRT picture has {JSRT_BYTES}",
+            f"{len(content)} bytes, where a JSRT image has {JSRT_BYTES}",
             "fetch it again or leave it out",
         )
     density = np.frombuffer(content, ">u2").reshape(JSRT_SIDE, JSRT_SIDE)

@@ -19,7 +19,7 @@ def black_outside_shutter(pixels: Float32[np.ndarray, "h w"], dataset: Dataset) 
     """Blackens in place what a rectangular shutter hides (DICOM PS3.3 C.7.6.11).
 
     Edges count rows and columns from 1, and are shown themselves. Circles and polygons are not
-    looked at, nor is a rectangle that would leave little, or that ends outside the picture: the
+    looked at, nor is a rectangle that would leave little, or that ends outside the image: the
     header is then of a larger one, which was shrunk.
 
     Args:

@@ -1,8 +1,8 @@
-"""Which lung is the patient's right one, and whether a picture is mirrored.
+"""Which lung is the patient's right one, and whether an image is mirrored.
 
-The patient's right lung lies at the viewer's left, unless the picture is mirrored. That shows in
-the heart, the aortic arch and the diaphragm: the difference between a picture and its mirror image,
-within the lungs' bounding box, is compared with that of pictures the right way round. That is a
+The patient's right lung lies at the viewer's left, unless the image is mirrored. That shows in
+the heart, the aortic arch and the diaphragm: the difference between an image and its mirror image,
+within the lungs' bounding box, is compared with that of images the right way round. That is a
 linear regression without intercept, fitted by `benchmarks/side_template.py`. A patient whose heart
 lies on the right looks mirrored, and so does one whose right lung is small: lungs of unequal size
 tell nothing.
@@ -24,11 +24,11 @@ _BELOW = 0.25
 # Weight of the masks' outlines against the intensities.
 _WEIGHT_OF_MASK = 3.0
 
-# Scores are near 1 for pictures the right way round and near -1 for mirrored ones. Of 562 pictures
+# Scores are near 1 for images the right way round and near -1 for mirrored ones. Of 562 images
 # left out of the fit none scores lower: the bound was chosen on these scores.
 MIRRORED_BELOW = -0.25
 
-# The smaller lung as a share of the larger one, below which no picture is called mirrored.
+# The smaller lung as a share of the larger one, below which no image is called mirrored.
 _LEAST_SYMMETRY = 0.4
 
 # A part of the prediction is cut into two lungs if between them it is lower than this share of the
@@ -74,7 +74,7 @@ def looks_mirrored(
     first: Bool[np.ndarray, "h w"],
     second: Bool[np.ndarray, "h w"],
 ) -> bool:
-    """Whether a picture is mirrored, as far as its heart tells.
+    """Whether an image is mirrored, as far as its heart tells.
 
     Args:
       pixels: in [0, 1], bone bright, upright.
@@ -92,7 +92,7 @@ def sizes_tell(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) 
 
 
 def orientation_score(pixels: Float[np.ndarray, "h w"], lungs: Bool[np.ndarray, "h w"]) -> float:
-    """Returns how much a picture looks the right way round: near 1, or near -1 if it is mirrored.
+    """Returns how much an image looks the right way round: near 1, or near -1 if it is mirrored.
 
     Args:
       pixels: in [0, 1], bone bright, upright.
@@ -104,7 +104,7 @@ def orientation_score(pixels: Float[np.ndarray, "h w"], lungs: Bool[np.ndarray, 
 def asymmetry(
     pixels: Float[np.ndarray, "h w"], lungs: Bool[np.ndarray, "h w"]
 ) -> Float32[np.ndarray, " n"]:
-    """Returns the difference between a picture and its mirror image; mirrored, it changes sign.
+    """Returns the difference between an image and its mirror image; mirrored, it changes sign.
 
     Args:
       pixels: in [0, 1], bone bright, upright.
@@ -123,7 +123,7 @@ def asymmetry(
 
 
 def _middle_column(lungs: Bool[np.ndarray, "h w"]) -> int:
-    """Returns the column between the lungs; where they lie on one side, the picture's middle."""
+    """Returns the column between the lungs; where they lie on one side, the image's middle."""
     width = lungs.shape[1]
     columns = np.flatnonzero(lungs.any(0))
     if columns[-1] < width / 2 or columns[0] >= width / 2:

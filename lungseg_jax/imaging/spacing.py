@@ -13,7 +13,7 @@ PLAUSIBLE_SPACING_MM = (0.02, 5.0)
 # Relative difference of spacings that differ in their last digits only.
 SAME_SPACING = 1e-3
 
-# A chest fills its picture at 1.05 to 1.3; beyond 2 nobody exposes one, below 1 nobody can.
+# A chest fills its image at 1.05 to 1.3; beyond 2 nobody exposes one, below 1 nobody can.
 PLAUSIBLE_MAGNIFICATION = (1.0, 2.0)
 
 

@@ -55,7 +55,7 @@ def surface_distances(
     """Returns the distances between two outlines, `None` if either has no point.
 
     Nearest points come from a k-d tree of the outlines: a few thousand points however large the
-    picture, where a distance transform would visit each of its pixels.
+    image, where a distance transform would visit each of its pixels.
 
     Args:
       first: (row, column) of each point.

@@ -120,7 +120,7 @@ def _backward(
         return normal, pull(d_y)[0].astype(jnp.float32)
 
     normal, gradient = normal_and_gradient(x)
-    # Sums of this device's pictures, means of all devices': see `normalise` on a mapped axis.
+    # Sums of this device's images, means of all devices': see `normalise` on a mapped axis.
     sum_gradient, sum_gradient_times_normal = _sums(gradient, gradient * normal)
     means = _means(gradient, gradient * normal, axis_name)
     # The first pass sums, the second one needs the sums. Behind the barrier the second computes its
@@ -136,7 +136,7 @@ normalise.defvjp(_forward, _backward)
 
 
 def _means(first: Pictures, second: Pictures, axis_name: str | None) -> tuple[Channels, Channels]:
-    """Returns the means of both by channel, over pictures, pixels and the mapped axis."""
+    """Returns the means of both by channel, over images, pixels and the mapped axis."""
     # Not a 32-bit integer, which a large global batch would overflow.
     count = float(first.size // first.shape[-1])
     sums = jnp.stack(_sums(first, second))
@@ -147,5 +147,5 @@ def _means(first: Pictures, second: Pictures, axis_name: str | None) -> tuple[Ch
 
 
 def _sums(first: Pictures, second: Pictures) -> tuple[Channels, Channels]:
-    """Returns the sums of both by channel, over this device's pictures and pixels."""
+    """Returns the sums of both by channel, over this device's images and pixels."""
     return first.sum((0, 1, 2)), second.sum((0, 1, 2))

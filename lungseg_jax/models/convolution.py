@@ -1,7 +1,7 @@
 """Convolutions with gradients in forms that every backend runs fast.
 
 On a CPU, XLA runs some of them at a tenth of the rate of others: forward passes of few channels,
-and gradients of kernels where pictures are large. Here these become what its matrix library takes.
+and gradients of kernels where images are large. Here these become what its matrix library takes.
 All other backends, and all other types than float32, run XLA's own.
 """
 
@@ -31,7 +31,7 @@ def convolve(
     """Returns the cross-correlation of the same size; beyond the borders are zeros.
 
     Args:
-      x: pictures.
+      x: images.
       kernel: of an odd side.
     """
     return _dispatch(_convolve_on_cpu, _convolve, x, kernel)
@@ -91,7 +91,7 @@ def _gradients_on_cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, 
 def _kernel_gradient_by_strips(x: Array, gradient: Array, size: int) -> Array:
     """The product of all neighbourhoods with the gradient, a strip of columns at a time.
 
-    Pictures may be spread over devices, so strips are of columns, and sums stay apart by picture
+    Images may be spread over devices, so strips are of columns, and sums stay apart by image
     until the end. Where rows are spread, each strip meets its neighbours by itself.
     """
     b, h, w, c = x.shape

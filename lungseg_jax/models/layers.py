@@ -69,7 +69,7 @@ class Convolution(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], scale: Float[Array, " d"] | None = None
     ) -> Float[Array, "b h w d"]:
-        """Returns the convolved picture in the compute type, its channels times `scale`."""
+        """Returns the convolved image in the compute type, its channels times `scale`."""
         kernel = self.kernel[...] if scale is None else self.kernel[...] * scale
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 

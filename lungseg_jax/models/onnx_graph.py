@@ -19,7 +19,7 @@ from lungseg_jax.models.unet import Block, UNet
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
-INPUT, OUTPUT = "pictures", "probabilities"
+INPUT, OUTPUT = "images", "probabilities"
 
 # The first with GELU; ONNX Runtime knows it from 1.17 on, OpenVINO from 2024.
 OPSET = 20
@@ -139,7 +139,7 @@ def _group_norm(graph: _Graph, norm: nnx.GroupNorm, x: str) -> str:
     assert norm.bias is not None
     groups = norm.num_groups
     shape = graph.add("Shape", x)
-    # 0 copies the number of pictures, -1 takes what is left.
+    # 0 copies the number of images, -1 takes what is left.
     x = graph.add("Reshape", x, np.array([0, groups, -1]))
     ones = np.ones(groups, np.float32)
     x = graph.add("InstanceNormalization", x, ones, 0 * ones, epsilon=norm.epsilon)

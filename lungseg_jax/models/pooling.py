@@ -52,7 +52,7 @@ def spread_by_pads(
 ) -> Float[Array, "b h w c"]:
     """Returns each block's share where its largest pixels are, and 0 elsewhere.
 
-    A sum of four pictures with gaps: a TPU would write both repeated pictures out.
+    A sum of four images with gaps: a TPU would write both repeated images out.
     """
     nothing = jnp.zeros((), share.dtype)
     spread = jnp.zeros_like(x)

@@ -60,7 +60,7 @@ class UNet(nnx.Module):
     """Encoder and decoder with a skip connection at every resolution.
 
     Level `i` has `width * 2**i` channels at `1 / 2**i` of the first level's resolution. With
-    `block_size > 1` the first level sees the picture at `1 / block_size` of its resolution, each
+    `block_size > 1` the first level sees the image at `1 / block_size` of its resolution, each
     block of pixels as channels, and predicts as many logits a position: the same field of view
     at a fraction of the memory traffic.
 
@@ -115,7 +115,7 @@ class UNet(nnx.Module):
     def __call__(
         self, image: Float[Array, "b h w 1"], *, train: bool = False
     ) -> Float[Array, "b h w classes"]:
-        """Returns float32 logits at the picture's resolution.
+        """Returns float32 logits at the image's resolution.
 
         Args:
           image: in [0, 1]; sides divisible by `block_size * 2**depth`.
@@ -152,7 +152,7 @@ def check_divisible(height: int, width: int, multiple: int) -> None:
     pad_h, pad_w = -height % multiple, -width % multiple
     if pad_h or pad_w:
         raise ValueError(
-            f"picture of {height} x {width} pixels: sides must divide by {multiple} "
+            f"image of {height} x {width} pixels: sides must divide by {multiple} "
             f"(block_size * 2**depth); pad by {pad_h} rows and {pad_w} columns "
             f"to {height + pad_h} x {width + pad_w}"
         )

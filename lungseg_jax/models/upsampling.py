@@ -12,12 +12,12 @@ from lungseg_jax.models.layers import depth_to_space
 def upsample(
     x: Float[Array, "b h w c"], kernel: Float[Array, "1 1 c e"]
 ) -> Float[Array, "b h2 w2 d"]:
-    """Returns pictures of twice the height and width: a 1×1 convolution, then depth to space.
+    """Returns images of twice the height and width: a 1×1 convolution, then depth to space.
 
     Equivalent to a 2×2 transposed convolution with stride 2, which XLA runs several times slower.
 
     Args:
-      x: pictures.
+      x: images.
       kernel: channels out are those of the four pixels of a block, row by row.
     """
     return _upsample(x, kernel)

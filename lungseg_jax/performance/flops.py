@@ -13,13 +13,13 @@ OPERATIONS_PER_TAP = 2
 
 
 def forward_flops(model: ModelConfig, height: int, width: int, num_classes: int = 1) -> int:
-    """Returns the floating-point operations of the convolutions of one picture's forward pass.
+    """Returns the floating-point operations of the convolutions of one image's forward pass.
 
     Normalisation, activation, pooling and loss are left out: below a hundredth of the convolutions.
 
     Args:
       model: the network.
-      height: of the picture in pixels; divides by `block_size * 2**depth`.
+      height: of the image in pixels; divides by `block_size * 2**depth`.
       width: as `height`.
       num_classes: logits a pixel.
     """
@@ -27,10 +27,10 @@ def forward_flops(model: ModelConfig, height: int, width: int, num_classes: int 
 
 
 def training_flops(model: ModelConfig, height: int, width: int, num_classes: int = 1) -> int:
-    """Returns the operations of one picture's forward and backward pass.
+    """Returns the operations of one image's forward and backward pass.
 
     The backward pass does a convolution's work twice, for the gradients of its input and of its
-    kernel; the picture itself needs no gradient.
+    kernel; the image itself needs no gradient.
     """
     layers = _layers(model, height, width, num_classes)
     return 3 * sum(layers) - layers[0]

@@ -18,17 +18,17 @@ from lungseg_jax.state import create_state, pack_state
 
 
 def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:
-    """Returns the seconds of the forward pass on random pictures.
+    """Returns the seconds of the forward pass on random images.
 
     `evaluation` takes a batch from the host's memory and brings the probabilities back, as a batch
-    of `Evaluator` by itself; `inference` leaves out the transfers; `single` is one picture on one
+    of `Evaluator` by itself; `inference` leaves out the transfers; `single` is one image on one
     device, from and to the host's memory.
     """
     forward = make_forward(config)
     state = create_state(config, make_optimizer(config))
 
     def prepare(parallel: Parallel, count: int) -> tuple[Call, Call]:
-        """Returns the calls on `count` pictures of this host: with transfers, and without."""
+        """Returns the calls on `count` images of this host: with transfers, and without."""
         apply = parallel.wrap_forward(forward)
         variables = pack_state(state).ema if parallel.pack_state else state.ema
         placed = parallel.replicate(jax.device_get(variables))

@@ -109,7 +109,7 @@ def _time_rows(result: dict[str, Any]) -> list[list[str]]:
             *_spread(inference),
             *_rate(inference),
         ],
-        ["inference, one picture", *_spread(inference["single"]), "", "", ""],
+        ["inference, one image", *_spread(inference["single"]), "", "", ""],
     ]
 
 
@@ -170,7 +170,7 @@ def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _kind(result: dict[str, Any]) -> str:
-    return "pictures on the device" if result["resident"] else result["data"]
+    return "images on the device" if result["resident"] else result["data"]
 
 
 def _spread(figures: dict[str, Any]) -> list[str]:

@@ -70,7 +70,7 @@ def time_stages(
         name: parallel.wrap_step(cut, layout) for name, cut in cut_steps(config, parallel).items()
     } | {"whole": step}
     calls: dict[str, Call] = {name: partial(dispatch, each, batch) for name, each in steps.items()}
-    # Of pictures whose rows are spread, one device may not be able to hold one.
+    # Of images whose rows are spread, one device may not be able to hold one.
     whole_pictures = parallel.batch_shards > 1 and parallel.space_shards == 1
     if whole_pictures and parallel.devices[0].platform != "cpu":
         calls["one_device"] = step_of_one_device(config, parallel, dispatch.store)
@@ -108,7 +108,7 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
 
     def augment(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
         pictures = load_batch(config, state.step, store, batch)
-        # Sums alone would let the compiler skip writing the pictures.
+        # Sums alone would let the compiler skip writing the images.
         pictures = jax.lax.optimization_barrier(pictures)
         total = jnp.stack([array.sum() for array in pictures])
         return state, total if axis_name is None else jax.lax.psum(total, axis_name)
@@ -126,11 +126,11 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
 def step_of_one_device(config: Config, parallel: Parallel, store: Store) -> Call:
     """Returns the step of this process's first device alone on its share of the batch.
 
-    Pictures come from where the whole step has them: from the store if there is one.
+    Images come from where the whole step has them: from the store if there is one.
     """
     alone = dataclasses.replace(parallel, devices=(jax.local_devices()[0],))
     batch_size = config.batch_size // len(parallel.devices)
-    # Of a device's own pictures the share may be less than one, which no configuration may say.
+    # Of a device's own images the share may be less than one, which no configuration may say.
     whole = num_trimmed(config.trimmed_share, batch_size // config.accumulation_steps)
     share = dataclasses.replace(
         config, batch_size=batch_size, trimmed_share=config.trimmed_share if whole else 0.0

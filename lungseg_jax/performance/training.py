@@ -50,7 +50,7 @@ class TrainingTimes:
     """What was timed, in seconds, and what the compiler says of the step.
 
     Attributes:
-      resident: whether the pictures live on the devices.
+      resident: whether the images live on the devices.
       compilation: see `compile_step`.
       step: of each step on one batch that is already on the devices, every step waited for.
       pipelined: of such a step, in rounds of many in a row that are waited for once.
@@ -134,9 +134,9 @@ def _steps_a_round(step_seconds: float) -> int:
 
 
 def open_input(config: Config, parallel: Parallel) -> tuple[Store, Callable[[], Iterator[Batch]]]:
-    """Returns the pictures on the devices, if any, and what opens an endless iterator of batches.
+    """Returns the images on the devices, if any, and what opens an endless iterator of batches.
 
-    Synthetic input repeats one batch, which carries its own pictures.
+    Synthetic input repeats one batch, which carries its own images.
     """
     if config.benchmark.data == "synthetic":
         batch = synthetic_batch(config, config.batch_size // jax.process_count())
@@ -185,7 +185,7 @@ def compile_step(
 def memory_figures(step: jax.stages.Compiled) -> dict[str, Any]:
     """Returns bytes of one device: what the step needs, by XLA's plan, and the peak so far.
 
-    The peak includes a store of pictures; CPUs keep none.
+    The peak includes a store of images; CPUs keep none.
     """
     plan: Any = step.memory_analysis()
     stats = jax.local_devices()[0].memory_stats() or {}

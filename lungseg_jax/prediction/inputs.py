@@ -90,7 +90,7 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
             root = given if len(paths) == 1 else given.parent
             for path in files_below(given, go_on=True):
                 below = path.relative_to(given)
-                # Overlays there are pictures of chests too.
+                # Overlays there are images of chests too.
                 if is_hidden(path, given) or any(
                     holds_figures(given / parent) for parent in below.parents
                 ):

@@ -1,7 +1,7 @@
 """What speaks against taking a predicted mask for a pair of lungs.
 
-The bounds on shape and place hold for all 563 reference masks of Montgomery and Shenzhen but one, a
-picture with a single lung.
+The bounds on shape and place hold for all 563 reference masks of Montgomery and Shenzhen but one,
+an image with a single lung.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from jaxtyping import Bool
 
 from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST
 
-# Lungs as a share of the picture.
+# Lungs as a share of the image.
 AREA = (0.04, 0.75)
 
 # The smaller lung as a share of the larger one.
 SYMMETRY = 0.2
 
-# Largest share of the lungs' width, or of their height, that may lie on a border of the picture.
+# Largest share of the lungs' width, or of their height, that may lie on a border of the image.
 CUT_OFF = 0.5
 
 # Share from which a note says that they do: none of a reference that merely touches the border.
@@ -47,7 +47,7 @@ def doubts(
     lungs = right | left
     share = np.count_nonzero(lungs) / lungs.size
     if not AREA[0] <= share <= AREA[1]:
-        yield f"lungs cover {share:.0%} of the picture"
+        yield f"lungs cover {share:.0%} of the image"
     smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
     if larger and smaller < SYMMETRY * larger:
         yield (
@@ -75,7 +75,7 @@ def remarks(right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"]) -> It
 
 
 def _on_borders(lungs: Bool[np.ndarray, "h w"]) -> Iterator[tuple[str, str, float]]:
-    """Yields each border of the picture, the extent along it and the share of that on it."""
+    """Yields each border of the image, the extent along it and the share of that on it."""
     height, width = (max(np.count_nonzero(lungs.any(axis)), 1) for axis in (1, 0))
     yield "top", "width", np.count_nonzero(lungs[0]) / width
     yield "bottom", "width", np.count_nonzero(lungs[-1]) / width

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 # Standard deviation of the blur, in pixels of the model's square. Networks that see blocks of 2 x 2
-# pixels draw outlines in steps of two; the blur changes Dice of validation pictures by no more
+# pixels draw outlines in steps of two; the blur changes Dice of validation images by no more
 # than .0002.
 OUTLINE_BLUR = 1.0
 

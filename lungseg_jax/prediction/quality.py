@@ -47,8 +47,8 @@ def outline_doubt(square: Float[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"
     background are equally likely, or less of a wider zone that is less undecided (the entropy of
     the probabilities in bits, summed across the outline), plus a share of what is notched.
 
-    Measured in the model's square: there a width means the same in pictures of any size. Both
-    terms, their reach and the weight were chosen by how they rank validation pictures by Dice.
+    Measured in the model's square: there a width means the same in images of any size. Both
+    terms, their reach and the weight were chosen by how they rank validation images by Dice.
 
     Args:
       square: probability of lung in the model's square, in [0, 1].
@@ -71,7 +71,7 @@ def expected_dice(square: Float[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"
 
 
 def outline_length(mask: Bool[np.ndarray, "h w"]) -> float:
-    """Returns the length in pixels of a mask's outline within the picture, within 6 %.
+    """Returns the length in pixels of a mask's outline within the image, within 6 %.
 
     By Crofton's formula: how often lines of four directions cross the outline, which, unlike a
     count of its pixels, depends little on how the outline runs.
@@ -94,10 +94,10 @@ def notched_share(mask: Bool[np.ndarray, "s s"]) -> float:
 
 
 def fit_line(doubt: Float[np.ndarray, " n"], dice: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """Returns (slope, intercept) of the line through held-out pictures' Dice over their doubt.
+    """Returns (slope, intercept) of the line through held-out images' Dice over their doubt.
 
     By the medians of pairwise slopes (Theil 1950, Sen 1968), which a few bad masks do not turn.
-    Pictures without a mask do not count.
+    Images without a mask do not count.
     """
     from scipy.stats import theilslopes
 
@@ -107,7 +107,7 @@ def fit_line(doubt: Float[np.ndarray, " n"], dice: Float[np.ndarray, " n"]) -> t
         slope, intercept, *_ = np.asarray(theilslopes(dice, doubt), np.float64)
         if slope < 0:
             return float(slope), float(intercept)
-    # Too few pictures to tell: the estimate is the same for all.
+    # Too few images to tell: the estimate is the same for all.
     return 0.0, float(np.median(dice)) if len(dice) else 0.0
 
 

@@ -29,12 +29,12 @@ class Result:
     """What the note tells of a mask.
 
     Attributes:
-      picture: key of the picture that it is of; see `key_of`.
+      picture: key of the image that it is of; see `key_of`.
       made_of: what it is computed from; see `what_it_is_made_of`.
       dicom_seg: whether a DICOM SEG was wanted, too.
       sizes: of `files_of` in bytes, -1 where there is none, once they are written; what was cut
         short is made again.
-      row: of the table, without the picture's name, once it is known.
+      row: of the table, without the image's name, once it is known.
     """
 
     picture: str
@@ -58,7 +58,7 @@ def seg_of(mask: str) -> str:
 
 
 def files_of(mask: str, *, dicom_seg: bool) -> tuple[str, ...]:
-    """Returns the names of all that may be written for a picture, by that of its mask.
+    """Returns the names of all that may be written for an image, by that of its mask.
 
     Args:
       mask: name of the mask.
@@ -76,7 +76,7 @@ def place_of(file: epath.Path) -> str:
 
 
 def key_of(picture: epath.Path) -> str:
-    """Returns the note's name for a picture: results are passed on, and paths reveal much."""
+    """Returns the note's name for an image: results are passed on, and paths reveal much."""
     return hashlib.sha256(os.fsencode(place_of(picture))).hexdigest()[:16]
 
 
@@ -127,7 +127,7 @@ def results_in(folder: epath.Path) -> frozenset[str]:
 
 
 def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
-    """Removes earlier results of a call's pictures, and notes the masks that it will write.
+    """Removes earlier results of a call's images, and notes the masks that it will write.
 
     What the call would only make again stays. Masks are noted before they are written: a call may
     be killed between a mask and its row.
@@ -141,7 +141,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
       The rows of the results that stay, by their masks.
 
     Raises:
-      DataError: another picture has a mask of that name; nothing was removed.
+      DataError: another image has a mask of that name; nothing was removed.
     """
     pictures = {result.picture for result in wanted.values()}
     stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
@@ -149,7 +149,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
         names = files_of(mask, dicom_seg=result.dicom_seg)
         there = any(os.path.lexists(output / name) for name in names)
         if there and noted.get(mask, result).picture not in pictures:
-            # Archives give the pictures of all patients the same names.
+            # Archives give the images of all patients the same names.
             fault = "is the result of another file of that name"
             raise DataError(output / mask, fault, "give another --output")
     of_others = {mask: result for mask, result in noted.items() if result.picture not in pictures}

@@ -21,10 +21,10 @@ class Segmentation:
       right: mask of the patient's right lung.
       left: of the left lung.
       probabilities: of lung, in [0, 1], smoothed, before anything else was made of them.
-      estimated_dice: a guess at the mask's Dice against a radiologist's; too high for pictures of
+      estimated_dice: a guess at the mask's Dice against a radiologist's; too high for images of
         hospitals that the network does not know.
       doubts: reasons not to take the mask for a pair of lungs; none if it is accepted.
-      notes: what was corrected or is odd in the picture.
+      notes: what was corrected or is odd in the image.
       spacing_mm: (row, column) distance between pixel centres; `None` where it is not known.
       spacing_source: what the spacing was measured on.
     """

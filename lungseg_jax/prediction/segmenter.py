@@ -1,4 +1,4 @@
-"""Trained networks with their program compiled: pictures in, segmentations out."""
+"""Trained networks with their program compiled: images in, segmentations out."""
 
 import hashlib
 import os
@@ -23,12 +23,12 @@ from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.segmentation import Segmentation, make_segmentation
 from lungseg_jax.weights import Weights, checksum
 
-# Pictures at a time; a CPU gains nothing from a larger batch.
+# Images at a time; a CPU gains nothing from a larger batch.
 BATCH_SIZE = 4
 
 
 class Prediction(NamedTuple):
-    """What networks say of one picture.
+    """What networks say of one image.
 
     Attributes:
       square: probability of each class in the model's square, the mean of all networks.
@@ -45,7 +45,7 @@ class Segmenter:
 
     Args:
       members: weights of each network; the threshold is the mean of theirs.
-      both_ways: average each prediction with that of the mirrored picture, at twice the work.
+      both_ways: average each prediction with that of the mirrored image, at twice the work.
 
     Raises:
       ConfigError: both ways are asked of a network that tells right from left, or the networks
@@ -102,15 +102,15 @@ class Segmenter:
     def segment(
         self, picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
     ) -> Segmentation:
-        """Returns the lungs on a picture.
+        """Returns the lungs on an image.
 
         Args:
           picture: DICOM, PNG or JPEG file, or an array; see `files.radiograph_of`.
           options: how files are read and what is checked.
 
         Raises:
-          NotFrontalError: by its header, a picture of something else than a frontal chest.
-          DataError: the file cannot be read, or the array is no picture.
+          NotFrontalError: by its header, an image of something else than a frontal chest.
+          DataError: the file cannot be read, or the array is no image.
         """
         radiograph, square = self._read(picture, options)
         (prediction,) = self.predict([square])
@@ -126,8 +126,8 @@ class Segmenter:
           options: see `segment`.
 
         Raises:
-          NotFrontalError: by its header, a picture of something else than a frontal chest.
-          DataError: the file cannot be read, or the array is no picture.
+          NotFrontalError: by its header, an image of something else than a frontal chest.
+          DataError: the file cannot be read, or the array is no image.
         """
         radiograph, square = self._read(picture, options)
         (prediction,) = self.predict([square])
@@ -147,7 +147,7 @@ class Segmenter:
         return radiograph, network_input(radiograph, name, self.image_size)
 
     def predict(self, squares: Sequence[Shaped[np.ndarray, "..."]]) -> list[Prediction]:
-        """Returns what the networks say of up to `BATCH_SIZE` pictures.
+        """Returns what the networks say of up to `BATCH_SIZE` images.
 
         Args:
           squares: of `network_input`.
@@ -182,11 +182,11 @@ class Segmenter:
                 "square",
                 f"is of shape {square.shape} and type {square.dtype}",
                 f"give {expected} of uint16, intensity x 65535, as network_input returns it; "
-                "segment takes any picture",
+                "segment takes any image",
             )
 
     def finish(self, radiograph: Radiograph, prediction: Prediction) -> Segmentation:
-        """Returns what is made of a prediction in the picture's own frame."""
+        """Returns what is made of a prediction in the image's own frame."""
         return make_segmentation(
             radiograph,
             lungs_of(prediction.square, self._labels),

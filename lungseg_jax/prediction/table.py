@@ -27,7 +27,7 @@ class Row:
       right_cm2: its area where the spacing is known.
       left_cm2: of the left one.
       spacing_source: what the spacing was measured on.
-      height: of the picture in pixels.
+      height: of the image in pixels.
       width: of it.
       notes: what was corrected or is odd.
       mask: name of the mask's file.

@@ -13,7 +13,7 @@ from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
-# By which files become pictures and masks.
+# By which files become images and masks.
 READERS = (
     "highdicom", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "pydicom",
     "python-gdcm", "scipy",
@@ -57,7 +57,7 @@ def digest_of_program(packages: Path = _CHECKOUT) -> str:
     """Returns a checksum of what turns files into masks, but for the weights.
 
     That is the source and the tables of this package and of `tfds_builder`, and the versions of the
-    libraries that read pictures and compute.
+    libraries that read images and compute.
     """
     digest = hashlib.sha256()
     for package in ("lungseg_jax", "tfds_builder"):

@@ -3,7 +3,7 @@
 import contextlib
 import resource
 
-# Enough for 3 million pictures of 1024 x 1024. Without bound, programs that close all numbers that
+# Enough for 3 million images of 1024 x 1024. Without bound, programs that close all numbers that
 # a file may have, as they do before they start another, would take long.
 ENOUGH = 65_536
 
@@ -11,7 +11,7 @@ ENOUGH = 65_536
 def allow_many_open_files() -> None:
     """Raises the limit as far as is of use and the system lets the process.
 
-    Many systems begin with 1,024, which the shards of some 50,000 pictures of 1024 × 1024 exceed.
+    Many systems begin with 1,024, which the shards of some 50,000 images of 1024 × 1024 exceed.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)

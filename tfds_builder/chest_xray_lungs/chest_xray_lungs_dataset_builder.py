@@ -42,7 +42,7 @@ class LungsConfig(tfds.core.BuilderConfig):
       splits: JSON file that gives the splits instead; empty for none.
       fold: of cross-validation, from 0; `None` for the one split.
       num_phantoms: how many to generate, for the source `phantom`.
-      patterns: names of pictures and masks, for the source `folder`.
+      patterns: names of images and masks, for the source `folder`.
       reading: how files are read.
       on_error: whether a bad file ends the build or is left out.
       max_bad_share: of the cases, above which `skip` ends the build all the same.
@@ -72,15 +72,15 @@ class Builder(tfds.core.ShardBasedBuilder):
     RELEASE_NOTES: ClassVar = {
         "2.1.8": "White bars, and what a DICOM shutter hides, are black; broken VOI LUTs give way "
         "to windows; spacing of scanned films; slips in headers are forgiven.",
-        "2.1.7": "Pictures with a mask are taken, and noted, though they do not look like chests.",
+        "2.1.7": "Images with a mask are taken, and noted, though they do not look like chests.",
         "2.1.6": "Of pixels that a mask covers to exactly half, every other one is lung.",
         "2.1.5": "Patients by study where there is no PatientID; outliers of 16-bit PNG are cut.",
-        "2.1.4": "Pictures are PNG without compression, with the same pixels.",
+        "2.1.4": "Images are PNG without compression, with the same pixels.",
         "2.1.3": "PNG of sixteen bits in colour or with opacity is read whole, and turned as Exif "
         "says; masks of labels, or white where they are transparent, are refused.",
         "2.1.2": "DICOM VOI LUTs of fewer bits than they state span black to white.",
-        "2.1.1": "DICOM windows beside all values of a picture are not used.",
-        "2.1.0": "JPEG pictures; masks among the pictures are left out.",
+        "2.1.1": "DICOM windows beside all values of an image are not used.",
+        "2.1.0": "JPEG images; masks among the images are left out.",
         "2.0.0": "Masks hold a bit for each structure; clinical readings; every public layout.",
         "1.0.0": "Phantoms and Kaggle's Chest Xray Masks and Labels.",
     }
@@ -92,7 +92,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "kaggle: 'Chest Xray Masks and Labels' (nikhilpandey360/chest-xray-masks-and-labels) from "
         "Kaggle; montgomery, shenzhen: the National Library of Medicine's tuberculosis sets; jsrt: "
-        "JSRT's pictures with the SCR masks. Unpack what you downloaded into the manual folder. "
+        "JSRT's images with the SCR masks. Unpack what you downloaded into the manual folder. "
         "phantom: nothing to do."
     )
 
@@ -127,7 +127,7 @@ class Builder(tfds.core.ShardBasedBuilder):
                     doc="Bits: 1 lung, 2 right lung, 4 left lung, 8 heart, 16 clavicle.",
                 ),
                 "original_mask": tfds.features.Image(
-                    shape=(None, None, 1), encoding_format="png", doc="At the picture's own size."
+                    shape=(None, None, 1), encoding_format="png", doc="At the image's own size."
                 ),
                 "example_id": tfds.features.Text(),
                 "patient_id": tfds.features.Text(),

@@ -1,4 +1,4 @@
-"""Folder layouts: which picture belongs to which masks and to which patient."""
+"""Folder layouts: which image belongs to which masks and to which patient."""
 
 import os
 from collections.abc import Callable
@@ -54,10 +54,10 @@ def list_source(
     Args:
       source: the layout.
       directory: the data set's folder.
-      patterns: names of pictures and masks for the source `folder`, where it has no list.
+      patterns: names of images and masks for the source `folder`, where it has no list.
 
     Raises:
-      DataError: the folder is absent or holds no labelled picture, or a mask lacks its picture.
+      DataError: the folder is absent or holds no labelled image, or a mask lacks its image.
     """
     # An empty path would mean the current folder.
     if not os.fspath(directory):

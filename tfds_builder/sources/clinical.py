@@ -59,11 +59,11 @@ def parse_shenzhen(text: str, finding: Finding) -> Clinical:
 
 
 def parse_jsrt(text: str) -> dict[str, Clinical]:
-    """Returns the readings in `CLNDAT_EN.txt` or `CNNDAT_EN.TXT` by the picture's stem.
+    """Returns the readings in `CLNDAT_EN.txt` or `CNNDAT_EN.TXT` by the image's stem.
 
-    A row has the picture's name, for nodules their subtlety and size, then age, sex, for nodules
+    A row has the image's name, for nodules their subtlety and size, then age, sex, for nodules
     their place in pixels, and text. Some rows lack their line break, and `?` stands for what is not
-    known. Pictures `JPCLN…` show a nodule, `JPCNN…` none.
+    known. Images `JPCLN…` show a nodule, `JPCNN…` none.
     """
     readings = {}
     for name, row in _JSRT.findall(text):
@@ -79,7 +79,7 @@ def parse_jsrt(text: str) -> dict[str, Clinical]:
 
 
 def jsrt_finding(stem: str) -> Finding:
-    """Returns what the name of a JSRT picture says: `JPCLN…` has a nodule, `JPCNN…` has none."""
+    """Returns what the name of a JSRT image says: `JPCLN…` has a nodule, `JPCNN…` has none."""
     return "abnormal" if stem.upper().startswith("JPCLN") else "normal"
 
 

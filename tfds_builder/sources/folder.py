@@ -1,4 +1,4 @@
-"""Any folder: pictures paired with masks by a list, `pairs.csv`, or by patterns of their names."""
+"""Any folder: images paired with masks by a list, `pairs.csv`, or by patterns of their names."""
 
 import collections
 import dataclasses
@@ -24,7 +24,7 @@ from tfds_builder.sources.layout import (
 )
 from tfds_builder.sources.pairs import PAIRS, SOURCE, list_pairs
 
-# What lies beside pictures; a DICOM file may have any other suffix, or none.
+# What lies beside images; a DICOM file may have any other suffix, or none.
 _NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx", ".zip", ".db")
 
 
@@ -32,7 +32,7 @@ _NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx",
 MOST_FOLDERS = 4
 
 _WILDCARDS = ("*", "?")
-# Not where a number, a word or a UID goes on; a second number may name another picture.
+# Not where a number, a word or a UID goes on; a second number may name another image.
 _NO_START = r"(?<![^\W_])(?<!\d[-_. ])"
 _NO_END = r"(?![^\W_]|[-_. ]\d)"
 
@@ -44,20 +44,20 @@ _SIDES = {
 _SIDE = re.compile(r"(?<![a-zA-Z])(?:[lL]eft|[rR]ight|LEFT|RIGHT)|(?<=[a-z])(?:Left|Right)")
 _NO_LUNG = re.compile("heart|clavic", re.IGNORECASE)
 _OTHER_PAIRING = (
-    f"list pictures and masks in {PAIRS}, with the columns left_mask and right_mask "
+    f"list images and masks in {PAIRS}, with the columns left_mask and right_mask "
     "for one of each lung, or give a pattern of the lungs' masks alone"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderPatterns:
-    """How pictures and masks are called, relative to the folder; `*` and `?` stay in one folder.
+    """How images and masks are called, relative to the folder; `*` and `?` stay in one folder.
 
     Attributes:
-      images: of the pictures.
-      masks: of a picture's masks; `{stem}` is the picture's name without suffix. A wildcard next
+      images: of the images.
+      masks: of an image's masks; `{stem}` is the image's name without suffix. A wildcard next
         to it does not continue its number or word: `1*` fits `1_mask`, not `10` or `1_2`. A file
-        that fits several pictures belongs to the one of the longest name, and one that fits both
+        that fits several images belongs to the one of the longest name, and one that fits both
         patterns is a mask. Of two masks the names, or their folders', say `left` and `right`, the
         patient's.
     """
@@ -68,7 +68,7 @@ class FolderPatterns:
     def __post_init__(self) -> None:
         if self.masks.count("{stem}") != 1:
             raise ConfigError(
-                "data.masks", "must contain {stem} once", "write {stem} for the picture's name"
+                "data.masks", "must contain {stem} once", "write {stem} for the image's name"
             )
 
 
@@ -77,7 +77,7 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
 
     Raises:
       DataError: the list is faulty, a file it names is absent, there are no pairs, a mask lacks its
-        picture, or a picture has masks that are not of both lungs or of a lung each.
+        image, or an image has masks that are not of both lungs or of a lung each.
       ConfigError: a pattern is not one, or patterns are given beside a list.
     """
     paths = files_below(directory)
@@ -111,14 +111,14 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         if is_mask.fullmatch(name) and path.suffix.lower() in MASK_SUFFIXES
     }
     pictures = _pictures_by_stem(images, candidates)
-    # Where there are none, it is not each mask that lacks its picture.
+    # Where there are none, it is not each mask that lacks its image.
     masks = _masks_by_stem(candidates, pictures, patterns.masks) if pictures else {}
     taken = {path for mask_paths in masks.values() for path in mask_paths.values()}
     pictures = {stem: path for stem, path in pictures.items() if path not in taken}
     if not pictures or not masks:
         raise DataError(
             root,
-            f"data.images={patterns.images} matches {len(pictures)} pictures, "
+            f"data.images={patterns.images} matches {len(pictures)} images, "
             f"data.masks={patterns.masks} masks for {len(masks)}, of {_describe(visible)}",
             "change the folder or the patterns, such as data.masks='masks/*/{stem}*'",
         )
@@ -126,8 +126,8 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         if stem not in pictures:
             raise DataError(
                 min(mask_paths.values()),
-                "its picture is a mask too",
-                "give patterns that tell masks from pictures",
+                "its image is a mask too",
+                "give patterns that tell masks from images",
             )
     cases = [
         Case(
@@ -145,7 +145,7 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
 
 
 def _describe(names: Iterable[str]) -> str:
-    """Returns where most of the files are that may be pictures or masks, and how many."""
+    """Returns where most of the files are that may be images or masks, and how many."""
     folders = collections.Counter(
         str(PurePosixPath(name).parent) for name in names if not name.lower().endswith(_NO_PICTURE)
     )
@@ -159,7 +159,7 @@ def _pictures_by_stem(
     images: Mapping[str, epath.Path], candidates: Mapping[str, epath.Path]
 ) -> dict[str, epath.Path]:
     pictures: dict[str, epath.Path] = {}
-    # What may be a mask goes last: it gives way to a picture of the same name.
+    # What may be a mask goes last: it gives way to an image of the same name.
     for name, path in sorted(images.items(), key=lambda item: item[0] in candidates):
         other = pictures.setdefault(stem_of(path), path)
         if other != path and name not in candidates:
@@ -172,7 +172,7 @@ def _pictures_by_stem(
 def _masks_by_stem(
     candidates: Mapping[str, epath.Path], pictures: Mapping[str, epath.Path], pattern: str
 ) -> dict[str, dict[str, epath.Path]]:
-    """Returns each picture's masks by what their names say beside the picture's."""
+    """Returns each image's masks by what their names say beside the image's."""
     masks: dict[str, dict[str, epath.Path]] = {}
     lengths = sorted({len(stem) for stem in pictures}, reverse=True)
     known = set(pictures.values())
@@ -182,7 +182,7 @@ def _masks_by_stem(
             stem, rest = fit
             masks.setdefault(stem, {})[rest] = path
         elif path not in known:
-            raise DataError(path, "mask without its picture", "add the picture or remove the mask")
+            raise DataError(path, "mask without its image", "add the image or remove the mask")
     return masks
 
 
@@ -198,7 +198,7 @@ def _picture_of(
     lengths: Sequence[int],
     pattern: str,
 ) -> tuple[str, str] | None:
-    """Returns the longest stem of a picture that the mask's name fits, and the name without it."""
+    """Returns the longest stem of an image that the mask's name fits, and the name without it."""
     before, after = pattern.split("{stem}")
     is_before = re.compile(_expression(before) + (_NO_START if before[-1:] in _WILDCARDS else ""))
     is_after = re.compile((_NO_END if after[:1] in _WILDCARDS else "") + _expression(after))
@@ -216,7 +216,7 @@ def _picture_of(
 
 
 def _lungs(stem: str, mask_paths: Mapping[str, epath.Path]) -> tuple[MaskFile, ...]:
-    """Returns a picture's masks, by what their names say beside the picture's.
+    """Returns an image's masks, by what their names say beside the image's.
 
     Raises:
       DataError: they are not one mask of both lungs or one of each lung.

@@ -1,7 +1,7 @@
 """The JSRT set with the outlines of the SCR database.
 
     All247images/JPCLN001.IMG              raw pixels; PNG files are taken where there is no raw one
-    Clinical_Information/CLNDAT_EN.txt     154 pictures with a nodule
+    Clinical_Information/CLNDAT_EN.txt     154 images with a nodule
     Clinical_Information/CNNDAT_EN.TXT     93 without
     scratch/fold1/masks/left lung/JPCLN002.gif
         also `right lung`, `heart`, `left clavicle`, `right clavicle`; fold2 has the odd numbers
@@ -52,10 +52,10 @@ _READINGS = re.compile(r"C[LN]NDAT_EN\.txt", re.IGNORECASE)
 
 
 def list_jsrt(directory: epath.Path) -> Listing:
-    """Returns the cases in a folder with pictures and outlines.
+    """Returns the cases in a folder with images and outlines.
 
     Raises:
-      DataError: there are no pictures or no masks, or a mask lacks its picture or the other lung's,
+      DataError: there are no images or no masks, or a mask lacks its image or the other lung's,
         or has a rival.
     """
     paths = files_below(directory)
@@ -66,9 +66,9 @@ def list_jsrt(directory: epath.Path) -> Listing:
     if not pictures or not left:
         raise DataError(
             directory,
-            f"{len(pictures)} pictures JPC*.IMG or JPC*.png and {len(left)} masks in `left lung/` "
+            f"{len(pictures)} images JPC*.IMG or JPC*.png and {len(left)} masks in `left lung/` "
             "below it",
-            "unpack the pictures of JSRT and the masks of SCR into this folder",
+            "unpack the images of JSRT and the masks of SCR into this folder",
         )
     for by_stem in masks.values():
         check_masks_have_pictures(by_stem, pictures)
@@ -113,7 +113,7 @@ def _find_masks(paths: list[epath.Path]) -> dict[str, dict[str, list[epath.Path]
 
 
 def _find_pictures(paths: list[epath.Path]) -> dict[str, list[epath.Path]]:
-    """Returns the files of each picture by stem, raw ones first: they have all 12 bits."""
+    """Returns the files of each image by stem, raw ones first: they have all 12 bits."""
     found: dict[str, list[epath.Path]] = {}
     for suffix in (".img", ".png"):
         for path in paths:

@@ -3,7 +3,7 @@
     Lung Segmentation/CXR_png/CHNCXR_0001_0.png, MCUCXR_0001_0.png
     Lung Segmentation/masks/CHNCXR_0001_0_mask.png, MCUCXR_0001_0.png
     Lung Segmentation/ClinicalReadings/CHNCXR_0001_0.txt, MCUCXR_0001_0.txt
-    Lung Segmentation/test/                pictures of CXR_png once more, without masks
+    Lung Segmentation/test/                images of CXR_png once more, without masks
 
 The published archive holds the tree twice, so the topmost folder that has both is taken.
 """
@@ -29,7 +29,7 @@ def list_kaggle(directory: epath.Path) -> Listing:
     """Returns the cases in the unpacked archive.
 
     Raises:
-      DataError: a folder is absent or empty, or a mask lacks its picture.
+      DataError: a folder is absent or empty, or a mask lacks its image.
     """
     root = find_root(directory, ("CXR_png", "masks"))
     paths = files_below(directory)

@@ -17,16 +17,16 @@ from lungseg_jax.imaging.structures import Structure
 Sex = Literal["F", "M", ""]
 Finding = Literal["normal", "abnormal", "unknown"]
 
-# Why a file is neither picture nor mask though records depend on it.
+# Why a file is neither image nor mask though records depend on it.
 CLINICAL_READING = "clinical reading"
 LIST_OF_PAIRS = "list of pairs"
 SECOND_COPY = "second copy"
 
-# Suffixes that pictures come with; DICOM files have others, or none, as well.
+# Suffixes that images come with; DICOM files have others, or none, as well.
 PICTURE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".gif")
 
-# The publishers' readings have a few lines, or a line a picture.
+# The publishers' readings have a few lines, or a line an image.
 MAX_READING_BYTES = 2**16
 _MAX_MASK_BYTES = 2**28
 
@@ -36,7 +36,7 @@ _ORIGINAL_SIZES = {"montgomery": {(4020, 4892), (4892, 4020)}, "jsrt": {(2048, 2
 
 @dataclasses.dataclass(frozen=True)
 class Clinical:
-    """What a data set tells of the patient and the picture.
+    """What a data set tells of the patient and the image.
 
     Attributes:
       sex: of the patient; empty where not known.
@@ -66,14 +66,14 @@ class MaskFile:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A labelled picture before anything of it is read.
+    """A labelled image before anything of it is read.
 
     Attributes:
       example_id: unique in its folder; the file's stem unless the layout says otherwise.
       patient_id: what must not be in two splits. `None`: the DICOM header says, or else the example
         id is the patient.
-      source: where the picture was taken: splits are stratified by it, metrics reported by it.
-      image: the picture's file.
+      source: where the image was taken: splits are stratified by it, metrics reported by it.
+      image: the image's file.
       masks: files whose lungs together are the lungs.
       clinical: what is known of the patient.
       spacing_mm: (row, column), from the data set's documentation, at the sizes it was published
@@ -92,7 +92,7 @@ class Case:
     patient_is_secret: bool = False
 
     def files(self) -> list[epath.Path]:
-        """The picture, then its masks."""
+        """The image, then its masks."""
         return [self.image, *(mask.path for mask in self.masks)]
 
 
@@ -102,8 +102,8 @@ class Listing:
 
     Attributes:
       root: the folder that was searched.
-      cases: labelled pictures, sorted by id.
-      unlabelled: pictures without a mask.
+      cases: labelled images, sorted by id.
+      unlabelled: images without a mask.
       other: every other file, and why it is neither.
     """
 
@@ -113,14 +113,14 @@ class Listing:
     other: tuple[tuple[epath.Path, str], ...]
 
     def describe(self) -> str:
-        """Says how many pictures there are, with and without a mask."""
-        found = f"{len(self.cases)} pictures with masks"
+        """Says how many images there are, with and without a mask."""
+        found = f"{len(self.cases)} images with masks"
         if self.unlabelled:
             found += f"; {len(self.unlabelled)} without a mask are left out"
         return found
 
     def files(self) -> list[epath.Path]:
-        """Every file that a record is made of: pictures, masks, readings."""
+        """Every file that a record is made of: images, masks, readings."""
         labelled = [path for case in self.cases for path in case.files()]
         return labelled + [
             path for path, why in self.other if why in (CLINICAL_READING, LIST_OF_PAIRS)
@@ -128,11 +128,11 @@ class Listing:
 
 
 def documented_spacing(case: Case, shape: tuple[int, int]) -> tuple[float, float] | None:
-    """Returns the spacing that a data set's documentation states for a picture of this size.
+    """Returns the spacing that a data set's documentation states for an image of this size.
 
     Args:
       case: of any source.
-      shape: (height, width) of the picture; one that was resized has another spacing.
+      shape: (height, width) of the image; one that was resized has another spacing.
     """
     return case.spacing_mm if shape in _ORIGINAL_SIZES.get(case.source, ()) else None
 
@@ -149,12 +149,12 @@ def make_listing(
     Args:
       root: the folder.
       paths: all files below it.
-      cases: labelled pictures.
-      unlabelled: pictures without a mask.
+      cases: labelled images.
+      unlabelled: images without a mask.
       reasons: why files are neither, where the layout knows.
 
     Raises:
-      DataError: the name of a labelled picture or of a mask is not UTF-8, as records are.
+      DataError: the name of a labelled image or of a mask is not UTF-8, as records are.
     """
     cases = tuple(sorted(cases, key=lambda case: case.example_id))
     unlabelled = tuple(sorted(path for path in unlabelled if _is_utf8(path)))
@@ -228,7 +228,7 @@ def nearest_first(paths: Iterable[epath.Path]) -> list[epath.Path]:
 def is_hidden(path: epath.Path, root: epath.Path) -> bool:
     """Whether a file, or a folder between it and the root, is hidden.
 
-    Copying through macOS leaves a hidden `._` file beside each picture, Jupyter hidden folders.
+    Copying through macOS leaves a hidden `._` file beside each image, Jupyter hidden folders.
     """
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
@@ -316,7 +316,7 @@ def read_regular(path: epath.Path, max_bytes: int) -> bytes:
 
 
 def check_not_empty(root: epath.Path, pictures: Collection, masks: Collection) -> None:
-    """Refuses a folder without pictures or without masks.
+    """Refuses a folder without images or without masks.
 
     Raises:
       DataError: it is one.
@@ -324,23 +324,23 @@ def check_not_empty(root: epath.Path, pictures: Collection, masks: Collection) -
     if not pictures or not masks:
         raise DataError(
             root,
-            f"{len(pictures)} pictures and {len(masks)} masks",
+            f"{len(pictures)} images and {len(masks)} masks",
             "point data.manual_dir at a folder with both",
         )
 
 
 def check_masks_have_pictures(masks: Iterable[str], pictures: Iterable[str]) -> None:
-    """Refuses stems of masks that no picture has: the folder was copied in part.
+    """Refuses stems of masks that no image has: the folder was copied in part.
 
     Raises:
-      DataError: a mask lacks its picture.
+      DataError: a mask lacks its image.
     """
     orphans = sorted(set(masks) - set(pictures))
     if orphans:
         raise DataError(
             orphans[0],
-            f"mask without its picture (one of {len(orphans)})",
-            "add the picture or remove the mask",
+            f"mask without its image (one of {len(orphans)})",
+            "add the image or remove the mask",
         )
 
 
@@ -363,8 +363,8 @@ def _why_unused(path: epath.Path, root: epath.Path, used_names: Collection[str])
     if path.name in used_names:
         return SECOND_COPY
     if path.suffix.lower() in (*PICTURE_SUFFIXES, *MASK_SUFFIXES):
-        return "not where the layout has pictures or masks"
-    return "not a picture"
+        return "not where the layout has images or masks"
+    return "not an image"
 
 
 def _contents(directory: epath.Path) -> str:
@@ -409,4 +409,4 @@ def _unreadable(path: epath.Path, error: OSError) -> DataError:
 
 
 def _rival(first: epath.Path, other: epath.Path) -> DataError:
-    return DataError(first, f"{other} is another mask of the same picture", "remove one")
+    return DataError(first, f"{other} is another mask of the same image", "remove one")

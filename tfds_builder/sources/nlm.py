@@ -1,8 +1,8 @@
 """What the National Library of Medicine's two sets share wherever their files lie.
 
-Jaeger et al. 2014 (https://doi.org/10.3978/j.issn.2223-4292.2014.11.20). A picture is called
+Jaeger et al. 2014 (https://doi.org/10.3978/j.issn.2223-4292.2014.11.20). An image is called
 `MCUCXR_0001_0` (Montgomery County) or `CHNCXR_0001_0` (Shenzhen); the last figure is 0 for a normal
-picture and 1 for tuberculosis.
+image and 1 for tuberculosis.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from tfds_builder.sources.layout import (
 
 MONTGOMERY_SPACING_MM = (0.0875, 0.0875)
 
-# Pictures of one patient under two numbers, found by comparing pixels.
+# Images of one patient under two numbers, found by comparing pixels.
 _SAME_PATIENT = {
     "CHNCXR_0605": "CHNCXR_0477",
     "MCUCXR_0117": "MCUCXR_0113",
@@ -42,14 +42,14 @@ def make_case(
     reading: epath.Path | None,
     other_source: str,
 ) -> Case:
-    """Returns the case that a picture's name and reading describe.
+    """Returns the case that an image's name and reading describe.
 
     Args:
-      stem: of the picture.
+      stem: of the image.
       image: its file.
       masks: its masks.
       reading: its clinical reading, if there is one.
-      other_source: the source of pictures whose name is neither set's.
+      other_source: the source of images whose name is neither set's.
 
     Raises:
       DataError: the reading is not readable.

@@ -1,11 +1,11 @@
-"""A list of pictures and masks, `pairs.csv`, in a folder of any layout.
+"""A list of images and masks, `pairs.csv`, in a folder of any layout.
 
     image,mask,patient,finding
     a/1.dcm,outlines/1.png,p1,normal
 
 The columns are `image` and `mask`, or `left_mask` and `right_mask` (the patient's sides); `id`,
 `patient`, `source`, `finding`, `sex` and `age` (years) may be there. A row without a mask is an
-unlabelled picture. Of `patient`, records hold a keyed hash, equal to that of an equal DICOM
+unlabelled image. Of `patient`, records hold a keyed hash, equal to that of an equal DICOM
 PatientID.
 """
 
@@ -82,7 +82,7 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
             continue
         case = cells.case(image, masks)
         if cases.setdefault(case.example_id, case) is not case:
-            cells.refuse("id", "duplicate id", "give each picture its own id")
+            cells.refuse("id", "duplicate id", "give each image its own id")
     check_not_empty(root, [*cases, *unlabelled], cases)
     return make_listing(root, paths, cases.values(), unlabelled, {pairs: LIST_OF_PAIRS})
 
@@ -139,10 +139,10 @@ class _Row:
     def pair(
         self, root: epath.Path, known: Mapping[tuple[str, str], epath.Path]
     ) -> tuple[epath.Path, tuple[MaskFile, ...]]:
-        """Returns the picture and its masks."""
+        """Returns the image and its masks."""
         image = self._file("image", root, known)
         if image is None:
-            self.refuse("image", "is empty", "give a picture or remove the line")
+            self.refuse("image", "is empty", "give an image or remove the line")
         found = {
             column: (path, structure)
             for column, structure in _MASK_COLUMNS.items()

@@ -4,7 +4,7 @@
     ChinaSet_AllFiles/ClinicalReadings/CHNCXR_0001_0.txt
     mask/mask/CHNCXR_0001_0_mask.png       Kaggle's "shcxr-lung-mask"
 
-Pictures and readings are known by their names and their folders' names, masks by their names alone:
+Images and readings are known by their names and their folders' names, masks by their names alone:
 the two archives are unpacked in any place below one folder.
 """
 
@@ -36,7 +36,7 @@ def list_shenzhen(directory: epath.Path) -> Listing:
     """Returns the cases in a folder with both archives.
 
     Raises:
-      DataError: there are no pictures or no masks, or a mask lacks its picture or has a rival.
+      DataError: there are no images or no masks, or a mask lacks its image or has a rival.
     """
     paths = files_below(directory)
     pictures: dict[str, list[epath.Path]] = {}
@@ -56,9 +56,9 @@ def list_shenzhen(directory: epath.Path) -> Listing:
     if not pictures or not masks:
         raise DataError(
             directory,
-            f"{len(pictures)} pictures {_PICTURES}/CHNCXR_*.png and {len(masks)} masks "
+            f"{len(pictures)} images {_PICTURES}/CHNCXR_*.png and {len(masks)} masks "
             "CHNCXR_*_mask.png below it",
-            "unpack the pictures' archive and the masks' into this folder",
+            "unpack the images' archive and the masks' into this folder",
         )
     check_masks_have_pictures(masks, pictures)
     used_readings = {stem: copies[0] for stem, copies in readings.items()}
