@@ -1,7 +1,6 @@
 """Flags to a command: which job, with which configuration, in which folder."""
 
 import dataclasses
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -174,16 +173,6 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
         raise ConfigError(
             "command line", _reason(error), "see --help, and lungseg_jax/config.py for keys"
         ) from error
-
-
-def check_on_disk(path: epath.PathLike) -> None:
-    """Refuses addresses where only files on disk are read or written.
-
-    Raises:
-      ConfigError: it is one.
-    """
-    if "://" in os.fspath(path):
-        raise ConfigError(path, "is not on disk", "copy files there, and give a path")
 
 
 def _expand_home(argument: str) -> str:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32
 
 from lungseg_jax import terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import check_on_disk, define_keys, parse_flags
+from lungseg_jax.command_line import define_keys, parse_flags
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Records, are_same_records, check_same_records, open_records
@@ -35,7 +35,7 @@ from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
-from lungseg_jax.workdir import make_folder, run_folder
+from lungseg_jax.workdir import local_path, make_folder, run_folder
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
@@ -137,7 +137,7 @@ def fit_calibration(found: Iterable[Found]) -> Calibration | None:
     return Calibration(threshold, slope, intercept, margin)
 
 
-def calibration_of(path: str, config: Config) -> Calibration:
+def calibration_of(path: epath.PathLike, config: Config) -> Calibration:
     """Returns the calibration in a file of weights whose network has the same form as the run's.
 
     Raises:
@@ -196,20 +196,19 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not workdir.value or not output.value:
         raise ConfigError("command line", "--workdir or --output is missing", "see --help")
-    for path in (output.value, other.value or ""):
-        check_on_disk(path)
+    path = local_path(output.value)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
-    make_folder(epath.Path(output.value).parent)
+    make_folder(path.parent)
     use_compilation_cache()
     if other.value:
         weights, _ = restore_weights(run_folder(workdir.value))
-        calibration = calibration_of(other.value, weights.config)
+        calibration = calibration_of(local_path(other.value), weights.config)
         weights = dataclasses.replace(weights, calibration=calibration)
     else:
         moved = {key: place for key, place in places.value.data.items() if place}
         weights = calibrated_weights_of_run(workdir.value, **moved)
-    save_weights(output.value, weights)
+    save_weights(path, weights)
     threshold = weights.calibration.threshold
     terminal.say(f"{output.value} written; a pixel is lung above a probability of {threshold}")
 

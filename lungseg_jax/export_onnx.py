@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
-from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import check_on_disk, parse_flags
+from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.models.onnx_graph import onnx_model
 from lungseg_jax.weights import Weights, describe
-from lungseg_jax.workdir import make_folder
+from lungseg_jax.workdir import local_path, make_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -59,14 +58,13 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not output.value:
         raise ConfigError("--output", "is missing", "give the file to write")
-    check_on_disk(output.value)
+    path = local_path(output.value)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     if len(names.value) > 1:
         raise ConfigError("--checkpoint", "is given several times", "write a file of each")
     if importlib.util.find_spec("onnx") is None:
         raise ConfigError("onnx", "is not installed", "pip install -e '.[onnx]'")
-    path = epath.Path(output.value)
     make_folder(path.parent)
     weights = find_weights(names.value[0])
     path.write_bytes(onnx_of(weights).SerializeToString(deterministic=True))

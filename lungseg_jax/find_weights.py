@@ -27,12 +27,13 @@ def find_weights(name: str) -> Weights:
       name: `packaged`, a file of `lungseg_jax.export`, or the folder of a run.
 
     Raises:
-      ConfigError: there is no such file or folder, or the folder holds no run.
-      CheckpointError: the file, or every checkpoint of the run, cannot be read.
+      ConfigError: there is no such folder, or it holds no run.
+      CheckpointError: the file, or every checkpoint of the run, cannot be read; or there is no such
+        file.
     """
     if name == PACKAGED:
         return load_weights(packaged_weights())
-    path = run_folder(name).expanduser()
+    path = run_folder(name)
     if path.suffix == SUFFIX:
         return load_weights(path)
     if not path.exists():

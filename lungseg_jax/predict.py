@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import check_on_disk, parse_prediction
+from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import DataError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.imaging import png
@@ -59,7 +59,7 @@ from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import digest_of_program
-from lungseg_jax.workdir import make_folder
+from lungseg_jax.workdir import local_path, make_folder
 from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.sandbox import Sandboxes
 
@@ -120,11 +120,9 @@ def predict(
       DataError: a path is absent, there is no file, or the output is not a folder, holds a file of
         someone else's or another file's result where a result goes, or is being written to.
     """
-    for path in (*paths, output):
-        check_on_disk(path)
+    paths, output = [local_path(path) for path in paths], local_path(output)
     if dicom_seg:
         check_highdicom()
-    output = epath.Path(output)
     earlier = results_of(read_note(output))
     inputs = name_files(paths, output, earlier, dicom_seg=dicom_seg)
     make_folder(output)

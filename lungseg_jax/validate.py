@@ -32,7 +32,7 @@ from etils import epath
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import READING_KEYS, check_on_disk, define_keys, parse_flags
+from lungseg_jax.command_line import READING_KEYS, define_keys, parse_flags
 from lungseg_jax.config import DataConfig, EvaluationConfig, resolve
 from lungseg_jax.data.labels import channels, has_sides, tells_sides
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
@@ -48,7 +48,7 @@ from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
-from lungseg_jax.workdir import VALIDATION, make_folder, write_whole
+from lungseg_jax.workdir import VALIDATION, local_path, make_folder, write_whole
 from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sandbox import Sandboxes
@@ -107,8 +107,7 @@ def validate(
       DataError: there are no labelled images, one is bad while bad ones are not skipped, too many
         are bad, all are left out, or the output holds files of something else or is in use.
     """
-    check_on_disk(output)
-    output = epath.Path(output)
+    output = local_path(output)
     _check_free(output)
     patterns = FolderPatterns(data.images, data.masks)
     listing = list_source(data.source, data.manual_dir, patterns)

@@ -104,7 +104,7 @@ def save_weights(path: epath.PathLike, weights: Weights) -> None:
     }
     text = describe(weights)
     content = _in_order(safetensors.numpy.save(arrays, text), text)
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser()
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     _checksum_of(path).write_text(f"{digest}  {path.name}\n")
@@ -136,7 +136,7 @@ def load_weights(path: epath.PathLike) -> Weights:
     Raises:
       CheckpointError: it is absent, damaged, or of another network than its configuration says.
     """
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser()
     try:
         content = path.read_bytes()
         stated = _checksum_of(path).read_bytes().split()[:1]

@@ -74,6 +74,17 @@ def run_folder(path: epath.PathLike) -> epath.Path:
     return folder
 
 
+def local_path(path: epath.PathLike) -> epath.Path:
+    """Returns a path on disk, `~` expanded, where nothing else can be read or written.
+
+    Raises:
+      ConfigError: it is an address.
+    """
+    if "://" in os.fspath(path):
+        raise ConfigError(path, "is not on disk", "copy files there, and give a path")
+    return epath.Path(path).expanduser()
+
+
 def _in_bucket(folder: epath.Path) -> bool:
     """Whether a folder is in a bucket, by `gs://…` or by `/gs/…`, which epath takes for it."""
     return os.fspath(folder).startswith(BUCKETS)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,17 @@ def test_fields_are_what_tfds_reads(folder):
             np.testing.assert_array_equal(record[name], expected)
             assert np.asarray(record[name]).dtype == np.asarray(expected).dtype
             assert np.shape(record[name]) == np.shape(expected)
+
+
+def test_other_fields_are_read_from_the_same_open_shards(folder):
+    """Fault: each choice of fields opens every shard again, up to the limit of open files."""
+    fields = Fields(tfds.builder_from_directory(folder), "train", "image")
+    (image,) = fields.read([1])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    (mask,) = fields.select("mask", "example_id").read([1])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert (set(image), set(mask)) == ({"image"}, {"mask", "example_id"})
+    assert set(fields.read([1])[0]) == {"image"}
 
 
 def test_only_what_was_asked_for_is_decoded(tmp_path):

@@ -118,6 +118,13 @@ def test_a_line_that_rises_is_not_used():
     assert (slope, intercept) == (0, 0.95)
 
 
+def test_equal_doubts_have_no_slope(recwarn):
+    """Fault: a division by zero, and SciPy's warnings of it on the screen of an export."""
+    assert fit_line(np.full(3, 0.1), np.array([0.5, 0.6, 0.8])) == (0, 0.6)
+    assert fit_line(np.array([0.1]), np.array([0.5])) == (0, 0.5)
+    assert not recwarn.list
+
+
 def test_pictures_without_a_mask_do_not_count():
     """Fault: an estimate of 0 for all, for most validation images had no mask."""
     doubt, dice = np.array([math.inf, 0.01, math.inf]), np.array([0.0, 0.9, 0.0])

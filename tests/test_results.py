@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import _segment_all, predict
-from lungseg_jax.prediction.results import NOTE
+from lungseg_jax.prediction.results import NOTE, key_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
 from lungseg_jax.runtime.alone import LOCK, alone_in
@@ -224,7 +225,7 @@ def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
 @pytest.mark.parametrize(
     "note",
     [
-        '{"mask": "../dear_mask.png", "image": "", "made_of": "", "sizes": [], "row": null}',
+        '{"mask": "../dear_mask.png", "image": "KEY", "made_of": "", "sizes": [], "row": null}',
         '{"mask": "1_mask.png", "row": null}',
         '{"mask": "1_mask.png", "image": "", "made_of": "", "sizes": 5, "row": null}',
         "[" * 200_000,
@@ -237,10 +238,12 @@ def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
 def test_a_note_of_others_names_no_file_elsewhere(tmp_path, untrained, note: str):
     """Fault: a note that came with a download has files outside the folder removed."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
-    touch(tmp_path, "dear_mask.png", "dear_overlay.png", "out/1_mask.png")
+    touch(tmp_path, "dear_mask.png", "dear_overlay.png", "out/other.txt")
+    # An image of this call, whose earlier results are removed.
+    note = note.replace("KEY", key_of(epath.Path(tmp_path / "1.png")))
     (tmp_path / "out" / NOTE).write_text(f"{note}\n")
-    with pytest.raises(DataError, match="give another --output"):
-        predict(untrained, [tmp_path], tmp_path / "out")
+    with pytest.raises(DataError, match="was not written by this command; give another --output"):
+        predict(untrained, [tmp_path / "1.png"], tmp_path / "out")
     assert (tmp_path / "dear_mask.png").exists()
     assert (tmp_path / "dear_overlay.png").exists()
 

@@ -136,12 +136,9 @@ class GroupFigures:
         self.intensity.add_shares(look.intensity, look.mean, look.span)
         self.height.add(height)
         self.width.add(width)
-        # Written as 0, or as no number, where the age is not known.
-        if "age_years" in record and record["age_years"] > 0:
-            self.age.add(float(record["age_years"]))
+        self.age.add(float(record["age_years"]))
         for name in ("sex", "finding"):
-            if name in record:
-                getattr(self, name)[record[name].decode() or "unknown"] += 1
+            getattr(self, name)[record[name].decode() or "unknown"] += 1
 
 
 class Figures:

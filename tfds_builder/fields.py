@@ -1,5 +1,6 @@
 """Reads chosen fields of a split's records; converting and decoding the others would take time."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,19 +24,32 @@ class Fields:
     Args:
       builder: of existing records.
       split: whose records are read.
-      names: fields to read.
+      names: fields to read; none where `select` names them.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *names: str) -> None:
         allow_many_open_files()
         self._folder, self._split = builder.data_path, split
-        features: Any = builder.info.features
+        self._all_features: Any = builder.info.features
         open_split: Any = builder.as_data_source
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._records = open_split(split, deserialize_method=raw)
-        self._features = tfds.features.FeaturesDict({name: features[name] for name in names})
-        images = [name for name in names if isinstance(features[name], tfds.features.Image)]
-        self._decoders = {name: _GreyPng() for name in images}
+        self._choose(names)
+
+    def select(self, *names: str) -> "Fields":
+        """Returns what reads other fields of the same split, whose shards are opened only once."""
+        other = copy.copy(self)
+        other._choose(names)
+        return other
+
+    def _choose(self, names: Sequence[str]) -> None:
+        chosen = {name: self._all_features[name] for name in names}
+        self._features = tfds.features.FeaturesDict(chosen)
+        self._decoders = {
+            name: _GreyPng()
+            for name, feature in chosen.items()
+            if isinstance(feature, tfds.features.Image)
+        }
 
     def __len__(self) -> int:
         return len(self._records)

@@ -77,12 +77,11 @@ class Records:
 
     def __init__(self, builder: Builder, split: str, labels: Labels) -> None:
         info: Any = builder.info
-        self._pictures = Fields(builder, split, "example_id", "image", "mask")
-        self._images = Fields(builder, split, "image")
-        self._examples = Fields(
-            builder, split, "example_id", "source", "spacing_mm", "original_mask"
-        )
-        self._names = Fields(builder, split, *Names._fields)
+        fields = Fields(builder, split)
+        self._pictures = fields.select("example_id", "image", "mask")
+        self._images = fields.select("image")
+        self._examples = fields.select("example_id", "source", "spacing_mm", "original_mask")
+        self._names = fields.select(*Names._fields)
         # So that a shard that was cut short is reported before the first step.
         for fields in (self._pictures, self._examples):
             fields.read([len(fields) - 1])

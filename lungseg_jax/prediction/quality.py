@@ -103,7 +103,8 @@ def fit_line(doubt: Float[np.ndarray, " n"], dice: Float[np.ndarray, " n"]) -> t
 
     found = np.isfinite(doubt)
     doubt, dice = doubt[found], dice[found]
-    if len(dice) > 1:
+    # Of equal doubts there is no slope.
+    if len(dice) and np.ptp(doubt):
         slope, intercept, *_ = np.asarray(theilslopes(dice, doubt), np.float64)
         if slope < 0:
             return float(slope), float(intercept)

@@ -29,7 +29,7 @@ class Result:
     """What the note tells of a mask.
 
     Attributes:
-      picture: key of the image that it is of; see `key_of`.
+      image: key of the image that it is of; see `key_of`.
       made_of: what it is computed from; see `what_it_is_made_of`.
       dicom_seg: whether a DICOM SEG was wanted, too.
       sizes: of `files_of` in bytes, -1 where there is none, once they are written; what was cut
@@ -37,7 +37,7 @@ class Result:
       row: of the table, without the image's name, once it is known.
     """
 
-    picture: str
+    image: str
     made_of: str
     dicom_seg: bool = False
     sizes: tuple[int, ...] = ()
@@ -75,19 +75,19 @@ def place_of(file: epath.Path) -> str:
     return os.path.join(os.path.realpath(file.parent), file.name)  # noqa: PTH118
 
 
-def key_of(picture: epath.Path) -> str:
+def key_of(image: epath.Path) -> str:
     """Returns the note's name for an image: results are passed on, and paths reveal much."""
-    return hashlib.sha256(os.fsencode(place_of(picture))).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(place_of(image))).hexdigest()[:16]
 
 
-def what_it_is_made_of(picture: epath.Path, makers: Sequence[str]) -> str:
+def what_it_is_made_of(image: epath.Path, makers: Sequence[str]) -> str:
     """Returns a checksum of all that a result depends on.
 
     Args:
-      picture: known by size and time; reading an archive takes hours.
+      image: known by size and time; reading an archive takes hours.
       makers: what stands for network, options and program.
     """
-    return hashlib.sha256(json.dumps([*stamp(picture), *makers]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*stamp(image), *makers]).encode()).hexdigest()
 
 
 def read_note(output: epath.Path) -> dict[str, Result] | None:
@@ -143,16 +143,16 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     Raises:
       DataError: another image has a mask of that name; nothing was removed.
     """
-    pictures = {result.picture for result in wanted.values()}
+    images = {result.image for result in wanted.values()}
     stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
     for mask, result in wanted.items():
         names = files_of(mask, dicom_seg=result.dicom_seg)
         there = any(os.path.lexists(output / name) for name in names)
-        if there and noted.get(mask, result).picture not in pictures:
+        if there and noted.get(mask, result).image not in images:
             # Archives give the images of all patients the same names.
             fault = "is the result of another file of that name"
             raise DataError(output / mask, fault, "give another --output")
-    of_others = {mask: result for mask, result in noted.items() if result.picture not in pictures}
+    of_others = {mask: result for mask, result in noted.items() if result.image not in images}
     for mask in noted.keys() - of_others.keys() - stay.keys():
         for name in files_of(mask, dicom_seg=noted[mask].dicom_seg):
             (output / name).unlink(missing_ok=True)
@@ -200,7 +200,7 @@ def _parse(line: str) -> tuple[str, Result] | None:
         fields = json.loads(line)
         mask, row = fields["mask"], fields["row"]
         result = Result(
-            str(fields["picture"]),
+            str(fields["image"]),
             str(fields["made_of"]),
             fields.get("dicom_seg") is True,
             tuple(fields["sizes"]),

@@ -119,7 +119,7 @@ class Builder(tfds.core.ShardBasedBuilder):
                     shape=(size, size, 1),
                     dtype=np.uint16,
                     encoding_format="png",
-                    doc="Intensity / 65535, bone bright.",
+                    doc="Intensity in [0, 1] times 65535, bone bright.",
                 ),
                 "mask": tfds.features.Image(
                     shape=(size, size, 1),
