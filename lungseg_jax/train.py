@@ -31,8 +31,7 @@ from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
 from lungseg_jax.network import Variables, count_parameters
-from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.performance.timing import MAX_PENDING
+from lungseg_jax.parallel import MAX_PENDING, Parallel, all_devices
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.runtime.interrupts import held_back

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from lungseg_jax.parallel import MAX_PENDING
 from lungseg_jax.performance.timing import (
-    MAX_PENDING,
     call_in_a_row,
     median_and_error,
     spread,

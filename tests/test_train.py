@@ -20,7 +20,7 @@ from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
-from lungseg_jax.parallel import all_devices
+from lungseg_jax.parallel import MAX_PENDING, all_devices
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.step import prepare_step
 from lungseg_jax.train import Pending, Training, train_and_evaluate, validate
@@ -42,6 +42,27 @@ def test_each_figure_that_is_not_finite_ends_the_run(tmp_path, name):
         pending.add(7, np.arange(2), {key: jnp.float32(value) for key, value in named.items()})
         with pytest.raises(DivergedError, match=f"step 7.*{name} inf.* on the batch of p0, p1;"):
             pending.drain()
+
+
+@pytest.mark.parametrize("seconds", [0.0, np.inf])
+def test_steps_in_flight_are_bounded_and_the_newest_is_not_waited_for(monkeypatch, seconds: float):
+    """Fault: XLA's CPU devices end the process; a device that idles while figures are fetched."""
+    monkeypatch.setattr(train, "FETCH_SECONDS", seconds)
+    run = object.__new__(Training)
+    run.config = Config(batch_size=2)
+    logged = []
+    log = object.__new__(Log)
+    log.scalars = lambda *arguments: logged.append(arguments[1:])
+    pending = Pending(run, log, tqdm(disable=True))
+    for step in range(1, 101):
+        figures = {"loss": step, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
+        pending.add(step, np.arange(2), {key: jnp.float32(x) for key, x in figures.items()})
+        fetched = [figures["loss"] for _, figures in logged if "loss" in figures]
+        assert fetched == list(range(1, len(fetched) + 1))
+        assert len(fetched) < step
+        assert step - len(fetched) < MAX_PENDING
+    pending.drain()
+    assert [step for step, figures in logged if "loss" in figures] == list(range(1, 101))
 
 
 def test_a_stop_during_a_validation_trains_no_further(tmp_path, monkeypatch):

@@ -10,9 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
-# Calls in flight: XLA's CPU devices come to a halt, and the process ends, where some of them have
-# more than 32 calls to do that others have not been given.
-MAX_PENDING = 16
+from lungseg_jax.parallel import MAX_PENDING
 
 Call = Callable[[], Any]
 Seconds = Float64[np.ndarray, " n"]
