@@ -1,1 +1,1 @@
-"""Tests, one module for each module of the packages."""
+"""Tests; `test_x.py` is of the module `x`, where a module has tests of its own."""

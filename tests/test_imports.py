@@ -12,10 +12,26 @@ PACKAGES = ("lungseg_jax", "tfds_builder")
 
 # What a part may import of the two packages: itself, and what stands below it.
 BELOW = {
-    "lungseg_jax.models": ("runtime",),
+    "lungseg_jax.models": (),
     "lungseg_jax.imaging": ("errors", "config"),
+    "lungseg_jax.runtime": ("errors", "config", "device_counts", "terminal"),
+    "lungseg_jax.data": ("errors", "config", "imaging", "tfds_builder"),
+    "lungseg_jax.prediction": (
+        "errors", "config", "imaging", "data.labels", "network", "weights", "workdir",
+        "tfds_builder.digest", "tfds_builder.sources.layout",
+    ),
+    "lungseg_jax.performance": (
+        "config", "data", "network", "optim", "parallel", "state", "step", "terminal",
+    ),
     "tfds_builder": ("errors", "config", "imaging", "runtime", "terminal", "command"),
-}
+}  # fmt: skip
+
+# What the step is made of, and what stands below that.
+CORE = (
+    "config", "errors", "models", "network", "packing", "parallel", "random_keys", "state", "step",
+    "appearance", "augment", "losses", "optim", "resampling", "data.labels", "data.pictures",
+    "imaging.structures",
+)  # fmt: skip
 
 
 def module_of(path: Path) -> str:
@@ -41,6 +57,10 @@ def imported_by(path: Path) -> set[str]:
 GRAPH = {name: imported_by(path) - {name} for name, path in MODULES.items()}
 
 
+def whole_name(name: str) -> str:
+    return name if name.startswith("tfds_builder") else f"lungseg_jax.{name}"
+
+
 def test_no_module_imports_itself_through_others():
     """Fault: two modules that can only be understood, and loaded, together."""
     assert sum(map(len, GRAPH.values())) > 200
@@ -50,9 +70,20 @@ def test_no_module_imports_itself_through_others():
 @pytest.mark.parametrize("part", BELOW)
 def test_a_part_imports_what_stands_below_it(part):
     """Fault: training code that has to be installed to read an image or to build records."""
-    allowed = tuple(f"{name}." for name in (part, *(f"lungseg_jax.{x}" for x in BELOW[part])))
+    allowed = tuple(f"{name}." for name in (part, *map(whole_name, BELOW[part])))
     inside = [name for name in GRAPH if f"{name}.".startswith(f"{part}.")]
     assert len(inside) > 3
     for name in inside:
         others = {other for other in GRAPH[name] if not f"{other}.".startswith(allowed)}
         assert others <= {"lungseg_jax"}, name
+
+
+def test_the_step_imports_the_core_alone():
+    """Fault: a loss or an optimizer that cannot be read without prediction, records or timing."""
+    needed, left = set(), ["lungseg_jax.step"]
+    while left:
+        needed |= {(name := left.pop())}
+        left += GRAPH[name] - needed
+    core = tuple(f"{whole_name(name)}." for name in CORE)
+    assert {name for name in needed if not f"{name}.".startswith(core)} <= {"lungseg_jax"}
+    assert len(needed) > 15

@@ -1,13 +1,12 @@
 """A radiograph in memory, whatever file it came from."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-if TYPE_CHECKING:
-    from lungseg_jax.config import DataConfig
+from lungseg_jax.config import DataConfig
 
 SpacingSource = Literal["calibrated", "magnification-corrected", "detector", "none"]
 
@@ -50,12 +49,12 @@ class ReadOptions:
       correct_polarity: invert an image whose pixels contradict its photometric tag.
     """
 
-    max_pixels: int = 128_000_000
-    frontal_only: bool = True
-    correct_polarity: bool = True
+    max_pixels: int = round(DataConfig.max_megapixels * 1e6)
+    frontal_only: bool = DataConfig.frontal_only
+    correct_polarity: bool = DataConfig.correct_polarity
 
 
-def read_options(data: "DataConfig") -> ReadOptions:
+def read_options(data: DataConfig) -> ReadOptions:
     """Returns how a configuration has files read."""
     return ReadOptions(
         max_pixels=round(data.max_megapixels * 1e6),

@@ -16,6 +16,7 @@ from etils import epath
 from tensorflow_datasets.core.writer import ExampleWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from lungseg_jax.config import DataConfig
 from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
@@ -50,15 +51,15 @@ class LungsConfig(tfds.core.BuilderConfig):
 
     name: str = ""
     source: SourceName = "phantom"
-    image_size: int = 256
+    image_size: int = DataConfig.image_size
     seed: int = 0
     splits: str = ""
     fold: int | None = None
-    num_phantoms: int = 200
+    num_phantoms: int = DataConfig.num_phantoms
     patterns: FolderPatterns = dataclasses.field(default_factory=FolderPatterns)
     reading: ReadOptions = dataclasses.field(default_factory=ReadOptions)
     on_error: Literal["fail", "skip"] = "fail"
-    max_bad_share: float = 0.1
+    max_bad_share: float = DataConfig.max_bad_share
 
 
 class Builder(tfds.core.ShardBasedBuilder):

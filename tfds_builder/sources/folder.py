@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from etils import epath
 
+from lungseg_jax.config import DataConfig
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
@@ -62,8 +63,8 @@ class FolderPatterns:
         patient's.
     """
 
-    images: str = "images/*"
-    masks: str = "masks/{stem}*"
+    images: str = DataConfig.images
+    masks: str = DataConfig.masks
 
     def __post_init__(self) -> None:
         if self.masks.count("{stem}") != 1:
