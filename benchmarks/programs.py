@@ -197,11 +197,14 @@ def _exported_inference(program: Program) -> Run:
     import openvino
 
     from lungseg_jax.models.onnx_graph import onnx_model
+    from lungseg_jax.models.unet import UNet
     from lungseg_jax.network import make_model
 
-    network = onnx_model(make_model(program.config), program.image_size)
+    network = make_model(program.config)
+    assert isinstance(network, UNet)
+    exported = onnx_model(network, program.image_size)
     core = openvino.Core()
-    model = core.read_model(network.SerializeToString())
+    model = core.read_model(exported.SerializeToString())
     model.reshape([program.batch_size, 1, program.image_size, program.image_size])
     precision = {"float32": "f32", "bfloat16": "bf16"}[program.dtype]
     compiled = core.compile_model(

@@ -22,6 +22,7 @@ from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.models.onnx_graph import onnx_model
+from lungseg_jax.models.unet import UNet
 from lungseg_jax.weights import Weights, describe
 from lungseg_jax.workdir import local_path, make_folder
 
@@ -36,10 +37,17 @@ def onnx_of(weights: Weights) -> "ModelProto":
 
     Args:
       weights: of the network.
+
+    Raises:
+      ConfigError: the network is not a `UNet`.
     """
     from onnx import helper
 
-    model = onnx_model(weights.network(), weights.config.data.image_size)
+    network = weights.network()
+    if not isinstance(network, UNet):
+        fault, remedy = "is not written, only UNet", "add it to lungseg_jax/models/onnx_graph.py"
+        raise ConfigError(type(network).__name__, fault, remedy)
+    model = onnx_model(network, weights.config.data.image_size)
     helper.set_model_props(model, describe(weights))
     return model
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree, Shaped, UInt16
 
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.models.unet import UNet
 from lungseg_jax.packing import unpack
 from lungseg_jax.random_keys import named_key
@@ -26,7 +26,7 @@ Variables = tuple[ModelState, ModelState]
 FIRST_WITH_BFLOAT16 = 8.0
 
 
-def make_model(config: Config, axis_name: str | None = None) -> UNet:
+def make_model(config: Config, axis_name: str | None = None) -> nnx.Module:
     """Returns the configured U-Net with its initial parameters, a function of the seed."""
     model = config.model
     return UNet(
@@ -65,14 +65,23 @@ def multiplies_bfloat16(device: Any) -> bool:  # noqa: ANN401
         return True
 
 
-def split_model(model: UNet) -> tuple[nnx.GraphDef, ModelState, ModelState]:
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, ModelState, ModelState]:
     """Returns the model's structure, its parameters and its batch statistics.
 
     `nnx.merge` takes them as they are. They are dictionaries because a call of a compiled step
     takes its arguments apart and puts its results together on the host, each time, and with
     `nnx.State` that takes longer than all else that the host has to do for a step.
+
+    Raises:
+      ConfigError: the model holds another kind of state, which no checkpoint would have.
     """
-    graph, parameters, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graph, parameters, batch_stats, others = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    if names := sorted(".".join(map(str, path)) for path in nnx.to_flat_state(others).paths):
+        raise ConfigError(
+            type(model).__name__,
+            f"holds {names[0]}, which is no parameter and no batch statistic",
+            "make its layers without rngs that they keep, and hand keys down (CONTRIBUTING.md)",
+        )
     return graph, nnx.to_pure_dict(parameters), nnx.to_pure_dict(batch_stats)
 
 

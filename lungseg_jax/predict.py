@@ -78,20 +78,20 @@ def packaged_segmenter() -> Segmenter:
 
 
 def segment(
-    picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
+    image: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
 ) -> Segmentation:
     """Returns the lungs on an image, by the network in the package.
 
     Args:
-      picture: DICOM, PNG or JPEG file, or an array, height × width, upright and bone bright: in
-        [0, 1], or whole numbers as in a PNG file.
+      image: DICOM, PNG or JPEG file, its bytes, or an array, height × width, upright and bone
+        bright: in [0, 1], or whole numbers as in a PNG file.
       options: how files are read and what is checked.
 
     Raises:
       NotFrontalError: by its header, an image of something else than a frontal chest.
       DataError: the file cannot be read, the array is no image, or it is too small.
     """
-    return packaged_segmenter().segment(picture, options)
+    return packaged_segmenter().segment(image, options)
 
 
 def predict(

@@ -25,7 +25,7 @@ from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, check_same_records, identity, open_records
 from lungseg_jax.device_counts import check_devices
-from lungseg_jax.errors import DivergedError
+from lungseg_jax.errors import ConfigError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
@@ -83,6 +83,8 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
       DataError: the images cannot be used, or another job is in the folder.
       DivergedError: a loss or gradient was not finite.
     """
+    if not isinstance(config, Config):
+        raise ConfigError("config", f"is a {type(config).__name__}", "pass resolve(config)")
     workdir = workdir_lib.run_folder(workdir)
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
@@ -194,8 +196,8 @@ def _records_in_claimed_folder(
 def _announce(state: TrainState, parallel: Parallel, records: dict[str, Records]) -> None:
     counts = ", ".join(f"{len(split)} {name}" for name, split in records.items())
     terminal.say(
-        f"U-Net of {count_parameters(state.parameters):,} parameters on {len(parallel.devices)} x "
-        f"{jax.devices()[0].device_kind}; {counts} images"
+        f"Network of {count_parameters(state.parameters):,} parameters on "
+        f"{len(parallel.devices)} x {jax.devices()[0].device_kind}; {counts} images"
     )
 
 

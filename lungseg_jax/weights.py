@@ -21,7 +21,6 @@ from flax import nnx
 
 from lungseg_jax.config import Config, from_json
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.models.unet import UNet
 from lungseg_jax.network import Variables, abstract_variables, model_graph
 
 # Half precision keeps three to four digits of a number in half the space.
@@ -75,7 +74,7 @@ class Weights:
     variables: Variables
     calibration: Calibration
 
-    def network(self) -> UNet:
+    def network(self) -> Any:  # noqa: ANN401
         """Returns the Flax module: images (b, s, s, 1) in [0, 1] to logits of each class."""
         return nnx.merge(model_graph(self.config), *jax.tree.map(jnp.asarray, self.variables))
 

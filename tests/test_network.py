@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lungseg_jax.errors import DataError
-from lungseg_jax.network import model_graph, multiplies_bfloat16, to_intensity
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.network import model_graph, multiplies_bfloat16, split_model, to_intensity
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.state import create_state
 from tests.small import small_config
@@ -21,6 +21,14 @@ def test_graph_of_any_axis_takes_the_same_state():
     for axis_name in (None, "data"):
         model = nnx.merge(model_graph(config, axis_name), state.parameters, state.batch_stats)
         assert model(jnp.zeros((1, 32, 32, 1))).shape == (1, 32, 32, 1)
+
+
+def test_state_that_no_checkpoint_would_have_is_refused():
+    """Fault: dropout that draws other numbers after a run is resumed, or a trace of Flax."""
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(nnx.Linear(2, 2, rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
+    with pytest.raises(ConfigError, match=r"Sequential: holds layers\.1\.rngs\.count"):
+        split_model(model)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int32])

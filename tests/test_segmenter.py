@@ -12,7 +12,7 @@ from lungseg_jax.imaging.structures import Structure
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.weights import Calibration, Weights
-from tests.pictures import chest
+from tests.pictures import chest, png_bytes
 from tests.small import small_config
 from tests.untrained import CHEST, untrained_weights
 
@@ -78,6 +78,17 @@ def test_probabilities_are_those_of_the_network_in_the_pictures_frame(labels: st
     assert np.ptp(logits) > 0.1, "an image that shows nothing"
     np.testing.assert_allclose(found, jax.nn.sigmoid(logits), atol=1e-4)
     assert segmenter.probabilities(CHEST, options).shape == (*CHEST.shape, logits.shape[-1])
+
+
+def test_bytes_of_a_file_are_segmented_as_the_file(tmp_path, untrained):
+    """Fault: a service that gets files over a network has to write each to a disk first."""
+    content = png_bytes(CHEST)
+    (tmp_path / "1.png").write_bytes(content)
+    of_bytes, of_file = untrained.segment(content), untrained.segment(tmp_path / "1.png")
+    assert np.array_equal(of_bytes.mask, of_file.mask)
+    assert of_bytes.estimated_dice == of_file.estimated_dice
+    with pytest.raises(DataError, match=r"^bytes: "):
+        untrained.segment(content[:100])
 
 
 def test_other_classes_are_no_lungs(monkeypatch):

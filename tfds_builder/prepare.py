@@ -92,7 +92,7 @@ def prepare(
 def _builder(config: LungsConfig, cases: Cases, data_dir: epath.Path) -> Builder:
     name = f"{config.source}_{config.image_size}_{fingerprint(config, cases)}"
     config = dataclasses.replace(config, name=name)
-    return Builder(data_dir=data_dir, config=config, file_format="array_record")
+    return Builder(data_dir=data_dir, config=config)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ IR_VERSION = 9
 def onnx_model(network: UNet, image_size: int) -> "ModelProto":
     """Returns the function from intensity × 65535 to the probability of each class.
 
-    Its input is `pictures`, uint16 (n, 1, s, s), its output `probabilities`, float32 (n, c, s, s).
+    Its input is `images`, uint16 (n, 1, s, s), its output `probabilities`, float32 (n, c, s, s).
     Batch normalisation uses the running statistics.
 
     Args:

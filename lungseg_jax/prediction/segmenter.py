@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from lungseg_jax.config import Labels
 from lungseg_jax.data.labels import lungs_of, tells_sides
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.imaging.files import as_array, radiograph_of, read_radiograph
+from lungseg_jax.imaging.files import as_array, decode_radiograph, radiograph_of, read_radiograph
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
@@ -100,50 +100,52 @@ class Segmenter:
         return digest.hexdigest()
 
     def segment(
-        self, picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
+        self, image: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
     ) -> Segmentation:
         """Returns the lungs on an image.
 
         Args:
-          picture: DICOM, PNG or JPEG file, or an array; see `files.radiograph_of`.
+          image: DICOM, PNG or JPEG file, its bytes, or an array; see `files.radiograph_of`.
           options: how files are read and what is checked.
 
         Raises:
           NotFrontalError: by its header, an image of something else than a frontal chest.
           DataError: the file cannot be read, or the array is no image.
         """
-        radiograph, square = self._read(picture, options)
+        radiograph, square = self._read(image, options)
         (prediction,) = self.predict([square])
         return self.finish(radiograph, prediction)
 
     def probabilities(
-        self, picture: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
+        self, image: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
     ) -> Float32[np.ndarray, "h w c"]:
         """Returns the probability of each class in the frame of the file or array, not smoothed.
 
         Args:
-          picture: see `segment`.
+          image: see `segment`.
           options: see `segment`.
 
         Raises:
           NotFrontalError: by its header, an image of something else than a frontal chest.
           DataError: the file cannot be read, or the array is no image.
         """
-        radiograph, square = self._read(picture, options)
+        radiograph, square = self._read(image, options)
         (prediction,) = self.predict([square])
         upright = channels_from_square(prediction.square, *radiograph.pixels.shape)
         stored = map(radiograph.orientation.to_stored, np.moveaxis(upright, -1, 0))
         return np.stack(list(stored), axis=-1)
 
     def _read(
-        self, picture: epath.PathLike | ArrayLike, options: ReadOptions
+        self, image: epath.PathLike | ArrayLike, options: ReadOptions
     ) -> tuple[Radiograph, UInt16[np.ndarray, "s s 1"]]:
         """Returns the radiograph, and what the networks take."""
-        if isinstance(picture, str | os.PathLike):
-            path = epath.Path(picture).expanduser()
+        if isinstance(image, str | os.PathLike):
+            path = epath.Path(image).expanduser()
             radiograph, name = read_radiograph(path, options), path.name
+        elif isinstance(image, bytes):
+            radiograph, name = decode_radiograph(image, "bytes", options), "bytes"
         else:
-            radiograph, name = radiograph_of(as_array(picture), options), "array"
+            radiograph, name = radiograph_of(as_array(image), options), "array"
         return radiograph, network_input(radiograph, name, self.image_size)
 
     def predict(self, squares: Sequence[Shaped[np.ndarray, "..."]]) -> list[Prediction]:

@@ -106,6 +106,10 @@ class Builder(tfds.core.ShardBasedBuilder):
     # Kept, because naming chunks looks at every file.
     _opened: tuple[Conversion, list[Chunk]] | None = None
 
+    def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:  # noqa: ANN401
+        """See `tfds.core.DatasetBuilder`; TFDS's own default format needs TensorFlow."""
+        super().__init__(file_format=file_format, **others)
+
     @property
     def _lungs(self) -> LungsConfig:
         config = self.builder_config

@@ -183,7 +183,8 @@ def _masks_by_stem(
             stem, rest = fit
             masks.setdefault(stem, {})[rest] = path
         elif path not in known:
-            raise DataError(path, "mask without its image", "add the image or remove the mask")
+            remedy = "add the image, remove the mask, or list the pairs in pairs.csv"
+            raise DataError(path, "mask without its image", remedy)
     return masks
 
 
