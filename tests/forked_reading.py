@@ -38,7 +38,7 @@ def read_forked(content: bytes) -> str:
 
 def _read(content: bytes) -> str:
     try:
-        pixels = read_dicom(content, "picture.dcm").pixels
+        pixels = read_dicom(content, "image.dcm").pixels
     except DataError:
         return "DataError"
     except BaseException:  # noqa: BLE001

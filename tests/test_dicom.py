@@ -50,8 +50,8 @@ def test_nonsense_beside_the_pixels_does_not_stop_or_warn(keyword, good, bad):
     handler = logging.StreamHandler(log)
     logging.getLogger().addHandler(handler)
     try:
-        radiograph = read_dicom(content, "picture.dcm")
-        read_patient_id(content, "picture.dcm", KEY)
+        radiograph = read_dicom(content, "image.dcm")
+        read_patient_id(content, "image.dcm", KEY)
     finally:
         logging.getLogger().removeHandler(handler)
     assert not log.getvalue()
@@ -98,9 +98,9 @@ def of_unknown_transfer_syntax(content: bytes) -> bytes:
 def test_refusals_name_file_and_fault_and_not_the_patient(content, fault):
     """A traceback helps nobody; a name in a log breaks confidentiality."""
     with pytest.raises(DataError) as caught:
-        read_dicom(content, "picture.dcm")
+        read_dicom(content, "image.dcm")
     message = str(caught.value)
-    assert message.startswith("picture.dcm: ")
+    assert message.startswith("image.dcm: ")
     assert fault in message
     assert caught.value.remedy
     # What led to it would be printed with it where nobody catches it.
@@ -118,15 +118,15 @@ def test_damaged_files_raise_data_errors_only(data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
     try:
-        pixels = read_dicom(bytes(content), "picture.dcm").pixels
+        pixels = read_dicom(bytes(content), "image.dcm").pixels
         assert np.isfinite(pixels).all()
-        read_patient_id(bytes(content), "picture.dcm", KEY)
+        read_patient_id(bytes(content), "image.dcm", KEY)
     except DataError as error:
-        assert "picture.dcm" in str(error)  # noqa: PT017
+        assert "image.dcm" in str(error)  # noqa: PT017
 
 
 def patient_hash(key: bytes = KEY, **attributes: Any) -> str | None:
-    patient_id, notes = read_patient_id(dicom_bytes(STORED, attributes), "picture.dcm", key)
+    patient_id, notes = read_patient_id(dicom_bytes(STORED, attributes), "image.dcm", key)
     assert notes == ()
     return patient_id
 
@@ -270,6 +270,6 @@ def test_compressed_streams_cut_short_are_refused(name):
     buffer = io.BytesIO()
     dataset.save_as(buffer)
     with pytest.raises(DataError, match="do not decode"):
-        read_dicom(buffer.getvalue(), "picture.dcm", ANYTHING)
+        read_dicom(buffer.getvalue(), "image.dcm", ANYTHING)
     with pytest.raises(DataError, match="cut short"):
-        read_dicom(buffer.getvalue()[:-2000], "picture.dcm", ANYTHING)
+        read_dicom(buffer.getvalue()[:-2000], "image.dcm", ANYTHING)

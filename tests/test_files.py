@@ -23,7 +23,7 @@ Image.fromarray(CHEST).save(TIFF, "TIFF")
 WINDOW = {"WindowCenter": 128, "WindowWidth": 256}
 
 
-@pytest.mark.parametrize("name", ["picture.png", "picture.dcm", "IM000001"])
+@pytest.mark.parametrize("name", ["picture.png", "image.dcm", "IM000001"])
 @pytest.mark.parametrize("content", [png_bytes(CHEST), dicom_bytes(CHEST, WINDOW)])
 def test_the_name_does_not_matter(tmp_path, name, content):
     """Archives name DICOM files without an ending, and rename PNG to .dcm."""

@@ -46,7 +46,7 @@ def coded(value: str, scheme: str = "SCT") -> list[Dataset]:
 )
 def test_chests_and_empty_headers_pass(attributes):
     """Fault: an archive whose headers are empty, or in its own words, refused as a whole."""
-    check_header(header(**attributes), "picture.dcm")
+    check_header(header(**attributes), "image.dcm")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_other_pictures_are_refused_by_what_they_are(attributes, quoted):
     """Fault: a hand or a lateral chest in a data set; or the header's own words in a log."""
     stated = {"StudyDescription": "Roe", "SeriesDescription": "Roe"}
     with pytest.raises(NotFrontalError) as caught:
-        check_header(header(**stated, **attributes), "picture.dcm")
+        check_header(header(**stated, **attributes), "image.dcm")
     assert f" {quoted} according to its header" in str(caught.value)
     assert "Roe" not in str(caught.value)
 
@@ -87,19 +87,19 @@ def test_refusals_can_be_switched_off():
     """Fault: an option that only half of the checks heed."""
     content = dicom_bytes(PICTURE, {"BodyPartExamined": "HIP", "ViewPosition": "LL"})
     with pytest.raises(NotFrontalError, match="HIP"):
-        read_dicom(content, "picture.dcm")
-    read_dicom(content, "picture.dcm", ReadOptions(frontal_only=False))
+        read_dicom(content, "image.dcm")
+    read_dicom(content, "image.dcm", ReadOptions(frontal_only=False))
 
 
 def test_what_has_no_pixels_is_still_named():
     """Fault: a report or presentation state counted as a broken image."""
     content = dicom_bytes(PICTURE, {"Modality": "SR", "PixelData": None})
     with pytest.raises(NotFrontalError, match="of modality SR"):
-        read_dicom(content, "picture.dcm")
+        read_dicom(content, "image.dcm")
 
 
 @pytest.mark.parametrize(("flag", "noted"), [("YES", True), ("NO", False), ("", False)])
 def test_burned_in_text_is_noted(flag, noted):
     """Fault: a name in the pixels that nobody is warned of."""
-    radiograph = read_dicom(dicom_bytes(PICTURE, {"BurnedInAnnotation": flag}), "picture.dcm")
+    radiograph = read_dicom(dicom_bytes(PICTURE, {"BurnedInAnnotation": flag}), "image.dcm")
     assert ("text burned into the pixels according to the header" in radiograph.notes) == noted

@@ -26,7 +26,7 @@ NATIVE = [syntax for syntax in LOSSLESS if not syntax.is_encapsulated]
 
 
 def read(stored: np.ndarray, attributes: dict[str, Any] | None = None, **options: Any):
-    return read_dicom(dicom_bytes(stored, attributes, **options), "picture.dcm")
+    return read_dicom(dicom_bytes(stored, attributes, **options), "image.dcm")
 
 
 def by_the_standard(x: float, center: float, width: float, function: str) -> float:
@@ -268,7 +268,7 @@ def test_every_mixture_of_steps_and_encodings(
         content = without_meta_header(content)
     with np.errstate(over="ignore"):
         expected = expected_intensities(stored, modality, window, attributes)
-    pixels = read_dicom(content, "picture.dcm").pixels
+    pixels = read_dicom(content, "image.dcm").pixels
     np.testing.assert_allclose(pixels, expected, atol=1e-6)
 
 
@@ -327,7 +327,7 @@ def test_signed_padding_stated_without_sign(first, bits):
         start = content.index(b"\x28\0\x20\x01SS\2\0")
         word = (first % modulus).to_bytes(2, "little")
         content = content[: start + 4] + b"US\2\0" + word + content[start + 10 :]
-        pixels = read_dicom(content, "picture.dcm").pixels
+        pixels = read_dicom(content, "image.dcm").pixels
         np.testing.assert_array_equal(pixels, expected)
 
 

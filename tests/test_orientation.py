@@ -47,7 +47,7 @@ def test_every_orientation_comes_out_upright(row, column):
     # As stored: (between rows, between columns).
     spacing = ("0.3", "0.2") if row in "HF" else ("0.2", "0.3")
     attributes = WINDOW | {"PatientOrientation": [row, column], "PixelSpacing": list(spacing)}
-    radiograph = read_dicom(dicom_bytes(stored, attributes), "picture.dcm")
+    radiograph = read_dicom(dicom_bytes(stored, attributes), "image.dcm")
     np.testing.assert_allclose(radiograph.pixels, UPRIGHT / 255, atol=1e-6)
     assert radiograph.spacing_mm == pytest.approx((0.2, 0.3))
     np.testing.assert_array_equal(radiograph.orientation.to_stored(UPRIGHT), stored)
@@ -67,7 +67,7 @@ def test_every_orientation_comes_out_upright(row, column):
 def test_notes_tell_turning_from_mirroring(stated, words):
     """Fault: an image turned by half called mirrored, which hides that sides are right."""
     content = dicom_bytes(UPRIGHT, WINDOW | {"PatientOrientation": stated})
-    (note,) = read_dicom(content, "picture.dcm").notes
+    (note,) = read_dicom(content, "image.dcm").notes
     assert words in note
 
 
@@ -96,5 +96,5 @@ def test_lateral_pictures_are_refused(stated):
     """Fault: a lateral chest segmented as a frontal one."""
     content = dicom_bytes(UPRIGHT, WINDOW | {"PatientOrientation": stated})
     with pytest.raises(NotFrontalError, match=r"^image\.dcm: lateral according to its header"):
-        read_dicom(content, "picture.dcm")
-    read_dicom(content, "picture.dcm", ReadOptions(frontal_only=False))
+        read_dicom(content, "image.dcm")
+    read_dicom(content, "image.dcm", ReadOptions(frontal_only=False))

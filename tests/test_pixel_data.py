@@ -50,7 +50,7 @@ BITS = {"BitsStored": 12, "HighBit": 11}
 
 
 def read(content: bytes, **options: Any) -> np.ndarray:
-    return read_dicom(content, "picture.dcm", ReadOptions(**options)).pixels
+    return read_dicom(content, "image.dcm", ReadOptions(**options)).pixels
 
 
 @pytest.mark.parametrize("high_bit", [11, 12, 13, 14, 15])
