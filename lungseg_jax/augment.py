@@ -1,7 +1,7 @@
 """Random changes to training images, on the device, inside the jitted step.
 
-Every image's changes are a function of (seed, step, slot in the global batch) alone: the same
-on any number of devices.
+Each image's changes depend only on (seed, step, slot in the global batch), so that they are the
+same on any number of devices.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from lungseg_jax.resampling import affine, blur
 
 Picture = Float[Array, "h w"]
 
-# Number of the appearance's stream of random numbers; `split` makes the others. A new change to
-# images takes `fold_in` with the next number, 5, and a key of `split` nowhere: what is there
-# keeps its numbers, and runs that leave the change off keep their bits.
+# Number of the appearance's random stream; `split` makes the others. A new change to images must
+# take `fold_in` with the next number, 5, and never another key from `split`: then the existing
+# changes keep their random numbers, and runs that leave the new one off keep their bits.
 _APPEARANCE = 4
 
-# Standard deviations of the blur's kernel on each side.
+# Extent of the blur's kernel on each side, in standard deviations.
 BLUR_REACH = 3
 
 
@@ -44,7 +44,7 @@ def augment(
     """Returns changed images in [0, 1] and the masks moved with them, {0, 1}.
 
     Args:
-      key: of the step.
+      key: the step's random key.
       slots: each image's place in the global batch, which determines its random numbers.
       images: in [0, 1].
       masks: {0, 1}.
@@ -61,8 +61,8 @@ def _augment_one(
 ) -> tuple[Picture, list[Picture]]:
     geometry_key, intensity_key, blur_key, noise_key = jax.random.split(key, 4)
     matrix = random_affine(geometry_key, config)
-    # Without the barriers XLA fuses, and so repeats, the resampling in each tap of the blur and the
-    # whole augmentation in each reader of the result: thirty times the work on a CPU.
+    # Without the barriers, XLA fuses, and so repeats, the resampling in each tap of the blur and
+    # the whole augmentation in each reader of the result: thirty times the work on a CPU.
     image, *masks = jax.lax.optimization_barrier(affine([image, *masks], matrix))
     masks = [(mask > 0.5).astype(mask.dtype) for mask in masks]
     lungs = jnp.any(jnp.stack(masks) > 0, axis=0)
@@ -88,7 +88,7 @@ def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2
     aspect = jax.random.fold_in(scale, 1)
     angle = jnp.deg2rad(_symmetric(rotation, config.rotation_degrees))
     zoom = 1 + _symmetric(scale, config.scale, (2,)) * jnp.array([1.0, 0.5])
-    # One factor for the size and a weaker one for the aspect: bodies differ in both.
+    # One factor for the size and a weaker one for the aspect ratio: bodies differ in both.
     side = zoom[1] * 2 ** (_symmetric(aspect, math.log2(1 + config.aspect)) / 2)
     stretch = jnp.diag(jnp.stack([zoom[0] * side, zoom[0] / side]))
     rotate = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])

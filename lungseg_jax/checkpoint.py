@@ -1,4 +1,4 @@
-"""Checkpoints of state and iterator by Orbax: asynchronous, atomic, newest and best kept."""
+"""Orbax checkpoints of state and iterator: asynchronous, atomic, newest and best kept."""
 
 import errno
 import itertools
@@ -26,8 +26,8 @@ from lungseg_jax.runtime.hosts import in_any_process
 from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.state import TrainState, state_layout
 
-# In messages of errors that are the machine's, the login's or the network's.
-# TensorStore's of a failing disk has no code of its own.
+# Parts of the messages of errors that come from the machine, the login or the network.
+# TensorStore's message for a failing disk has no code of its own.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", os.strerror(errno.EIO), *REMOTE_CODES)
 
 
@@ -35,7 +35,7 @@ class BestWeights(NamedTuple):
     """What is evaluated and exported of a run.
 
     Attributes:
-      step: that the checkpoint was saved at.
+      step: step at which the checkpoint was saved.
       variables: the moving average of (parameters, batch_stats).
       data_state: as `Checkpoints.save` got it.
     """
@@ -49,16 +49,16 @@ class Checkpoints:
     """The checkpoints in a folder.
 
     Args:
-      directory: made if absent, unless it is only read.
-      keep: how many of the newest stay, besides the best by validation Dice; `None` to read only,
-        which changes nothing in the folder: damaged checkpoints are skipped and left in place.
+      directory: the folder; made if absent, unless it is only read.
+      keep: how many of the newest are kept, besides the best by validation Dice; `None` to read
+        only, which changes nothing in the folder: damaged checkpoints are skipped and left there.
       parallel: where states live; it can restore what any other one saved.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int | None, parallel: Parallel) -> None:
         self._parallel = parallel
         self._read_only = keep is None
-        # Orbax wants a whole path, which an address in a bucket is: `resolve` would break it.
+        # Orbax wants an absolute path, which an address in a bucket is: `resolve` would break it.
         path = epath.Path(directory)
         self.directory = path if path.is_absolute() else path.resolve()
         self._passed_over: set[int] = set()
@@ -73,14 +73,14 @@ class Checkpoints:
 
         Args:
           state: its `step` names the checkpoint.
-          data_state: where the run is in which training data at that step, as JSON.
-          dice: validation Dice, where it was measured.
+          data_state: which training data the run uses and how far it is in them, as JSON.
+          dice: validation Dice, if it was measured.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         saved = self._parallel.to_checkpoint(self._named(state))
-        # Of several processes each must take part.
+        # With several processes, each must take part.
         if jax.process_count() == 1:
             saved = jax.tree.map(_one_copy, saved)
         self._manager.save(
@@ -96,7 +96,7 @@ class Checkpoints:
         )
 
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Returns the newest readable state and its `data_state`, `None` if there is none.
+        """Returns the newest readable state and its `data_state`; `None` if there is none.
 
         Args:
           template: a state of the same structure.
@@ -113,12 +113,12 @@ class Checkpoints:
     def restore_best(self, variables: PyTree) -> BestWeights:
         """Returns the weights of the readable checkpoint with the best validation Dice.
 
-        Of the newest, if none was validated. The optimizer is not read: weights stay usable when
-        the update rule has changed.
+        Those of the newest, if none was validated. The optimizer is not read: weights stay usable
+        when the update rule has changed.
 
         Args:
-          variables: of the structure of the average, packed or not; what is returned is as they
-            are. Such as `network.abstract_variables`.
+          variables: a tree of the average's structure, such as `network.abstract_variables`; packed
+            or not, and so is what is returned.
 
         Raises:
           CheckpointError: there is no checkpoint, or none can be read.
@@ -145,7 +145,7 @@ class Checkpoints:
             self._manager.close()
             return
         terminal.say("Waiting for a checkpoint to be saved")
-        # Only now: to hold a signal back is to take it from JAX, by which several hosts agree.
+        # Only now: holding a signal back takes it from JAX, by which several hosts agree.
         with held_back(signal.SIGTERM):
             self._manager.close()
 
@@ -161,7 +161,7 @@ class Checkpoints:
                 self.directory, "holds no checkpoint", "train first, with the same --workdir"
             )
         metrics = {step: self._manager.metrics(step) for step in steps}
-        # The sort is stable: of equals, and of those never validated, the newest comes first.
+        # The sort is stable: among equals and those never validated, the newest comes first.
         return sorted(steps, key=lambda step: -_dice(metrics[step] or {"dice": -1.0}))
 
     def _read_first(
@@ -171,15 +171,15 @@ class Checkpoints:
 
         Those before it, which are not readable, are set aside.
 
-        They are set aside only once another was read: if none can be read, the fault may be the
-        configuration's.
+        This happens only once another was read: if none can be read, the configuration may be at
+        fault.
         """
         broken = []
         for step in steps:
             restored = self._try_to_restore(step, abstract)
-            # Damage that all processes see is skipped by all. A process that alone cannot read a
-            # checkpoint ends the job, because it meets the others in another collective: better
-            # than going on from another step.
+            # Damage that all processes see is skipped by all. If one process alone cannot read a
+            # checkpoint, the job ends, because that process meets the others in another collective:
+            # better than going on from another step.
             if in_any_process(restored is None):
                 broken.append(step)
                 continue
@@ -200,9 +200,9 @@ class Checkpoints:
         raise CheckpointError(self.directory, "holds no readable checkpoint", again)
 
     def _is_of_another_form(self, step: int, abstract: PyTree) -> bool:
-        """Whether a checkpoint has other arrays, by name or shape; not if that cannot be read.
+        """Whether a checkpoint has other arrays, by name or shape; false if that cannot be read.
 
-        Orbax looks only for the arrays that are asked for, and leaves out what it does not find.
+        Orbax looks only for the arrays that are requested, and leaves out what it does not find.
         """
         try:
             folder = self.directory / str(step) / "state"
@@ -211,7 +211,7 @@ class Checkpoints:
                 saved if isinstance(abstract, TrainState) else {key: saved[key] for key in abstract}
             )
             return _shapes(part) != _shapes(abstract)
-        # A broken file, of which `_try_to_restore` tells.
+        # A broken file, which `_try_to_restore` reports.
         except Exception:  # noqa: BLE001
             return False
 
@@ -219,7 +219,7 @@ class Checkpoints:
         """Returns a checkpoint, or says why it cannot be read."""
         try:
             return self._restore(step, abstract)
-        # Orbax, TensorStore and JSON each raise their own kinds for a broken file.
+        # Orbax, TensorStore and JSON each raise their own exceptions for a broken file.
         except Exception as error:
             if _is_not_the_files_fault(error):
                 raise
@@ -230,7 +230,7 @@ class Checkpoints:
             return None
 
     def _set_aside_without_metrics(self) -> None:
-        """Orbax reads the metrics of all checkpoints at once, and fails if one is cut short."""
+        """Sets aside checkpoints with damaged metrics: Orbax reads all at once, and would fail."""
         if self._read_only or jax.process_index() == 0:
             self._look_for_damaged_metrics()
         if not self._read_only:
@@ -239,8 +239,8 @@ class Checkpoints:
     def _look_for_damaged_metrics(self) -> None:
         for path in self.directory.glob("*/metrics/metrics"):
             name = path.parent.parent.name
-            # Orbax leaves what it had not finished under another name, or in a bucket without
-            # `commit_success.txt`, and looks past it.
+            # Orbax leaves unfinished checkpoints under another name, or in a bucket without
+            # `commit_success.txt`, and ignores them.
             if not name.isdigit():
                 continue
             try:
@@ -263,7 +263,7 @@ class Checkpoints:
             terminal.say(f"Damaged checkpoint {step} moved to {target}")
 
     def _abstract(self, template: TrainState) -> TrainState:
-        """Returns shapes, types and shardings of the arrays of a saved state, which has names."""
+        """Returns shapes, types and shardings of a saved state's arrays, which have names."""
         template = jax.eval_shape(unpack, template)
         layout = jax.tree.map(self._parallel.in_checkpoint, state_layout(template, self._parallel))
         return jax.tree.map(
@@ -275,7 +275,7 @@ class Checkpoints:
     def _named(self, state: TrainState) -> TrainState:
         """Returns the state with an array for each layer, however the run carries it.
 
-        For a packed state this puts a second one on the devices until Orbax has copied it.
+        For a packed state, this puts a second copy on the devices until Orbax has copied it.
         """
         if not self._parallel.pack_state:
             return state
@@ -304,12 +304,12 @@ class Checkpoints:
             state = _read_part(self.directory / str(step) / "state", abstract)
         item = restored["iterator"]
         if not {"data_state", "digests"} & item.keys():
-            # Of before digests were kept.
+            # Saved before digests were kept.
             return self._parallel.from_checkpoint(state), item
         data_state, saved = item["data_state"], item["digests"]
         found = _digests(state, data_state)
         for name, digest in found.items():
-            # An array may be whole when it is saved and spread when it is restored, or reversed.
+            # An array may be whole when saved and spread over hosts when restored, or vice versa.
             spread = name in saved and None in (digest, saved[name])
             if not spread and saved.get(name) != digest:
                 raise ValueError(f"{name} is not what was saved")
@@ -317,9 +317,9 @@ class Checkpoints:
 
 
 def _read_part(folder: epath.Path, abstract: PyTree) -> PyTree:
-    """Returns those arrays of a saved tree that are asked for.
+    """Returns the requested arrays of a saved tree.
 
-    Not by the manager, which reads each item of its checkpoints in one way only: whole.
+    Not through the manager, which reads each item of its checkpoints in one way only: whole.
     """
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(
@@ -333,7 +333,7 @@ def _read_part(folder: epath.Path, abstract: PyTree) -> PyTree:
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each array by its name, which is the same in memory and on disk."""
+    """Returns each array's shape by its name, which is the same in memory and on disk."""
     return {
         jax.tree_util.keystr(where, simple=True, separator="/"): tuple(x.shape)
         for where, x in jax.tree.leaves_with_path(tree)
@@ -343,8 +343,8 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 def _one_copy(array: jax.Array) -> jax.Array:
     """Returns one device's copy of a replicated array.
 
-    Of several Orbax would save a part by each device, which takes a compiled slice for each device
-    and shape: seconds at the first save, which a preempted machine may not have.
+    Given several copies, Orbax would save a part from each device, which takes a compiled slice for
+    each device and shape: seconds at the first save, which a preempted machine may not have.
     """
     return array.addressable_data(0) if array.is_fully_replicated else array
 
@@ -352,8 +352,8 @@ def _one_copy(array: jax.Array) -> jax.Array:
 def _digests(tree: PyTree, data_state: dict[str, Any]) -> dict[str, int | None]:
     """Returns the CRC-32 of a state's arrays, by name, and of the data's state.
 
-    TensorStore notices a file that was cut, but not a bit that changed. `None` stands for an array
-    that is spread over hosts, of which none has the whole.
+    TensorStore notices a truncated file, but not a changed bit. `None` stands for an array that is
+    spread over hosts, none of which has all of it.
     """
     arrays = {
         jax.tree_util.keystr(where, simple=True, separator="/"): x
@@ -374,7 +374,7 @@ def _digests(tree: PyTree, data_state: dict[str, Any]) -> dict[str, int | None]:
 
 
 def _keeping(newest: int) -> ocp.CheckpointManagerOptions:
-    """How checkpoints are saved: some of the newest stay, and the best."""
+    """How checkpoints are saved: some of the newest are kept, and the best."""
     best = checkpoint_managers.BestN(
         get_metric_fn=_dice, n=1, keep_checkpoints_without_metrics=False
     )
@@ -385,7 +385,7 @@ def _keeping(newest: int) -> ocp.CheckpointManagerOptions:
 
 
 def _reading() -> ocp.CheckpointManagerOptions:
-    """How checkpoints are read: what is damaged stays there, and so must not be read at once."""
+    """How checkpoints are read: damaged ones stay there, so they must not be read on opening."""
     return ocp.CheckpointManagerOptions(
         read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
     )
@@ -393,7 +393,7 @@ def _reading() -> ocp.CheckpointManagerOptions:
 
 def _is_not_the_files_fault(error: Exception) -> bool:
     """Whether memory, a disk or a network fails: an intact checkpoint must not be set aside."""
-    # Too many open files, a stale handle, a failing disk. Of what is missing the file is at fault.
+    # Too many open files, a stale handle, a failing disk. If a file is missing, that is damage.
     missing = FileNotFoundError | NotADirectoryError | IsADirectoryError
     if isinstance(error, MemoryError | OSError) and not isinstance(error, missing):
         return True
@@ -402,7 +402,7 @@ def _is_not_the_files_fault(error: Exception) -> bool:
 
 
 def _wait_for_renames() -> None:
-    """The first process renames; the others must not look at the folder before."""
+    """Waits until the first process has renamed: the others must not look at the folder before."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("checkpoints are set aside")
 

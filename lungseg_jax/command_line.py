@@ -1,4 +1,4 @@
-"""Flags to a command: which job, with which configuration, in which folder."""
+"""Command-line flags: which job, with which configuration, in which folder."""
 
 import dataclasses
 import re
@@ -15,12 +15,12 @@ from lungseg_jax.config import Config, DataConfig, default_config, resolve
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.workdir import default_workdir
 
-# Of `DataConfig`: how files are read.
+# Keys of `DataConfig` on how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
 
 MODES = ["train", "eval", "benchmark", "compile"]
 
-# What a flag's parser says of a value of another type, and what that type is called here.
+# What a flag's parser says about a value of the wrong type, and what the right type is called here.
 TYPES = {
     "invalid literal for int()": "a whole number",
     "could not convert string to float": "a number",
@@ -65,7 +65,7 @@ def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionArguments:
-    """What `lungseg_jax.predict` is asked for.
+    """What `lungseg_jax.predict` is asked to do.
 
     Attributes:
       paths: files and folders.
@@ -117,12 +117,12 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
 def define_keys(
     values: flags.FlagValues, arguments: list[str], keys: dict[str, dict[str, Any]]
 ) -> flags.FlagHolder:
-    """Defines `--config.GROUP.KEY=VALUE` for some keys; returns what holds a `ConfigDict` of them.
+    """Defines `--config.GROUP.KEY=VALUE` for some keys; returns the holder of their `ConfigDict`.
 
     Args:
       values: where flags are defined.
-      arguments: of the command.
-      keys: of each group, with their defaults.
+      arguments: the command's arguments.
+      keys: the keys of each group, with their defaults.
 
     Raises:
       ConfigError: a key that is not one of them.
@@ -134,7 +134,7 @@ def define_keys(
         )
     except (AttributeError, KeyError) as error:
         known = [f"{group}.{key}" for group, names in keys.items() for key in names]
-        # Without the keys of the same name, which others take.
+        # Without suggesting keys of the same name, which other commands take.
         reason = _reason(error).partition(", perhaps")[0]
         raise ConfigError("command line", reason, f"one of {', '.join(known)}") from error
 
@@ -150,7 +150,7 @@ def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[st
         raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
     file = config_flags.get_config_filename(values["config"])
     if not isinstance(config.value, ConfigDict):
-        # Looked at only now: a name may carry an argument, as in FILE:ARGUMENT.
+        # Checked only now: a name may carry an argument, as in FILE:ARGUMENT.
         if not epath.Path(file).exists():
             remedy = "see configs/ for those there are"
             if not epath.Path("configs").exists():
@@ -164,11 +164,11 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
     """Parses all flags; returns the arguments that are not flags.
 
     Raises:
-      ConfigError: an unknown flag or key, or a value that it cannot take.
+      ConfigError: an unknown flag or key, or a value that is not allowed for it.
     """
     try:
         return values([_expand_home(argument) for argument in arguments])[1:]
-    # A config file is the user's own program: it may raise anything.
+    # A config file is a program of the user: it may raise anything.
     except Exception as error:
         raise ConfigError(
             "command line", _reason(error), "see --help, and lungseg_jax/config.py for keys"
@@ -176,7 +176,7 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
 
 
 def _expand_home(argument: str) -> str:
-    """Shells expand ~ only at the beginning of a word, not behind a flag's name."""
+    """Expands ~ after a flag's name: shells do so only at the beginning of a word."""
     return re.sub(r"^(--?[\w.]+=)~(?=/|$)", lambda flag: f"{flag[1]}{Path.home()}", argument)
 
 

@@ -18,7 +18,7 @@ from lungseg_jax.errors import ConfigError
 # Keeps a mistyped size from exhausting the memory.
 MAX_IMAGE_SIZE = 8192
 
-# Seven halvings leave 2 x 2 positions of 256 x 256 pixels, and one of blocks of 2.
+# Seven halvings reduce 256 x 256 pixels to 2 x 2 positions, or to one with blocks of 2.
 MAX_DEPTH = 7
 
 # Folds of cross-validation, numbered from 0, and the number that means none.
@@ -28,7 +28,7 @@ NO_FOLD = -1
 # Beyond 1 / (2 π) `appearance.bend` makes some dark greys brighter than brighter ones.
 MAX_TONE = 0.159
 
-# In pixels: the work grows with it, one shifted image for each pixel that blur reaches.
+# In pixels. The work grows with it: one shifted image for each pixel that the blur reaches.
 MAX_BLUR = 10
 
 # Largest turn of columns by rotation and shear together, far beyond that of any chest: from 90
@@ -39,7 +39,7 @@ Labels = Literal["lungs", "left_right"]
 
 ParallelKind = Literal["pmap", "mesh"]
 
-# Of each but `folder`, `tfds_builder.sources` has a layout of that name.
+# For each but `folder`, `tfds_builder.sources` has a layout of that name.
 SourceName = Literal["phantom", "kaggle", "montgomery", "shenzhen", "jsrt", "folder"]
 
 
@@ -59,12 +59,12 @@ class DataConfig:
       num_phantoms: images to generate for `phantom`.
       on_error: whether a bad file ends the build (`fail`) or is left out and reported (`skip`).
       max_bad_share: share of bad images above which even `skip` ends the build.
-      frontal_only: leave out images that by their header are no frontal chest radiographs, refuse
-        those next to without greys, and note those that do not look like chests.
+      frontal_only: leave out images that are not frontal chest radiographs by their header, refuse
+        those with next to no greys, and note those that do not look like chests.
       correct_polarity: invert an image whose pixels contradict its photometric tag.
       max_megapixels: the largest image that is decoded.
-      resident: whether the decoded training split lives in the memory of each device; `auto` if it
-        takes at most a fifth of that. Other images are streamed by threads of one process.
+      resident: whether the decoded training split stays in each device's memory; `auto`: if it
+        takes at most a fifth of that. Otherwise, threads of one process stream the images.
     """
 
     source: SourceName = "phantom"
@@ -94,9 +94,9 @@ class ModelConfig:
       block_size: side of the pixel blocks folded into channels at the input; 1 for the plain form.
       norm: `batch` (synchronised over devices) or `group`.
       activation: `relu`, `silu` or `gelu`.
-      dtype: compute type; `auto` is bfloat16 on accelerators, and float32 on CPUs and on NVIDIA's
-        GPUs before Ampere. Products of `float32` are those of JAX on the device: TPUs round what
-        they multiply to bfloat16, newer GPUs to TF32, unless JAX_DEFAULT_MATMUL_PRECISION=highest.
+      dtype: compute type; `auto` is bfloat16 on accelerators, and float32 on CPUs and on NVIDIA
+        GPUs before Ampere. `float32` products have JAX's default precision on the device: TPUs
+        round factors to bfloat16, newer GPUs to TF32, unless JAX_DEFAULT_MATMUL_PRECISION=highest.
       remat: recompute activations in the backward pass to save memory.
     """
 
@@ -114,8 +114,8 @@ class AugmentConfig:
     """Random changes to training images; see `lungseg_jax.augment`.
 
     Attributes:
-      flip: mirror half of the images left to right; only with labels that do not tell sides,
-        because a mirrored chest is not one with its lungs swapped: its heart is on the wrong side.
+      flip: mirror half of the images left to right; only with labels that do not tell sides:
+        a mirrored chest is not just one with its lungs swapped, for its heart is on the wrong side.
       rotation_degrees: largest rotation; see `MAX_TURN_DEGREES`.
       scale: largest change of size, as a share; the ratio of height to width changes by as much.
       aspect: largest additional change of the ratio of height to width, as a share.
@@ -157,12 +157,12 @@ class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay to zero.
 
     Attributes:
-      learning_rate: its peak, at the end of the warm-up.
-      warmup_steps: steps in which the learning rate rises linearly from zero; all but one in a
-        run that is no longer than that.
+      learning_rate: peak learning rate, reached at the end of the warm-up.
+      warmup_steps: steps over which the learning rate rises linearly from zero; all steps but one
+        in a run no longer than that.
       weight_decay: decoupled; applied to convolution kernels only.
       clip_norm: largest global norm of the gradient.
-      ema_decay: decay of the exponential moving average of the model; the average is evaluated.
+      ema_decay: decay of the model's exponential moving average, which is what is evaluated.
     """
 
     learning_rate: float = 2e-3
@@ -197,8 +197,8 @@ class BenchmarkConfig:
       data: `records` as in training, or `synthetic`: noise, which needs no records and none of the
         libraries that read them.
       warmup_steps: untimed steps before each timing.
-      steps: steps timed one by one. Steps in a row are timed in rounds of at least ten steps: one
-        round for every ten of these, but at least five.
+      steps: steps timed one by one. Consecutive steps are timed in rounds of at least ten steps:
+        one round for every ten of these, but at least five.
     """
 
     data: Literal["records", "synthetic"] = "records"
@@ -212,22 +212,22 @@ class Config:
 
     Attributes:
       batch_size: images per step over all devices.
-      accumulation_steps: number of parts that a batch is processed in, one after the other, to save
-        memory. Batch statistics, the Dice loss and trimming are then computed per part.
+      accumulation_steps: number of parts in which a batch is processed, one after the other, to
+        save memory. Batch statistics, the Dice loss and trimming are then computed per part.
       trimmed_share: share of a batch's images, those with the largest loss, that a step's loss
         leaves out; 0 to leave none out. See `losses.segmentation_loss`.
       num_steps: steps of the whole run.
       start_from: weights that training starts from: `packaged`, a file of `lungseg_jax.export`, or
         the folder of a run, if their network has the same form; empty for random ones.
-      seed: of initial parameters, order, augmentation, split and phantoms.
+      seed: random seed of initial parameters, order, augmentation, split and phantoms.
       fold: fold of a five-fold cross-validation, 0 to 4, whose test splits together contain every
         image once; -1 for a single split of 70, 10 and 20 %.
       parallel: how a step is distributed over devices: `pmap` or `mesh`, with the same result. With
-        several hosts a call of `pmap` takes JAX longer: 3 to 6 ms for 315 arrays, .6 with `mesh`.
+        several hosts, JAX takes longer to call `pmap`: 3 to 6 ms for 315 arrays, .6 with `mesh`.
       space_shards: devices that share the rows of each image, for images whose activations one
         device cannot hold; with `parallel=mesh` only. They must belong to one host.
-      shard_optimizer: split optimizer and moving average over the devices instead of copying them
-        to each; with `parallel=mesh` only.
+      shard_optimizer: shard the optimizer's state and the moving average over the devices instead
+        of copying them to each; with `parallel=mesh` only.
       profile: with `--mode=benchmark`, write a trace of some steps for XProf and Perfetto to
         `profile/` in the run's folder. Training writes none: one step costs as much as the next,
         and a trace of many is too large to view.
@@ -299,7 +299,7 @@ def from_json(text: str) -> Config:
 
 
 def num_trimmed(share: float, num_pictures: int) -> int:
-    """Returns how many whole images a share is, never all; rounding errors are allowed for."""
+    """Returns how many whole images a share amounts to, never all; allows for rounding errors."""
     return min(num_pictures - 1, math.floor(share * num_pictures + 1e-6))
 
 
@@ -318,7 +318,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN
 
 
 def _check_types(group: Any, prefix: str = "") -> None:  # noqa: ANN401
-    """Refuses what only Python code can give: a file and a command line are checked by `_build`."""
+    """Refuses what only Python code can pass: `_build` checks files and command lines."""
     hints = typing.get_type_hints(type(group))
     for field in dataclasses.fields(group):
         key, value, hint = prefix + field.name, getattr(group, field.name), hints[field.name]
@@ -340,7 +340,7 @@ def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401
         value = float(value)
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(key, f"is {value}", "give a finite number")
-    # To Python, True is a whole number.
+    # In Python, True is an int.
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(key, f"is {value!r}", f"give a value of type {hint.__name__}")
     return value
@@ -410,7 +410,7 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
 
 
 def _check_read(data: DataConfig) -> None:
-    """Refuses keys that a user would give in vain."""
+    """Refuses keys that would have no effect."""
     if data.source == "phantom" and data.manual_dir:
         raise ConfigError(
             "data.manual_dir",
@@ -423,7 +423,7 @@ def _check_read(data: DataConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    # ArrayRecord and the decoders of images read from disks alone.
+    # ArrayRecord and the image decoders only read from disk.
     for key in ("manual_dir", "data_dir", "splits"):
         if "://" in getattr(data, key):
             raise ConfigError(
@@ -452,7 +452,7 @@ def _check_trimming(config: Config) -> None:
 
 
 def _check_batch_norm(config: Config) -> None:
-    """Refuses batches of which the deepest layer sees one position: less its mean, it is zero."""
+    """Refuses batches of which the deepest layer sees one position: minus its mean, that is 0."""
     side = config.data.image_size // (config.model.block_size * 2**config.model.depth)
     together = config.batch_size // config.accumulation_steps
     if config.model.norm == "batch" and side == 1 and together == 1:

@@ -19,11 +19,11 @@ class UserError(Exception):
         return type(self), (self.subject, self.fault, self.remedy)
 
 
-# Whose errors are of the login, the network or the rights to a bucket.
+# Libraries whose errors concern the login, the network or the rights to a bucket.
 REMOTE_LIBRARIES = ("gcsfs", "google", "aiohttp", "requests")
 
-# In messages of the same by XLA, TensorStore and gcsfs, whose errors are of Python's own kinds.
-# With the colon, because messages also hold paths, which may be called anything.
+# Status codes that XLA, TensorStore and gcsfs put into the text of built-in exceptions for the same
+# failures. With the colon, because messages also hold paths, which may be called anything.
 REMOTE_CODES = (
     "PERMISSION_DENIED:", "UNAUTHENTICATED:", "UNAVAILABLE:", "DEADLINE_EXCEEDED:", "ABORTED:",
     "Forbidden:",
@@ -31,7 +31,7 @@ REMOTE_CODES = (
 
 
 def first_line(error: Exception) -> str:
-    """Returns the beginning of another library's error, for a message in one line."""
+    """Returns the beginning of another library's error, for a one-line message."""
     return str(error).strip().partition("\n")[0][:200]
 
 
@@ -44,7 +44,7 @@ class DataError(UserError):
 
 
 class NotFrontalError(DataError):
-    """A file that by its header is no frontal chest radiograph: left out of any data set."""
+    """A file that is no frontal chest radiograph by its header: left out of any data set."""
 
 
 class CheckpointError(UserError):

@@ -43,7 +43,7 @@ from lungseg_jax.workdir import (
 
 THRESHOLD = 0.5
 
-# What is measured of an example, in the order in which processes exchange it.
+# What is measured for each example, in the order in which processes exchange it.
 MEASURED = (*FIGURES, *COUNTS)
 
 # The splits a run is judged by.
@@ -55,8 +55,8 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
 
     Raises:
       CheckpointError: the folder holds no checkpoint that can be read, or the data have changed.
-      ConfigError: the run was trained with another configuration, or groups of
-        devices do not divide the devices.
+      ConfigError: the run was trained with another configuration, or the number of devices is not
+        divisible into the groups.
       DataError: the images cannot be used, or another job is in the folder.
     """
     workdir = run_folder(workdir)
@@ -85,7 +85,7 @@ def _evaluate(
     if newest is None or newest < config.num_steps:
         terminal.say(f"The run is not finished: figures are of what it reached by step {newest}")
     summary = evaluate_splits(Evaluator(config, parallel), best, records, workdir)
-    # Now the figures are those of this configuration's tolerances and of this environment.
+    # Now the figures belong to this configuration's tolerances and to this environment.
     claim(workdir, config)
     record_start(workdir, config, own_environment, step=best.step, mode="eval")
     return summary
@@ -103,7 +103,7 @@ def evaluate_splits(
         "tolerance_px": evaluator.evaluation.tolerance_px,
         "tolerance_mm": evaluator.evaluation.tolerance_mm,
     }
-    # The tables that follow may be at other tolerances than it says.
+    # The tables written next may be at other tolerances than the old summary states.
     evaluation_report.remove_summary(workdir)
     summary = {
         split: evaluation_report.write_split(workdir, split, rows[split]) | measured_by
@@ -118,14 +118,14 @@ class Evaluator:
     """Predicts and measures with one compiled forward pass of one batch shape.
 
     Args:
-      config: of the run.
+      config: the run's configuration.
       parallel: the devices to use.
 
     Attributes:
       evaluation: how it measures.
       forward: compiled function from (variables, images of one batch over all devices) to the
         probability of each class.
-      batch_size: images in such a batch; divides over `parallel.batch_shards`.
+      batch_size: images in such a batch; divisible by `parallel.batch_shards`.
     """
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
@@ -139,15 +139,15 @@ class Evaluator:
     ) -> Iterator[tuple[int, Float[np.ndarray, "s s c"]]]:
         """Yields (position, probabilities in the model's square) for this process's share.
 
-        Positions are cut into batches of one shape. The last is filled up with black images,
-        whose results are dropped: one compilation, and every example counts once.
+        Positions are cut into batches of one shape. The last is padded with black images, whose
+        results are dropped: one compilation, and every example counts once.
         """
         local = self.batch_size // jax.process_count()
         first = jax.process_index() * local
         starts = range(0, len(positions), self.batch_size)
         batches = [positions[start : start + self.batch_size] for start in starts]
         parts = [batch[first : first + local] for batch in batches]
-        # Two on their way, so that the device works while results are fetched and measured.
+        # Two in flight, so that the device works while results are fetched and measured.
         running: collections.deque[tuple[Sequence[int], jax.Array]] = collections.deque()
         for part, images in zip(parts, records.images_in_batches(parts, local), strict=True):
             running.append((part, self.forward(variables, self._parallel.shard(images))))
@@ -179,7 +179,7 @@ class Evaluator:
 
             for position, square in self.predict(variables, records, range(len(records))):
                 running.append(pool.submit(_measure, self.evaluation, records, position, square))
-                # Bounded, so that full-size masks of a large split never pile up in memory.
+                # Bounded, so that a large split's full-size masks never pile up in memory.
                 if len(running) > 4 * self.batch_size:
                     finish_one()
             while running:
@@ -191,7 +191,7 @@ class Evaluator:
     def overlays(
         self, variables: Variables, records: Records, positions: Sequence[int]
     ) -> dict[int, np.ndarray]:
-        """Returns RGB images of this process's share of examples: reference and prediction."""
+        """Returns RGB images of reference and prediction for this process's share of examples."""
         pictures = {}
         for position, square in self.predict(variables, records, positions):
             example = records.example(position)
@@ -208,8 +208,8 @@ def predicted_mask(
 ) -> Bool[np.ndarray, "h w c"]:
     """Returns the masks, in the original frame, that probabilities in the model's square give.
 
-    Probabilities are resized, then thresholded: the outline is placed to a fraction of a pixel of
-    the square.
+    Probabilities are resized, then thresholded, so that the outline is placed to a fraction of one
+    of the square's pixels.
     """
     return to_original(square, example) > THRESHOLD
 
@@ -219,7 +219,7 @@ def lung_probability(
 ) -> Float[np.ndarray, "h w"]:
     """Returns the probability of either lung in the frame of an example's file, smoothed.
 
-    Prediction on files makes its masks from this, by `keep_lungs`.
+    Prediction on files makes its masks from this with `keep_lungs`.
     """
     return to_original(smooth(square), example).max(axis=-1)
 
@@ -233,7 +233,7 @@ def _measure(
     config: EvaluationConfig, records: Records, position: int, square: Float[np.ndarray, "s s c"]
 ) -> tuple[int, ImageMetrics]:
     example = records.example(position)
-    # The figures are of lungs, whatever else is told.
+    # The figures are those of the lungs, whatever other classes there are.
     probability = lungs_of(to_original(square, example), records.labels)
     return position, image_metrics(
         probability > THRESHOLD,
@@ -248,7 +248,7 @@ def _measure(
 
 
 def _as_metrics(names: Names, numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
-    """Returns what `MEASURED` names of an example with these names."""
+    """Returns the metrics of an example from its names and the numbers that `MEASURED` lists."""
     values = dict(zip(MEASURED, numbers.tolist(), strict=True))
     # Counts travel as float64, which holds whole numbers exactly up to 2⁵³.
     return ImageMetrics(
@@ -271,7 +271,7 @@ def _gather(
     if jax.process_count() == 1:
         assert measured_here.all(), "an example was not evaluated"
         return figures
-    # As halves, because JAX would round float64 to float32.
+    # As halves of 32 bits, because JAX would round float64 to float32.
     halves, measured_by = multihost_utils.process_allgather(
         (figures.view(np.uint32), measured_here)
     )

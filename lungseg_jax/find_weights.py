@@ -1,4 +1,4 @@
-"""Weights by name: those in the package, of a file, or of a run."""
+"""Weights by name: from the package, a file, or a run."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ SEEN_BY_PACKAGED = ("kaggle", "montgomery", "shenzhen")
 
 
 def find_weights(name: str) -> Weights:
-    """Returns weights; those of a run are of its best checkpoint, and not calibrated.
+    """Returns weights; a run's are those of its best checkpoint, and not calibrated.
 
     Args:
       name: `packaged`, a file of `lungseg_jax.export`, or the folder of a run.
@@ -81,12 +81,12 @@ def variables_to_start_from(config: Config) -> Variables | None:
 
 
 def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
-    """Warns where weights, or those they began with, have seen what they are to be measured on.
+    """Warns if weights, or those they started from, were trained on the images to be measured.
 
     Args:
-      name: of the weights.
-      trained: what they were trained by.
-      source: of the images.
+      name: the weights' name.
+      trained: the configuration they were trained with.
+      source: the images' source.
     """
     if PACKAGED in (name, trained.start_from) and source in SEEN_BY_PACKAGED:
         terminal.say(
@@ -96,12 +96,12 @@ def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
 
 
 def _differences(config: Config, other: Config) -> list[str]:
-    """Returns the keys that make another's network of a configured one, as KEY=VALUE."""
+    """Returns, as KEY=VALUE, the keys that turn the configured network into the other one."""
     keys = [field.name for field in dataclasses.fields(ModelConfig)]
     pairs = {
         f"model.{key}": (getattr(config.model, key), getattr(other.model, key)) for key in keys
     }
-    # The type it computes in, and which activations it keeps, are no part of the weights.
+    # The compute type, and which activations are kept, are no part of the weights.
     del pairs["model.dtype"], pairs["model.remat"]
     pairs["data.labels"] = (config.data.labels, other.data.labels)
     return [f"{key}={theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]

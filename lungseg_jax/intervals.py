@@ -1,8 +1,8 @@
-"""What means over images are worth: intervals and tests in which a patient counts as one.
+"""Intervals and tests for means over images, with the patient as the unit of resampling.
 
-Images of a patient are alike. Taken for independent, ten images each of thirty patients call
-two of five differences that are none significant. Not by SciPy, whose bootstrap and permutation
-test resample single values.
+Images of one patient are alike. With ten images each of thirty patients, treating them as
+independent calls two of five null differences significant. SciPy's bootstrap and permutation test
+are not used, because they resample single values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from scipy.stats import norm, t
 RESAMPLES = 4_000
 FLIPS = 10_000
 
-# Of fewer patients the percentiles of a bootstrap are no interval: of five they hold the mean in
-# three of four cases or less, where values have a long tail.
+# With fewer patients, bootstrap percentiles are no valid interval: with five, they cover the mean
+# in three of four cases or less, where values have a long tail.
 MIN_PATIENTS = 10
 
-# Numbers of a batch of resamples.
+# Numbers in a batch of resamples.
 _BATCH = 2**22
 
 
@@ -27,17 +27,17 @@ def mean_intervals(
 ) -> Float64[np.ndarray, "f 2"]:
     """Returns the 95 % interval of each column's mean, by the bootstrap over patients.
 
-    It is the percentiles' (Efron 1979, https://doi.org/10.1214/aos/1176344552), widened about the
-    mean by as much as Student's interval is wider than one of percentiles, n patients' spread being
-    too small by √((n - 1) / n). Of few patients with a long tail it is still too narrow. NaN of
-    fewer than `MIN_PATIENTS`.
+    It is the percentile interval (Efron 1979, https://doi.org/10.1214/aos/1176344552), widened
+    about the mean by as much as Student's interval is wider than a percentile interval: the spread
+    of n patients is too small by √((n - 1) / n). With few patients and a long tail it is still too
+    narrow. NaN for fewer than `MIN_PATIENTS`.
 
     Args:
-      values: a row an image; NaN where a figure has no meaning.
-      patients: of the images.
+      values: one row per image; NaN where a metric has no meaning.
+      patients: the patient of each image.
     """
     sums, counts = _by_patient(values, patients)
-    # A patient none of whose images has a figure tells nothing of it.
+    # A patient with no image that has a metric tells nothing about it.
     num_patients = (counts > 0).sum(axis=0)
     few = num_patients < MIN_PATIENTS
     if few.all():
@@ -49,7 +49,7 @@ def mean_intervals(
             resampled.append((chosen @ sums) / (chosen @ counts))
     means, found = np.concatenate(resampled), np.full((values.shape[1], 2), np.nan)
     for column in np.flatnonzero(~few):
-        # A resample may hold no patient with the figure.
+        # A resample may hold no patient with the metric.
         ends = np.nanpercentile(means[:, column], [2.5, 97.5])
         mean, n = sums[:, column].sum() / counts[:, column].sum(), num_patients[column]
         wider = np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1) / norm.ppf(0.975)
@@ -62,12 +62,12 @@ def p_values(
 ) -> Float64[np.ndarray, " f"]:
     """Returns two-sided p-values of each column's mean against zero, by flipping signs.
 
-    Where runs do not differ, a patient's change might as well have the other sign (Fisher 1935).
-    The least value is 1 / (`FLIPS` + 1).
+    If runs do not differ, a patient's change might as well have the other sign (Fisher 1935).
+    The smallest value is 1 / (`FLIPS` + 1).
 
     Args:
-      change: a row an image; NaN where a figure has no meaning.
-      patients: of the images.
+      change: one row per image; NaN where a metric has no meaning.
+      patients: the patient of each image.
     """
     sums, _ = _by_patient(change, patients)
     found = np.abs(sums.sum(axis=0))
@@ -91,7 +91,7 @@ def _by_patient(
 
 
 def _batches(width: int, count: int) -> Iterator[tuple[np.random.Generator, int]]:
-    """Yields a generator of random numbers and how many of `count` are next, in bounded memory."""
+    """Yields a random generator and how many of `count` come next, to bound memory."""
     random, left = np.random.default_rng(0), count
     while left:
         size = min(left, max(1, _BATCH // width))

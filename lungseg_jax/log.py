@@ -20,7 +20,7 @@ from tensorboardX.record_writer import RecordWriter, register_writer_factory
 from lungseg_jax import terminal
 from lungseg_jax.errors import first_line
 
-# Until events can be seen; a bucket gets the whole file each time.
+# Time until events can be seen; a bucket gets the whole file each time.
 FLUSH_SECONDS = 60
 
 # How long the end of a log waits for a bucket.
@@ -30,12 +30,13 @@ CLOSE_SECONDS = 10
 class Log:
     """TensorBoard events of a run, written by the first process only.
 
-    Not by tensorboardX's own writer: it hands each figure to a thread, by a queue that costs the
-    loop a millisecond per step, and stops training for ever once that thread cannot write.
+    Not by tensorboardX's own writer: it hands each figure to a thread through a queue that costs
+    the loop a millisecond per step, and stops training forever once that thread cannot write.
 
     Args:
-      workdir: folder of the run.
-      first_step: of this log; events that an interrupted run logged from there on are hidden.
+      workdir: the run's folder.
+      first_step: first step of this log; events that an interrupted run logged from there on are
+        hidden.
     """
 
     def __init__(self, workdir: epath.Path, first_step: int) -> None:
@@ -81,10 +82,10 @@ class Log:
 
     @contextlib.contextmanager
     def _given_up_on_error(self) -> Iterator[None]:
-        """Events are worth no run: if they cannot be written, as on a full disk, it goes on."""
+        """Gives up on events, not on the run, if they cannot be written, as on a full disk."""
         try:
             yield
-        # The second where no thread can be started for an upload.
+        # The second if no thread can be started for an upload.
         except (OSError, RuntimeError) as error:
             terminal.say(f"TensorBoard events are no longer written: {first_line(error)}")
             if self._file:
@@ -94,10 +95,10 @@ class Log:
 
 
 def _name_behind_others(workdir: epath.Path) -> str:
-    """Returns a file's name that sorts behind those of earlier logs, though the clock went back.
+    """Returns a file name that sorts after those of earlier logs, even if the clock went back.
 
-    TensorBoard reads files in the order of their names, and where a file begins, it hides the steps
-    from there on that it has read before.
+    TensorBoard reads files in the order of their names, and from a file's first step on, it hides
+    the steps that it has read before.
     """
     earlier = [path.name.split(".")[3] for path in workdir.glob("events.out.tfevents.*")]
     latest = max((int(seconds) for seconds in earlier if seconds.isdecimal()), default=0)
@@ -119,25 +120,25 @@ class EventsInBucket:
         self._upload: concurrent.futures.Future[None] | None = None
 
     def write(self, content: bytes) -> None:
-        """Adds to the file."""
+        """Appends to the file."""
         self._content.write(content)
 
     def flush(self) -> None:
-        """Begins to upload what there is, unless an upload is on its way."""
+        """Begins to upload what there is, unless an upload is in progress."""
         if self._upload is None or self._upload.done():
             self._upload = self._uploader.submit(self._write_whole, self._content.getvalue())
 
     def close(self) -> None:
-        """Uploads for the last time, and waits a while for it."""
+        """Uploads for the last time, and waits for it up to `CLOSE_SECONDS`."""
         last = self._uploader.submit(self._write_whole, self._content.getvalue())
-        # A machine that is taken away has half a minute for all.
+        # A preempted machine has half a minute for everything.
         concurrent.futures.wait([last], timeout=CLOSE_SECONDS)
         self._uploader.shutdown(wait=False, cancel_futures=True)
 
     def _write_whole(self, content: bytes) -> None:
         try:
             self._path.write_bytes(content)
-        # Of gcsfs, of the login, of the network. The next upload, if any, has all that this lacks.
+        # From gcsfs, login or network. The next upload, if any, has all that this one lacks.
         except Exception as error:  # noqa: BLE001
             terminal.say(f"TensorBoard events could not be uploaded: {first_line(error)}")
 
@@ -151,7 +152,7 @@ class _Buckets:
 
     @staticmethod
     def directory_check(path: str) -> None:
-        """Folders come into being with their first file."""
+        """Does nothing: folders come into being with their first file."""
 
 
 register_writer_factory("gs", _Buckets)

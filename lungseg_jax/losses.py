@@ -1,4 +1,4 @@
-"""Losses of segmentation into classes that may overlap; batch reductions span all devices."""
+"""Losses for segmentation into classes that may overlap; batch reductions span all devices."""
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,20 @@ def segmentation_loss(
     axis_name: str | None = None,
     trimmed_share: float = 0.0,
 ) -> Float[Array, ""]:
-    """Returns binary cross-entropy, the mean over pixels and classes, plus soft Dice loss.
+    """Returns binary cross-entropy, averaged over pixels and classes, plus soft Dice loss.
 
-    That is 1 − soft Dice (Milletari et al. 2016, with sums not squared), the mean over classes. The
-    sums of a class run over the whole batch, on all devices, before the ratio: a mean of
+    The latter is 1 − soft Dice (Milletari et al. 2016, without squares in the sums), averaged over
+    classes. A class's sums run over the whole batch, on all devices, before the ratio: a mean of
     per-device Dice values would weight a pixel by how much lung its device happened to get.
 
     Args:
       logits: float32.
       mask: in [0, 1].
       axis_name: mapped axis that the batch is spread over; `None` for a global batch.
-      trimmed_share: of the batch's images, rounded down to whole ones: those whose own
-        cross-entropy and Dice loss are the largest are left out (as in least trimmed squares,
-        Rousseeuw 1984). They still count in batch statistics. A class that is not in an image's
-        mask has no Dice loss there: the ratio would be near its worst however little is
+      trimmed_share: share of the batch's images to leave out, rounded down to whole images: those
+        with the largest cross-entropy plus Dice loss of their own (as in least trimmed squares,
+        Rousseeuw 1984). They still count in batch statistics. A class that is absent from an
+        image's mask has no Dice loss there: the ratio would be near its worst however little is
         predicted. Where two losses are all but equal, rounding decides which image stays.
     """
     cross_entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean((1, 2, 3))
@@ -42,7 +42,7 @@ def segmentation_loss(
         dice_losses = jnp.where(has_class, 1 - _soft_dice(sums), 0).mean(-1)
         losses = jax.lax.stop_gradient(cross_entropy + dice_losses)
         kept = _without_largest(losses, trimmed_share, axis_name)
-    # Products and sums, not dots, which accelerators would do in low precision.
+    # Products and sums, not dot products, which accelerators would compute in low precision.
     totals = ((kept * cross_entropy).sum(), kept.sum(), (kept[:, None] * sums).sum(1))
     if axis_name is not None:
         totals = sum_over_devices(totals, axis_name)
@@ -53,7 +53,7 @@ def segmentation_loss(
 def _without_largest(
     losses: Float[Array, " b"], share: float, axis_name: str | None
 ) -> Float[Array, " b"]:
-    """Returns 0 for the share of all devices' losses that is largest, and 1 for the others."""
+    """Returns 0 for the largest share of all devices' losses, and 1 for the others."""
     everywhere, places = losses, slice(None)
     if axis_name is not None:
         everywhere = jax.lax.all_gather(losses, axis_name, tiled=True)

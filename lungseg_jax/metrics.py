@@ -18,23 +18,23 @@ Row = TypeVar("Row", bound="ImageMetrics")
 
 @dataclasses.dataclass(frozen=True)
 class ImageMetrics:
-    """Figures of one image in its original frame.
+    """Metrics of one image in its original frame.
 
-    All but those of each lung are of the lungs as a whole, so that they compare between models of
-    one class and of two. NaN where a figure has no meaning: where prediction and reference are both
-    empty (of this lung, for its Dice), and in mm where the spacing is not known.
+    All but those of each lung describe the lungs as a whole, so that they are comparable between
+    models of one class and of two. NaN where a metric has no meaning: where prediction and
+    reference are both empty (of this lung, for its Dice), and in mm where the spacing is unknown.
 
-    Where one of the two is empty, each figure has its worst value: 0, or the diagonal of the
-    image for distances, which have no upper bound. Left out, such images would improve the
+    Where one of the two is empty, each metric has its worst value: 0, or the diagonal of the
+    image for distances, which have no upper bound. Leaving such images out would improve the
     means of the network that fails on them. Metrics Reloaded recommends this (Maier-Hein et al.
-    2024, https://doi.org/10.1038/s41592-023-02151-z). ASSD of two lungs never comes near the
-    diagonal; it has it all the same, so that both distances punish a failure alike.
+    2024, https://doi.org/10.1038/s41592-023-02151-z). The ASSD of two lungs never comes near the
+    diagonal; it is set to it all the same, so that both distances penalise a failure alike.
 
     Attributes:
-      id: of the example.
+      id: the example's id.
       source: where the image was taken.
       patient: id of the patient's first image in the table: no other identifier goes into one.
-      finding: of the image, or of the patient.
+      finding: the finding of the image, or of the patient.
       dice: 2 |A ∩ B| / (|A| + |B|).
       iou: |A ∩ B| / |A ∪ B|.
       hd95_px: see `SurfaceDistances.hd95`; pixels.
@@ -49,11 +49,11 @@ class ImageMetrics:
       recall: |A ∩ B| / |B|: share of the reference B that is found.
       dice_right: of the patient's right lung; NaN also where lungs are one class.
       dice_left: of the left one.
-      cross_entropy: binary cross-entropy of the probability of lung, the mean over the pixels of
-        the file's frame, in nats; unlike Dice it tells a sure network from an unsure one, and one
-        that begins to overfit. NaN where only a mask is known.
+      cross_entropy: binary cross-entropy of the probability of lung, averaged over the pixels of
+        the file's frame, in nats; unlike Dice it tells a confident network from an unsure one, and
+        shows when one begins to overfit. NaN where only a mask is known.
       predicted_px: pixels of both lungs in the prediction, in the file's frame.
-      reference_px: of those in the reference.
+      reference_px: the same in the reference.
     """
 
     id: str
@@ -105,17 +105,17 @@ def image_metrics(
     tolerance_mm: float,
     probability: Float[np.ndarray, "h w c"] | None = None,
 ) -> ImageMetrics:
-    """Returns the figures of one image.
+    """Returns the metrics of one image.
 
     Args:
       predicted: masks in the original frame: of the lungs, or of the right and the left lung.
       reference: masks of the same shape.
-      example_id: of the example.
+      example_id: the example's id.
       source: where the image was taken.
       spacing_mm: (row, column) distance between pixel centres, if known.
-      tolerance_px: of surface Dice, pixels.
-      tolerance_mm: of surface Dice, mm.
-      probability: that the masks of `predicted` were made of, in [0, 1], if it is known.
+      tolerance_px: tolerance of surface Dice, in pixels.
+      tolerance_mm: tolerance of surface Dice, in mm.
+      probability: probabilities that the masks of `predicted` were made from, in [0, 1], if known.
     """
     sides = {}
     if reference.shape[-1] > 1:
@@ -126,7 +126,7 @@ def image_metrics(
     unsure = NAN if probability is None else cross_entropy(probability.max(axis=-1), true)
     counts = [int(np.count_nonzero(mask)) for mask in (found, true)]
     common = int(np.count_nonzero(found & true))
-    # Of an empty mask beside one that is not: the worst, as all figures have it.
+    # With one mask empty and the other not, the worst value, as for all metrics.
     precision, recall = (common / max(count, 1) if any(counts) else NAN for count in counts)
     (hd95_px, assd_px, surface_dice), (hd95_mm, assd_mm, surface_dice_mm) = _of_outlines(
         outline(found), outline(true), true.shape, spacing_mm, tolerance_px, tolerance_mm
@@ -144,9 +144,9 @@ def image_metrics(
 def cross_entropy(
     probability: Float[np.ndarray, "h w"], reference: Bool[np.ndarray, "h w"]
 ) -> float:
-    """Returns the mean over pixels of −log of the probability that the reference was given."""
+    """Returns the mean over pixels of −log of the probability assigned to the reference."""
     given = np.where(reference, probability, 1 - probability)
-    # A float32 nearer to 1 than this is 1, and its complement 0, whose logarithm has no end.
+    # A float32 closer to 1 than this is 1, and its complement 0, whose logarithm is infinite.
     return float(-np.log(np.maximum(given, np.finfo(np.float32).eps)).mean(dtype=np.float64))
 
 
@@ -181,7 +181,7 @@ def _of_outlines(
 def _figures_of(
     distances: SurfaceDistances | None, diagonal: float, tolerance: float, empty: bool
 ) -> tuple[float, float, float]:
-    """Returns HD95, ASSD and surface Dice, NaN of two empty outlines, the worst of one."""
+    """Returns HD95, ASSD and surface Dice: NaN if both outlines are empty, the worst if one is."""
     if distances:
         return distances.hd95(), distances.assd(), distances.surface_dice(tolerance)
     return (NAN, NAN, NAN) if empty else (diagonal, diagonal, 0.0)
@@ -194,10 +194,10 @@ def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> 
 
 
 def name_patients(rows: Sequence[Row]) -> list[Row]:
-    """Returns rows whose patients are named by the id of their first image.
+    """Returns the rows with each patient named by the id of their first image.
 
     Args:
-      rows: with the patients' own identifiers; where there is none, an image is its own patient.
+      rows: rows with the patients' own identifiers; an image without one is its own patient.
     """
     first: dict[str, str] = {}
     firsts = [first.setdefault(row.patient or row.id, row.id) for row in rows]
@@ -205,9 +205,9 @@ def name_patients(rows: Sequence[Row]) -> list[Row]:
 
 
 def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
-    """Returns, of each figure that some image has, what its mean does not tell.
+    """Returns the spread of each metric that at least one image has.
 
-    `interval` is the 95 % interval of the mean (see `mean_intervals`; `None` of too few patients),
+    `interval` is the 95 % interval of the mean (see `mean_intervals`; `None` for too few patients),
     `worst_twentieth` the fifth percentile, or the 95th where lower is better.
     """
     values = np.array([[getattr(row, name) for name in FIGURES] for row in rows], np.float64)
@@ -228,11 +228,11 @@ def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
 
 
 def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
-    """Returns the mean of each figure over the images where it has a meaning, and counts.
+    """Returns the mean of each metric over the images where it has a meaning, and counts.
 
     `num_without_lung` counts images with an empty reference, `num_false_lungs` those of them with
-    lung in the prediction, `num_empty_predictions` images with lung in the reference alone,
-    `num_with_mm` those whose distances are known in mm. A figure that no image has is left out.
+    lung in the prediction, `num_empty_predictions` images with lung in the reference only,
+    `num_with_mm` those whose distances are known in mm. A metric that no image has is left out.
     """
     summary: dict[str, float | int] = {}
     for name in FIGURES:

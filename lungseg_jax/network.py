@@ -16,13 +16,13 @@ from lungseg_jax.models.unet import UNet
 from lungseg_jax.packing import unpack
 from lungseg_jax.random_keys import named_key
 
-# Nested dictionaries of arrays, by the names of modules and the numbers of lists; or these packed.
+# Nested dictionaries of arrays, keyed by module names and list indices; or the same packed.
 ModelState = PyTree
 
 # Parameters and batch statistics.
 Variables = tuple[ModelState, ModelState]
 
-# NVIDIA's compute capability of Ampere.
+# The compute capability of NVIDIA's Ampere.
 FIRST_WITH_BFLOAT16 = 8.0
 
 
@@ -44,7 +44,7 @@ def make_model(config: Config, axis_name: str | None = None) -> nnx.Module:
 
 
 def compute_dtype(config: Config) -> np.dtype:
-    """Returns the type that the network computes in, `auto` resolved."""
+    """Returns the type that the network computes in, with `auto` resolved."""
     dtype = config.model.dtype
     if dtype == "auto":
         dtype = "bfloat16" if multiplies_bfloat16(jax.devices()[0]) else "float32"
@@ -54,12 +54,12 @@ def compute_dtype(config: Config) -> np.dtype:
 def multiplies_bfloat16(device: Any) -> bool:  # noqa: ANN401
     """Whether a device multiplies bfloat16 faster than float32.
 
-    CPUs do not in XLA, nor NVIDIA's GPUs before Ampere.
+    In XLA, CPUs do not, nor do NVIDIA GPUs before Ampere.
     """
     if device.platform == "cpu":
         return False
     try:
-        # Other makers' devices have another kind of name there, or none.
+        # Other vendors' devices have a name of another kind there, or none.
         return float(device.compute_capability) >= FIRST_WITH_BFLOAT16
     except (AttributeError, ValueError):
         return True
@@ -68,9 +68,9 @@ def multiplies_bfloat16(device: Any) -> bool:  # noqa: ANN401
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, ModelState, ModelState]:
     """Returns the model's structure, its parameters and its batch statistics.
 
-    `nnx.merge` takes them as they are. They are dictionaries because a call of a compiled step
-    takes its arguments apart and puts its results together on the host, each time, and with
-    `nnx.State` that takes longer than all else that the host has to do for a step.
+    `nnx.merge` takes them as they are. They are dictionaries because each call of a compiled step
+    flattens its arguments and rebuilds its results on the host, and with `nnx.State` that takes
+    longer than everything else that the host has to do for a step.
 
     Raises:
       ConfigError: the model holds another kind of state, which no checkpoint would have.
@@ -97,10 +97,10 @@ def abstract_variables(config: Config) -> Variables:
 
 
 def to_intensity(images: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns intensities in [0, 1], as networks take them, of intensity × 65535.
+    """Returns intensities in [0, 1], as networks take them, from intensity × 65535.
 
     Raises:
-      DataError: images of another type than uint16: in [0, 1] already, they would be all but
+      DataError: images of a type other than uint16: if already in [0, 1], they would be all but
         black, and a network would be trained on them without a word.
     """
     if images.dtype != jnp.uint16:
@@ -124,5 +124,5 @@ def make_forward(
 
 
 def count_parameters(parameters: ModelState) -> int:
-    """Returns the number of trainable numbers."""
+    """Returns the number of trainable values."""
     return sum(x.size for x in jax.tree.leaves(parameters))

@@ -25,13 +25,13 @@ def learning_rate_schedule(config: Config) -> optax.Schedule:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Returns AdamW behind clipping of the gradient's global norm.
+    """Returns AdamW, applied after clipping the gradient's global norm.
 
-    On a GPU it sees gradients and parameters as `Packed`: two long vectors, that of the kernels and
-    that of the rest, instead of an array for each layer. What works number by number, or on the
-    norm of all, is the same. What goes by layer or by name takes a vector for a layer or finds no
+    On a GPU it sees gradients and parameters as `Packed`: two long vectors, one of the kernels and
+    one of the rest, instead of an array for each layer. What works element-wise, or on the global
+    norm, is unaffected. What works by layer or by name takes a vector for a layer or finds no
     name: LAMB, LARS, Adafactor, `optax.multi_transform` with labels by path. For these, have
-    `parallel.all_devices` give `pack_state=False`, as it does on other devices. A mask must know
+    `parallel.all_devices` give `pack_state=False`, as it does on other devices. A mask must handle
     both forms, as `_is_kernel` does.
     """
     return optax.chain(
@@ -45,7 +45,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _is_kernel(parameters: PyTree) -> PyTree:
-    """Selects kernels for decay: scales and biases, a few numbers each, cannot overfit."""
+    """Selects kernels for weight decay: scales and biases, a few numbers each, cannot overfit."""
     if isinstance(parameters, Packed):
         return dataclasses.replace(parameters, kernels=True, others=False)
     return jax.tree.map(lambda x: is_kernel(x.shape), parameters)

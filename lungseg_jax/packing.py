@@ -1,14 +1,14 @@
 """Parameters and statistics as two long vectors instead of an array for each layer.
 
 Each call of a compiled step passes every array of the state in and out on the host, and on a GPU
-the update starts kernels for each of them: with a small network both take longer than what the
-network computes. On a TPU a step takes longer than the call, and taking the vectors apart costs
+the update launches kernels for each of them: with a small network, both take longer than the
+network's computations. On a TPU a step takes longer than the call, and splitting the vectors costs
 more than the update saves; see "The step on a GPU" in `benchmarks/NOTES.md`.
 
-Three forms are told apart by name:
+Three forms are distinguished by name:
   plain: a tree of arrays, such as the parameters of a network;
   packed: a `Packed`, which holds what one plain tree of float32 holds, as two vectors;
-  mixed: a tree of which any part may be packed, none or all of it too, such as a `TrainState`.
+  mixed: a tree of which any part, none or all may be packed, such as a `TrainState`.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class Places:
     """Where the arrays of a plain tree lie in a packed one: known when a program is compiled.
 
     Attributes:
-      structure: of the plain tree.
-      shapes: of its arrays, in the tree's order.
+      structure: the plain tree's structure.
+      shapes: the shapes of its arrays, in the tree's order.
     """
 
     structure: Hashable
@@ -43,11 +43,11 @@ class Places:
 )
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A plain tree as vectors; a tree itself, so that its leaves may be other things.
+    """A plain tree as vectors; itself a pytree, so that its leaves may be other things.
 
     Attributes:
-      kernels: (k) all arrays of two dimensions and more, which weight decay pulls, one after
-        another; `None` if there is none.
+      kernels: (k) all arrays of two or more dimensions, to which weight decay applies,
+        concatenated; `None` if there is none.
       others: (n) scales, biases and running statistics, likewise.
       places: where each array of the plain tree lies in them.
     """
@@ -58,7 +58,7 @@ class Packed:
 
 
 def pack(plain: Plain) -> Packed:
-    """Returns a whole plain tree as one packed."""
+    """Returns a whole plain tree as one `Packed`."""
     arrays, structure = jax.tree.flatten(plain)
     return Packed(
         kernels=_join(array for array in arrays if is_kernel(array.shape)),
@@ -68,7 +68,7 @@ def pack(plain: Plain) -> Packed:
 
 
 def unpack(mixed: Mixed) -> Plain:
-    """Returns the plain tree: each packed part as `pack` took it, and all else unchanged."""
+    """Returns the plain tree: each packed part as `pack` got it, and all else unchanged."""
     return jax.tree.map(
         lambda part: _unpack_whole(part) if _is_packed(part) else part, mixed, is_leaf=_is_packed
     )
@@ -78,8 +78,8 @@ def pack_like(plain: Plain, example: Mixed) -> Mixed:
     """Returns the plain tree with those parts packed that are packed in the example.
 
     Args:
-      plain: what is to be packed.
-      example: a tree that `unpack` gives the structure of `plain`.
+      plain: the tree to pack.
+      example: a tree to which `unpack` gives the structure of `plain`.
     """
     return jax.tree.map(
         lambda in_example, part: pack(part) if _is_packed(in_example) else part,
@@ -106,8 +106,8 @@ def is_kernel(shape: Sequence[int]) -> bool:
     return len(shape) > 1
 
 
-# One and the same object for the same places: each call of a compiled step compares what it is
-# given with what it was compiled for, and that costs nothing where both are identical.
+# The very same object for equal places: each call of a compiled step compares what it is given
+# with what it was compiled for, and that costs nothing where both are identical.
 _places = functools.cache(Places)
 
 

@@ -6,7 +6,7 @@ batch is spread. Under `pmap` a step sees its device's part of the batch and red
 
 A mesh has a second axis, `SPACE`: each image's rows are spread over `space_shards` neighbouring
 devices, for images whose activations one device cannot hold. The partitioner turns a convolution
-into one of a device's own rows and the border rows of its two neighbours.
+into one over a device's own rows and the border rows of its two neighbours.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    """How steps spread over devices.
+    """How steps are spread over devices.
 
     Attributes:
       kind: `pmap` or `mesh`.
       devices: all devices of all processes.
       space_shards: devices that share the rows of an image; more than 1 under `mesh` only.
-      shard_optimizer: spread what only the update reads, instead of holding it on every device
+      shard_optimizer: shard what only the update reads, instead of holding it on every device
         (ZeRO stage 1, https://arxiv.org/abs/1910.02054); under `mesh` only.
-      pack_state: carry parameters and statistics from step to step as few long vectors, see
-        `lungseg_jax.packing`; not with `shard_optimizer`, which cuts each array by itself.
+      pack_state: carry parameters and statistics from step to step as a few long vectors, see
+        `lungseg_jax.packing`; not with `shard_optimizer`, which shards each array by itself.
     """
 
     kind: ParallelKind
@@ -60,7 +60,7 @@ class Parallel:
 
     @property
     def batch_shards(self) -> int:
-        """Parts that a batch is spread in."""
+        """Number of parts into which a batch is spread."""
         return len(self.devices) // self.space_shards
 
     @functools.cached_property
@@ -69,7 +69,7 @@ class Parallel:
         return NamedSharding(self._mesh, PartitionSpec())
 
     def optimizer_sharding(self, array: Any) -> NamedSharding:  # noqa: ANN401
-        """Returns where an array that only the update reads is held.
+        """Returns the sharding of an array that only the update reads.
 
         Spread over `DATA` along its longest dimension that divides evenly; whole if there is none.
         """
@@ -82,10 +82,10 @@ class Parallel:
         return NamedSharding(self._mesh, PartitionSpec(*[None] * longest, DATA))
 
     def keep_whole(self, tree: PyTree) -> PyTree:
-        """Returns traced values that stay whole on every device though the optimizer is spread.
+        """Returns traced values that stay whole on every device though the optimizer is sharded.
 
-        Without it the partitioner carries the optimizer's sharding back into the network and pays
-        a message for every vector there.
+        Without this, the partitioner carries the optimizer's sharding back into the network, at
+        the cost of a message for every vector there.
         """
         if not self.shard_optimizer:
             return tree
@@ -99,16 +99,16 @@ class Parallel:
         """Returns the tree, which every process holds whole, on the devices.
 
         Args:
-          tree: of arrays.
-          layout: the sharding of each.
+          tree: a tree of arrays.
+          layout: the sharding of each array.
         """
         return jax.tree.map(_place_whole, tree, layout)
 
     def shard(self, batch: PyTree) -> PyTree:
-        """Returns this process's part of a batch spread over its devices.
+        """Returns this process's part of a batch, spread over its devices.
 
         Under `pmap` a leading axis over devices is added. Under `mesh` the devices that share an
-        image's rows all get it whole; see `spread_rows`.
+        image's rows all get the whole image; see `spread_rows`.
         """
         if self.kind == "pmap":
             count = self._mesh.shape[DATA]
@@ -116,7 +116,7 @@ class Parallel:
                 lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch
             )
         if jax.process_count() == 1:
-            # One transfer of all arrays takes the host half as long as one of each.
+            # One transfer of all arrays takes the host half as long as one for each.
             return jax.device_put(batch, self._spread)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self._spread, np.asarray(x)), batch
@@ -151,7 +151,7 @@ class Parallel:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        """Arrays of a `pmap` belong to one process, those of a `mesh` to all of them."""
+        """The mesh of arrays: those of a `pmap` belong to one process, of a `mesh` to all."""
         local_devices = [
             device for device in self.devices if device.process_index == jax.process_index()
         ]
@@ -192,7 +192,7 @@ class Parallel:
         )
 
     def wrap_forward(self, forward: Callable[[PyTree, PyTree], PyTree]) -> Callable[..., Any]:
-        """Returns the compiled function from (state, batch) to one result an example."""
+        """Returns the compiled function from (state, batch) to one result per example."""
         if self.kind == "pmap":
             return jax.pmap(forward, axis_name=DATA, in_axes=(None, 0), devices=self.devices)
         return jax.jit(
@@ -202,7 +202,7 @@ class Parallel:
         )
 
     def collect(self, results: jax.Array) -> np.ndarray:
-        """Returns this process's results of `wrap_forward`, in the order its batch had."""
+        """Returns this process's results of `wrap_forward`, in the order of its batch."""
         shards = [shard for shard in results.addressable_shards if shard.replica_id == 0]
         shards.sort(key=lambda shard: shard.index[0].start or 0)
         local = np.concatenate([np.asarray(shard.data) for shard in shards])
@@ -217,7 +217,7 @@ def _place_whole(x: Any, sharding: NamedSharding) -> jax.Array:  # noqa: ANN401
 def sum_over_devices(tree: PyTree[Array], axis_name: str) -> PyTree[Array]:
     """Returns the sums of arrays over a mapped axis, all of them in one message.
 
-    A message has a price of its own, whatever its size, and compilers merge those of single arrays
+    A message has a fixed cost, whatever its size, and compilers merge those of single arrays
     only as far as their order in the program allows.
     """
     flat, restore = ravel_pytree(tree)

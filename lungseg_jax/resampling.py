@@ -1,8 +1,8 @@
-"""Images moved by an affine map, and blurred: either by addressing or by matrix products.
+"""Affine maps and blur of images, either by addressing or by matrix products.
 
 A CPU or a GPU reads any pixel as cheaply as its neighbour. A TPU gathers one value at a time and
 moves values between lanes slowly, but multiplies matrices at little cost: there, and only there,
-both are written as products.
+both operations are written as matrix products.
 
 Products move pixels along one axis at a time (Catmull and Smith 1980): the map from output to
 input coordinates, here without its shifts, is a map along rows times one along columns,
@@ -28,16 +28,16 @@ _TABLE_STRIDE = 16
 
 
 def affine(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
-    """Returns images of one size moved alike; outside the frame they are 0.
+    """Returns images of one size, all moved alike; outside the frame they are 0.
 
-    Bilinear; on a TPU the same, but without the frequencies above the pixels' own that straight
-    lines between them have: radiographs of 256² differ by .002 in the mean, and by up to .1 at
-    letters and at the frame.
+    Bilinear; on a TPU the same, but without the frequencies above the pixels' own that linear
+    interpolation adds: radiographs of 256² differ by .002 on average, and by up to .1 at letters
+    and at the frame.
 
     Args:
-      pictures: any values.
-      matrix: output to input coordinates, (row, column, 1) from the centre in units of the sides.
-        On a TPU it may turn by less than 90 degrees.
+      pictures: images of any values.
+      matrix: map from output to input coordinates, (row, column, 1) from the centre in units of
+        the sides. On a TPU it must turn by less than 90 degrees.
     """
     return jax.lax.platform_dependent(
         pictures,
@@ -48,12 +48,12 @@ def affine(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
 
 
 def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
-    """Returns one image moved as by `affine`, each pixel from four that are looked up."""
+    """Returns one image moved as by `affine`, looking up four pixels for each."""
     height, width = image.shape
     row, column = _sources(image.shape, matrix)
     low_row, low_column = jnp.floor(row), jnp.floor(column)
     down, right = row - low_row, column - low_column
-    # A border of zeros catches the neighbours outside; farther out nothing of the image is left.
+    # A border of zeros supplies the neighbours outside; farther out nothing of the image is left.
     padded = jnp.pad(image, 1)
     i = jnp.clip(low_row, -1, height - 1).astype(jnp.int32) + 1
     j = jnp.clip(low_column, -1, width - 1).astype(jnp.int32) + 1
@@ -65,8 +65,8 @@ def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
 def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
     """Returns images moved as by `affine`, along rows and then along columns.
 
-    Each pass stretches all rows alike and shifts each by itself. A shift of a sum of waves rotates
-    each wave's phase, so that two products are the whole pass.
+    Each pass stretches all rows alike and shifts each row by its own amount. Shifting a sum of
+    waves rotates each wave's phase, so that a pass consists of two products.
     """
     (down_row, down_column, down), (right_row, right_column, right) = matrix
     # The first pass knows the row that it reads, r = down_row R + down_column C + down, and not yet
@@ -76,7 +76,7 @@ def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]
     rows_moved = _move_along_rows_and_transpose(
         pictures, right_column - shear * down_column, shear, right - shear * down
     )
-    # Columns lie as rows now, and come back as columns.
+    # Columns are stored as rows now, and come back as columns.
     moved = _move_along_rows_and_transpose(rows_moved, down_row, down_column, down)
     # Waves go on beyond the frame, and ring at its edge.
     shape = pictures[0].shape
@@ -85,9 +85,9 @@ def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]
 
 
 def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
-    """Returns the image after a Gaussian blur of `sigma` pixels, cut at `radius`.
+    """Returns the image after a Gaussian blur of `sigma` pixels, truncated at `radius`.
 
-    Edges are repeated.
+    Edge pixels are repeated.
     """
     offsets = jnp.arange(-radius, radius + 1)
     kernel = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 1e-3)) ** 2)
@@ -112,7 +112,7 @@ def filter_by_slices(image: Picture, kernel: Float[Array, " k"]) -> Picture:
 
 
 def filter_by_products(image: Picture, kernel: Float[Array, " k"]) -> Picture:
-    """Returns what `filter_by_slices` does, as the product with a matrix for each axis."""
+    """Returns the same as `filter_by_slices`, as the product with a matrix for each axis."""
     rows, columns = (_filter_matrix(side, kernel) for side in image.shape)
     return rows @ image @ columns.T
 
@@ -128,14 +128,14 @@ def _sources(shape: tuple[int, ...], matrix: Matrix) -> tuple[Picture, Picture]:
 
 
 def _inside(row: Picture, column: Picture, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
-    """Returns where a neighbour of the place (row, column) belongs to the image."""
+    """Returns where some neighbour of the position (row, column) belongs to the image."""
     return (row >= -1) & (row < shape[0]) & (column >= -1) & (column < shape[1])
 
 
 def _move_along_rows_and_transpose(
     pictures: list[Picture], scale: Array, shear: Array, offset: Array
 ) -> list[Float[Array, "w h"]]:
-    """Returns the transpose of each image with each row stretched and shifted.
+    """Returns the transpose of each image, with each row stretched and shifted.
 
     [o, r] of a result is [r, scale o + shear r + offset] of the image, in units of the sides.
 
@@ -150,13 +150,13 @@ def _move_along_rows_and_transpose(
     height, width = pictures[0].shape
     frequency = np.arange(width)
     phase = np.pi * _centres(width)[:, None] * frequency
-    # The second factor is a triangle's spectrum: what linear interpolation leaves of a wave.
+    # The last factor is a triangle's spectrum: what linear interpolation leaves of a wave.
     weight = np.where(frequency == 0, 0.5, 1) / width * np.sinc(frequency / (2 * width)) ** 2
     cosine_analysis, sine_analysis = (
         jnp.asarray(weight * wave, jnp.float32) for wave in (np.cos(phase), np.sin(phase))
     )
     rotation_cosine, rotation_sine = _waves(shear * _centres(height), width)
-    # Without the barrier every product would compute the tables again.
+    # Without the barrier, every product would compute the tables again.
     cosine, sine = jax.lax.optimization_barrier(_waves(scale * _centres(width) + offset, width))
     moved = []
     for picture in pictures:
@@ -196,7 +196,7 @@ def _rotate_phase(
 
 
 def _filter_matrix(side: int, kernel: Float[Array, " k"]) -> Float[Array, "s s"]:
-    """Returns the matrix that filters a column from its left, with edges repeated."""
+    """Returns the matrix that filters a column when multiplied from the left, edges repeated."""
     place = jnp.arange(side)
     radius = len(kernel) // 2
     reads = (

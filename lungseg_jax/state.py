@@ -12,22 +12,22 @@ from lungseg_jax.network import ModelState, Variables, make_model, split_model
 from lungseg_jax.packing import pack_each
 from lungseg_jax.parallel import Parallel
 
-# What a step tells, by name.
+# What a step reports, by name.
 Metrics = dict[str, Float[Array, ""]]
 
 
 class TrainState(NamedTuple):
-    """The state of a run; no random key, which is a function of seed and step.
+    """The state of a run; it has no random key, which is a function of seed and step.
 
-    Between the steps of a run, parameters and statistics may be packed, the optimizer's and the
-    averages too: see `Parallel.pack_state`.
+    Between the steps of a run, parameters and statistics may be packed, including those in the
+    optimizer's state and the average: see `Parallel.pack_state`.
 
     Attributes:
       step: number of updates done.
       parameters: float32.
       batch_stats: running statistics of the normalisation.
-      optimizer: of optax.
-      ema: exponential moving average of (parameters, batch_stats): what is evaluated.
+      optimizer: state of the Optax optimizer.
+      ema: exponential moving average of (parameters, batch_stats), which is what is evaluated.
     """
 
     step: Int32[Array, ""]
@@ -45,13 +45,13 @@ def create_state(
     """Returns the state before the first step.
 
     Args:
-      config: of the run.
+      config: the run's configuration.
       optimizer: the update rule.
       variables: (parameters, batch_stats) to start from; `None` for those that the seed gives.
     """
 
     def create(variables: Variables | None) -> TrainState:
-        """Returns the state, as one program."""
+        """Returns the state, computed by one program."""
         if variables is None:
             _, parameters, batch_stats = split_model(make_model(config))
         else:
@@ -72,7 +72,7 @@ def create_state(
 
 
 def pack_state(state: TrainState) -> TrainState:
-    """Returns a plain state with parameters and statistics packed, the optimizer's too."""
+    """Returns a plain state with parameters and statistics packed, those of the optimizer too."""
     parts = (state.parameters, state.batch_stats)
     return pack_each(state, [jax.tree.structure(part) for part in parts])
 
@@ -80,8 +80,8 @@ def pack_state(state: TrainState) -> TrainState:
 def state_layout(state: TrainState, parallel: Parallel) -> PyTree:
     """Returns the sharding of each array of a state; `state` may be abstract.
 
-    The forward pass reads parameters and statistics, so every device holds them whole. Optimizer
-    and average are the update's alone; see `Parallel.shard_optimizer`.
+    The forward pass reads parameters and statistics, so every device holds them whole. Only the
+    update reads the optimizer's state and the average; see `Parallel.shard_optimizer`.
     """
     layout = jax.tree.map(lambda _: parallel.replicated, state)
     optimizer, ema = jax.tree.map(parallel.optimizer_sharding, (state.optimizer, state.ema))

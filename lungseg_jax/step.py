@@ -34,8 +34,8 @@ def prepare_step(
     """Returns the initial state on every device, and the step over all of them.
 
     Args:
-      config: of the run.
-      parallel: how the batch is spread.
+      config: the run's configuration.
+      parallel: how the batch is spread over devices.
       variables: see `create_state`.
     """
     optimizer = make_optimizer(config)
@@ -52,16 +52,16 @@ def make_train_step(
 ) -> Step:
     """Returns the function (state, store, batch) → (state, metrics) of one update.
 
-    It takes a state with parameters and statistics packed or not, and returns it in the same form.
+    The state's parameters and statistics may be packed or not; it is returned in the same form.
 
-    Metrics are `loss`, `dice` (of the thresholded prediction over the whole batch, the mean over
-    classes; 0 for a class that is neither there nor predicted), `gradient_norm` (before clipping),
-    `parameter_norm` (after the update) and `learning_rate`.
+    Metrics are `loss`, `dice` (of the thresholded prediction over the whole batch, averaged over
+    classes; 0 for a class that is neither present nor predicted), `gradient_norm` (before
+    clipping), `parameter_norm` (after the update) and `learning_rate`.
 
     Args:
-      config: of the run.
+      config: the run's configuration.
       optimizer: the update rule.
-      parallel: how the batch is spread.
+      parallel: how the batch is spread over devices.
     """
     graph = model_graph(config, parallel.axis_name)
     schedule = learning_rate_schedule(config)
@@ -99,14 +99,14 @@ def make_train_step(
 
 
 class BatchResult(NamedTuple):
-    """What the network and its loss give of a batch.
+    """What the network and its loss give for a batch.
 
-    Under `pmap` loss and statistics are those of the whole batch, because the network and the loss
+    Under `pmap`, loss and statistics are those of the whole batch, because the network and the loss
     sum over the devices themselves; gradients and sums are this device's until `over_devices`.
 
     Attributes:
-      loss: of the batch.
-      gradients: of the loss by the parameters.
+      loss: the batch's loss.
+      gradients: gradients of the loss with respect to the parameters.
       batch_stats: moving statistics after the batch.
       sums: see `dice_sums`.
     """
@@ -134,9 +134,9 @@ def load_batch(
 def accumulate(
     gradient_of: Callable[..., Any], state: TrainState, images: Array, masks: Array, parts: int
 ) -> BatchResult:
-    """Returns the result of a batch done in equal parts.
+    """Returns the result of a batch processed in equal parts.
 
-    Part i takes every `parts`-th example from i on, so that each part stays spread over the devices
+    Part i takes every `parts`-th example from i on, so that each part is spread over the devices
     as the batch was.
     """
     if parts == 1:
@@ -148,7 +148,7 @@ def accumulate(
     def one_part(
         carry: tuple[ModelState, Any], part: tuple[Array, Array]
     ) -> tuple[tuple[ModelState, Any], None]:
-        """Carries statistics on, and adds a part's results to the total."""
+        """Carries the statistics forward, and adds a part's results to the total."""
         before, total = carry
         (loss, (after, sums)), gradients = gradient_of(state.parameters, before, *part)
         return (after, jax.tree.map(jnp.add, total, (gradients, loss, sums))), None
@@ -171,8 +171,8 @@ def over_devices(result: BatchResult, parallel: Parallel) -> BatchResult:
     axis_name = parallel.axis_name
     if axis_name is not None:
         gradients, sums = sum_over_devices((gradients, sums), axis_name)
-        # The loss sums over the devices, and so does the gradient of that sum: each device's is
-        # its share times their number.
+        # The loss sums over the devices, and so does the gradient of that sum: each device's
+        # gradient is its share times the number of devices.
         gradients = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), gradients)
     gradients, batch_stats = parallel.keep_whole((gradients, result.batch_stats))
     return BatchResult(result.loss, gradients, batch_stats, sums)
@@ -184,7 +184,7 @@ def update(
     state: TrainState,
     result: BatchResult,
 ) -> TrainState:
-    """Returns the state after the update by a batch's gradients."""
+    """Returns the state after an update with a batch's gradients."""
     updates, optimizer_state = optimizer.update(result.gradients, state.optimizer, state.parameters)
     parameters: Any = optax.apply_updates(state.parameters, updates)
     variables = (parameters, result.batch_stats)
@@ -195,7 +195,7 @@ def update(
 def dice_sums(
     logits: Float[Array, "b h w c"], masks: Float[Array, "b h w c"]
 ) -> Float[Array, "2 c"]:
-    """Returns (|A ∩ B|, |A| + |B|) of each class's thresholded prediction A and mask B."""
+    """Returns (|A ∩ B|, |A| + |B|) for each class's thresholded prediction A and mask B."""
     predicted = (logits > 0).astype(jnp.float32)
     pixels = (0, 1, 2)
     common = (predicted * masks).sum(pixels)

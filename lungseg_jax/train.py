@@ -1,8 +1,8 @@
 """Training: the loop around the step.
 
 The loop's order is an invariant: evaluate, save, take the next batch, step. A checkpoint of step k
-thus holds the state after k updates and the iterator before batch k, and a resumed run takes just
-the batches that the interrupted one would have taken.
+thus holds the state after k updates and the iterator before batch k, and a resumed run takes
+exactly the batches that the interrupted one would have taken.
 """
 
 import collections
@@ -40,14 +40,14 @@ from lungseg_jax.state import Metrics, TrainState
 from lungseg_jax.step import prepare_step
 from lungseg_jax.weights import checksum
 
-# How often figures are fetched from the device, unless more steps are on their way than may be:
-# often enough for a person, seldom enough that the device never waits.
+# Interval at which figures are fetched from the device, unless too many steps are pending: often
+# enough for a person, rarely enough that the device never waits.
 FETCH_SECONDS = 0.5
 
-# How often a line tells how far a run is, where there is no progress bar.
+# Interval between lines on a run's progress, where there is no progress bar.
 TELL_SECONDS = 60.0
 
-# Images of a batch that are named where training diverged.
+# Most images of a batch that are named when training has diverged.
 MOST_SHOWN = 16
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
@@ -72,11 +72,11 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
     """Trains to `num_steps`, from the newest checkpoint if there is one, and evaluates the best.
 
     Args:
-      config: of the run.
-      workdir: folder of the run; see the README for what it holds in the end.
+      config: the run's configuration.
+      workdir: the run's folder; see the README for what it holds in the end.
 
     Returns:
-      The figures of `metrics.json`; `None` if the run was asked to stop and saved itself.
+      The figures of `metrics.json`; `None` if the run was asked to stop and saved its state.
 
     Raises:
       ConfigError: an impossible value, or the folder belongs to another configuration.
@@ -107,30 +107,30 @@ def start(
     """Returns the run ready for its next step, restored if it was interrupted.
 
     Args:
-      config: of the run.
-      parallel: how batches are spread.
-      workdir: folder of the run.
-      until_done: on closing waits for checkpoints that are being saved, then lets other jobs into
+      config: the run's configuration.
+      parallel: how batches are spread over devices.
+      workdir: the run's folder.
+      until_done: closing it waits for checkpoints that are being saved, then lets other jobs into
         the folder.
 
     Raises:
-      ConfigError: the folder belongs to another configuration, or weights to start from to another
-        network.
+      ConfigError: the folder belongs to another configuration, or the weights to start from belong
+        to another network.
       CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
       DataError: the images cannot be used, or another job is in the folder.
     """
-    # Before hours of work: what ran is what was imported.
+    # At the start, before hours of work: what runs is the code that was imported.
     environment_at_start = environment()
     revision = environment_at_start["revision"]
     check_hosts_agree(configuration=without_folders(config), commit=revision)
     check_devices(config, len(parallel.devices), jax.process_count())
     workdir_lib.check_free(workdir, config)
-    # Now, so that a mistake shows at once; a resumed run no longer needs what it began with.
+    # Now, so that a mistake shows at once; a resumed run no longer needs its initial weights.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
     records = _records_in_claimed_folder(config, workdir, until_done)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
-    # However the run ends: on Ctrl-C, Python's end would cut a save off.
+    # However the run ends: after Ctrl-C, Python's exit would cut a save short.
     until_done.callback(checkpoints.close)
     step, state, data_state, begun_with = _restored_or_begun(
         config, parallel, checkpoints, variables
@@ -164,16 +164,16 @@ def start(
 def _restored_or_begun(
     config: Config, parallel: Parallel, checkpoints: Checkpoints, variables: Variables | None
 ) -> tuple[Callable[..., Any], TrainState, dict[str, Any] | None, Variables | None]:
-    """Returns the step, and the state to go on from.
+    """Returns the step, the state to go on from, and where that state came from.
 
-    With it, of a checkpoint, what `Checkpoints.save` got; of a run that begins, the weights that it
-    begins with, if they are not random.
+    For a checkpoint, the third item is the `data_state` that `Checkpoints.save` got; for a new run,
+    the fourth is its initial weights, if they are not random.
     """
     state, step = prepare_step(config, parallel, variables)
     if restored := checkpoints.restore_latest(state):
         return step, *restored, None
     if config.start_from and variables is None:
-        # Of a run that was killed before its first checkpoint, or has none that is whole.
+        # The run was killed before its first checkpoint, or has no intact one.
         variables = variables_to_start_from(config)
         state, _ = prepare_step(config, parallel, variables)
     return step, state, None, variables
@@ -182,7 +182,7 @@ def _restored_or_begun(
 def _records_in_claimed_folder(
     config: Config, workdir: epath.Path, until_done: contextlib.ExitStack
 ) -> dict[str, Records]:
-    """Returns the records, built if need be, with the folder claimed for the run."""
+    """Returns the records, built if need be, and claims the folder for the run."""
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
     until_done.enter_context(workdir_lib.alone_in_run(workdir))
@@ -220,7 +220,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
                 with held_back(signal.SIGINT):
                     run.checkpoints.save(run.state, data_state, dice)
                 pending.restart_clock()
-                # Asked for during the validation; several hosts agree on a later step.
+                # A request may come during the validation; several hosts agree on a later step.
                 stopping = stopping or (step < config.num_steps and stop(step))
             if stopping:
                 return False
@@ -228,7 +228,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
                 batch: Batch = next(run.batches)
                 run.state, metrics = run.step(run.state, run.store, run.parallel.shard(batch))
                 pending.add(step + 1, batch["position"], metrics)
-    # During the last validation, after which all is saved: the final evaluation would take long.
+    # Asked during the last validation, after which all is saved: the final evaluation takes long.
     return not stop(config.num_steps)
 
 
@@ -236,10 +236,10 @@ def validate(run: Training, log: Log, step: int, trained: str) -> float:
     """Measures the averaged model on the validation split, logs it, and returns the mean Dice.
 
     Args:
-      run: in progress.
-      log: of the figures and an image.
-      step: that was done last.
-      trained: what a person is told of the training so far.
+      run: the run in progress.
+      log: receives the figures and an image.
+      step: the last step done.
+      trained: text that tells a person about the training so far.
     """
     records = run.records["val"]
     rows = run.evaluator.measure(run.state.ema, records)
@@ -259,9 +259,9 @@ def validate(run: Training, log: Log, step: int, trained: str) -> float:
 
 
 class Pending:
-    """Steps that were sent to the device and whose figures are not yet fetched.
+    """Steps that were sent to the device but whose figures are not fetched yet.
 
-    Fetching only what is at least one step old keeps the device busy.
+    Fetching only figures that are at least one step old keeps the device busy.
     """
 
     def __init__(self, run: Training, log: Log, bar: Any) -> None:  # noqa: ANN401
@@ -269,8 +269,8 @@ class Pending:
         self._steps: collections.deque[tuple[int, np.ndarray, Metrics]] = collections.deque()
         self._fetched_at = self._told_at = time.monotonic()
         self._figures: dict[str, Any] = {}
-        # Of the rate since the last validation. Before the first it begins with the first fetch, so
-        # that compiling is left out.
+        # For the rate since the last validation. Before the first one, the clock starts at the
+        # first fetch, so that compilation is left out.
         self._counts_from: float | None = None
         self._counted = 0
 
@@ -283,7 +283,7 @@ class Pending:
             self._fetch(leave=MAX_PENDING // 2)
 
     def drain(self) -> None:
-        """Fetches all.
+        """Fetches the figures of all steps.
 
         Raises:
           DivergedError: a loss or gradient was not finite.
@@ -321,7 +321,7 @@ class Pending:
             self._counts_from = now
         else:
             self._counted += len(due)
-        # Where all are fetched, the validation's line follows.
+        # When all are fetched, the validation's line follows.
         if self._bar.disable and leave and now - self._told_at > TELL_SECONDS:
             terminal.say(f"step {due[-1][0]} of {self._run.config.num_steps}: {self.summary()}")
             self._told_at = now

@@ -1,8 +1,8 @@
 """Trained weights in a file: safetensors, which holds arrays and text and runs no code.
 
 The file carries what is needed to use them: the configuration of the run and what was calibrated
-on its validation split. A file `<name>.sha256` beside it, as `sha256sum -c` reads it, tells whether
-it is whole; it is checked before anything is read from the file.
+on its validation split. A file `<name>.sha256` beside it, as `sha256sum -c` reads it, shows whether
+it is intact; it is checked before anything is read from the file.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _REMEDY = "fetch it again"
 
 SUFFIX = ".safetensors"
 
-# On validation images of three runs Dice was above what the probabilities expect by .011 at most.
+# On validation images of three runs, Dice exceeded what the probabilities expect by .011 at most.
 MARGIN = 0.05
 
 
@@ -40,9 +40,9 @@ class Calibration:
 
     Attributes:
       threshold: probability above which a pixel is lung.
-      slope: of Dice over `quality.outline_doubt`, not above 0; `None` where nothing was calibrated.
-      intercept: of it.
-      margin: by how much an estimate may lie above what probabilities themselves expect.
+      slope: slope of Dice over `quality.outline_doubt`, at most 0; `None` if not calibrated.
+      intercept: intercept of the same line.
+      margin: by how much an estimate may exceed what the probabilities themselves expect.
     """
 
     threshold: float = 0.5
@@ -65,7 +65,7 @@ class Weights:
     """A trained network, ready to be used.
 
     Attributes:
-      config: of the run; from a file, what prediction needs of it: network, size and labels.
+      config: the run's configuration; from a file, what prediction needs: network, size and labels.
       variables: parameters and batch statistics, float32.
       calibration: what was chosen on its validation split.
     """
@@ -80,7 +80,7 @@ class Weights:
 
 
 def checksum(variables: Variables) -> str:
-    """Returns a checksum of arrays, whatever file they came from.
+    """Returns a checksum of the arrays, whatever file they came from.
 
     The same name may stand for other arrays tomorrow.
     """
@@ -110,7 +110,7 @@ def save_weights(path: epath.PathLike, weights: Weights) -> None:
 
 
 def describe(weights: Weights) -> dict[str, str]:
-    """Returns what goes into a file beside the arrays: configuration and calibration, in JSON."""
+    """Returns what goes into a file besides the arrays: configuration and calibration, in JSON."""
     return {
         "config": json.dumps(_portable(weights.config)),
         "calibration": json.dumps(dataclasses.asdict(weights.calibration)),
@@ -120,7 +120,7 @@ def describe(weights: Weights) -> dict[str, str]:
 def _in_order(content: bytes, text: dict[str, str]) -> bytes:
     """Returns a safetensors file with its text in this order, which is random otherwise.
 
-    So that the same weights have the same checksum.
+    Thus the same weights have the same checksum.
     """
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length]) | {"__metadata__": text}
@@ -133,7 +133,7 @@ def load_weights(path: epath.PathLike) -> Weights:
     """Returns the weights in a file.
 
     Raises:
-      CheckpointError: it is absent, damaged, or of another network than its configuration says.
+      CheckpointError: the file is absent, damaged, or of another network than its configuration.
     """
     path = epath.Path(path).expanduser()
     try:
@@ -156,14 +156,14 @@ def load_weights(path: epath.PathLike) -> Weights:
     except ConfigError as error:
         fault, remedy = f"is not for this version ({error})", "use the one that exported it"
         raise CheckpointError(path, fault, remedy) from error
-    # The checksum may be of a file that is no weights at all.
+    # The checksum may match a file that holds no weights at all.
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(path, "holds no weights of this package", _REMEDY) from error
     return Weights(config, _unflatten(path, config, arrays), calibration)
 
 
 def _portable(config: Config) -> dict[str, Any]:
-    """Returns what prediction needs of a configuration: folders of a machine are not passed on."""
+    """Returns what prediction needs of a configuration: a machine's folders are not passed on."""
     return {
         "data": {"image_size": config.data.image_size, "labels": config.data.labels},
         "model": dataclasses.asdict(config.model),

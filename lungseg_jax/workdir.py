@@ -20,10 +20,10 @@ from lungseg_jax.network import compute_dtype
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.hosts import in_any_process
 
-# Where addresses of folders in Google Cloud Storage begin.
+# What addresses of folders in Google Cloud Storage begin with.
 BUCKETS = "gs://"
 
-# What `lungseg_jax.validate` leaves beside its figures, by which its folders are known.
+# The file that `lungseg_jax.validate` writes beside its figures, which marks its folders.
 VALIDATION = "validation.json"
 
 # Keys that may differ between a run and its resumption: they change weights by rounding at most.
@@ -39,7 +39,7 @@ _FREE_KEYS = frozenset(
         # Another share does not change which images were taken.
         "data.max_bad_share",
         "data.resident",
-        # Records are named by what a file of splits holds.
+        # Records are named by what a split file holds.
         "data.splits",
         "evaluation.batch_size",
         # It changes which checkpoints there are, and so which one is the best.
@@ -54,18 +54,18 @@ _FREE_KEYS = frozenset(
     }
 )
 
-# Those of them that change figures all the same: sums by rounding, or which checkpoint is measured.
+# Those that change figures all the same: by the rounding of sums, or by the checkpoint measured.
 _NOTED_KEYS = ("parallel", "space_shards", "shard_optimizer", "model.remat", "evaluation.every")
 
 
 def run_folder(path: epath.PathLike) -> epath.Path:
-    """Returns the folder of a run: on disk, or in Google Cloud Storage by `gs://BUCKET/FOLDER`.
+    """Returns the folder of a run: on disk, or `gs://BUCKET/FOLDER` in Google Cloud Storage.
 
     Raises:
       ConfigError: another kind of address, or a bucket that cannot be looked up.
     """
     name = os.fspath(path)
-    # With one stroke it would be a folder of that name on disk.
+    # With one slash it would be a folder of that name on disk.
     if ("://" in name or name.startswith("gs:")) and not name.startswith(BUCKETS):
         raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
     folder = epath.Path(path).expanduser()
@@ -86,7 +86,7 @@ def local_path(path: epath.PathLike) -> epath.Path:
 
 
 def _in_bucket(folder: epath.Path) -> bool:
-    """Whether a folder is in a bucket, by `gs://…` or by `/gs/…`, which epath takes for it."""
+    """Whether a folder is in a bucket: `gs://…`, or `/gs/…`, which epath takes for the same."""
     return os.fspath(folder).startswith(BUCKETS)
 
 
@@ -100,13 +100,13 @@ def _open_bucket(folder: epath.Path) -> None:
     except ImportError as error:
         fault = f"needs gcsfs and google-cloud-storage ({first_line(error)})"
         raise ConfigError(folder, fault, "pip install -e '.[gcs]'") from error
-    # Listings are kept for the life of the process otherwise, and neither what TensorStore nor
-    # what other hosts write would be seen; files that grew would be cut off at their old size.
+    # Otherwise listings are cached for the life of the process: what TensorStore and other hosts
+    # write would not be seen, and files that grew would be cut off at their old size.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     try:
-        # As Orbax does before it lists checkpoints, which takes a right that few roles have.
+        # As Orbax does before it lists checkpoints, which takes a permission that few roles have.
         storage.Client().get_bucket(folder.parts[2])
-    # Of the login, of the network: each has its own kinds.
+    # Login and network errors each have types of their own.
     except Exception as error:
         raise ConfigError(
             folder,
@@ -120,7 +120,7 @@ def make_folder(output: epath.Path) -> None:
     """Makes a folder for results, if there is none.
 
     Raises:
-      DataError: that cannot be done.
+      DataError: it cannot be made.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -148,8 +148,8 @@ def check_free(workdir: epath.Path, config: Config) -> None:
     if (workdir / VALIDATION).exists():
         fault = "holds figures of lungseg_jax.validate"
         raise ConfigError(workdir, fault, "give another --workdir")
-    # In a bucket there is no folder without a file in it. Figures stay a run's own where its
-    # checkpoints were deleted.
+    # A bucket has no folder without a file in it. Figures remain a run's own when its checkpoints
+    # were deleted.
     has_figures = (workdir / "metrics.json").exists()
     claimed = (_in_bucket(workdir) or has_figures) and (workdir / "config.json").exists()
     if claimed or (workdir / "checkpoints").exists():
@@ -163,12 +163,12 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
     The folder is made if need be. In a bucket, which has no locks, nothing is kept out.
 
     Raises:
-      DataError: another job is in it; in every process of this one.
+      DataError: another job is in it; raised in every process of this one.
     """
     remedy = "wait for its end, or give another --workdir"
     refused = None
     with contextlib.ExitStack() as until_done:
-        # Of several processes of a job the first writes.
+        # Of a job's processes, the first one writes.
         if jax.process_index() == 0 and not _in_bucket(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             try:
@@ -196,16 +196,16 @@ def record_start(
     mode: Literal["train", "eval"] = "train",
     begun_with: str | None = None,
 ) -> None:
-    """Adds to `environment.json` what a run continues from a step, or is evaluated, with.
+    """Adds to `environment.json` with what a run continues from a step, or is evaluated.
 
-    Any of it may change the bits of what follows, and may differ after a resumption; another
-    compute type is reported.
+    Any of it may change the bits of what follows, and may differ after a resumption; a change of
+    the compute type is reported.
 
     Args:
-      workdir: folder of the run.
-      config: of the run.
+      workdir: the run's folder.
+      config: the run's configuration.
       environment: see `environment.environment`.
-      step: of the state.
+      step: the state's step.
       mode: what is done.
       begun_with: checksum of the weights that the run started from, written as `arrays`.
     """
@@ -228,7 +228,7 @@ def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
     try:
         starts = json.loads((workdir / "environment.json").read_text())
     except (FileNotFoundError, ValueError):
-        # It is for people to read: no run depends on it.
+        # It is for people: no run depends on it.
         return []
     return (
         [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
@@ -236,7 +236,7 @@ def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that a kill never leaves half of it, which nobody could read."""
+    """Writes a file so that a kill never leaves an unreadable half of it."""
     written = path.with_name(f"{path.name}.new")
     written.write_bytes(content)
     written.replace(path)
@@ -253,7 +253,7 @@ def read_config(workdir: epath.Path) -> Config:
         return config_lib.from_json(path.read_text())
     except FileNotFoundError as error:
         remedy = "give the folder of a trained run"
-        # As of `runs/mine/checkpoints`, or of one checkpoint in it.
+        # Such as for `runs/mine/checkpoints`, or one checkpoint in it.
         for inside in (workdir, workdir.parent):
             if inside.name == "checkpoints" and (inside.parent / path.name).exists():
                 remedy = f"give {inside.parent}, which does"

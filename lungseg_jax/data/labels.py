@@ -35,13 +35,13 @@ def lungs_of(
     """Returns the channels that are lung: the right and the left one, or one of both.
 
     Args:
-      classes: a channel for each of the labels'.
+      classes: the labels' channels.
       labels: what the channels are.
     """
     structures = CHANNELS[labels]
     sides = (Structure.RIGHT_LUNG, Structure.LEFT_LUNG)
     wanted = sides if set(sides) <= set(structures) else (Structure.LUNGS,)
-    # No copy of images at full size where nothing is to be left out.
+    # No copy of full-size images where nothing is to be left out.
     if wanted == structures:
         return classes
     return classes[..., [structures.index(structure) for structure in wanted]]
@@ -58,8 +58,8 @@ def channels(
     """Returns {0, 1} for each of the labels' channels.
 
     Args:
-      bits: of `Structure`.
-      labels: which channels.
+      bits: a mask of the bits of `Structure`.
+      labels: say which channels.
       example_id: names the mask in errors.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Images as a step takes them: a batch's own, or those it points at in device memory."""
+"""Images as a step takes them: a batch's own, or those it points to in device memory."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ Store = Pictures | None
 def fetch(
     batch: dict[str, Array], store: Store
 ) -> tuple[UInt16[Array, "b s s 1"], UInt8[Array, "b s s c"]]:
-    """Returns the images and masks of a batch: its own, or those it points at in the store.
+    """Returns the images and masks of a batch: its own, or those it points to in the store.
 
     Runs inside the jitted step; which of the two is fixed when it is traced.
     """

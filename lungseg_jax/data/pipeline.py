@@ -1,6 +1,6 @@
 """The order of training examples, and their way to the device.
 
-The order is a Grain pipeline of global batches: positions shuffled anew each epoch, endless. It is
+The order is an endless Grain pipeline of global batches: positions, shuffled anew each epoch. It is
 the same on any number of processes and devices and whether or not the images live on the
 device, so one checkpointed iterator resumes all of them.
 """
@@ -18,13 +18,13 @@ from lungseg_jax.data.pictures import Batch, Pictures
 from lungseg_jax.data.records import Records
 from tfds_builder.fields import READING_THREADS
 
-# What device-resident images may take of a device's memory: activations need the rest.
+# Share of a device's memory that resident images may take: activations need the rest.
 RESIDENT_SHARE_OF_MEMORY = 0.2
 
 # CPUs report no such limit; this one, for all devices of a CPU together, keeps a laptop usable.
 RESIDENT_BYTES_ON_CPU = 2**31
 
-# What batches that are read ahead may take of the host's memory, if more than two are.
+# Host memory that batches read ahead may take, if there are more than two.
 READ_AHEAD_BYTES = 2**32
 
 
@@ -61,25 +61,25 @@ def training_batches(
 
 
 def reading_threads(batch_bytes: int) -> int:
-    """Returns how many threads read batches: each has one at work and one ready."""
+    """Returns how many threads read batches: each has one in progress and one ready."""
     return max(1, min(READING_THREADS, READ_AHEAD_BYTES // (2 * batch_bytes)))
 
 
 class Order:
     """The positions of each global batch, cut from successive permutations of the records.
 
-    Not Grain's own `shuffle`, which computes each position by itself: on an H200's host 16 of them
-    took longer than the step they were for.
+    Not Grain's own `shuffle`, which computes each position separately: on an H200's host, 16 of
+    them took longer than the step they were for.
 
     Args:
-      num_records: of the split.
-      batch_size: positions a batch; batches go on across the ends of epochs.
-      seed: of all permutations.
+      num_records: number of records in the split.
+      batch_size: positions per batch; batches continue across the ends of epochs.
+      seed: seed of all permutations.
     """
 
     def __init__(self, num_records: int, batch_size: int, seed: int) -> None:
         self._num_records, self._batch_size, self._seed = num_records, batch_size, seed
-        # A batch may lie across an epoch's end.
+        # A batch may span an epoch's end.
         self._permutation = functools.lru_cache(maxsize=2)(self._new_permutation)
 
     def __len__(self) -> int:
@@ -100,7 +100,7 @@ class Order:
 
 
 def use_resident(records: Records, config: Config) -> bool:
-    """Whether the decoded split is to be kept in device memory, by the key `data.resident`."""
+    """Whether to keep the decoded split in device memory, according to `data.resident`."""
     if config.data.resident != "auto":
         return config.data.resident == "true"
     return len(records) * _bytes_per_picture(records) <= _resident_budget()
@@ -119,7 +119,7 @@ def read_store(records: Records) -> Pictures:
 
 
 def _bytes_per_picture(records: Records) -> int:
-    """Returns the size of a decoded image of 16 bits and its masks of 8."""
+    """Returns the size of a decoded 16-bit image and its 8-bit masks."""
     return records.image_size**2 * (2 + len(CHANNELS[records.labels]))
 
 

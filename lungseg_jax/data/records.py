@@ -49,13 +49,13 @@ class Example:
 
 
 class Names(NamedTuple):
-    """What a record is called by, and what it is of.
+    """What a record is called, and what it shows.
 
     Attributes:
       example_id: unique in the data set.
       source: where the image was taken.
-      patient_id: of the patient, a keyed hash where it is secret.
-      finding: of the image, or of the patient.
+      patient_id: the patient's id, a keyed hash where it is secret.
+      finding: the finding of the image, or of the patient.
     """
 
     example_id: str
@@ -68,8 +68,8 @@ class Records:
     """The examples of one split; positions are those in the records and never change.
 
     Attributes:
-      split: its name.
-      name: of the records; other inputs give another name.
+      split: the split's name.
+      name: the records' name; other inputs give another name.
       content: a checksum of the split's records.
       image_size: side of the images in pixels.
       labels: what the channels of the masks are.
@@ -82,7 +82,7 @@ class Records:
         self._images = fields.select("image")
         self._examples = fields.select("example_id", "source", "spacing_mm", "original_mask")
         self._names = fields.select(*Names._fields)
-        # So that a shard that was cut short is reported before the first step.
+        # So that a truncated shard is reported before the first step.
         for fields in (self._pictures, self._examples):
             fields.read([len(fields) - 1])
         self.split = split
@@ -117,13 +117,13 @@ class Records:
     def images_in_batches(
         self, batches: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[UInt16[np.ndarray, "b s s 1"]]:
-        """Yields images in batches of one size, filled up with black ones.
+        """Yields images in batches of one size, padded with black ones.
 
         Threads read the next batch while one is used.
 
         Args:
           batches: the positions of each batch's images.
-          batch_size: of every batch.
+          batch_size: size of every batch.
         """
         positions = list(itertools.chain.from_iterable(batches))
         images: Any = grain.MapDataset.source(positions).map(
@@ -192,7 +192,7 @@ def open_records(config: Config) -> dict[str, Records]:
       ConfigError: the split file is not valid, or the masks do not tell the sides that the labels
         ask for.
     """
-    # Building takes minutes.
+    # Before building, which takes minutes.
     if tells_sides(config.data.labels) and config.data.source in SOURCES_WITHOUT_SIDES:
         raise _no_sides(config.data)
     if jax.process_count() > 1:
@@ -217,8 +217,8 @@ def are_same_records(data_state: dict[str, Any], records: dict[str, Records]) ->
     """Whether a checkpoint was trained on these records, by their name or by their content.
 
     Args:
-      data_state: of the checkpoint.
-      records: of each split.
+      data_state: the checkpoint's `data_state`.
+      records: the records of each split.
     """
     identities = identity(records)
     return any(data_state.get(key) == identities[key] for key in identities)
@@ -227,7 +227,7 @@ def are_same_records(data_state: dict[str, Any], records: dict[str, Records]) ->
 def check_same_records(
     workdir: epath.Path, data_state: dict[str, Any], records: dict[str, Records]
 ) -> None:
-    """Checks that a checkpoint was trained on these records: others are split in another way.
+    """Checks that a checkpoint was trained on these records: others are split differently.
 
     Raises:
       CheckpointError: it was not.
@@ -267,9 +267,9 @@ def build_records(config: Config, beam_options: "PipelineOptions | None" = None)
 
 
 def _check_labels(data: DataConfig, records: dict[str, Records]) -> None:
-    """Checks that there is something to learn of each class.
+    """Checks that there is something to learn for each class.
 
-    Of sides, one example of each split tells at once whether most sources have them.
+    For sides, one example of each split tells at once for most sources whether they have them.
     """
     if tells_sides(data.labels) and not all(one.has_sides() for one in records.values()):
         raise _no_sides(data)

@@ -1,4 +1,4 @@
-"""Random batches: for timing, where no records are."""
+"""Random batches for timing where there are no records."""
 
 import jax
 import numpy as np

@@ -1,8 +1,8 @@
-"""Batch normalisation together with the activation that follows it, in as few passes as can be.
+"""Batch normalisation fused with the activation that follows it, in as few passes as possible.
 
-Up to rounding it equals `activation(nnx.BatchNorm(c, momentum=MOMENTUM, epsilon=EPSILON)(x))`. Not
-that itself: the gradient that autodiff derives from it reads and writes the activations half as
-often again as is needed, and on an accelerator that is what a step waits for.
+Up to rounding it equals `activation(nnx.BatchNorm(c, momentum=MOMENTUM, epsilon=EPSILON)(x))`. That
+itself is not used: the gradient that autodiff derives from it reads and writes the activations half
+as often again as needed, and on an accelerator that is what a step waits for.
 """
 
 import functools
@@ -25,7 +25,7 @@ Pictures = Float[Array, "b h w c"]
 Channels = Float[Array, " c"]
 Activation = Callable[[Array], Array]
 
-# What the backward pass is given: x, scale, bias, mean and inverse deviation.
+# What the backward pass gets: x, scale, bias, mean and inverse deviation.
 Saved = tuple[Pictures, Channels, Channels, Channels, Channels]
 
 
@@ -45,7 +45,7 @@ class BatchNorm(nnx.Module):
         self.axis_name = axis_name
 
     def __call__(self, x: Pictures, activation: Activation) -> Pictures:
-        """Returns `x` normalised by its own statistics, activated; updates the running ones."""
+        """Returns `x` normalised by its own statistics and activated; updates the running ones."""
         result: Any = normalise(x, self.scale[...], self.bias[...], activation, self.axis_name)
         y, mean, var = result
         for running, new in ((self.mean, mean), (self.var, var)):
@@ -53,7 +53,7 @@ class BatchNorm(nnx.Module):
         return y
 
     def running_affine(self) -> tuple[Channels, Channels]:
-        """Returns scale and shift of each channel by which the running statistics normalise."""
+        """Returns each channel's scale and shift that normalise by the running statistics."""
         scale = self.scale[...] * lax.rsqrt(self.var[...] + EPSILON)
         return scale, self.bias[...] - self.mean[...] * scale
 
@@ -69,19 +69,19 @@ def normalise(
     """Returns normalised and activated `x`, in its type, and the batch's mean and variance.
 
     With σ = √(variance + EPSILON), x̂ = (x − mean)/σ and y = activation(scale · x̂ + bias), and with
-    g the gradient of what is activated:
+    g the gradient with respect to the activation's input:
 
       dx = scale/σ · (g − mean g − x̂ · mean(g x̂)),  d_scale = Σ g x̂,  d_bias = Σ g
 
     Mean and variance (biased) are float32 and carry no gradient. The variance is the mean square
-    less the squared mean: where values spread by less than a thousandth of their mean, nothing is
+    minus the squared mean: where values spread by less than a thousandth of their mean, nothing is
     left of it. Under a mapped axis the gradients of scale and bias are the device's own share, to
     be summed like those of all parameters.
 
     Args:
       x: float32 or narrower; it alone is kept for the backward pass.
-      scale: of each channel.
-      bias: of each channel.
+      scale: scale of each channel.
+      bias: bias of each channel.
       activation: applied to each element.
       axis_name: mapped axis that the batch is spread over.
     """
@@ -120,11 +120,11 @@ def _backward(
         return normal, pull(d_y)[0].astype(jnp.float32)
 
     normal, gradient = normal_and_gradient(x)
-    # Sums of this device's images, means of all devices': see `normalise` on a mapped axis.
+    # Sums over this device's images, means over all devices': see `normalise` on a mapped axis.
     sum_gradient, sum_gradient_times_normal = _sums(gradient, gradient * normal)
     means = _means(gradient, gradient * normal, axis_name)
-    # The first pass sums, the second one needs the sums. Behind the barrier the second computes its
-    # operands from `x` anew; without it XLA would have the first write them for the second to read.
+    # The first pass sums, the second needs the sums. Behind the barrier, the second recomputes its
+    # operands from `x`; without it, XLA would have the first write them for the second to read.
     x_anew, mean_gradient, mean_gradient_times_normal = lax.optimization_barrier((x, *means))
     normal, gradient = normal_and_gradient(x_anew)
     centred = gradient - mean_gradient - normal * mean_gradient_times_normal
@@ -136,7 +136,7 @@ normalise.defvjp(_forward, _backward)
 
 
 def _means(first: Pictures, second: Pictures, axis_name: str | None) -> tuple[Channels, Channels]:
-    """Returns the means of both by channel, over images, pixels and the mapped axis."""
+    """Returns the channel means of both, over images, pixels and the mapped axis."""
     # Not a 32-bit integer, which a large global batch would overflow.
     count = float(first.size // first.shape[-1])
     sums = jnp.stack(_sums(first, second))
@@ -147,5 +147,5 @@ def _means(first: Pictures, second: Pictures, axis_name: str | None) -> tuple[Ch
 
 
 def _sums(first: Pictures, second: Pictures) -> tuple[Channels, Channels]:
-    """Returns the sums of both by channel, over this device's images and pixels."""
+    """Returns the channel sums of both, over this device's images and pixels."""
     return first.sum((0, 1, 2)), second.sum((0, 1, 2))

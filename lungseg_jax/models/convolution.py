@@ -1,8 +1,8 @@
 """Convolutions with gradients in forms that every backend runs fast.
 
-On a CPU, XLA runs some of them at a tenth of the rate of others: forward passes of few channels,
-and gradients of kernels where images are large. Here these become what its matrix library takes.
-All other backends, and all other types than float32, run XLA's own.
+On a CPU, XLA runs some of them at a tenth of the rate of others: forward passes with few channels,
+and kernel gradients where images are large. Here these become what its matrix library takes.
+All other backends, and all types other than float32, run XLA's own.
 """
 
 import jax
@@ -19,7 +19,7 @@ _FEW_CHANNELS = 16
 # is as fast.
 _STRIP_CHANNELS = 64
 
-# Neighbourhoods of a strip are to stay in a core's second-level cache.
+# A strip's neighbourhoods are to stay in a core's second-level cache.
 _STRIP_BYTES = 2**21
 _COLUMNS = (4, 2)
 
@@ -28,11 +28,11 @@ _COLUMNS = (4, 2)
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c d"]
 ) -> Float[Array, "b h w d"]:
-    """Returns the cross-correlation of the same size; beyond the borders are zeros.
+    """Returns the cross-correlation, of the same size; there are zeros beyond the borders.
 
     Args:
       x: images.
-      kernel: of an odd side.
+      kernel: a kernel of odd side.
     """
     return _dispatch(_convolve_on_cpu, _convolve, x, kernel)
 
@@ -49,7 +49,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def _dispatch(on_cpu, elsewhere, x: Array, *others: Array):  # noqa: ANN001, ANN202
-    # By the platform that is compiled for: a CPU may compile for a TPU.
+    # Chosen by the platform that is compiled for: a CPU may compile for a TPU.
     if x.dtype != jnp.float32:
         return elsewhere(x, *others)
     return lax.platform_dependent(x, *others, cpu=on_cpu, default=elsewhere)
@@ -67,7 +67,7 @@ def _convolve_on_cpu(x: Array, kernel: Array) -> Array:
     size, _, c, d = kernel.shape
     if size == 1 or max(c, d) > _FEW_CHANNELS or x.shape[2] % 2:
         return _convolve(x, kernel)
-    # Windows that are a column wider, two columns apart, give two columns of results as channels.
+    # Windows one column wider, two columns apart, give two columns of results as channels.
     left, right = (jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1))
     margin = (size // 2, size // 2)
     pairs = lax.conv_general_dilated(

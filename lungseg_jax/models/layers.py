@@ -49,7 +49,7 @@ class Convolution(nnx.Module):
       in_features: channels in.
       out_features: channels out.
       initial: distribution of the initial kernel.
-      dtype: to compute in; the kernel is float32.
+      dtype: compute type; the kernel is float32.
       rngs: source of the initial kernel.
     """
 
@@ -85,7 +85,7 @@ class ConvNormActivation(nnx.Module):
       out_features: channels out.
       norm: `batch` (synchronised over `axis_name` where one is given) or `group` (8 channels each).
       activation: name in `ACTIVATIONS`.
-      dtype: of the convolution and the activation; parameters and statistics stay float32.
+      dtype: type of the convolution and the activation; parameters and statistics stay float32.
       axis_name: mapped axis over which batch statistics are averaged, `None` for a global batch.
       rngs: source of the initial kernel.
     """
@@ -132,7 +132,7 @@ class ConvNormActivation(nnx.Module):
 class Head(nnx.Module):
     """Logits of each pixel: a linear function of its channels, float32.
 
-    With several logits a pixel, products have the precision of the backend's default, which on TPUs
+    With several logits per pixel, products have the backend's default precision, which on TPUs
     rounds kernels to bfloat16; sums are float32 everywhere.
 
     Args:

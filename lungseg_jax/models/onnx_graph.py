@@ -1,7 +1,7 @@
 """A trained U-Net as an ONNX graph (https://onnx.ai), for runtimes without JAX, NCHW.
 
 Written layer by layer, because converters of JAX programs know neither what a network computes on
-one platform alone nor batch normalisation that a convolution has taken over.
+one platform only nor batch normalisation that is folded into a convolution.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "images", "probabilities"
 
-# The first with GELU; ONNX Runtime knows it from 1.17 on, OpenVINO from 2024.
+# The first with GELU; ONNX Runtime supports it from 1.17 on, OpenVINO from 2024.
 OPSET = 20
 
-# The format of the file that came with it.
+# The version of the file format that came with it.
 IR_VERSION = 9
 
 
@@ -35,7 +35,7 @@ def onnx_model(network: UNet, image_size: int) -> "ModelProto":
     Batch normalisation uses the running statistics.
 
     Args:
-      network: trained.
+      network: a trained network.
       image_size: s, the side of its square in pixels.
     """
     from onnx import TensorProto, checker, helper

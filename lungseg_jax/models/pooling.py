@@ -1,4 +1,4 @@
-"""Max pooling, with a gradient that is made of cheap element-wise passes."""
+"""Max pooling with a gradient made of cheap element-wise passes."""
 
 import functools
 
@@ -27,7 +27,7 @@ def _forward(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     quarters = _quarters(x)
     largest = functools.reduce(jnp.maximum, quarters)
     count = sum((quarter == largest).astype(jnp.int8) for quarter in quarters)
-    # Without the barrier XLA counts again in the backward pass: to keep a byte a block is cheaper.
+    # Without the barrier XLA counts again in the backward pass: keeping a byte a block is cheaper.
     largest, count = lax.optimization_barrier((largest, count))
     return largest, (x, largest, count)
 

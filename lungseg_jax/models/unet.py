@@ -39,8 +39,8 @@ class Upsample(nnx.Module):
     def __init__(
         self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
-        # A bias would add a pattern of four pixels at the price of a pass over all activations.
-        # Only its kernel is used; it is a layer because the packaged weights name it as one.
+        # A bias would add a pattern of four pixels at the cost of a pass over all activations.
+        # Only the kernel is used; it is in a layer because the packaged weights name it as one.
         self.conv = Convolution(
             1,
             in_features,
@@ -61,14 +61,14 @@ class UNet(nnx.Module):
 
     Level `i` has `width * 2**i` channels at `1 / 2**i` of the first level's resolution. With
     `block_size > 1` the first level sees the image at `1 / block_size` of its resolution, each
-    block of pixels as channels, and predicts as many logits a position: the same field of view
+    block of pixels as channels, and predicts as many logits per position: the same field of view
     at a fraction of the memory traffic.
 
     Args:
       width: channels of the first level.
       depth: number of times the resolution is halved.
       block_size: side of the blocks that space-to-depth folds into channels; 1 for the plain form.
-      num_classes: logits a pixel.
+      num_classes: logits per pixel.
       norm: see `ConvNormActivation`.
       activation: see `ConvNormActivation`.
       dtype: compute type; parameters, statistics and logits are float32.

@@ -1,4 +1,4 @@
-"""Doubling the resolution, with gradients in the form that the backend runs fast."""
+"""Doubling the resolution, with gradients in a form that the backend runs fast."""
 
 import jax
 from jax import lax
@@ -18,7 +18,7 @@ def upsample(
 
     Args:
       x: images.
-      kernel: channels out are those of the four pixels of a block, row by row.
+      kernel: its output channels are those of a block's four pixels, row by row.
     """
     return _upsample(x, kernel)
 

@@ -1,1 +1,1 @@
-"""What a process has to do with its machine: cores, memory, caches, other hosts, signals."""
+"""How a process deals with its machine: cores, memory, caches, other hosts, signals."""

@@ -1,4 +1,4 @@
-"""Answers in order, some computed ahead."""
+"""Results in order, some computed ahead."""
 
 import collections
 import concurrent.futures
@@ -15,13 +15,13 @@ def map_ahead(
     items: Iterable[Item],
     ahead: int,
 ) -> Iterator[Answer]:
-    """Yields answers in the order of the items; an executor's own map starts them all.
+    """Yields results in the order of the items; an executor's own map starts them all.
 
     Args:
-      pool: computes them.
-      function: of an item.
+      pool: computes the results.
+      function: a function of one item.
       items: taken as they are needed.
-      ahead: how many answers may be waiting.
+      ahead: how many results may be waiting.
     """
     running: collections.deque[concurrent.futures.Future] = collections.deque()
     for item in items:

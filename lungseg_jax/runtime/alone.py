@@ -12,20 +12,20 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 
-# Of its own, and never deleted: not every file system locks a folder, and a process may wait for
-# the file that another one has deleted.
+# A file of its own, never deleted: not every file system locks a folder, and a process may wait
+# for the file that another one has deleted.
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
-    """Keeps other processes out of a folder on disk, also those of machines that share the disk.
+    """Keeps other processes out of a folder on disk, also those on machines that share the disk.
 
-    The system lets go of it when this process and those it has forked end, however they end.
+    The system releases it when this process and those it has forked end, however they end.
 
     Args:
-      folder: that there is.
-      remedy: what whoever comes second can do.
+      folder: an existing folder.
+      remedy: what the process that comes second can do.
 
     Raises:
       DataError: another process is in it, or nothing can be written to it.
@@ -49,7 +49,7 @@ def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
 
 
 def _opened(path: Path) -> TextIO:
-    """Returns the lock's file, to write if it may be: it may be another person's."""
+    """Returns the lock file, opened for writing if permitted: it may be another person's."""
     try:
         try:
             return path.open("a+")

@@ -12,9 +12,9 @@ def use_compilation_cache() -> None:
     """Keeps programs in `FOLDER`, unless `JAX_COMPILATION_CACHE_DIR` or JAX's configuration is set.
 
     JAX looks programs up by code, compiler options, versions and devices, and deletes none: the
-    folder may be removed at any time. `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
+    folder may be removed at any time. `JAX_ENABLE_COMPILATION_CACHE=false` switches the cache off.
     Programs that compile fast are kept too, unless JAX's own variable says otherwise: prediction
-    waits for some of less than a second.
+    waits for some that take less than a second.
     """
     chosen = jax.config.jax_compilation_cache_dir is not None  # type: ignore[attr-defined]
     if not chosen and "JAX_COMPILATION_CACHE_DIR" not in os.environ:

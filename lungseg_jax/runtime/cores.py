@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 # A container's share of the processors: quota and period in microseconds (cgroup v2, Linux's
-# admin-guide/cgroup-v2). Of the process's own group, as a container sees it.
+# admin-guide/cgroup-v2). Those of the process's own group, as a container sees it.
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -19,7 +19,7 @@ def num_readers() -> int:
 
 
 def usable_cores() -> int:
-    """Returns how many cores this process may use; macOS tells only how many there are."""
+    """Returns how many cores this process may use; macOS reports only how many there are."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
         return min(cores, _cores_of_container() or cores)
@@ -27,10 +27,10 @@ def usable_cores() -> int:
 
 
 def _cores_of_container(cpu_max: Path = _CPU_MAX) -> int | None:
-    """Returns what a quota, if there is one, allows, rounded up: `docker run --cpus=2` sets one."""
+    """Returns the cores that a quota allows, rounded up; `docker run --cpus=2` sets one."""
     try:
         quota, period = cpu_max.read_text().split()
         return max(1, math.ceil(int(quota) / int(period)))
-    # No such group, or `max` for a quota.
+    # No such group, or `max` as the quota.
     except (OSError, ValueError):
         return None

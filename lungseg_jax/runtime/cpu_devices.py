@@ -1,4 +1,4 @@
-"""JAX's devices on the cores of a CPU."""
+"""JAX devices on the cores of a CPU."""
 
 import os
 
@@ -14,7 +14,7 @@ MOST_DEVICES = 8
 
 
 def use_all_cores(config: Config) -> None:
-    """Makes each core a device where a CPU trains; call it before JAX looks for devices.
+    """Makes each core a device for training on a CPU; call it before JAX looks for devices.
 
     XLA runs most of a step's operations on one core of a device: two devices of one core each train
     1.3 times as fast as one device of two. As many devices are made as the batch divides over. A
@@ -37,7 +37,7 @@ def use_all_cores(config: Config) -> None:
 
 
 def devices_for(config: Config, cores: int) -> int:
-    """Returns the largest number of devices, one a core, that batch and rows divide over."""
+    """Returns the largest number of devices, one per core, over which batch and rows divide."""
     return max(
         devices
         for devices in range(1, min(cores, MOST_DEVICES) + 1)

@@ -13,7 +13,7 @@ from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
-# By which files become images and masks.
+# Libraries by which files become images and masks.
 READERS = (
     "highdicom", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "pydicom",
     "python-gdcm", "scipy",
@@ -26,7 +26,7 @@ _GIT_SECONDS = 10
 
 
 def environment() -> dict[str, Any]:
-    """Returns `revision`, `python`, `versions` of libraries, and `hardware`, as JSON has them."""
+    """Returns `revision`, `python`, `versions` of libraries, and `hardware`, as types of JSON."""
     return {
         "revision": revision(),
         "python": platform.python_version(),
@@ -54,7 +54,7 @@ def revision(checkout: Path = _CHECKOUT) -> str | None:
 
 
 def digest_of_program(packages: Path = _CHECKOUT) -> str:
-    """Returns a checksum of what turns files into masks, but for the weights.
+    """Returns a checksum of what turns files into masks, except for the weights.
 
     That is the source and the tables of this package and of `tfds_builder`, and the versions of the
     libraries that read images and compute.

@@ -1,4 +1,4 @@
-"""The hosts of a job: started together, and to do the same."""
+"""The hosts of a job, which are started together and must do the same."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ from lungseg_jax.errors import ConfigError
 
 
 def join_hosts() -> None:
-    """Makes this process one of those of a job.
+    """Makes this process one of a job's processes.
 
     Raises:
       ConfigError: nothing says which other processes there are, or they cannot be reached.
@@ -33,21 +33,21 @@ def join_hosts() -> None:
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave it out on a single host",
         ) from error
     if jax.default_backend() == "cpu":
-        # JAX lets the first process alone keep programs. Where it has them, its first step waits
-        # for those that compile, for no more than the 30 seconds of Gloo, which joins CPUs.
+        # JAX lets only the first process cache programs. If it has them cached, its first step
+        # waits for the others to compile, but only for the 30 seconds of Gloo, which connects CPUs.
         jax.config.update("jax_enable_compilation_cache", False)
 
 
 def leave_job(code: int) -> None:
-    """Ends this process if it is one of those of a job that is not done; it has told why.
+    """Ends this process if it is part of a job that is not done; the reason was already printed.
 
-    At its end Python would wait for the others to come there, which JAX allows five minutes for,
+    At its exit, Python would wait for the others to get there, for which JAX allows five minutes,
     while they wait for this one in the middle of a step.
     """
     if not jax.distributed.is_initialized():
         return
-    # Others may end for the same reason and have it to tell, too. They cannot once the first
-    # process is gone, through which they are joined.
+    # Others may end for the same reason and have to print it, too. They cannot once the first
+    # process, which connects them, is gone.
     time.sleep(4 if jax.process_index() == 0 else 2)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -68,14 +68,14 @@ def check_hosts_agree(**facts: str | None) -> None:
     Otherwise steps would silently combine the work of hosts that do different things.
 
     Args:
-      **facts: of this host, by what errors call them; `None` where it does not know.
+      **facts: this host's facts, by the names that errors call them; `None` if it does not know.
 
     Raises:
       ConfigError: hosts differ; raised on all of them.
     """
     if jax.process_count() == 1:
         return
-    # JAX gathers from equal hosts alone.
+    # JAX only gathers from hosts with equally many devices.
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         numbers = ", ".join(str(counts[host]) for host in sorted(counts))
@@ -105,7 +105,7 @@ def without_folders(config: Config) -> str:
 
 
 def in_any_process(is_so: bool) -> bool:
-    """Returns whether it is so in any process, once all have come here."""
+    """Returns whether it is so in any process, once all have called this function."""
     if jax.process_count() == 1:
         return is_so
     return bool(np.any(multihost_utils.process_allgather(np.asarray(is_so))))

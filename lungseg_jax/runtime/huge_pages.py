@@ -14,10 +14,10 @@ _VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 
 def restart_with_huge_pages() -> None:
-    """Starts the program anew, asking the C library for huge pages, where that makes it faster.
+    """Restarts the program, asking the C library for huge pages, where that makes it faster.
 
-    XLA allocates the memory of each step anew. With pages of 4 KiB the kernel maps a hundred
-    thousand a step, and addresses are looked up slowly: a tenth to a fifth of a step's time. The C
+    XLA allocates the memory of each step anew. With pages of 4 KiB, the kernel maps a hundred
+    thousand per step, and address look-ups are slow: a tenth to a fifth of a step's time. The C
     library reads its setting when a process starts, so the process is replaced by one with the same
     number and arguments. Does nothing where the setting is there already, where JAX may find an
     accelerator, or where the kernel does not leave the choice to programs.
@@ -41,7 +41,7 @@ def _is_worth_it() -> bool:
     has_accelerator = os.environ.get("JAX_PLATFORMS") != "cpu" and bool(
         importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
     )
-    # Of "always [madvise] never" the one in brackets holds.
+    # Of "always [madvise] never", the one in brackets is in force.
     left_to_programs = _KERNEL.exists() and "[madvise]" in _KERNEL.read_text()
     library, version = platform.libc_ver()
     if has_accelerator or not left_to_programs or library != "glibc":

@@ -1,4 +1,4 @@
-"""Ctrl-C: from when on it is heeded, when it has to wait, and that it is not lost."""
+"""Ctrl-C: from when on it is heeded, when it has to wait, and how it is kept from being lost."""
 
 import contextlib
 import os
@@ -8,20 +8,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Until a signal that nobody heard of is sent again; what could not raise it is over by then.
+# Delay before a signal that was dropped is sent again; what could not raise it is over by then.
 _AGAIN_SECONDS = 0.05
 
 _changed = False
 
 
 def end_at_once_while_importing(package: str) -> None:
-    """Makes SIGINT end a command of a package until it listens; a package calls it first.
+    """Makes SIGINT end a package's command until that listens; the package calls this first.
 
     Imports take seconds. Python's own handler would end them in a traceback, or not at all where a
-    library catches whatever its imports raise. Of other programs the handler is left as it is.
+    library catches whatever its imports raise. In other programs the handler is left as it is.
 
     Args:
-      package: whose modules are commands.
+      package: the package whose modules are commands.
     """
     global _changed
     # What `argv` holds while `python -m` imports the packages that a module is in.
@@ -39,13 +39,13 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def sent_again_if_dropped(signals: Mapping[type[BaseException], int]) -> Iterator[None]:
-    """Within the context, a signal is sent again where Python drops what it raises.
+    """Within the context, sends a signal again if Python drops the exception that it raises.
 
-    It does in the garbage collector's callbacks, of which JAX has one, and in `__del__`: a run
-    would go on as if nobody had pressed Ctrl-C.
+    Python does so in the garbage collector's callbacks, of which JAX has one, and in `__del__`: a
+    run would go on as if nobody had pressed Ctrl-C.
 
     Args:
-      signals: by what they raise.
+      signals: the signals, by the exceptions that they raise.
     """
     before = sys.unraisablehook
     timers: list[threading.Timer] = []
@@ -69,7 +69,7 @@ def sent_again_if_dropped(signals: Mapping[type[BaseException], int]) -> Iterato
 
 @contextlib.contextmanager
 def held_back(number: int) -> Iterator[None]:
-    """Within the context, which is for what must not end halfway, a signal waits for its end."""
+    """Holds a signal back until the end of the context, which is for what must not end halfway."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -78,7 +78,7 @@ def held_back(number: int) -> Iterator[None]:
     try:
         yield
     finally:
-        # There is no handler to go back to where one was set from outside Python.
+        # There is no handler to go back to if it was set from outside Python.
         signal.signal(number, signal.SIG_DFL if before is None else before)
         if came:
             signal.raise_signal(number)
@@ -86,7 +86,7 @@ def held_back(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within the context, which is for imports of a command that listens, it does not."""
+    """Suspends listening within the context, which is for imports of a command that listens."""
     if not _changed or threading.current_thread() is not threading.main_thread():
         yield
         return

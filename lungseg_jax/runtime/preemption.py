@@ -18,7 +18,7 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stop_at_once() -> Iterator[None]:
-    """Within the context SIGTERM raises `Stopped`."""
+    """Within the context, SIGTERM raises `Stopped`."""
 
     def stop(*_: object) -> None:
         raise Stopped
@@ -29,10 +29,10 @@ def stop_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_after_step() -> Iterator[Callable[[int], bool]]:
-    """Makes SIGTERM only ask to stop; yields a function that tells, by step, whether it did.
+    """Makes SIGTERM only ask to stop; yields a function that says, for a step, whether it did.
 
     Preempted hosts of one job must stop after the same step: JAX's preemption service, which
-    catches SIGTERM itself, agrees on it.
+    catches SIGTERM itself, makes them agree on it.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
@@ -49,7 +49,7 @@ def stop_after_step() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
-    # Only the main thread receives signals; training in another one must be stopped otherwise.
+    # Only the main thread receives signals; training in another must be stopped in another way.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -57,5 +57,5 @@ def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
     try:
         yield
     finally:
-        # There is no handler to go back to where one was set from outside Python.
+        # There is no handler to go back to if it was set from outside Python.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
