@@ -1,4 +1,4 @@
-"""Which numbers of devices a configuration divides over."""
+"""Over which numbers of devices a configuration divides."""
 
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError

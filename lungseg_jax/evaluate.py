@@ -55,8 +55,8 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
 
     Raises:
       CheckpointError: the folder holds no checkpoint that can be read, or the data have changed.
-      ConfigError: the run was trained with another configuration, or the number of devices is not
-        divisible into the groups.
+      ConfigError: the run was trained with another configuration, or the devices do not divide into
+        groups.
       DataError: the images cannot be used, or another job is in the folder.
     """
     workdir = run_folder(workdir)

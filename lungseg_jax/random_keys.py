@@ -1,4 +1,4 @@
-"""Random keys by name: functions of the seed, so that no state carries one."""
+"""Random keys by name: functions of the seed, so that no state has to carry one."""
 
 import jax
 from jaxtyping import Array

@@ -1,4 +1,4 @@
-"""The range that grey values use, where a file does not say or says too much."""
+"""The range that grey values use, where a file does not state it or states too much."""
 
 import numpy as np
 from jaxtyping import Integer
@@ -16,7 +16,7 @@ def largest_shown(pixels: Integer[np.ndarray, "h w"]) -> tuple[int, tuple[str, .
     """Returns the largest value of the fewest bits that hold all but markers, and notes.
 
     Args:
-      pixels: not negative. The caller clips those brighter than that value.
+      pixels: non-negative values. The caller clips those brighter than that value.
     """
     largest = whole = largest_value(int(pixels.max()))
     while largest > 255 and np.count_nonzero(pixels > largest // 2) <= MARKER_SHARE * pixels.size:

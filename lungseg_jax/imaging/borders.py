@@ -1,23 +1,23 @@
-"""Bars beside the exposed field: shadow of the collimator, or a detector that no ray has reached.
+"""Bars beside the exposed field: the collimator's shadow, or detector that no ray has reached.
 
-Shadow is black where bone is bright; so is what detectors and viewers fill with. Unexposed parts of
-a plate whose image was never cut are white.
+Shadow is black where bone is bright; so is what detectors and viewers pad with. Unexposed parts of
+a plate whose image was never cropped are white.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-# Greys this near to the darkest or the brightest are black or white, as a share of their distance.
+# Greys this close to the darkest or the brightest, as a share of the range, are black or white.
 _TOLERANCE = 0.06
 
-# A line is a bar's if all but this share of it is black, or white.
+# A line belongs to a bar if all but this share of it is black, or white.
 _REST = 0.1
 
-# What is left beside bars is at least this share of each side.
+# What is left between bars is at least this share of each side.
 LEAST_LEFT = 1 / 3
 
 # A white bar ends sharply: this share of the side farther in, most of a line is darker by more than
-# this share of all greys. A belly that is white all over, at the lower border, ends gradually.
+# this share of the range. An abdomen that is white all over, at the lower border, ends gradually.
 _EDGE = 0.02
 _DROP = 0.15
 
@@ -25,7 +25,7 @@ _DROP = 0.15
 def without_bars(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 w2"]:
     """Returns pixels without the black and white lines around them, unless little would be left."""
     left = pixels
-    # Twice: there may be black bars within white ones, or the reverse.
+    # Twice: there may be black bars inside white ones, or the reverse.
     for _ in range(2):
         black, white = _black_and_white(left)
         rows, columns = (
@@ -41,7 +41,7 @@ def without_bars(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 
 def blacken_white_bars(
     pixels: Float32[np.ndarray, "h w"],
 ) -> tuple[Float32[np.ndarray, "h w"], bool]:
-    """Returns pixels with the white bars around them black, and whether there were any.
+    """Returns pixels with the white bars around them made black, and whether there were any.
 
     Networks see black bars in training. Images of which little would be left stay as they are.
     """
@@ -61,11 +61,11 @@ def blacken_white_bars(
 
 
 def _length_of_bar(white: Float[np.ndarray, " n"], bright: Float[np.ndarray, " n"]) -> int:
-    """Returns how many lines, from the first on, are a white bar.
+    """Returns how many lines, from the first on, form a white bar.
 
     Args:
       white: share of each line that is white.
-      bright: share that is white or not much darker.
+      bright: share of each line that is white or not much darker.
     """
     length = int(np.argmax(white < 1 - _REST))
     inner = min(length + max(round(_EDGE * len(white)), 1), len(white) - 1)

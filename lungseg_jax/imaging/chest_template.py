@@ -4,8 +4,8 @@ A frontal chest, however small it is drawn, is a bright mediastinum standing on 
 with a dark lung on either side. That figure, over some positions, sizes and tilts, is compared with
 the image by normalised cross-correlation (Lewis 1995, "Fast normalized cross-correlation").
 
-Its proportions were chosen on half of Montgomery and Shenzhen's images and on phantoms, its tilts
-and the bounds below with sight of all. These score 0.63 to 0.87, at least 0.47 more than negatives.
+Its proportions were chosen on half of Montgomery's and Shenzhen's images and on phantoms, its tilts
+and the bounds below on all of them. These score 0.63 to 0.87, at least 0.47 more than negatives.
 """
 
 import functools
@@ -18,12 +18,12 @@ from jaxtyping import Float, Float32, Shaped
 
 from lungseg_jax.imaging.borders import without_bars
 
-# Least likeness of a frontal chest, and least lead over the image's negative.
+# Least likeness to a frontal chest, and least lead over the image's negative.
 MIN_LIKENESS = 0.55
 MIN_LEAD = 0.25
 
-# Least share of greys between black and white: a mask of two lungs has the figure of a chest, and
-# next to none. Montgomery and Shenzhen's images have 0.32 and more, their masks 0.03 and less.
+# Least share of greys between black and white: a mask of two lungs has the figure of a chest, but
+# next to no greys. Images of Montgomery and Shenzhen have 0.32 or more, their masks 0.03 or less.
 MIN_GREY = 0.12
 _BLACK, _WHITE = 0.05, 0.95
 
@@ -33,18 +33,18 @@ _OUTER_HALF_WIDTH = 0.225
 _DOME = 0.175
 _BOTTOM = 0.53
 
-# Where and how large the figure is looked for.
+# Positions and sizes at which the figure is searched for.
 _SCALES = (0.85, 1.0, 1.15)
 _ASPECTS = (0.85, 1.15)
 _SHIFTS_RIGHT = (-0.08, -0.04, 0.0, 0.04, 0.08)
 _SHIFTS_DOWN = (-0.1, -0.05, 0.0, 0.05, 0.1)
 _TILTS_DEGREES = (-12.0, 0.0, 12.0)
 
-# Sides of the images that bars are cut from and that are compared.
+# Sides of the image from which bars are cut, and of the image that is compared.
 _THUMBNAIL = 128
 _SIDE = 24
 
-# Grey ranks spread less than this, of at most 0.29, show noise rather than a figure.
+# Grey ranks that spread less than this, of at most 0.29, show noise rather than a figure.
 _LEAST_SPREAD = 0.22
 
 
@@ -53,7 +53,7 @@ def judge(
 ) -> Literal["frontal", "inverted", "other", "no greys"]:
     """Returns what pixels in [0, 1] show: a frontal chest, one in negative, or something else.
 
-    It is a guess: a chest with a lung that is white all over is often something else.
+    It is a guess: a chest with a lung that is white all over often counts as something else.
     """
     small = _shrink(pixels, _THUMBNAIL)
     if _share_of_grey(small) < MIN_GREY:
@@ -67,7 +67,7 @@ def judge(
 def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
     """Returns the best correlation in [-1, 1] of pixels with the figure of a frontal chest."""
     small = _shrink(without_bars(_shrink(pixels, _THUMBNAIL)), _SIDE)
-    # Ranks instead of intensities: windows and film curves do not matter.
+    # Ranks instead of intensities, so that windows and film curves do not matter.
     ranks = (_ranks(small) / small.size - 0.5).astype(np.float32)
     figures, supports = _placements()
     variance = supports @ ranks**2 - (supports @ ranks) ** 2
@@ -82,9 +82,9 @@ def _share_of_grey(pixels: Float[np.ndarray, "h w"]) -> float:
 
 
 def _ranks(values: Float32[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
-    """Returns each value's place among all from 1 up, equal ones sharing their mean place.
+    """Returns each value's rank among all, from 1 up; equal values share their mean rank.
 
-    As `scipy.stats.rankdata`, whose import takes half of the time a worker needs to start.
+    Does what `scipy.stats.rankdata` does, whose import takes half of a worker's start-up time.
     """
     flat = values.ravel()
     ordered = np.sort(flat)
@@ -101,12 +101,12 @@ def _shrink(pixels: Shaped[np.ndarray, "h w"], side: int) -> Float32[np.ndarray,
 
 @functools.cache
 def _placements() -> tuple[Float32[np.ndarray, "k n"], Float32[np.ndarray, "k n"]]:
-    """Returns the figure in each place, size and tilt, and the averages over what it covers.
+    """Returns the figure at each position, size and tilt, and the averages over what it covers.
 
-    A figure has mean 0 over what it covers and such a norm that its product with ranks, over their
-    standard deviation there, is a correlation.
+    A figure has mean 0 over what it covers, and is scaled so that its product with ranks, divided
+    by their standard deviation there, is a correlation.
     """
-    # Drawn four times as fine, so that its edges may lie between pixels.
+    # Drawn at four times the resolution, so that its edges may lie between pixels.
     centres = (np.arange(4 * _SIDE) + 0.5) / (4 * _SIDE) - 0.5
     figures, supports = [], []
     for tilt, scale, aspect, right, down in itertools.product(

@@ -1,4 +1,4 @@
-"""What a compressed image says of itself before it is decoded."""
+"""What a compressed image says about itself before it is decoded."""
 
 import dataclasses
 import struct
@@ -13,7 +13,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-# Markers that open a JPEG frame (ITU-T T.81 table B.1, T.87 C.1.1), by what they promise.
+# Markers that open a JPEG frame (ITU-T T.81 table B.1, T.87 C.1.1), with what they stand for.
 _FRAMES = {
     0xC0: JPEGBaseline8Bit,
     0xC1: JPEGExtended12Bit,
@@ -30,9 +30,9 @@ class Codestream:
     """The frame header of a compressed image.
 
     Attributes:
-      transfer_syntax: one that images of this kind are decoded under.
-      shape: (rows, columns, samples a pixel); `None` for RLE, which does not say.
-      bits: a sample.
+      transfer_syntax: one under which images of this kind are decoded.
+      shape: (rows, columns, samples per pixel); `None` for RLE, which does not say.
+      bits: bits per sample.
     """
 
     transfer_syntax: UID
@@ -44,7 +44,7 @@ def read_codestream(stream: bytes) -> Codestream:
     """Returns the frame header of a JPEG, JPEG-LS or JPEG 2000 stream; all else counts as RLE.
 
     Raises:
-      ValueError: a JPEG stream of a kind that is not decoded, or without frame header.
+      ValueError: a JPEG stream of a kind that is not decoded, or without a frame header.
       struct.error: it is cut short.
     """
     if stream.startswith(_JPEG_START):

@@ -15,13 +15,13 @@ from lungseg_jax.imaging.radiograph import Orientation, Radiograph, ReadOptions
 from lungseg_jax.imaging.shutter import black_outside_shutter
 from lungseg_jax.imaging.spacing import read_spacing
 
-# Attributes that tell patients apart, in order of preference, and notes on their use.
+# Attributes that distinguish patients, in order of preference, and notes on their use.
 _IDENTIFIERS = {
     "PatientID": (),
     "StudyInstanceUID": ("no PatientID: each study counts as a patient",),
 }
 
-# Room for what a deflated file holds beside its pixels of up to four bytes each.
+# Room for what a deflated file holds besides its pixels of up to four bytes each.
 _HEADER_BYTES = 2**26
 
 
@@ -32,12 +32,12 @@ def read_dicom(
 
     Args:
       content: the file's bytes.
-      name: how errors call the file.
+      name: what errors call the file.
       options: how files are read.
-      against_tag: read the image as if its photometric tag said the opposite.
+      against_tag: read the image as if its photometric interpretation were the opposite.
 
     Raises:
-      NotFrontalError: the header tells of something else than a frontal chest radiograph.
+      NotFrontalError: the header states something other than a frontal chest radiograph.
       DataError: not DICOM, no pixels, several frames, colour, too large, or pixels that do not
         decode.
     """
@@ -80,7 +80,7 @@ def read_dicom(
 def read_patient_id(
     content: bytes, name: str, key: bytes, options: ReadOptions = ReadOptions()
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Returns a keyed hash of the DICOM PatientID, and notes on what it was made of.
+    """Returns a keyed hash of the DICOM PatientID, and notes on what it was made from.
 
     Without one, as in many anonymised files, the hash is of the StudyInstanceUID, and `None` if
     that is absent too. Only equality matters, so the identifier itself never leaves
@@ -99,10 +99,10 @@ def read_patient_id(
 
 
 def hash_patient(patient_id: str, key: bytes) -> str:
-    """Returns a keyed hash of a patient's identifier, blanks around it aside.
+    """Returns a keyed hash of a patient's identifier, ignoring blanks around it.
 
     Without the key nobody can try out identifiers (HMAC-SHA256, RFC 2104, its first 16 hexadecimal
-    digits). An identifier has one hash wherever it was read.
+    digits). An identifier has the same hash wherever it was read.
     """
     return hmac.new(key, patient_id.strip().encode(), "sha256").hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""DICOM files of any make to data sets: with and without preamble, meta header, transfer syntax."""
+"""From any DICOM file to a data set: with or without preamble, meta header, transfer syntax."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ def parse_dicom(content: bytes, name: str, max_bytes: int, until_pixels: bool = 
 
     Args:
       content: the file's bytes.
-      name: how errors call the file.
+      name: what errors call the file.
       max_bytes: how large a deflated file may become.
       until_pixels: leave the pixels out.
 
@@ -69,7 +69,7 @@ def parse_dicom(content: bytes, name: str, max_bytes: int, until_pixels: bool = 
 def guarded(name: str, fault: str) -> Iterator[None]:
     """Turns whatever pydicom and its decoders raise into a `DataError`, and hides their warnings.
 
-    The warnings tell of oddities in a header, with the values.
+    The warnings report oddities in a header, with the values.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,14 +91,14 @@ def _starts_with_element(content: bytes) -> bool:
     if len(content) < 16:
         return False
     group, _, value_type, length = struct.unpack("<HH2s2xI", content[:8] + content[4:8])
-    # Without a value type there is a length: those of the first attributes are short and even.
+    # Without a value type there is a length: for the first attributes it is small and even.
     return group in (2, 8) and (value_type in _VALUE_TYPES or (length <= 1024 and length % 2 == 0))
 
 
 def _inflate(content: bytes, name: str, max_bytes: int) -> bytes | None:
-    """Returns the data set of a deflated file, explicit VR little endian, `None` for other files.
+    """Returns a deflated file's data set, explicit VR little endian; `None` for other files.
 
-    pydicom would inflate whatever size it comes to.
+    pydicom would inflate it to any size.
     """
     file = io.BytesIO(content)
     file.seek(132 if content[128:132] == _PREFIX else 0)
@@ -115,7 +115,7 @@ def _inflate(content: bytes, name: str, max_bytes: int) -> bytes | None:
 
 
 def _guess_transfer_syntax(dataset: Dataset) -> UID:
-    """Returns how the data set was read; of compressed pixels, what the stream looks like."""
+    """Returns how the data set was read; for compressed pixels, what the stream looks like."""
     if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
         stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
         return read_codestream(stream).transfer_syntax

@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects (SEG): lungs in the study of the radiograph they were found on."""
+"""DICOM Segmentation objects (SEG): lungs, in the study of the radiograph they were found on."""
 
 import hashlib
 import importlib.metadata
@@ -35,12 +35,12 @@ logging.getLogger("highdicom").propagate = False
 # Codes and names of SNOMED CT's structures, in the order of the segments.
 _LUNGS = (("3341006", "Right lung"), ("44029006", "Left lung"))
 
-# What a segmentation cannot point to its radiograph without (type 1 in PS3.3 C.12.1, C.7.2.1 and
-# C.7.3.1).
+# Attributes without which a segmentation cannot refer to its radiograph (type 1 in PS3.3 C.12.1,
+# C.7.2.1 and C.7.3.1).
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
-# What must be there and may be empty (type 2 in PS3.3 C.7.1.1, C.7.2.1, and 2C in C.7.6.1);
-# anonymised files often lack it.
+# Attributes that must be present but may be empty (type 2 in PS3.3 C.7.1.1, C.7.2.1, and 2C in
+# C.7.6.1); anonymised files often lack them.
 _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
     "StudyDate", "StudyTime", "ReferringPhysicianName", "PatientOrientation",
@@ -48,7 +48,7 @@ _MAY_BE_EMPTY = (
 
 _REPEATED = (*_REQUIRED, *_MAY_BE_EMPTY, "PixelSpacing")
 
-# Apart from the numbers of the devices' own series.
+# Distinct from the numbers of the devices' own series.
 _SERIES_NUMBER = 1000
 
 _PACKAGE = "lungseg_jax"
@@ -73,16 +73,16 @@ def encode_dicom_seg(
 ) -> bytes:
     """Returns a DICOM file with both lungs as binary segments of a radiograph (PS3.3 A.51).
 
-    It belongs to the radiograph's patient and study, in a series of its own. What has the same
-    header, masks and makers has the same UIDs, so that an archive keeps it once, although the time
-    it was made at differs.
+    It belongs to the radiograph's patient and study, in a series of its own. Files with the same
+    header, masks and makers have the same UIDs, so that an archive keeps one, although the times
+    they were made at differ.
 
     Args:
       path: the radiograph's DICOM file.
       right: the patient's right lung, in the frame of the stored pixels.
       left: the left one.
       options: how the file is read.
-      makers: what stands for network, options and program.
+      makers: strings that identify network, options and program.
 
     Raises:
       DataError: not a DICOM file, or its header lacks what the object must refer to, or holds what
@@ -95,7 +95,7 @@ def encode_dicom_seg(
         if missing := [keyword for keyword in _REQUIRED if not header.get(keyword)]:
             raise DataError(name, f"its header lacks {', '.join(missing)}", "add it")
         _complete(header)
-        # Of each pixel, the number of its segment.
+        # The number of each pixel's segment.
         seg = _segmentation(header, right + 2 * left.astype(np.uint8), makers)
         buffer = io.BytesIO()
         seg.save_as(buffer)
@@ -105,8 +105,8 @@ def encode_dicom_seg(
 def _segmentation(
     header: Dataset, segments: UInt8[np.ndarray, "h w"], makers: Sequence[str]
 ) -> "Segmentation":
-    # What such a file must hold fills a chapter of the standard, which this library keeps. Imported
-    # here, because it is optional.
+    # What such a file must hold fills a chapter of the standard, to which this library keeps.
+    # Imported here, because it is optional.
     from highdicom.seg import Segmentation
 
     mask = hashlib.sha256(segments.tobytes()).hexdigest()
@@ -127,7 +127,7 @@ def _segmentation(
         device_serial_number=makers[0][:16],
         content_label="LUNGS",
         content_description="Lungs by a neural network, for research only",
-        # An empty lung is an empty frame: its absence would say that nobody looked.
+        # An empty lung is an empty frame: a missing frame would say that nobody looked.
         omit_empty_frames=False,
     )
     seg.PatientOrientation = header.PatientOrientation
@@ -135,7 +135,7 @@ def _segmentation(
 
 
 def _complete(header: Dataset) -> None:
-    """Gives a header all that a segmentation must repeat, and takes out what it may not."""
+    """Gives a header all that a segmentation must repeat, and removes what it may not repeat."""
     header.decode()
     header.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _MAY_BE_EMPTY:
@@ -150,7 +150,7 @@ def _complete(header: Dataset) -> None:
 
 
 def _is_valid(header: Dataset, keyword: str) -> bool:
-    """Whether an attribute is there with a value of its kind; anonymisers leave `00000000`."""
+    """Whether an attribute is present with a valid value; anonymisers leave `00000000`."""
     try:
         value = header[keyword].value
         if keyword.endswith("Date"):

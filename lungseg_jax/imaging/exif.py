@@ -8,7 +8,7 @@ from PIL.ImageFile import ImageFile
 
 from lungseg_jax.imaging.radiograph import Orientation
 
-# What an image is turned by, and the notes on it.
+# How an image is turned, and the notes on it.
 Turn = tuple[Orientation, tuple[str, ...]]
 
 UPRIGHT: Turn = (Orientation(), ())
@@ -26,16 +26,16 @@ _TURNS = {
 
 
 def exif_turn(content: bytes, opener: type[ImageFile]) -> Turn:
-    """Returns how the image in a file, which decodes, is to be turned.
+    """Returns how to turn the image in a file that decodes.
 
     Args:
       content: the file's bytes.
-      opener: of its format.
+      opener: Pillow's class for its format.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
             tag = opener(io.BytesIO(content)).getexif().get(Base.Orientation)
-    # Pillow passes on whatever its parser raises for broken tags. The image itself is whole.
+    # Pillow passes on whatever its parser raises for broken tags. The image itself is intact.
     except Exception:  # noqa: BLE001
         return Orientation(), ("its Exif tags are broken",)
     turn = _TURNS.get(tag or 1)

@@ -1,4 +1,4 @@
-"""From a file to a radiograph; the content decides the format, the name only that of `.img`."""
+"""From a file to a radiograph; the content decides the format, except for `.img` by its name."""
 
 import dataclasses
 import stat
@@ -19,7 +19,7 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# What is not read, by how it begins.
+# Formats that are not read, by how their files begin.
 _OTHER_PICTURES = {
     b"II*\0": "a TIFF file",
     b"MM\0*": "a TIFF file",
@@ -35,7 +35,7 @@ def read_radiograph(path: epath.PathLike, options: ReadOptions = ReadOptions()) 
     """Returns the radiograph in a DICOM, PNG or JPEG file.
 
     Raises:
-      NotFrontalError: by its header, an image of something else than a frontal chest.
+      NotFrontalError: by its header, an image of something other than a frontal chest.
       DataError: the file cannot be read, is of another kind, does not decode, or has next to no
         greys.
     """
@@ -50,11 +50,11 @@ def decode_radiograph(
 
     Args:
       content: the file's bytes.
-      name: how errors call the file.
+      name: what errors call the file.
       options: how files are read.
 
     Raises:
-      NotFrontalError: by its header, an image of something else than a frontal chest.
+      NotFrontalError: by its header, an image of something other than a frontal chest.
       DataError: the content is of another kind, does not decode, or has next to no greys.
     """
     if content.startswith(_PNG_SIGNATURE):
@@ -64,7 +64,7 @@ def decode_radiograph(
     elif is_dicom(content):
         radiograph = dicom.read_dicom(content, name, options)
     elif name.lower().endswith(".img"):
-        # Bare pixels can be recognised by nothing but their name.
+        # Bare pixels can be recognised only by the file's name.
         radiograph = raw.read_jsrt(content, name)
     else:
         kind, remedy = describe(content)
@@ -90,7 +90,7 @@ def radiograph_of(
       options: what is checked.
 
     Raises:
-      DataError: not grey values of an image, out of range, too many, or next to no greys.
+      DataError: not an image's grey values, out of range, too many, or with next to no greys.
     """
     name = "array"
     if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
@@ -117,7 +117,7 @@ def radiograph_of(
 
 
 def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
-    """Says what makes an image of an array of another shape or type."""
+    """Says how to make an image of an array of another shape or type."""
     remedy = "give grey values, height x width"
     if pixels.dtype.kind in "uif" and sum(side > 1 for side in pixels.shape) == 2:
         return f"{remedy}: array.squeeze() has the shape {pixels.squeeze().shape}"
@@ -128,12 +128,12 @@ def as_array(picture: ArrayLike) -> np.ndarray:
     """Returns what was given as an image as an array; `radiograph_of` checks that it is an image.
 
     Raises:
-      DataError: no array can be made of it.
+      DataError: it cannot be made into an array.
     """
     try:
         return np.asarray(picture)
     except (TypeError, ValueError) as error:
-        # NumPy's own reason tells which rows differ in length.
+        # NumPy's own message says which rows differ in length.
         raise DataError("array", str(error), "give grey values, height x width") from error
 
 
@@ -153,9 +153,9 @@ def read_bytes(path: epath.Path) -> bytes:
 
 
 def why_no_file(path: epath.PathLike) -> str:
-    """Says what is there instead of a file to read; nothing if there is one.
+    """Says what is there instead of a file to read; empty if there is one.
 
-    A pipe would keep its reader waiting. A folder is among files where it could not be listed.
+    A pipe would keep its reader waiting. A folder is among the files where it could not be listed.
     """
     try:
         kind = Path(path).stat().st_mode
@@ -168,7 +168,7 @@ def why_no_file(path: epath.PathLike) -> str:
 
 
 def describe(content: bytes) -> tuple[str, str]:
-    """Says in words what a file that cannot be read seems to be, and what to do with it."""
+    """Says what a file that cannot be read seems to be, and what to do with it."""
     head = content[:256].lower()
     if not content:
         return "an empty file", "fetch it again"

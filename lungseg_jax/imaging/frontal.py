@@ -1,7 +1,7 @@
-"""Whether a DICOM header tells of a frontal chest radiograph.
+"""Whether a DICOM header describes a frontal chest radiograph.
 
-Headers are often empty and sometimes in the hospital's own words: only what names something else,
-in DICOM's words, is refused. `chest_template` judges the pixels of what passes.
+Headers are often empty and sometimes in the hospital's own words: only those that name something
+else, in DICOM's words, are refused. `chest_template` judges the pixels of what passes.
 """
 
 import re
@@ -15,7 +15,7 @@ from lungseg_jax.errors import NotFrontalError
 from lungseg_jax.imaging.header import read_word
 from lungseg_jax.imaging.orientation import is_lateral
 
-# Modalities (DICOM PS3.3 C.7.3.1.1.1) of anything but projection radiographs of the trunk.
+# Modalities (DICOM PS3.3 C.7.3.1.1.1) other than projection radiographs of the trunk.
 OTHER_MODALITIES = frozenset((
     "AR", "AU", "BDUS", "BI", "BMD", "CD", "CT", "DG", "DMS", "DOC", "ECG", "EEG", "EMG",
     "ES", "FID", "GM", "HC", "HD", "IO", "IOL", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS",
@@ -24,7 +24,7 @@ OTHER_MODALITIES = frozenset((
     "SEG", "SM", "SMR", "SR", "SRF", "STAIN", "TG", "US", "VA", "XA", "XC",
 ))  # fmt: skip
 
-# Words of BodyPartExamined (PS3.16 Annex L, and abbreviations in use) for what is no chest.
+# Words of BodyPartExamined (PS3.16 Annex L, and abbreviations in use) for what is not a chest.
 OTHER_BODY_PARTS = frozenset((
     "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CERVICALSPINE",
     "CLAVICLE", "COCCYX", "CSPINE", "CTSPINE", "ELBOW", "EXTREMITY", "FACE", "FEMUR", "FIBULA",
@@ -101,7 +101,7 @@ def _body_parts(dataset: Dataset) -> list[str]:
 
 
 def _coded(dataset: Dataset, keyword: str, group: Collection) -> str | None:
-    """Returns pydicom's name of a coded concept, `None` where it is not in the context group."""
+    """Returns pydicom's name of a coded concept; `None` if it is not in the context group."""
     for item in dataset.get(keyword) or ():
         stated = Code(item.get("CodeValue") or "", item.get("CodingSchemeDesignator") or "", "")
         for name, concept in group.concepts.items():
@@ -111,5 +111,5 @@ def _coded(dataset: Dataset, keyword: str, group: Collection) -> str | None:
 
 
 def _spelt(name: str) -> str:
-    """`LeftLateral` as `LEFT LATERAL`."""
+    """Returns `LeftLateral` as `LEFT LATERAL`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).upper()

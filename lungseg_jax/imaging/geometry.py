@@ -19,9 +19,9 @@ class Fit:
       original: (height, width) of the image.
       size: side of the square.
       top: first row of the image in the square.
-      left: first column.
-      height: rows the image takes in the square.
-      width: columns.
+      left: first column of the image in the square.
+      height: rows that the image takes in the square.
+      width: columns that it takes.
     """
 
     original: tuple[int, int]
@@ -44,8 +44,8 @@ def fit_to_square(height: int, width: int, size: int) -> Fit:
 def to_square(pixels: Num[np.ndarray, "h w"], fit: Fit) -> Float32[np.ndarray, "s s"]:
     """Returns the image in its place in the square; padding is 0.
 
-    Shrinking averages the area each new pixel covers, so that no pixel is skipped; applied to a
-    mask the result is the covered share.
+    Shrinking averages the area that each new pixel covers, so that no pixel is skipped; for a mask
+    the result is the covered share.
     """
     square = np.zeros((fit.size, fit.size), np.float32)
     square[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width] = _resize(
@@ -55,7 +55,7 @@ def to_square(pixels: Num[np.ndarray, "h w"], fit: Fit) -> Float32[np.ndarray, "
 
 
 def from_square(square: Float[np.ndarray, "s s"], fit: Fit) -> Float32[np.ndarray, "h w"]:
-    """Returns values of the square in the image's own frame; what lay in the padding is cut."""
+    """Returns values of the square in the image's own frame; what lay in the padding is cut off."""
     inside = square[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     return _resize(inside.astype(np.float32), *fit.original)
 

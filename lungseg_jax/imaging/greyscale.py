@@ -1,7 +1,7 @@
-"""From stored values to intensities: the grey-scale pipeline of DICOM PS3.4 N.2.
+"""From stored values to intensities: the greyscale pipeline of DICOM PS3.4 N.2.
 
 Modality LUT or rescale, then VOI LUT or window, then the sense of the Presentation LUT. Each is a
-function of the stored value alone, so it is worked out once for each value that occurs.
+function of the stored value alone, so it is computed once for each value that occurs.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from lungseg_jax.imaging.header import read_numbers, read_word
 # Share of pixels left out at each end where a file states no window.
 SHARES_WITHOUT_WINDOW = (0.005, 0.995)
 
-# NumPy widens the indices it counts and looks up to eight bytes a pixel: some rows at a time.
+# NumPy widens the indices that it counts and looks up to eight bytes per pixel: hence strips.
 _STRIP_ROWS = 256
 
 
@@ -27,9 +27,9 @@ class GreyScale:
 
     Attributes:
       modality: what turns stored values into the detector's.
-      window: what brings them to [0, 1]; a robust range where no other step is stated, or where
-        the image is meant for processing, not for the eye. A stated window that shows only one
-        grey is replaced by it too, and a broken table by a stated window.
+      window: what maps them to [0, 1]; a robust range where no other step is stated, or where the
+        image is meant for processing, not for viewing. It also replaces a stated window that shows
+        only one grey; a stated window replaces a broken table.
       inverted: whether low values are bright.
     """
 
@@ -46,7 +46,7 @@ def read_greyscale(dataset: Dataset) -> GreyScale:
         slope, intercept = (read_numbers(dataset, f"Rescale{x}") for x in ("Slope", "Intercept"))
         # A slope of 0 would leave one grey.
         modality = "rescale" if intercept and slope and slope[0] else "none"
-    # MONOCHROME1 and INVERSE say the same thing, in one file often both.
+    # MONOCHROME1 and INVERSE mean the same; files often state both.
     inverted = (
         read_word(dataset, "PhotometricInterpretation") == "MONOCHROME1"
         or read_word(dataset, "PresentationLUTShape") == "INVERSE"
@@ -60,7 +60,7 @@ def to_intensities(
     """Returns intensities in [0, 1] with bone bright; padding is black.
 
     Args:
-      stored: of at most 16 bits.
+      stored: stored values of at most 16 bits.
       dataset: the header with tables, window and padding.
       greyscale: the steps.
 
@@ -68,7 +68,7 @@ def to_intensities(
       ValueError: a table is shorter than it says, or values are not finite.
     """
     levels = np.arange(int(stored.min()), int(stored.max()) + 1)
-    # Differences wrap around in signed words, but not in the same bits read as unsigned ones.
+    # Differences would wrap around in signed words, but not in the same bits read as unsigned.
     unsigned = np.dtype(f"u{stored.itemsize}")
     position = stored.view(unsigned) - stored.min().astype(unsigned)
     strips = [slice(row, row + _STRIP_ROWS) for row in range(0, len(position), _STRIP_ROWS)]
@@ -93,7 +93,7 @@ def to_intensities(
 
 
 def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.ndarray, " n"]:
-    """Which stored values mark pixels outside the image (DICOM PS3.3 C.7.5.1.1.2)."""
+    """Returns which stored values mark pixels outside the image (DICOM PS3.3 C.7.5.1.1.2)."""
     value = read_numbers(dataset, "PixelPaddingValue")
     if not value:
         return np.zeros(len(levels), np.bool_)
@@ -107,8 +107,8 @@ def _is_padding(levels: Integer[np.ndarray, " n"], dataset: Dataset) -> Bool[np.
 def _with_sign(padding: float, dataset: Dataset) -> float:
     """Returns the stored value that a padding attribute means.
 
-    Files of signed pixels may state it as an unsigned word: -2000 as 63536, or as 2096 where words
-    keep only the 12 bits stored. Any other value out of their range marks no pixel.
+    Files with signed pixels may state it as an unsigned word: -2000 as 63536, or as 2096 where
+    words keep only the 12 bits stored. Any other value outside their range marks no pixel.
     """
     if read_numbers(dataset, "PixelRepresentation") == (1,):
         for values in (2**16, 2 ** int(dataset.BitsStored)):
@@ -147,7 +147,7 @@ def _window_function(
 
 
 def _has_broken_table(dataset: Dataset) -> bool:
-    """Whether the first VOI LUT lacks its description or its entries, or some of these."""
+    """Whether the first VOI LUT lacks its descriptor or some or all of its entries."""
     try:
         _table(dataset.VOILUTSequence[0])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -161,16 +161,16 @@ def _window(
     dataset: Dataset,
     greyscale: GreyScale,
 ) -> Float64[np.ndarray, " n"]:
-    """Returns values brought to [0, 1]; `counts` says how many pixels have each."""
+    """Returns values mapped to [0, 1]; `counts` says how many pixels have each."""
     if greyscale.window == "table":
         lut = dataset.VOILUTSequence[0]
         table = _table(lut)
         largest, used = 2 ** int(lut.LUTDescriptor[2]) - 1, largest_value(int(table.max()))
-        # Some state 16 bits for a table of 12: all of it would be black. One bit may be meant.
+        # Some state 16 bits for a 12-bit table: it would be all black. One bit more may be meant.
         largest = used if used < largest // 2 else largest
         return np.clip(_look_up(values, lut, table) / largest, 0, 1)
     if greyscale.window != "percentiles":
-        # Several windows are alternatives, the first the default.
+        # Several windows are alternatives, the first being the default.
         center, width = (read_numbers(dataset, f"Window{part}")[0] for part in ("Center", "Width"))
         intensities = apply_window(values, center, width, greyscale.window)
         shown = intensities[counts > 0]
@@ -189,8 +189,8 @@ def apply_window(
 ) -> Float64[np.ndarray, " n"]:
     """Returns values in [0, 1] after a VOI window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
-    pydicom's `apply_windowing` ends in an output range that depends on bits stored and rescaling;
-    here the range is [0, 1] by definition.
+    The output range of pydicom's `apply_windowing` depends on bits stored and rescaling; here it is
+    [0, 1] by definition.
     """
     x = values - center
     if function == "SIGMOID":
@@ -208,7 +208,7 @@ def _robust_range(
     order = np.argsort(values)
     cumulative = np.cumsum(counts[order])
     ranks = np.asarray(SHARES_WITHOUT_WINDOW) * cumulative[-1]
-    # The smallest value that at least the share of pixels does not exceed; if all is padding, any.
+    # The smallest value not exceeded by at least that share of pixels; if all is padding, any.
     low, high = values[order][
         np.searchsorted(cumulative, np.maximum(ranks, 1)).clip(max=len(order) - 1)
     ]
@@ -224,8 +224,8 @@ def _look_up(
     tables longer than 256, and expect integers, which rescaling does not leave.
     """
     first = int(lut.LUTDescriptor[1])
-    # Some files write it unsigned because the pixels are, though rescaled values are signed: no
-    # value would reach the table.
+    # Some files write it unsigned because the pixels are, though rescaled values are signed: then
+    # no value would reach the table.
     first -= 2**16 * (first >= 2**15 and values.max() < first)
     place = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int64)
     return table.astype(np.float64)[place]
@@ -235,16 +235,16 @@ def _table(lut: Dataset) -> Integer[np.ndarray, " m"]:
     """Returns the entries of an item of a LUT sequence.
 
     Raises:
-      ValueError: there are fewer than it says.
+      ValueError: there are fewer than it states.
     """
-    # Written as SS in files of signed pixels, though the count has no sign; 0 stands for 65536.
+    # Written as SS in files with signed pixels, though the count has no sign; 0 stands for 65536.
     entries = int(lut.LUTDescriptor[0]) % 2**16 or 2**16
     data = lut.LUTData
     content = data if isinstance(data, bytes) else np.asarray(data, "<u2").tobytes()
     _, little_endian = lut.original_encoding
     if lut["LUTData"].VR == "OW" and little_endian is False:
-        # Of two packed entries the first is the lower byte of their word, which comes last.
+        # The first of two packed entries is the lower byte of their word, which comes last.
         content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
-    # Of up to 8 bits, entries may be packed, with a byte to make their number even.
+    # Entries of up to 8 bits may be packed, with an extra byte to make their number even.
     packed = int(lut.LUTDescriptor[2]) <= 8 and len(content) <= entries + 1
     return np.frombuffer(content, "u1" if packed else "<u2", entries)

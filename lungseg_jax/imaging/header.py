@@ -1,4 +1,4 @@
-"""Values of DICOM attributes, as far as they make sense: real headers hold much that does not."""
+"""Values of DICOM attributes, if they make sense: real headers hold much that does not."""
 
 import math
 

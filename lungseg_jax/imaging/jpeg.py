@@ -14,7 +14,7 @@ def read_jpeg(content: bytes, name: str, options: ReadOptions = ReadOptions()) -
     """Returns the radiograph in a JPEG file; colour is reduced to luminance.
 
     Raises:
-      DataError: not a JPEG, one that does not decode, or too large.
+      DataError: not a JPEG, does not decode, or is too large.
     """
     stored = decode_grey(content, name, JpegImageFile, options.max_pixels)
     turn, notes = exif_turn(content, JpegImageFile)

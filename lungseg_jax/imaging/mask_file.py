@@ -16,9 +16,9 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 # Masks are drawn anti-aliased in the public sets; half coverage is the outline.
 MASK_THRESHOLD = 127
 
-# A region of one grey, farther than this from black and from the brightest, and beyond this share
-# of a mask, is a label of its own. Outlines drawn anti-aliased are too thin to hold such a region,
-# and JPEG's traces are nearer.
+# A region of one grey, farther than this from black and from the brightest, and larger than this
+# share of a mask, is a label of its own. Anti-aliased outlines are too thin to hold such a region,
+# and traces of JPEG compression are nearer.
 LABEL_DISTANCE = 16
 LABEL_SHARE = 0.05
 
@@ -33,8 +33,8 @@ def read_mask(
     """Returns a mask of {0, 1} from a PNG or GIF file, thresholded at half its coverage.
 
     Raises:
-      DataError: neither PNG nor GIF, one that does not decode or is too large, or values that are
-        not a mask's: labels, or brightness and opacity that disagree.
+      DataError: neither PNG nor GIF, does not decode or is too large, or has values that are not a
+        mask's: labels, or brightness and opacity that disagree.
     """
     is_gif = content.startswith(_GIF_SIGNATURE)
     opener = GifImageFile if is_gif else PngImageFile
@@ -42,7 +42,7 @@ def read_mask(
     if pixels.dtype != np.uint8:
         raise DataError(name, "mask of more than 8 bits", "save masks as 8-bit grey PNG")
     brightest = int(pixels.max())
-    # Files that mark the lung with 1 instead of 255 are masks all the same.
+    # Files that mark the lung with 1 instead of 255 are masks too.
     if brightest == 1:
         return pixels
     # Labels 1 and 2, or the lung in red: thresholding would leave an empty mask unnoticed.
@@ -69,7 +69,7 @@ def _check_no_labels(pixels: UInt8[np.ndarray, "h w"], brightest: int, name: str
 def _check_opacity(
     content: bytes, opener: type[ImageFile], mask: UInt8[np.ndarray, "h w"], name: str
 ) -> None:
-    """A mask drawn in white on white, with the lung in the opacity, would be all lung."""
+    """Refuses a mask drawn white on white, with the lung in the opacity: it would be all lung."""
     image = opener(io.BytesIO(content))
     if not image.has_transparency_data:
         return

@@ -9,7 +9,7 @@ from lungseg_jax.imaging.files import read_radiograph
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
-# In a smaller image lungs cannot be made out.
+# In a smaller image, lungs cannot be made out.
 MIN_SIDE = 96
 
 
@@ -17,12 +17,12 @@ def network_input(radiograph: Radiograph, name: str, size: int) -> UInt16[np.nda
     """Returns intensity × 65535 in the model's square.
 
     Args:
-      radiograph: upright.
-      name: how errors call it.
+      radiograph: an upright radiograph.
+      name: what errors call it.
       size: side of the square.
 
     Raises:
-      DataError: it is too small.
+      DataError: the radiograph is too small.
     """
     height, width = radiograph.pixels.shape
     if min(height, width) < MIN_SIDE:
@@ -40,16 +40,16 @@ def stored_square(radiograph: Radiograph, fit: Fit) -> UInt16[np.ndarray, "s s"]
 def read_network_input(
     path: epath.PathLike, options: ReadOptions, size: int
 ) -> tuple[Radiograph, UInt16[np.ndarray, "s s 1"]]:
-    """Returns the radiograph in a file, and what the network takes.
+    """Returns the radiograph in a file, and the network's input.
 
     Args:
       path: DICOM, PNG or JPEG file.
-      options: how it is read.
+      options: how the file is read.
       size: side of the model's square.
 
     Raises:
-      NotFrontalError: by its header, an image of something else than a frontal chest.
-      DataError: it cannot be read or is too small.
+      NotFrontalError: by its header, an image of something other than a frontal chest.
+      DataError: the file cannot be read or its image is too small.
     """
     radiograph = read_radiograph(path, options)
     return radiograph, network_input(radiograph, epath.Path(path).name, size)

@@ -5,7 +5,7 @@ from pydicom.dataset import Dataset
 from lungseg_jax.imaging.header import read_words
 from lungseg_jax.imaging.radiograph import Orientation
 
-# Directions of the patient in which a stored row and a stored column run (DICOM PS3.3 C.7.6.1.1.1);
+# Patient directions in which a stored row and a stored column run (DICOM PS3.3 C.7.6.1.1.1);
 # upright rows run to the patient's left, columns to the feet.
 _TURNS: dict[tuple[str, ...], Orientation] = {
     ("L", "F"): Orientation(),
@@ -31,7 +31,7 @@ def is_lateral(dataset: Dataset) -> bool:
 
 
 def describe_turn(orientation: Orientation) -> str | None:
-    """Says in words what was done to the stored pixels, `None` if nothing."""
+    """Says in words what was done to the stored pixels; `None` if nothing."""
     if orientation == Orientation():
         return None
     mirrored = sum((orientation.transpose, orientation.flip_rows, orientation.flip_columns)) % 2
@@ -44,7 +44,7 @@ def describe_turn(orientation: Orientation) -> str | None:
 
 
 def _main_directions(dataset: Dataset) -> tuple[str, ...]:
-    """First letters of PatientOrientation's two values: `LF` runs left more than down."""
+    """Returns the first letters of PatientOrientation's values: `LF` runs left more than down."""
     values = read_words(dataset, "PatientOrientation")
     if len(values) != 2 or not all(value and _DIRECTIONS.issuperset(value) for value in values):
         return ()

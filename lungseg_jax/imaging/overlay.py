@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 # Red, green, blue.
 Colour = tuple[int, int, int]
 
-# The first for the lungs or the right lung, the second for the left one; others begin anew.
+# The first is for the lungs or the right lung, the second for the left one; then they repeat.
 REFERENCE_COLOURS = ((64, 220, 96), (64, 200, 255))
 PREDICTION_COLOURS = ((255, 64, 200), (255, 160, 48))
 
@@ -24,7 +24,7 @@ def draw_overlay(
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Returns RGB pixels: the image, the prediction in magenta, the reference in green.
 
-    The left lung, where it is told from the right one, is orange and light blue instead.
+    The left lung, where it is distinguished, is orange and light blue instead.
 
     Args:
       pixels: in [0, 1].

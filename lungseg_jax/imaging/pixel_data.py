@@ -14,20 +14,20 @@ from lungseg_jax.imaging.codestream import read_codestream
 from lungseg_jax.imaging.dicom_file import guarded
 from lungseg_jax.imaging.header import read_numbers, read_word
 
-# The grey-scale pipeline tabulates values; no detector for radiographs has more.
+# The greyscale pipeline tabulates values; no detector for radiographs has more bits.
 MAX_BITS = 16
 
 _JPEG_END = b"\xff\xd9"
 
 
 def read_stored_values(dataset: Dataset, name: str, max_pixels: int) -> Integer[np.ndarray, "h w"]:
-    """Returns the stored values, signed where they are, without the other bits of their words.
+    """Returns the stored values, signed if they are, without the other bits of their words.
 
     Raises:
       DataError: no pixels, several frames, colour, too large, or pixels that do not decode.
     """
     _check_attributes(dataset, name, max_pixels)
-    # Files that leave out what nearly all have alike.
+    # Some files leave out what is the same in nearly all.
     for keyword, usual in (("SamplesPerPixel", 1), ("PixelRepresentation", 0)):
         if not read_numbers(dataset, keyword):
             setattr(dataset, keyword, usual)
@@ -35,15 +35,15 @@ def read_stored_values(dataset: Dataset, name: str, max_pixels: int) -> Integer[
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             words = _decompress(dataset, name)
         else:
-            # Left alone pydicom takes the stored bits for the lowest ones, whatever HighBit says.
+            # By default pydicom takes the stored bits for the lowest ones, whatever HighBit says.
             words = pixel_array(dataset, raw=True, correct_unused_bits=False)
         return _to_stored_values(words, dataset)
 
 
 def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
-    """Checks before anything is allocated that the header promises one grey image."""
+    """Checks, before anything is allocated, that the header promises one greyscale image."""
     if "PixelData" not in dataset:
-        # Where compressed pixels are cut short, pydicom drops them whole.
+        # Where compressed pixels are cut short, pydicom drops them all.
         fault = "DICOM file without PixelData, or cut short"
         if "DirectoryRecordSequence" in dataset:
             fault = "list of DICOM files (DICOMDIR), not an image"
@@ -84,7 +84,7 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
 def has_surplus(dataset: Dataset) -> bool:
     """Whether an uncompressed image has more data than its rows and columns hold.
 
-    One byte more makes its length even.
+    One more byte is allowed: it makes the length even.
     """
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return False
@@ -100,7 +100,7 @@ def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
         raise DataError(
             name, "compressed image of another size than its header says", "fetch the file again"
         )
-    # Neither gdcm nor Pillow decodes JPEG of 12 bits.
+    # Neither gdcm nor Pillow decodes 12-bit JPEG.
     if codestream.transfer_syntax == JPEGExtended12Bit and codestream.bits == 12:
         # libjpeg fills what is missing with grey.
         if not stream.rstrip(b"\0").endswith(_JPEG_END):
@@ -116,7 +116,7 @@ def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
 def _has_decoder(syntax: UID) -> bool:
     try:
         return get_decoder(syntax).is_available
-    # Of video, pydicom has none.
+    # For video, pydicom has none.
     except NotImplementedError:
         return False
 
@@ -133,14 +133,14 @@ def _to_stored_values(
     native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
     high_bit = read_numbers(dataset, "HighBit") if native else ()
     shift = int(high_bit[0]) - bits + 1 if high_bit else 0
-    # One that leaves no room for the stored bits is a slip: they lie lowest.
+    # A high bit that leaves no room for the stored bits is a mistake: they lie lowest.
     shift = shift if 0 <= shift <= int(dataset.BitsAllocated) - bits else 0
     signed = read_numbers(dataset, "PixelRepresentation") == (1,)
-    # Decoders give pixels in bytes where no more is used, whatever the header says is stored.
+    # Decoders return bytes where no more is used, however many bits the header says are stored.
     size = max(words.itemsize, 1 if bits <= 8 else 2)
     values = words.astype(f"i{size}" if words.dtype.kind == "i" else f"u{size}", copy=False)
     values = values.view(f"u{size}")
-    # Shifted to the top, where the bits above drop out, and down again with or without the sign.
+    # Shifted up, where the bits above drop out, and down again with or without the sign.
     unused = 8 * size - bits
     if unused and (shift or signed or values.max() >> bits):
         values = values << (unused - shift)

@@ -22,14 +22,14 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 _HEADER = slice(24, 26)
 _SIXTEEN_BIT_COLOUR = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
 
-# How to encode. OpenCV's defaults: a sixth of the time of Pillow's fastest, files as small.
+# How to encode. OpenCV's defaults take a sixth of the time of Pillow's fastest, for files as small.
 COMPRESSED = ()
-# Filters break the runs of a mask: half the time to decode and two thirds of the bytes without.
+# Filters break a mask's runs: without them, half the time to decode and two thirds of the bytes.
 UNFILTERED = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
 # A fifth of the time to decode, for up to twice the bytes.
 UNCOMPRESSED = (*UNFILTERED, cv2.IMWRITE_PNG_COMPRESSION, 0)
 
-# Luminance of red, green and blue (ITU-R BT.601), as Pillow takes it of eight bits.
+# Luminance of red, green and blue (ITU-R BT.601), as Pillow computes it for eight bits.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -38,10 +38,10 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
 
     Sixteen-bit files of digitised films often use 10 or 12 bits of the range: intensities are
     scaled by the smallest whole number of bits that holds all but a few pixels; see
-    `bit_depth.largest_shown`. Opacity is left aside.
+    `bit_depth.largest_shown`. Opacity is ignored.
 
     Raises:
-      DataError: not a PNG, one that does not decode, or too large.
+      DataError: not a PNG, does not decode, or is too large.
     """
     pixels = decode_grey(content, name, PngImageFile, options.max_pixels)
     largest, cut = (255, ()) if pixels.dtype == np.uint8 else largest_shown(pixels)
@@ -58,7 +58,7 @@ def encode_png(
 
     Args:
       pixels: any values of the type.
-      parameters: `COMPRESSED`; `UNFILTERED`, for masks; `UNCOMPRESSED`, for what is read often.
+      parameters: `COMPRESSED`; `UNFILTERED` for masks; `UNCOMPRESSED` for what is read often.
     """
     # OpenCV's order is blue, green, red.
     pixels = pixels[..., ::-1] if pixels.ndim == 3 else pixels
@@ -74,18 +74,18 @@ def decode_grey(
 
     Args:
       content: the file's bytes.
-      name: how errors call the file.
-      opener: of the format; no other format is accepted.
+      name: what errors call the file.
+      opener: Pillow's class for the format; no other format is accepted.
       max_pixels: the largest image that is decoded.
 
     Raises:
-      DataError: not of the format, one that does not decode, or too large.
+      DataError: not of the format, does not decode, or is too large.
     """
     # The format's own class, because Image.open has a lower limit on pixels and warns below it.
     try:
         image = opener(io.BytesIO(content))
         if image.width * image.height <= max_pixels:
-            # Loading skips the checksums of the image's data.
+            # Loading does not check the checksums of the image's data.
             opener(io.BytesIO(content)).verify()
             return _to_grey(image, content)
     except MemoryError:
@@ -103,12 +103,12 @@ def _to_grey(image: ImageFile, content: bytes) -> Shaped[np.ndarray, "h w"]:
     if image.mode == "I;16":
         return np.asarray(image)
     if image.format == "PNG" and content[_HEADER] in _SIXTEEN_BIT_COLOUR:
-        # Pillow would cut these, and these alone, to eight bits.
+        # Pillow would cut these, and only these, to eight bits.
         with opencv_memory_errors():
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         assert pixels is not None, "Pillow found it whole"
         # OpenCV's order is blue, green, red and opacity.
         return np.rint(pixels[..., 2::-1] @ _LUMINANCE).astype(np.uint16)
-    # Pillow would warn of what is meant here: opacity is left aside.
+    # Pillow would warn about what is intended here: opacity is ignored.
     image.info.pop("transparency", None)
     return np.asarray(image.convert("L"))

@@ -13,12 +13,12 @@ SpacingSource = Literal["calibrated", "magnification-corrected", "detector", "no
 
 @dataclasses.dataclass(frozen=True)
 class Orientation:
-    """How stored pixels are turned to stand upright, the patient's left at the viewer's right.
+    """How stored pixels are turned upright, with the patient's left at the viewer's right.
 
     Attributes:
-      transpose: rows and columns change places, before the flips.
-      flip_rows: top and bottom change places.
-      flip_columns: left and right change places.
+      transpose: swap rows and columns, before the flips.
+      flip_rows: swap top and bottom.
+      flip_columns: swap left and right.
     """
 
     transpose: bool = False
@@ -44,8 +44,8 @@ class ReadOptions:
 
     Attributes:
       max_pixels: the largest image that is decoded; film digitisers end near 100 megapixels.
-      frontal_only: refuse what the header says is no frontal chest radiograph, and images next to
-        without greys; doubt what does not look like one.
+      frontal_only: refuse what the header says is no frontal chest radiograph, and images with next
+        to no greys; doubt what does not look like one.
       correct_polarity: invert an image whose pixels contradict its photometric tag.
     """
 
@@ -55,7 +55,7 @@ class ReadOptions:
 
 
 def read_options(data: DataConfig) -> ReadOptions:
-    """Returns how a configuration has files read."""
+    """Returns the options by which a configuration reads files."""
     return ReadOptions(
         max_pixels=round(data.max_megapixels * 1e6),
         frontal_only=data.frontal_only,
@@ -63,7 +63,7 @@ def read_options(data: DataConfig) -> ReadOptions:
     )
 
 
-# What is said where a radiograph's `looks_frontal` is False.
+# What is reported where a radiograph's `looks_frontal` is False.
 NOT_LIKE_A_CHEST = "does not look like a frontal chest"
 
 
@@ -76,12 +76,12 @@ class Radiograph:
       spacing_mm: distance between pixel centres (row, column); `None` where it is not known.
       spacing_source: what the spacing was measured on. Distances on the detector exceed those in
         the patient by the magnification, 5 to 20 % on chest films.
-      orientation: what was done to the stored pixels to have them upright; masks drawn on the
-        stored pixels need the same.
-      orientation_stated: whether the file said which way up it is.
-      looks_frontal: False where the pixels do not look like a frontal chest and that was asked.
+      orientation: how the stored pixels were turned upright; masks drawn on the stored pixels need
+        the same.
+      orientation_stated: whether the file stated its orientation.
+      looks_frontal: False where the pixels do not look like a frontal chest and this was checked.
         Large opacities and tilts make chests look like something else, too.
-      notes: corrections and doubts, in words of our own: never a header's.
+      notes: corrections and doubts, in our own words, never a header's.
     """
 
     pixels: Float32[np.ndarray, "h w"]

@@ -8,7 +8,7 @@ from lungseg_jax.imaging.radiograph import Radiograph
 JSRT_SIDE = 2048
 JSRT_BYTES = JSRT_SIDE * JSRT_SIDE * 2
 
-# Of the digitised film, which lay where a detector would.
+# Spacing on the digitised film, which lay where a detector would.
 JSRT_SPACING_MM = (0.175, 0.175)
 
 _MAX_VALUE = 2**12 - 1
@@ -17,12 +17,12 @@ _MAX_VALUE = 2**12 - 1
 def read_jsrt(content: bytes, name: str) -> Radiograph:
     """Returns the radiograph in an `.IMG` file of the JSRT set.
 
-    2048 x 2048 values of 12 bits in big-endian words without a header; a high value is a dense,
-    that is dark, film (Shiraishi et al. 2000, https://doi.org/10.2214/ajr.174.1.1740071).
+    It holds 2048 x 2048 values of 12 bits in big-endian words without a header; a high value means
+    dense, that is dark, film (Shiraishi et al. 2000, https://doi.org/10.2214/ajr.174.1.1740071).
 
     Args:
       content: the file's bytes.
-      name: how errors call the file.
+      name: what errors call the file.
 
     Raises:
       DataError: not the size of such a file, or values beyond 12 bits.

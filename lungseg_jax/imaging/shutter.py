@@ -1,4 +1,4 @@
-"""The display shutter of a DICOM file: the exposed field, as the device or a person marked it."""
+"""The display shutter of a DICOM file: the exposed field as marked by the device or a person."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,12 +18,12 @@ _EDGES = (
 def black_outside_shutter(pixels: Float32[np.ndarray, "h w"], dataset: Dataset) -> bool:
     """Blackens in place what a rectangular shutter hides (DICOM PS3.3 C.7.6.11).
 
-    Edges count rows and columns from 1, and are shown themselves. Circles and polygons are not
-    looked at, nor is a rectangle that would leave little, or that ends outside the image: the
-    header is then of a larger one, which was shrunk.
+    Edges count rows and columns from 1, and are shown themselves. Circles and polygons are
+    ignored, and so is a rectangle that would leave little, or that ends outside the image: the
+    header then belongs to a larger one, which was shrunk.
 
     Args:
-      pixels: as stored, before they are turned upright.
+      pixels: intensities as stored, before they are turned upright.
       dataset: the header.
 
     Returns:

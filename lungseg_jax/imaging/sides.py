@@ -2,10 +2,10 @@
 
 The patient's right lung lies at the viewer's left, unless the image is mirrored. That shows in
 the heart, the aortic arch and the diaphragm: the difference between an image and its mirror image,
-within the lungs' bounding box, is compared with that of images the right way round. That is a
+within the lungs' bounding box, is compared with that of images the right way round. This is a
 linear regression without intercept, fitted by `benchmarks/side_template.py`. A patient whose heart
 lies on the right looks mirrored, and so does one whose right lung is small: lungs of unequal size
-tell nothing.
+say nothing.
 """
 
 import functools
@@ -15,24 +15,24 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-# Side of the square that the lungs' box is shrunk to.
+# Side of the square to which the lungs' box is shrunk.
 _SIDE = 32
 
-# Below the lungs, as a share of their height: dome of the liver and gas in the stomach.
+# Margin below the lungs, as a share of their height: dome of the liver and gas in the stomach.
 _BELOW = 0.25
 
 # Weight of the masks' outlines against the intensities.
 _WEIGHT_OF_MASK = 3.0
 
 # Scores are near 1 for images the right way round and near -1 for mirrored ones. Of 562 images
-# left out of the fit none scores lower: the bound was chosen on these scores.
+# held out of the fit, none scores lower: the bound was chosen on these scores.
 MIRRORED_BELOW = -0.25
 
 # The smaller lung as a share of the larger one, below which no image is called mirrored.
 _LEAST_SYMMETRY = 0.4
 
-# A part of the prediction is cut into two lungs if between them it is lower than this share of the
-# lower one.
+# A part of the prediction is cut into two lungs if its height between them is less than this share
+# of the lower one's.
 _WAIST = 0.5
 
 _TEMPLATE = "side_template.npy"
@@ -43,8 +43,8 @@ def split_lungs(
 ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """Returns the lung at the viewer's left and the one at the viewer's right.
 
-    Each part belongs to the side that most of it lies on; one that has a waist between two lungs
-    is cut there.
+    Each part belongs to the side on which most of it lies; one with a waist between two lungs is
+    cut there.
 
     Args:
       lungs: both lungs, in any number of parts.
@@ -55,7 +55,7 @@ def split_lungs(
     middle = _middle_column(lungs)
     count, found = cv2.connectedComponents(lungs.astype(np.uint8), connectivity=8)
     labels = np.asarray(found)
-    # A single part has nothing beside it that would show where the middle is.
+    # Nothing beside a single part would show where the middle is.
     between = middle if count > 2 else lungs.shape[1] // 2
     for part in range(1, count):
         part_mask = labels == part
@@ -74,7 +74,7 @@ def looks_mirrored(
     first: Bool[np.ndarray, "h w"],
     second: Bool[np.ndarray, "h w"],
 ) -> bool:
-    """Whether an image is mirrored, as far as its heart tells.
+    """Whether an image is mirrored, as far as its heart shows.
 
     Args:
       pixels: in [0, 1], bone bright, upright.
@@ -86,7 +86,7 @@ def looks_mirrored(
 
 
 def sizes_tell(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> bool:
-    """Whether two lungs are near enough in size for their asymmetry to be that of the chest."""
+    """Whether two lungs are close enough in size for their asymmetry to be that of the chest."""
     smaller, larger = sorted((np.count_nonzero(first), np.count_nonzero(second)))
     return bool(smaller >= max(1, _LEAST_SYMMETRY * larger))
 

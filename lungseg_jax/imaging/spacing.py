@@ -7,13 +7,13 @@ from pydicom.dataset import Dataset
 from lungseg_jax.imaging.header import read_numbers
 from lungseg_jax.imaging.radiograph import SpacingSource
 
-# Outside these no detector for chest radiographs exists: PixelSpacing of 0 or 1e-6 is a filler.
+# No detector for chest radiographs lies outside these: PixelSpacing of 0 or 1e-6 is a filler.
 PLAUSIBLE_SPACING_MM = (0.02, 5.0)
 
-# Relative difference of spacings that differ in their last digits only.
+# Largest relative difference of spacings that differ in their last digits only.
 SAME_SPACING = 1e-3
 
-# A chest fills its image at 1.05 to 1.3; beyond 2 nobody exposes one, below 1 nobody can.
+# Chests are exposed at a magnification of 1.05 to 1.3; beyond 2 nobody does so, below 1 nobody can.
 PLAUSIBLE_MAGNIFICATION = (1.0, 2.0)
 
 
@@ -21,8 +21,8 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
     """Returns the (row, column) spacing of the stored pixels in mm and what it was measured on.
 
     PixelSpacing is the patient's only after a calibration; where it repeats ImagerPixelSpacing, or
-    stands alone, it is the detector's (DICOM PS3.3 10.7.1.3). So is NominalScannedPixelSpacing, of
-    films that were scanned. The detector's spacing divided by the magnification is the patient's.
+    stands alone, it is the detector's (DICOM PS3.3 10.7.1.3). So is NominalScannedPixelSpacing, for
+    scanned films. The detector's spacing divided by the magnification is the patient's.
     """
     pixel = _plausible_spacing(dataset, "PixelSpacing")
     imager = _plausible_spacing(dataset, "ImagerPixelSpacing")
@@ -41,7 +41,7 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
 
 
 def _repeats(pixel: tuple[float, float], imager: tuple[float, float]) -> bool:
-    """Whether one spacing is the other, up to the digits that each is written with."""
+    """Whether two spacings are equal up to the digits with which each is written."""
     return all(
         math.isclose(one, other, rel_tol=SAME_SPACING)
         for one, other in zip(pixel, imager, strict=True)
@@ -49,12 +49,12 @@ def _repeats(pixel: tuple[float, float], imager: tuple[float, float]) -> bool:
 
 
 def _magnification(dataset: Dataset) -> float | None:
-    """(0018,1114), else the ratio of distances that it is defined as (PS3.3 C.8.7.5)."""
+    """Returns (0018,1114), else the ratio of distances that defines it (PS3.3 C.8.7.5)."""
     low, high = PLAUSIBLE_MAGNIFICATION
     stated = read_numbers(dataset, "EstimatedRadiographicMagnificationFactor")
     to_detector = read_numbers(dataset, "DistanceSourceToDetector")
     to_patient = read_numbers(dataset, "DistanceSourceToPatient")
-    # A factor of 1, like equal distances, means that nobody measured where the patient was.
+    # A factor of 1, like equal distances, means that nobody measured the patient's position.
     if stated and low < stated[0] <= high:
         return stated[0]
     if to_detector and to_patient and to_patient[0] < to_detector[0] <= high * to_patient[0]:

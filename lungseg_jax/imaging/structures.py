@@ -6,7 +6,7 @@ import enum
 class Structure(enum.IntFlag):
     """Bits of a mask's pixel. `LUNGS` is set wherever `RIGHT_LUNG` or `LEFT_LUNG` is.
 
-    Sides are the patient's. In a mask of unknown sides lung is `LUNGS` alone, that is 1.
+    Sides are the patient's. In a mask with unknown sides, lung is `LUNGS` alone, that is 1.
     """
 
     LUNGS = 1

@@ -10,13 +10,13 @@ from scipy.spatial import KDTree
 
 @dataclasses.dataclass(frozen=True)
 class SurfaceDistances:
-    """Distances from every outline point of one mask to the other mask's nearest, both ways.
+    """Distances from every outline point of one mask to the other's nearest one, both ways.
 
-    The outline of a mask is its pixels with a 4-neighbour outside it; beyond the frame is outside.
+    A mask's outline is its pixels with a 4-neighbour outside it; beyond the frame is outside.
 
     Attributes:
-      forward: from the first mask's outline to the second's, in the unit of the spacing.
-      backward: from the second's to the first's.
+      forward: distances from the first mask's outline to the second's, in the spacing's unit.
+      backward: distances from the second's to the first's.
     """
 
     forward: Float[np.ndarray, " n"]
@@ -38,10 +38,10 @@ class SurfaceDistances:
     def surface_dice(self, tolerance: float) -> float:
         """Share of both outlines' points within `tolerance` of the other outline.
 
-        Surface Dice of Nikolov et al. 2018 (https://arxiv.org/abs/1809.04430) counted in outline
+        Surface Dice of Nikolov et al. 2018 (https://arxiv.org/abs/1809.04430), counted in outline
         pixels.
         """
-        # 20 pixels of 0.1 mm may come out as a little more than 2 mm, by rounding.
+        # By rounding, 20 pixels of 0.1 mm may come out as a little more than 2 mm.
         bound = tolerance * (1 + 1e-9)
         within = (self.forward <= bound).sum() + (self.backward <= bound).sum()
         return float(within / (self.forward.size + self.backward.size))
@@ -52,9 +52,9 @@ def surface_distances(
     second: Integer[np.ndarray, "m 2"],
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> SurfaceDistances | None:
-    """Returns the distances between two outlines, `None` if either has no point.
+    """Returns the distances between two outlines; `None` if either has no point.
 
-    Nearest points come from a k-d tree of the outlines: a few thousand points however large the
+    Nearest points come from a k-d tree of the outlines: a few thousand points, however large the
     image, where a distance transform would visit each of its pixels.
 
     Args:

@@ -1,1 +1,1 @@
-"""From a radiograph to its lungs: network, outline, sides, doubts, and the files of each."""
+"""From a radiograph to its lungs: network, outline, sides, doubts, and result files."""

@@ -16,7 +16,7 @@ from lungseg_jax.prediction.table import TABLE
 from lungseg_jax.workdir import VALIDATION
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
 
-# Bytes of a result's name before its ending and a number.
+# Most bytes of a result's name before its ending and a number.
 _LONGEST = 220
 
 
@@ -25,8 +25,8 @@ class Input:
     """A file to segment.
 
     Attributes:
-      path: of the file.
-      label: how the table calls it.
+      path: the file's path.
+      label: what the table calls it.
       name: what its results' names start with.
     """
 
@@ -36,7 +36,7 @@ class Input:
 
     @property
     def mask(self) -> str:
-        """Name of its mask."""
+        """File name of its mask."""
         return f"{self.name}{MASK_ENDING}"
 
 
@@ -49,12 +49,12 @@ def name_files(
 ) -> list[Input]:
     """Returns the files at the paths, each with a label and a name of its own.
 
-    The name is the file's without its ending; of files that would share it, the label with its
-    ending, and a number if need be.
+    The name is the file's without its ending; where files would share that, it is the label with
+    its ending, and a number if need be.
 
     Args:
-      paths: files, and folders of which every file counts but hidden ones. Results of earlier calls
-        do not count, wherever they went, nor what a training run or a validation has left.
+      paths: files, and folders, in which every file counts but hidden ones. Results of earlier
+        calls do not count, wherever they went, nor does what a training run or validation wrote.
       output: where results go.
       earlier: names of results of earlier calls there, the only ones that may be overwritten.
       dicom_seg: whether DICOM SEG goes there, too.
@@ -82,11 +82,11 @@ def name_files(
 def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
     """Returns the labels of the files at the paths that are no results, no two alike."""
     results, holds_figures = functools.cache(results_in), functools.cache(_holds_figures)
-    # By their places, for a file may be given in two ways.
+    # By their places, because a file may be given in two ways.
     found: dict[str, tuple[epath.Path, str]] = {}
     for given in map(epath.Path, paths):
         if given.is_dir():
-            # With several folders, the table must tell which.
+            # With several folders, the table must say which one.
             root = given if len(paths) == 1 else given.parent
             for path in files_below(given, go_on=True):
                 below = path.relative_to(given)
@@ -109,7 +109,7 @@ def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
 
 
 def _holds_figures(folder: epath.Path) -> bool:
-    """Whether a training run or a validation has written there."""
+    """Whether a training run or a validation has written to the folder."""
     is_run = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
     return is_run or (folder / VALIDATION).is_file()
 

@@ -1,7 +1,7 @@
-"""What speaks against taking a predicted mask for a pair of lungs.
+"""Reasons not to take a predicted mask for a pair of lungs.
 
-The bounds on shape and place hold for all 563 reference masks of Montgomery and Shenzhen but one,
-an image with a single lung.
+The bounds on shape and position hold for all 563 reference masks of Montgomery and Shenzhen but
+one, of an image with a single lung.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ SYMMETRY = 0.2
 # Largest share of the lungs' width, or of their height, that may lie on a border of the image.
 CUT_OFF = 0.5
 
-# Share from which a note says that they do: none of a reference that merely touches the border.
+# Share above which a note says so: no reference that merely touches the border gets one.
 REACHES = 0.02
 
-# Below it a mask counts as bad wherever estimates are judged (`benchmarks/accuracy.py`).
+# Below this a mask counts as bad wherever estimates are judged (`benchmarks/accuracy.py`).
 MIN_DICE = 0.9
 
 
@@ -39,8 +39,8 @@ def doubts(
     Args:
       right: the patient's right lung.
       left: the left one.
-      dice: its estimate; `None` where it is not calibrated and so rejects nothing.
-      looks_frontal: of the radiograph.
+      dice: the estimated Dice; `None` where it is not calibrated and so rejects nothing.
+      looks_frontal: the radiograph's `looks_frontal`.
     """
     if not looks_frontal:
         yield NOT_LIKE_A_CHEST
@@ -63,7 +63,7 @@ def doubts(
 
 
 def remarks(right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"]) -> Iterator[str]:
-    """Yields what a reader of the areas should know of a prediction that need not be rejected.
+    """Yields what a reader of the areas should know about a prediction that need not be rejected.
 
     Args:
       right: the patient's right lung.
@@ -75,7 +75,7 @@ def remarks(right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"]) -> It
 
 
 def _on_borders(lungs: Bool[np.ndarray, "h w"]) -> Iterator[tuple[str, str, float]]:
-    """Yields each border of the image, the extent along it and the share of that on it."""
+    """Yields each border of the image, the lungs' extent along it, and the share of that on it."""
     height, width = (max(np.count_nonzero(lungs.any(axis)), 1) for axis in (1, 0))
     yield "top", "width", np.count_nonzero(lungs[0]) / width
     yield "bottom", "width", np.count_nonzero(lungs[-1]) / width

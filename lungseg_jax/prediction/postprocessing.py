@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int32
 # than .0002.
 OUTLINE_BLUR = 1.0
 
-# A third part of the prediction is lung if it has this share of the largest one and lies above or
-# below one of the first two: a lung that a device or a shadow cuts in two keeps both parts, and
-# dark background beside the body is none.
+# A third part of the prediction is lung if it has this share of the largest one's area and lies
+# above or below one of the first two: a lung that a device or a shadow cuts in two keeps both
+# parts, and dark background beside the body is not lung.
 MIN_SHARE = 0.2
 MIN_OVERLAP = 0.5
 
@@ -34,12 +34,12 @@ def keep_lungs(
 ) -> Bool[np.ndarray, "h w"]:
     """Returns where the lungs are.
 
-    Of the connected parts above the threshold the largest stays, the second one unless it is a
-    speck, and others that may be part of one of these. Small holes are filled.
+    Of the connected parts above the threshold, the largest is kept, so is the second unless it is
+    a speck, and so are others that may be part of one of these. Small holes are filled.
 
     Args:
-      probabilities: of lung, in [0, 1].
-      threshold: above which a pixel is lung.
+      probabilities: probability of lung, in [0, 1].
+      threshold: probability above which a pixel is lung.
     """
     above = (probabilities > threshold).astype(np.uint8)
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
@@ -56,12 +56,12 @@ def keep_lungs(
             break
         if any(_overlap(statistics[part], lung) >= MIN_OVERLAP for lung in lungs):
             kept.append(part)
-    # A comparison for each of the few is several times as fast as a look-up for each pixel.
+    # A comparison for each of the few parts is several times as fast as a look-up for each pixel.
     return fill_holes(np.logical_or.reduce([np.asarray(labels) == part for part in kept]))
 
 
 def _overlap(part: Int32[np.ndarray, "5"], lung: Int32[np.ndarray, "5"]) -> float:
-    """Returns the share of a part's columns that a lung has too, of OpenCV's statistics."""
+    """Returns the share of a part's columns that a lung has too, from OpenCV's statistics."""
     left, width = cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH
     start = max(int(part[left]), int(lung[left]))
     end = min(int(part[left] + part[width]), int(lung[left] + lung[width]))

@@ -9,26 +9,26 @@ from jaxtyping import Bool, Float, UInt8
 from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.weights import Calibration
 
-# As shares of the side: how far from the outline its probabilities are looked at, and the radius of
-# the disc that notches and spikes are too narrow for.
+# As shares of the side: how far from the outline probabilities are considered, and the radius of
+# the disc for which notches and spikes are too narrow.
 OUTLINE_REACH = 5 / 256
 NOTCH_RADIUS = 6 / 256
 
-# What notches and spikes count as a share of the lungs, against a width as a share of the side.
+# Weight of notches and spikes, as a share of the lungs, against a width as a share of the side.
 NOTCH_WEIGHT = 0.05
 
 
 def estimate_dice(square: Float[np.ndarray, "s s"], calibration: Calibration) -> float:
     """Returns the estimate of a predicted mask's Dice, in [0, 1]; 0 without a mask.
 
-    By the doubt of its outline, but never far above what the probabilities themselves expect: a
-    sharp outline may surround what the network is not sure of. Without a calibration it is what
+    It follows from the doubt of the outline, but is never far above what the probabilities expect:
+    a sharp outline may surround what the network is not sure of. Without a calibration it is what
     they expect. The mask is that of the model's square and of these probabilities; the file's is of
     smoothed ones, and of the mean where networks or both ways are averaged.
 
     Args:
       square: probability of lung in the model's square, in [0, 1].
-      calibration: of the network.
+      calibration: the network's calibration.
     """
     mask = keep_lungs(square, calibration.threshold)
     if not mask.any():
@@ -44,10 +44,10 @@ def outline_doubt(square: Float[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"
     """Returns how doubtful the outline of a predicted mask is, from 0; infinite without a mask.
 
     It is the width, as a share of the side, of the zone along the outline in which lung and
-    background are equally likely, or less of a wider zone that is less undecided (the entropy of
-    the probabilities in bits, summed across the outline), plus a share of what is notched.
+    background are equally likely, a wider zone counting less where it is less undecided (the
+    entropy of the probabilities in bits, summed across the outline), plus a share of the notches.
 
-    Measured in the model's square: there a width means the same in images of any size. Both
+    It is measured in the model's square, where a width means the same for images of any size. Both
     terms, their reach and the weight were chosen by how they rank validation images by Dice.
 
     Args:
@@ -65,7 +65,7 @@ def outline_doubt(square: Float[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"
 
 
 def expected_dice(square: Float[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"]) -> float:
-    """Returns the soft Dice of probabilities and mask: the Dice to expect if they are right."""
+    """Returns the soft Dice of probabilities and mask: the expected Dice if those are right."""
     total = float(square.sum(dtype=np.float64)) + float(np.count_nonzero(mask))
     return 2 * float(square[mask].sum(dtype=np.float64)) / total if total else 0.0
 
@@ -73,8 +73,8 @@ def expected_dice(square: Float[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"
 def outline_length(mask: Bool[np.ndarray, "h w"]) -> float:
     """Returns the length in pixels of a mask's outline within the image, within 6 %.
 
-    By Crofton's formula: how often lines of four directions cross the outline, which, unlike a
-    count of its pixels, depends little on how the outline runs.
+    Computed by Crofton's formula from how often lines in four directions cross the outline, which,
+    unlike a count of its pixels, depends little on the outline's direction.
     """
     along = [mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]]
     slanting = [mask[1:, 1:] != mask[:-1, :-1], mask[1:, :-1] != mask[:-1, 1:]]
@@ -83,7 +83,7 @@ def outline_length(mask: Bool[np.ndarray, "h w"]) -> float:
 
 
 def notched_share(mask: Bool[np.ndarray, "s s"]) -> float:
-    """Returns which share of a mask a rolling disc adds in notches and removes from spikes."""
+    """Returns the share of a mask that a rolling disc adds in notches and removes from spikes."""
     image = mask.astype(np.uint8)
     disc = _disc(NOTCH_RADIUS * len(mask))
     changed = sum(
@@ -96,8 +96,8 @@ def notched_share(mask: Bool[np.ndarray, "s s"]) -> float:
 def fit_line(doubt: Float[np.ndarray, " n"], dice: Float[np.ndarray, " n"]) -> tuple[float, float]:
     """Returns (slope, intercept) of the line through held-out images' Dice over their doubt.
 
-    By the medians of pairwise slopes (Theil 1950, Sen 1968), which a few bad masks do not turn.
-    Images without a mask do not count.
+    Fitted by the median of pairwise slopes (Theil 1950, Sen 1968), which a few bad masks do not
+    sway. Images without a mask do not count.
     """
     from scipy.stats import theilslopes
 

@@ -1,7 +1,7 @@
 """Which files in a folder are results of earlier calls, and which of them a call need not repeat.
 
-A hidden note beside the results tells, not their names: references are called `*_mask.png` too. It
-has a line of JSON (with Python's NaN) for each mask that is to be written, and another once it is.
+A hidden note beside the results says so, not their names: references are called `*_mask.png` too.
+It has a line of JSON (with Python's NaN) for each mask to be written, and another once it is.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ NOTE = ".predictions.json"
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What the note tells of a mask.
+    """What the note says about a mask.
 
     Attributes:
-      image: key of the image that it is of; see `key_of`.
+      image: key of the mask's image; see `key_of`.
       made_of: what it is computed from; see `what_it_is_made_of`.
       dicom_seg: whether a DICOM SEG was wanted, too.
-      sizes: of `files_of` in bytes, -1 where there is none, once they are written; what was cut
-        short is made again.
-      row: of the table, without the image's name, once it is known.
+      sizes: sizes of `files_of` in bytes, -1 where there is none, once they are written; truncated
+        results are made again.
+      row: row of the table, without the image's name, once it is known.
     """
 
     image: str
@@ -58,25 +58,25 @@ def seg_of(mask: str) -> str:
 
 
 def files_of(mask: str, *, dicom_seg: bool) -> tuple[str, ...]:
-    """Returns the names of all that may be written for an image, by that of its mask.
+    """Returns the names of all files that may be written for an image, from its mask's name.
 
     Args:
       mask: name of the mask.
-      dicom_seg: whether a DICOM SEG is wanted. A file of that name is someone else's otherwise.
+      dicom_seg: whether a DICOM SEG is wanted. Otherwise a file of that name is someone else's.
     """
     return mask, overlay_of(mask), *[seg_of(mask)] * dicom_seg
 
 
 def place_of(file: epath.Path) -> str:
-    """Returns the path of a file by its folder's own place, whatever links led there.
+    """Returns the path of a file by its folder's real path, whatever links led there.
 
-    A file that is a link counts by its own name: what it leads to may be named by content.
+    A file that is a link counts by its own name: its target may be named by content.
     """
     return os.path.join(os.path.realpath(file.parent), file.name)  # noqa: PTH118
 
 
 def key_of(image: epath.Path) -> str:
-    """Returns the note's name for an image: results are passed on, and paths reveal much."""
+    """Returns the note's name for an image: results are passed on, and paths reveal a lot."""
     return hashlib.sha256(os.fsencode(place_of(image))).hexdigest()[:16]
 
 
@@ -84,17 +84,17 @@ def what_it_is_made_of(image: epath.Path, makers: Sequence[str]) -> str:
     """Returns a checksum of all that a result depends on.
 
     Args:
-      image: known by size and time; reading an archive takes hours.
-      makers: what stands for network, options and program.
+      image: identified by size and time: reading a whole archive takes hours.
+      makers: strings that identify network, options and program.
     """
     return hashlib.sha256(json.dumps([*stamp(image), *makers]).encode()).hexdigest()
 
 
 def read_note(output: epath.Path) -> dict[str, Result] | None:
-    """Returns what the note tells of each mask, by its name; `None` if nothing was written there.
+    """Returns what the note says about each mask, by its name; `None` if nothing was written there.
 
     Raises:
-      DataError: it is no note of an earlier call.
+      DataError: the file is not a note of an earlier call.
     """
     path = output / NOTE
     try:
@@ -111,7 +111,7 @@ def read_note(output: epath.Path) -> dict[str, Result] | None:
 
 
 def results_of(noted: Note | None) -> frozenset[str]:
-    """Returns the names of all results that a note tells of, as `read_note` returns it."""
+    """Returns the names of all results in a note, given as `read_note` returns it."""
     if noted is None:
         return frozenset()
     files = (files_of(mask, dicom_seg=result.dicom_seg) for mask, result in noted.items())
@@ -119,7 +119,7 @@ def results_of(noted: Note | None) -> frozenset[str]:
 
 
 def results_in(folder: epath.Path) -> frozenset[str]:
-    """Returns the names of the results in a folder; none where its note is not ours."""
+    """Returns the names of the results in a folder; none if its note is not ours."""
     try:
         return results_of(read_note(folder))
     except DataError:
@@ -129,7 +129,7 @@ def results_in(folder: epath.Path) -> frozenset[str]:
 def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     """Removes earlier results of a call's images, and notes the masks that it will write.
 
-    What the call would only make again stays. Masks are noted before they are written: a call may
+    What the call would only make again is kept. Masks are noted before they are written: a call may
     be killed between a mask and its row.
 
     Args:
@@ -138,7 +138,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
       wanted: the masks of this call.
 
     Returns:
-      The rows of the results that stay, by their masks.
+      The rows of the results that are kept, by their masks.
 
     Raises:
       DataError: another image has a mask of that name; nothing was removed.
@@ -164,7 +164,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
 
 
 def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
-    """Whether all files of a mask and its row are there, made of what a call would make them of."""
+    """Whether a mask's files and row are there, made from what this call would make them from."""
     earlier = noted.get(mask)
     if earlier is None or earlier.row is None:
         return False
@@ -179,7 +179,7 @@ def _sizes(output: epath.Path, mask: str, result: Result) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def open_note(output: epath.Path) -> Iterator[Callable[[str, Result, Row], None]]:
-    """Opens the note in a folder and yields a function that adds what was done to it at once."""
+    """Opens the note in a folder and yields a function that at once adds to it what was done."""
     with Path(output / NOTE).open("a", buffering=1) as file:
 
         def add(mask: str, result: Result, row: Row) -> None:
@@ -195,7 +195,7 @@ def _line(mask: str, result: Result) -> str:
 
 
 def _parse(line: str) -> tuple[str, Result] | None:
-    """Returns a mask's name and result; `None` for what this version does not write."""
+    """Returns a mask's name and result; `None` for a line that this version does not write."""
     try:
         fields = json.loads(line)
         mask, row = fields["mask"], fields["row"]
@@ -205,12 +205,12 @@ def _parse(line: str) -> tuple[str, Result] | None:
             fields.get("dicom_seg") is True,
             tuple(fields["sizes"]),
         )
-        # A file elsewhere is not a result, whatever a note that others wrote says.
+        # A file elsewhere is not a result, whatever a note written by others says.
         if not mask.endswith(MASK_ENDING) or Path(mask).name != mask:
             return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     with contextlib.suppress(TypeError):
-        # Of another version: made again.
+        # A row of another version fails: the result is made again.
         result = dataclasses.replace(result, row=row and Row(**row))
     return mask, result

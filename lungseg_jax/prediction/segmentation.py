@@ -1,4 +1,4 @@
-"""One radiograph to its lungs: network, outline, sides, areas, estimate of Dice, doubts."""
+"""From one radiograph to its lungs: network, outline, sides, areas, estimated Dice, doubts."""
 
 import dataclasses
 import functools
@@ -19,8 +19,8 @@ class Segmentation:
 
     Attributes:
       right: mask of the patient's right lung.
-      left: of the left lung.
-      probabilities: of lung, in [0, 1], smoothed, before anything else was made of them.
+      left: mask of the left lung.
+      probabilities: probability of lung, in [0, 1], smoothed but not processed further.
       estimated_dice: a guess at the mask's Dice against a radiologist's; too high for images of
         hospitals that the network does not know.
       doubts: reasons not to take the mask for a pair of lungs; none if it is accepted.
@@ -57,7 +57,7 @@ class Segmentation:
     def area_cm2(self) -> tuple[float, float] | None:
         """Area of the right and of the left lung in cm²; `None` where the spacing is not known.
 
-        Of the shadow on what the spacing was measured on; see `Radiograph.spacing_source`.
+        Areas of the shadow on what the spacing was measured on; see `Radiograph.spacing_source`.
         """
         if self.spacing_mm is None:
             return None
@@ -76,11 +76,11 @@ def make_segmentation(
     """Returns the segmentation that the network's probabilities give.
 
     Args:
-      radiograph: upright.
+      radiograph: an upright radiograph.
       square: probability of the lungs, or of the right and the left one, in the model's square.
       threshold: probability above which a pixel is lung.
-      estimated_dice: of the mask; see `quality.estimate_dice`.
-      calibrated: whether the estimate is, so that it may speak against the mask.
+      estimated_dice: the mask's estimated Dice; see `quality.estimate_dice`.
+      calibrated: whether the estimate is calibrated, so that it may speak against the mask.
     """
     channels = channels_from_square(smooth(square), *radiograph.pixels.shape)
     probabilities = channels.max(axis=-1)

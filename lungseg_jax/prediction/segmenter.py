@@ -1,4 +1,4 @@
-"""Trained networks with their program compiled: images in, segmentations out."""
+"""Trained networks with their compiled program: images in, segmentations out."""
 
 import hashlib
 import os
@@ -28,12 +28,12 @@ BATCH_SIZE = 4
 
 
 class Prediction(NamedTuple):
-    """What networks say of one image.
+    """What networks say about one image.
 
     Attributes:
       square: probability of each class in the model's square, the mean of all networks.
-      estimated_dice: of the mask, the mean of what each network's own probabilities tell. Those of
-        the mean are less sure than any of them.
+      estimated_dice: estimate of the mask's Dice, the mean of what each network's own probabilities
+        tell. The mean probabilities are less sure than any of them.
     """
 
     square: Float32[np.ndarray, "s s c"]
@@ -48,12 +48,12 @@ class Segmenter:
       both_ways: average each prediction with that of the mirrored image, at twice the work.
 
     Raises:
-      ConfigError: both ways are asked of a network that tells right from left, or the networks
+      ConfigError: both ways are requested of a network that tells right from left, or the networks
         differ in what they see or tell.
 
     Attributes:
       image_size: side of the model's square in pixels.
-      calibrated: whether the estimate of Dice is, of every network.
+      calibrated: whether every network's estimate of Dice is calibrated.
     """
 
     def __init__(self, *members: Weights, both_ways: bool = False) -> None:
@@ -66,7 +66,7 @@ class Segmenter:
                 "give equal ones",
             )
         if both_ways and tells_sides(data[0].labels):
-            # Mirrored, such a network calls the right lung the left one.
+            # On a mirrored image, such a network calls the right lung the left one.
             raise ConfigError(
                 "--both_ways", "needs a network with data.labels=lungs", "leave it out"
             )
@@ -109,8 +109,8 @@ class Segmenter:
           options: how files are read and what is checked.
 
         Raises:
-          NotFrontalError: by its header, an image of something else than a frontal chest.
-          DataError: the file cannot be read, or the array is no image.
+          NotFrontalError: by its header, an image of something other than a frontal chest.
+          DataError: the file cannot be read, or the array is not an image.
         """
         radiograph, square = self._read(image, options)
         (prediction,) = self.predict([square])
@@ -126,8 +126,8 @@ class Segmenter:
           options: see `segment`.
 
         Raises:
-          NotFrontalError: by its header, an image of something else than a frontal chest.
-          DataError: the file cannot be read, or the array is no image.
+          NotFrontalError: by its header, an image of something other than a frontal chest.
+          DataError: the file cannot be read, or the array is not an image.
         """
         radiograph, square = self._read(image, options)
         (prediction,) = self.predict([square])
@@ -138,7 +138,7 @@ class Segmenter:
     def _read(
         self, image: epath.PathLike | ArrayLike, options: ReadOptions
     ) -> tuple[Radiograph, UInt16[np.ndarray, "s s 1"]]:
-        """Returns the radiograph, and what the networks take."""
+        """Returns the radiograph, and the networks' input."""
         if isinstance(image, str | os.PathLike):
             path = epath.Path(image).expanduser()
             radiograph, name = read_radiograph(path, options), path.name
@@ -149,17 +149,17 @@ class Segmenter:
         return radiograph, network_input(radiograph, name, self.image_size)
 
     def predict(self, squares: Sequence[Shaped[np.ndarray, "..."]]) -> list[Prediction]:
-        """Returns what the networks say of up to `BATCH_SIZE` images.
+        """Returns what the networks say about up to `BATCH_SIZE` images.
 
         Args:
-          squares: of `network_input`.
+          squares: images as `network_input` returns them.
 
         Raises:
           DataError: one is of another type or shape.
         """
         for square in squares:
             self._check_square(square)
-        # Repeated up to one of two shapes, so that no third program is compiled.
+        # Padded by repetition to one of two shapes, so that no third program is compiled.
         size = 1 if len(squares) == 1 else BATCH_SIZE
         batch = np.stack([*squares, *[squares[0]] * (size - len(squares))])
         total, estimates = np.zeros(1, np.float32), np.zeros(len(squares))
@@ -188,7 +188,7 @@ class Segmenter:
             )
 
     def finish(self, radiograph: Radiograph, prediction: Prediction) -> Segmentation:
-        """Returns what is made of a prediction in the image's own frame."""
+        """Returns the segmentation that a prediction gives in the image's own frame."""
         return make_segmentation(
             radiograph,
             lungs_of(prediction.square, self._labels),

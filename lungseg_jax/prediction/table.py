@@ -17,18 +17,18 @@ class Row:
     """A line of `predictions.csv`.
 
     Attributes:
-      file: as it was given, or below the folder that was; where files would share that, below what
-        all given paths have in common.
+      file: path as it was given, or below the given folder; where files would share that, below
+        what all given paths have in common.
       status: `accepted`, or `rejected` with the reason.
       reason: what is wrong with the file, or speaks against the mask.
-      estimated_dice: of the mask, if there is one.
+      estimated_dice: the mask's estimated Dice, if there is a mask.
       right_px: pixels of the patient's right lung.
-      left_px: of the left one.
-      right_cm2: its area where the spacing is known.
-      left_cm2: of the left one.
+      left_px: pixels of the left lung.
+      right_cm2: area of the right lung, where the spacing is known.
+      left_cm2: area of the left lung, likewise.
       spacing_source: what the spacing was measured on.
-      height: of the image in pixels.
-      width: of it.
+      height: the image's height in pixels.
+      width: the image's width in pixels.
       notes: what was corrected or is odd.
       mask: name of the mask's file.
       dicom_seg: name of the file with the same lungs as DICOM SEG.
