@@ -1,7 +1,7 @@
 """Random changes to what differs between hospitals: tone, contrast, shading, opacities and bars.
 
 None of them moves the lungs, so masks stay as they are. All are sums and products of small
-matrices with the image: nothing is gathered, which accelerators do slowly.
+matrices with the image: nothing is gathered, which is slow on accelerators.
 """
 
 import math
@@ -14,10 +14,10 @@ from lungseg_jax.config import AugmentConfig
 
 Picture = Float[Array, "h w"]
 
-# In each direction.
+# Number in each direction.
 _SHADING_PARTS = 4
 
-# In each direction; local contrast is measured against their means.
+# Number in each direction; local contrast is measured against their means.
 _NEIGHBOURHOODS = 16
 
 _OPACITIES = 4
@@ -32,7 +32,7 @@ def change_appearance(
     """Returns the image as another hospital might have it; values may leave [0, 1].
 
     Args:
-      key: of the image.
+      key: the image's random key.
       image: in [0, 1].
       lungs: where no bar may lie.
       config: strength of each change; 0 switches it off.
@@ -58,9 +58,9 @@ def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
 
     Args:
       image: in [0, 1].
-      amounts: of half a sine wave, which lifts or lowers the midtones, and of a whole one, which
-        moves dark and bright tones in opposite directions. The curve rises everywhere as long as
-        π |a| + π |b| < 1.
+      amounts: the first of half a sine wave, which lifts or lowers the midtones; the second of a
+        whole one, which moves dark and bright tones in opposite directions. The curve rises
+        everywhere as long as π |a| + π |b| < 1.
     """
     x = jnp.clip(image, 0, 1)
     return x + amounts[0] * jnp.sin(math.pi * x) + amounts[1] * jnp.sin(2 * math.pi * x) / 2
@@ -69,7 +69,7 @@ def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
 def change_local_contrast(image: Picture, gain: Float[Array, ""]) -> Picture:
     """Returns the image with its differences from the neighbourhood's mean scaled by `gain`.
 
-    More than 1 looks like the adaptive equalisation of detectors' software, less than 1 like film.
+    More than 1 looks like adaptive equalisation by a detector's software, less than 1 like film.
     """
     rows, columns = (_means(side, min(side, _NEIGHBOURHOODS)) for side in image.shape)
     mean = enlarge(rows @ image @ columns.T, image.shape)
@@ -82,7 +82,7 @@ def opacities(key: Key[Array, ""], shape: tuple[int, ...]) -> Picture:
     low, high = _OPACITY_RADIUS
     radius = jax.random.uniform(size_key, (2, _OPACITIES), minval=low, maxval=high)
     centre = jax.random.uniform(place_key, (2, _OPACITIES))
-    # Bright ones are likelier: disease adds to what X-rays have to pass.
+    # Bright ones are likelier: disease adds to what X-rays have to penetrate.
     strength = jax.random.uniform(strength_key, (_OPACITIES,), minval=-0.5)
     row, column = (
         jnp.exp(-(((_centres(side)[:, None] - centre[i]) / radius[i]) ** 2))
@@ -95,9 +95,9 @@ def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool
     """Returns where black bars lie along the sides, as collimators and scanners leave them.
 
     Args:
-      key: of the image.
-      lungs: what no bar covers.
-      largest: breadth of a bar as a share of the side.
+      key: the image's random key.
+      lungs: what no bar may cover.
+      largest: largest breadth of a bar, as a share of the side.
     """
     present_key, breadth_key = jax.random.split(key)
     present = jax.random.bernoulli(present_key, _BAR_PROBABILITY, (2, 2))
@@ -116,7 +116,7 @@ def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool
 
 
 def enlarge(values: Float[Array, "a b"], shape: tuple[int, ...]) -> Picture:
-    """Returns values of equal parts of the image, interpolated between their centres."""
+    """Returns the values of equal parts of the image, interpolated between the parts' centres."""
     rows, columns = (
         _interpolation(side, count) for side, count in zip(shape, values.shape, strict=True)
     )

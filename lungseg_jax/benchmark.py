@@ -36,11 +36,11 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     Figures are those of single calls, each waited for; `pipelined` is the median of several rounds
     of steps sent one after the other and waited for once, as in the training loop. FLOP/s are
     counted from the architecture (`performance.flops`), over all devices. `mfu` relates a device's
-    share of it to the vendor's dense bfloat16 peak or, where none is known (CPU), to the matrix
+    share of them to the vendor's dense bfloat16 peak or, where none is known (CPU), to the matrix
     product measured on the spot, as `mfu_measured` always does. `stages` are those of
-    `lungseg_jax.performance.stages`. For the rest see the functions that return it.
+    `lungseg_jax.performance.stages`. For the rest, see the functions that return it.
 
-    With `config.profile` a trace of some steps is left in `profile/`.
+    With `config.profile`, a trace of some steps is written to `profile/`.
 
     Raises:
       ConfigError: batches do not divide over the devices.
@@ -55,7 +55,7 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     times = time_training(config, parallel, workdir / "profile" if config.profile else None)
     terminal.say("Timing evaluation and inference")
     forward = time_forward(config, parallel)
-    # Last: a device's peak memory is to be that of training.
+    # Last, so that a device's peak memory is that of training.
     peaks = measure_peaks(jax.local_devices(), compute_dtype(config))
     result = {
         **describe(config, parallel),
@@ -132,13 +132,13 @@ def input_figures(
     rate is therefore the lower of the timed rate and the rate of the input alone. `input_stall` is
     the share of the end-to-end time that the step alone does not explain, `input_stall_error` its
     standard error. All are medians over the rounds. Where the input is slower than the step and
-    also takes time from it, the figures are those of the input alone, and so too good.
+    also slows it down, the figures are those of the input alone, and so too good.
 
     Args:
-      batch_size: over all devices.
+      batch_size: images per batch over all devices.
       alone: seconds of a step on a batch that is on the devices, pipelined, round by round.
       fed: seconds of a step whose batch comes from the input, pipelined, in rounds between those.
-      input_alone: seconds of a batch from the input to the devices, in as many rounds.
+      input_alone: seconds to bring a batch from the input to the devices, in as many rounds.
     """
     end_to_end = np.maximum(fed, input_alone)
     stall, error = median_and_error(1 - alone / end_to_end)

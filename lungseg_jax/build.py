@@ -35,7 +35,7 @@ def _build(config: Config, beam_options: list[str] | None) -> None:
 
         options = PipelineOptions(beam_options)
         try:
-            # Before the files are listed.
+            # Checked before the files are listed.
             create_runner(options.view_as(StandardOptions).runner or "DirectRunner")
         except ValueError as error:
             raise ConfigError("--beam", str(error), "name a runner of Apache Beam") from error

@@ -1,4 +1,4 @@
-"""A command's job: what its errors look like to the person who called it, and its exit code."""
+"""A command's job: how its errors look to the person who called it, and its exit code."""
 
 import contextlib
 import signal
@@ -21,7 +21,7 @@ from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
 
-# By what they raise.
+# Signals, by the exceptions that they raise.
 SIGNALS = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}
 
 # Exit code after SIGTERM, by the custom of shells.
@@ -38,16 +38,16 @@ def run_command(
     """Runs a command's job; returns the exit code. Errors that a user can fix end in one line.
 
     Args:
-      arguments: of the command.
+      arguments: the command's arguments.
       usage: what `--help` shows.
       job: what to do.
-      resume: how a job that was stopped goes on.
-      out_of_memory: what is printed where a device runs out of memory.
+      resume: how to continue a job that was stopped.
+      out_of_memory: what is printed when a device runs out of memory.
     """
     if {"--help", "-h"} & set(arguments):
         terminal.show(usage)
         return 0
-    # Of an error that it raises, Orbax logs the trace in each of its threads besides.
+    # When Orbax raises an error, it also logs the trace in each of its threads.
     logging.set_verbosity(logging.FATAL)
     try:
         listen()
@@ -72,7 +72,7 @@ def run_command(
 def _errors_told_once() -> Iterator[None]:
     """Within the context, TensorStore prints no trace for each array beside one that failed.
 
-    Of the first that can be neither read nor written, Orbax raises the error and closes its event
+    For the first array that cannot be read or written, Orbax raises the error and closes its event
     loop. For every other one that then ends, TensorStore prints that the loop is closed.
     """
     before = sys.excepthook
@@ -89,16 +89,16 @@ def _errors_told_once() -> Iterator[None]:
 
 
 def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:
-    """Returns what to tell of an error that is not the program's; `None` of one that is."""
+    """Returns the message for an error that is not the program's fault; `None` if it is."""
     text, line = str(error), first_line(error)
-    # Python's own, TensorStore's and ArrayRecord's, of which the second has a code, too.
+    # Errors of Python, TensorStore and ArrayRecord, of which TensorStore's has a code, too.
     if "No space left on device" in text:
         return f"no space left on the disk; free some, then {resume} ({line})"
     if "Too many open files" in text and isinstance(error, OSError):
         return f"{line}; raise the limit, as by ulimit -n, then {resume}"
     if isinstance(error, UserError | OSError):
         return text
-    # XLA's begin with a code.
+    # XLA's messages begin with a code.
     if isinstance(error, RuntimeError) and text.startswith("RESOURCE_EXHAUSTED"):
         return str(out_of_memory)
     if isinstance(error, MemoryError):

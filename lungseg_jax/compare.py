@@ -35,23 +35,23 @@ AGAIN = "evaluate the run again by --mode=eval, or validate again"
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How a figure differs between two runs, over the images where one of them has it.
+    """How a metric differs between two runs, over the images where at least one of them has it.
 
-    A run that finds no lung on an image that has none has no figure of it. Where the other finds
-    some, the first has the figure's best value: left out, the other's mistake would not count.
+    A run that finds no lung on an image without any has no metrics there. If the other finds some,
+    the first gets the metric's best value: left out, the other's mistake would not count.
 
-    Interval and test are of other patients, not of other runs: seeds of one recipe differ, too.
+    Interval and test are about other patients, not other runs: seeds of one recipe differ, too.
 
     Attributes:
-      figure: its name.
+      figure: the metric's name.
       first: mean of the first run.
       second: mean of the second.
-      low: lower end of the 95 % interval of the mean of second − first; NaN of few patients. See
+      low: lower end of the 95 % interval of the mean of second − first; NaN for few patients. See
         `mean_intervals`.
       high: upper end.
-      p_value: of that mean, two-sided; see `p_values`.
-      pictures: how many.
-      patients: how many.
+      p_value: two-sided p-value of that mean; see `p_values`.
+      pictures: number of images.
+      patients: number of patients.
     """
 
     figure: str
@@ -66,12 +66,12 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Figures of a run's images, in the order of their ids.
+    """Metrics of a run's images, in the order of their ids.
 
     Attributes:
-      ids: of the images.
-      patients: of each.
-      reference_px: of each, by which its reference and frame are known again.
+      ids: the images' ids.
+      patients: each image's patient.
+      reference_px: pixels of each image's reference, which identify reference and frame.
       figures: a column for each of `FIGURES`; NaN where one has no meaning.
     """
 
@@ -87,12 +87,12 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
     Args:
       first: folder of a finished run.
       second: folder of another.
-      split: whose images.
+      split: the split whose images are compared.
 
     Raises:
-      ConfigError: an address that is no folder.
-      DataError: a folder holds no table of the split, or the tables are of other images, other
-        references or frames, or other tolerances.
+      ConfigError: an address that is not a folder.
+      DataError: a folder holds no table of the split, or the tables differ in their images,
+        references, frames or tolerances.
     """
     tables = [_read(run_folder(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
     if tables[0].ids != tables[1].ids:
@@ -111,7 +111,7 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
 def _check_same_references(
     first: epath.PathLike, second: epath.PathLike, table: Table, other: Table
 ) -> None:
-    """Raises DataError where images of one id differ in the size of their reference."""
+    """Raises DataError if images of one id differ in the size of their reference."""
     rows = zip(table.ids, table.reference_px, other.reference_px, strict=True)
     if others := [row for row in rows if row[1] != row[2]]:
         name, ours, theirs = others[0]
@@ -124,7 +124,7 @@ def _check_same_references(
 
 
 def _check_same_tolerance(first: epath.PathLike, second: epath.PathLike, split: str) -> None:
-    """Raises DataError where surface Dice was measured at another tolerance."""
+    """Raises DataError if surface Dice was measured at different tolerances."""
     expected, found = (_tolerance(run_folder(workdir), split) for workdir in (first, second))
     if found != expected:
         raise DataError(
@@ -193,7 +193,7 @@ def _read(path: epath.Path) -> Table:
 
 
 def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
-    """Returns a number of a row, NaN where a figure has no meaning and its cell is empty."""
+    """Returns a number from a row; NaN where a metric has no meaning and its cell is empty."""
     cell = row[name]
     if cell == "" and name in FIGURES:
         return math.nan
@@ -201,7 +201,7 @@ def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
         number = float(cell or "")
     except ValueError:
         number = math.nan
-    # A row that was cut short has no cell.
+    # A truncated row has no such cell.
     if not math.isfinite(number):
         fault = f"{name} of {row['id']} is {cell!r}" if cell else f"{row['id']} has no {name}"
         raise DataError(path, fault, AGAIN)

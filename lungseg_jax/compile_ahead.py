@@ -1,9 +1,9 @@
-"""The training step compiled for TPUs that are not there, and what its compiler predicts of it.
+"""The training step compiled for TPUs that are not there, and what the compiler predicts for it.
 
 libtpu holds the whole TPU compiler, which needs no TPU. It compiles the very step that training
-runs, for a topology given by name. What comes back is exact where it is the program's own
-(memory, collectives, layouts) and a prediction where it is the compiler's cost model (cycles).
-No TPU runs: every figure of time is labelled as predicted.
+runs, for a topology given by name. The results are exact where they are the program's own
+(memory, collectives, layouts) and predictions where they come from the compiler's cost model
+(cycles). No TPU runs: every time is labelled as predicted.
 """
 
 import collections
@@ -42,7 +42,7 @@ from lungseg_jax.workdir import run_folder
 DEAREST = 20
 TOPOLOGY_EXAMPLES = "such as v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1"
 
-# So that libtpu asks no metadata server, locks no TPU, and does not complain that there is none.
+# So that libtpu queries no metadata server, locks no TPU, and does not complain that there is none.
 _WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -69,13 +69,13 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     """Compiles the training step, writes `compile.json` and returns its content.
 
     The predicted time of a step is the sum of the compiler's `estimated_cycles` over the schedule
-    (see `performance.hlo.schedule`), divided by the clock. What has no estimate is not in it:
+    (see `performance.hlo.schedule`), divided by the clock. It leaves out what has no estimate:
     collectives, gathers, and copies that run beside other work; they are counted by kind.
 
     Args:
-      config: of the run; `model.dtype=auto` means bfloat16, as it does on a TPU.
+      config: the run's configuration; `model.dtype=auto` means bfloat16, as it does on a TPU.
       workdir: where `compile.json` is written.
-      topology: of TPU devices, such as `v5e:2x2`, `v4:2x2x1`, `v6e:16x16`.
+      topology: topology of TPU devices, such as `v5e:2x2`, `v4:2x2x1`, `v6e:16x16`.
 
     Raises:
       ConfigError: no libtpu, an unknown topology, or a batch that does not divide over it.
@@ -122,7 +122,7 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-    """Keeps out of the cache of programs, from which those of absent devices cannot be loaded."""
+    """Bypasses the compilation cache: programs for absent devices cannot be loaded from it."""
     enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     # JAX asks once whether there is a cache.
@@ -144,7 +144,7 @@ def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[re
         raise ConfigError("--topology", "needs the TPU compiler, libtpu", "pip install -e '.[tpu]'")
     for variable, value in _WITHOUT_TPU.items():
         os.environ.setdefault(variable, value)
-    # A TPU v4 of two cores is one device on Cloud TPU, but not by default here.
+    # A TPU v4 with two cores is one device on Cloud TPU, but not by default here.
     options = {"chip_config_name": "megacore"} if name.startswith("v4") else {}
     try:
         devices = topologies.get_topology_desc(name, "tpu", **options).devices
@@ -158,7 +158,7 @@ def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[re
 
 
 def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
-    """Returns the training step on batches that carry their images, traced and not compiled."""
+    """Returns the training step on batches that carry their images, traced but not compiled."""
     optimizer = make_optimizer(config)
     state = jax.eval_shape(lambda: create_state(config, optimizer))
     step = make_train_step(config, optimizer, parallel)
@@ -196,7 +196,7 @@ def summary(result: dict[str, Any]) -> str:
     rows += [list(row) for row in zip(labels, unknown or ["nothing"], strict=True)]
     dearest = [
         [
-            # Without the beginning, which is the same for all.
+            # Without the prefix, which is the same for all.
             op["op_name"].rpartition("shard_map/")[2],
             op["name"],
             f"{op['cycles'] / 1e6:.2f} M",
@@ -238,7 +238,7 @@ def _findings(compiled: jax.stages.Compiled, config: Config, parallel: Parallel)
 
 
 def _memory(compiled: jax.stages.Compiled, parallel: Parallel) -> dict[str, float]:
-    """GiB of one device; the state's results take the place of its arguments."""
+    """Returns the GiB of one device; the state's results take the place of its arguments."""
     sizes: Any = compiled.memory_analysis()
     parts = {
         "arguments": sizes.argument_size_in_bytes,
@@ -254,7 +254,7 @@ def _memory(compiled: jax.stages.Compiled, parallel: Parallel) -> dict[str, floa
 
 
 def _memory_asked(message: str) -> dict[str, float] | None:
-    """What the compiler says where it gives up for lack of memory."""
+    """Returns what the compiler reports when it gives up for lack of memory."""
     found = _OUT_OF_MEMORY.search(message)
     if not found:
         return None
@@ -283,7 +283,7 @@ def _step_figures(cycles: int, config: Config, parallel: Parallel) -> dict[str, 
 
 
 def _without_estimate(costs: list[hlo.Cost]) -> dict[str, int]:
-    """Counts, by kind, instructions that the compiler gives no cycles, but not scalars."""
+    """Counts, by kind, instructions for which the compiler gives no cycles, but not scalars."""
     counts: collections.Counter[str] = collections.Counter()
     for cost in costs:
         instruction = cost.instruction

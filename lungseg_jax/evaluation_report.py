@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables, overlays, `metrics.json`, and a table to read."""
+"""What an evaluation writes: tables, overlays, `metrics.json`, and a table to read."""
 
 import csv
 import dataclasses
@@ -16,7 +16,7 @@ from lungseg_jax.imaging import png
 from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, spread, summarize
 from lungseg_jax.workdir import write_whole
 
-# Figures of which a whole table may have none.
+# Metrics that a whole table may lack.
 _SOMETIMES = (*SIDE_FIGURES, "cross_entropy")
 
 Summary = dict[str, dict]
@@ -35,15 +35,15 @@ _COLUMNS = {
     "num_examples": "images",
 }
 
-# Columns for what seldom happens: shown only where it did.
+# Columns for what rarely happens: shown only where it did.
 _FAILURES = {"num_empty_predictions": "missed", "num_false_lungs": "false lungs"}
 
 
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
-    """Writes `eval/<split>.csv` by id, returns the split's summary and those by source and finding.
+    """Writes `eval/<split>.csv` by id; returns its summary, with those by source and finding.
 
-    Columns of `_SOMETIMES` are written only where some row has them, the others always, what rows
-    have beyond `ImageMetrics` last.
+    Columns of `_SOMETIMES` are written only if some row has them, the others always; what rows
+    have beyond `ImageMetrics` comes last.
     """
     text = io.StringIO(newline="")
     fields = [field.name for field in dataclasses.fields(rows[0] if rows else ImageMetrics)]
@@ -68,7 +68,7 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
 
 
 def summary_of(rows: Sequence[ImageMetrics]) -> dict:
-    """Returns the means of rows, counts, and how the figures spread."""
+    """Returns the means of rows, counts, and the spread of the metrics."""
     return summarize(rows) | {"spread": spread(rows)}
 
 
@@ -99,7 +99,7 @@ def read_summary(workdir: epath.Path) -> Summary:
 
     Raises:
       FileNotFoundError: the run has not finished.
-      ValueError: it is no JSON.
+      ValueError: the file is not JSON.
     """
     return json.loads((workdir / "metrics.json").read_text())
 
@@ -121,7 +121,7 @@ def write_overlays(
     ranked: Mapping[str, int],
     pictures: Mapping[int, np.ndarray],
 ) -> None:
-    """Writes `overlays/<rank>.png` of the images this process has, replacing older ones."""
+    """Writes `overlays/<rank>.png` for the images this process has, replacing older ones."""
     for rank, position in ranked.items():
         if position in pictures:
             row = rows[position]
@@ -132,7 +132,7 @@ def write_overlays(
 
 
 def closing_table(summary: Summary) -> str:
-    """Returns the figures of each split, and of each source in it, as text."""
+    """Returns the metrics of each split, and of each source in it, as text."""
     lines = {}
     for split, figures in summary.items():
         lines[split] = _with_interval(figures)
@@ -155,7 +155,7 @@ def closing_table(summary: Summary) -> str:
 
 
 def _with_interval(figures: Mapping) -> dict:
-    """Returns figures with the interval of the mean Dice among them, where there is one."""
+    """Returns the figures, with the interval of the mean Dice added if there is one."""
     interval = figures.get("spread", {}).get("dice", {}).get("interval")
     return {**figures, "interval": interval} if interval else dict(figures)
 

@@ -47,7 +47,7 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
     """Returns the weights of a run's best checkpoint, calibrated on its validation split.
 
     Args:
-      workdir: folder of the run.
+      workdir: the run's folder.
       **places: `manual_dir` and `data_dir`, where they differ from the run's.
 
     Raises:
@@ -68,8 +68,8 @@ def check_same_pictures(
 ) -> None:
     """Checks that the records are those of a run, or that at least their splits hold the same ids.
 
-    Another version may have read the same images in another way; the tables of a finished run
-    tell which they were.
+    Another version may have read the same images differently; the tables of a finished run
+    tell which images they were.
 
     Raises:
       CheckpointError: they are not.
@@ -95,8 +95,8 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
     """Returns the calibration that `fit_calibration` finds on a split.
 
     Args:
-      weights: of the network.
-      records: of a split that it was not trained on and will not be judged by.
+      weights: the network's weights.
+      records: records of a split that it was not trained on and will not be judged by.
 
     Raises:
       DataError: no image of the split has lungs.
@@ -146,7 +146,7 @@ def calibration_of(path: epath.PathLike, config: Config) -> Calibration:
     """
     weights = load_weights(path)
     expected, found = (
-        # A network is calibrated alike however it is computed.
+        # A network's calibration is the same however it is computed.
         (
             one.data.image_size,
             one.data.labels,
@@ -164,10 +164,10 @@ def calibration_of(path: epath.PathLike, config: Config) -> Calibration:
 
 
 def predictions(weights: Weights, records: Records) -> Iterator[Found]:
-    """Yields three arrays of each example.
+    """Yields three arrays for each example.
 
-    The probability of lung in the model's square, the same in the image's own frame, smoothed,
-    and the reference there.
+    They are the probability of lung in the model's square, the same in the image's own frame,
+    smoothed, and the reference there.
     """
     parallel = all_devices("mesh")
     evaluator = Evaluator(weights.config, parallel)

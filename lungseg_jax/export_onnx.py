@@ -33,10 +33,10 @@ SUFFIX = ".onnx"
 
 
 def onnx_of(weights: Weights) -> "ModelProto":
-    """Returns a trained network in ONNX, with what `describe` tells as its metadata.
+    """Returns a trained network in ONNX, with what `describe` returns as its metadata.
 
     Args:
-      weights: of the network.
+      weights: the network's weights.
 
     Raises:
       ConfigError: the network is not a `UNet`.

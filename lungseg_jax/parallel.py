@@ -23,7 +23,7 @@ from jaxtyping import Array, PyTree
 
 from lungseg_jax.config import ParallelKind
 
-# Calls in flight: XLA's CPU devices come to a halt, and the process ends, where some of them have
+# Most calls in flight: XLA's CPU devices come to a halt, and the process ends, if some of them have
 # more than 32 calls to do that others have not been given.
 MAX_PENDING = 16
 

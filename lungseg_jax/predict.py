@@ -63,7 +63,7 @@ from lungseg_jax.workdir import local_path, make_folder
 from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.sandbox import Sandboxes
 
-# Rejected files that are named at the end; the table names all.
+# Most rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20
 
 
@@ -80,7 +80,7 @@ def packaged_segmenter() -> Segmenter:
 def segment(
     image: epath.PathLike | ArrayLike, options: ReadOptions = ReadOptions()
 ) -> Segmentation:
-    """Returns the lungs on an image, by the network in the package.
+    """Returns the lungs on an image, found by the network in the package.
 
     Args:
       image: DICOM, PNG or JPEG file, its bytes, or an array, height × width, upright and bone
@@ -88,8 +88,8 @@ def segment(
       options: how files are read and what is checked.
 
     Raises:
-      NotFrontalError: by its header, an image of something else than a frontal chest.
-      DataError: the file cannot be read, the array is no image, or it is too small.
+      NotFrontalError: by its header, an image of something other than a frontal chest.
+      DataError: the file cannot be read, the array is not an image, or it is too small.
     """
     return packaged_segmenter().segment(image, options)
 
@@ -104,13 +104,13 @@ def predict(
 ) -> list[Row]:
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
-    A file that cannot be read is a rejected row and never stops the others: worker processes read
-    them. Of what an earlier call made of these files, masks stay that would be made the same; the
-    others are removed first.
+    A file that cannot be read becomes a rejected row and never stops the others: worker processes
+    read them. Of an earlier call's results for these files, masks that would come out the same are
+    kept; the others are removed first.
 
     Args:
       segmenter: the network.
-      paths: files, and folders of which every file is taken but results of earlier calls.
+      paths: files, and folders, in which every file is taken but results of earlier calls.
       output: folder to write to.
       options: how files are read.
       dicom_seg: write the lungs of accepted DICOM files as DICOM SEG, too.
@@ -183,7 +183,7 @@ def _segment_files(
       inputs: the files.
       options: how they are read.
       output: folder for the results.
-      seg_makers: of `encode_dicom_seg`; empty where no DICOM SEG is wanted.
+      seg_makers: the `makers` of `encode_dicom_seg`; empty where no DICOM SEG is wanted.
     """
     workers, size = num_readers(), segmenter.image_size
     with (

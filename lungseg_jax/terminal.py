@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-# Control characters, which a terminal obeys (C0 and C1, ISO/IEC 6429), as escapes of Python.
+# Control characters, which a terminal obeys (C0 and C1, ISO/IEC 6429), as Python escapes.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _CONTROLS_BUT_LINE_ENDS = {code: text for code, text in _CONTROLS.items() if chr(code) != "\n"}
 
@@ -29,7 +29,7 @@ def show(text: str) -> None:
 
 
 def on_one_line(name: str) -> str:
-    """Returns a file's name for use in a message, with line ends as escapes too."""
+    """Returns a file's name for use in a message, with line ends escaped too."""
     return name.translate(_CONTROLS)
 
 

@@ -54,27 +54,27 @@ from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sandbox import Sandboxes
 from tfds_builder.sources import Case, FolderPatterns, list_source
 
-# What the images are called where a run has splits.
+# What the images are called in place of a run's splits.
 SPLIT = "external"
 
-# Of `DataConfig`: which images, and what becomes of bad ones.
+# Keys of `DataConfig`: which images, and what happens to bad ones.
 PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "on_error", "max_bad_share")
 
-# Of `EvaluationConfig`.
+# Keys of `EvaluationConfig`.
 TOLERANCE_KEYS = ("tolerance_px", "tolerance_mm")
 
-# Images left out that are named at the end.
+# Most left-out images that are named at the end.
 MOST_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Validated(ImageMetrics):
-    """Figures of the mask that predict makes of an image, and what it thinks of that.
+    """Metrics of the mask that predict makes of an image, and predict's judgement of it.
 
     Attributes:
       status: `accepted` or `rejected`, as in `predictions.csv`.
       reason: what speaks against the mask.
-      estimated_dice: of the mask.
+      estimated_dice: the mask's estimated Dice.
     """
 
     status: str = dataclasses.field(kw_only=True)
@@ -89,13 +89,13 @@ def validate(
     names: Sequence[str] = (),
     evaluation: EvaluationConfig = EvaluationConfig(),
 ) -> evaluation_report.Summary:
-    """Measures the masks of all labelled images of a folder; writes and returns the figures.
+    """Measures the masks of all labelled images of a folder; writes and returns the metrics.
 
     Args:
       segmenter: makes the masks.
       data: which images, and how they are read.
       output: folder to write to.
-      names: of the networks, for `validation.json`.
+      names: names of the networks, for `validation.json`.
       evaluation: tolerances of surface Dice.
 
     Returns:
@@ -118,7 +118,7 @@ def validate(
         alone_in(output, "wait for its end, or give another --output"),
         Sandboxes(num_readers(), worker_memory_bytes(read_options(data))) as sandboxes,
     ):
-        # Only which images are of one patient is told: nobody needs the key again.
+        # Only which images share a patient is reported: nobody needs the key again.
         key = secrets.token_bytes(32)
         read = functools.partial(_read, sandboxes, data, segmenter.image_size, key)
         measure = functools.partial(_figures, segmenter, evaluation)
@@ -140,7 +140,7 @@ def validate(
 
 
 def _check_left_out(left_out: Sequence[DataError], num_cases: int, data: DataConfig) -> None:
-    """Refuses figures of none of the images, or of too few of them."""
+    """Refuses metrics of none of the images, or of too few of them."""
     if len(left_out) == num_cases:
         fault = f"all {num_cases} labelled images are left out ({left_out[0].fault})"
         raise DataError(data.manual_dir, fault, "see why")
@@ -158,7 +158,7 @@ def _say_what_is_left_out(left_out: Sequence[DataError]) -> None:
 
 
 def _check_free(output: epath.Path) -> None:
-    """Refuses a folder whose figures are a run's, or someone else's."""
+    """Refuses a folder whose metrics are a run's, or someone else's."""
     if (output / VALIDATION).exists():
         terminal.say(f"Figures of an earlier call in {output} will be replaced")
         return
@@ -195,7 +195,7 @@ def _read(
     """Returns a labelled image, or why it is left out.
 
     Raises:
-      DataError: it is bad, and bad ones are not skipped.
+      DataError: the image is bad, and bad ones are not skipped.
     """
     try:
         for path in case.files():
@@ -217,13 +217,13 @@ def _measure_all(
     measure: Callable[[tuple[Case, Labelled, Prediction]], Validated],
     stop: Callable[[], None],
 ) -> tuple[list[Validated], list[Case], list[DataError]]:
-    """Returns the figures of the images, their cases, and why others are left out.
+    """Returns the metrics of the images, their cases, and why others are left out.
 
     Args:
       segmenter: makes the masks.
       cases: the images.
-      read: reads one.
-      measure: one that was predicted.
+      read: reads one image.
+      measure: measures one predicted image.
       stop: ends what is being read.
     """
     taken: list[Case] = []
@@ -253,7 +253,7 @@ def _measure_all(
                 rows.append(row)
                 bar.update()
         except BaseException:
-            # Of a fault or an interrupt: else the readers are waited for.
+            # After a fault or an interrupt: otherwise the readers are waited for.
             readers.shutdown(wait=False, cancel_futures=True)
             stop()
             raise
@@ -263,7 +263,7 @@ def _measure_all(
 def _predict(
     segmenter: Segmenter, pictures: Iterator[tuple[Case, Labelled]]
 ) -> Iterator[tuple[Case, Labelled, Prediction]]:
-    """Yields what the networks say of the images, a batch at a time."""
+    """Yields what the networks say about the images, a batch at a time."""
     while group := list(itertools.islice(pictures, BATCH_SIZE)):
         predictions = segmenter.predict([picture.square for _, picture in group])
         for (case, picture), prediction in zip(group, predictions, strict=True):
@@ -278,7 +278,7 @@ def _figures(
     case, picture, prediction = predicted
     with opencv_memory_errors():
         found = segmenter.finish(picture.radiograph, prediction)
-        # Sides where the reference tells them, to see whether predict takes one for the other.
+        # Sides where the reference has them, to see whether predict takes one for the other.
         labels = "left_right" if has_sides(picture.mask) else "lungs"
         lungs = [found.right, found.left] if tells_sides(labels) else [found.mask]
         figures = image_metrics(
@@ -302,7 +302,7 @@ def _figures(
 
 
 def _summary(rows: Sequence[Validated], num_left_out: int, evaluation: EvaluationConfig) -> dict:
-    """Returns what a summary has beside the figures of all images."""
+    """Returns what a summary has besides the metrics of all images."""
     accepted = [row for row in rows if row.status == "accepted"]
     return {
         "accepted": evaluation_report.summary_of(accepted),
@@ -325,7 +325,7 @@ def _overlay(segmenter: Segmenter, picture: Labelled | DataError) -> np.ndarray:
 
 
 def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
-    """Warns where lungs are found, and called the other side's."""
+    """Warns if lungs are found, but taken for the other side's."""
     exchanged = [row for row in rows if row.dice > 0.5 and max(row.dice_right, row.dice_left) < 0.1]
     if exchanged:
         terminal.say(
@@ -336,7 +336,7 @@ def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
 
 
 def _say_if_trained_there(name: str, trained: DataConfig, data: DataConfig) -> None:
-    """Warns where a run's own images, most of which it was trained on, are to be measured."""
+    """Warns if a run's own images, most of which it was trained on, are to be measured."""
     folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
     if name != PACKAGED and trained.manual_dir and len(folders) == 1:
         terminal.say(
@@ -357,7 +357,7 @@ def _run(arguments: Sequence[str]) -> None:
     checkpoints = flags.DEFINE_multi_string("checkpoint", [], "Network.", flag_values=values)
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
     defaults = {key: getattr(DataConfig(), key) for key in (*PICTURE_KEYS, *READING_KEYS)}
-    # Of the layouts, the one that every folder can have.
+    # The default source is the layout that every folder can have.
     tolerances = {key: getattr(EvaluationConfig(), key) for key in TOLERANCE_KEYS}
     keys = {"data": defaults | {"source": "folder"}, "evaluation": tolerances}
     config = define_keys(values, given, keys)

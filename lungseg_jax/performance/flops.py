@@ -2,8 +2,8 @@
 
 A compiler's count includes padded channels and recomputation, and grows when a program gets worse.
 
-Only the network of `models/unet.py` is counted. Another one, or a key of `ModelConfig` that changes
-the convolutions, needs its count in `_layers`: MFU and the roofline are wrong without it.
+Only the network of `models/unet.py` is counted. Another one, or a new key of `ModelConfig` that
+changes the convolutions, must be counted in `_layers`: otherwise MFU and the roofline are wrong.
 """
 
 from lungseg_jax.config import ModelConfig
@@ -15,13 +15,13 @@ OPERATIONS_PER_TAP = 2
 def forward_flops(model: ModelConfig, height: int, width: int, num_classes: int = 1) -> int:
     """Returns the floating-point operations of the convolutions of one image's forward pass.
 
-    Normalisation, activation, pooling and loss are left out: below a hundredth of the convolutions.
+    Normalisation, activation, pooling and loss, below a hundredth of these, are left out.
 
     Args:
       model: the network.
-      height: of the image in pixels; divides by `block_size * 2**depth`.
-      width: as `height`.
-      num_classes: logits a pixel.
+      height: the image's height in pixels; divisible by `block_size * 2**depth`.
+      width: the image's width, likewise.
+      num_classes: logits per pixel.
     """
     return sum(_layers(model, height, width, num_classes))
 

@@ -1,4 +1,4 @@
-"""What the vendors state of the devices that runs are measured against."""
+"""What vendors state about the devices against which runs are measured."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,20 +8,21 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """Figures of one chip. A TPU v4 or v5p of two cores is one JAX device; a TPU7x is two.
+    """Figures of one chip. A TPU v4 or v5p with two cores is one JAX device; a TPU7x is two.
 
     Attributes:
-      name: as people say it.
+      name: common name.
       tflops: dense bfloat16 peak in TFLOP/s.
-      bandwidth: of its memory in GB/s.
-      memory_gib: of its memory.
-      link_bandwidth: of all its links to other chips together, one way, in GB/s; of a GPU's NVLink.
-      clock_ghz: of a TPU's cores, to turn its compiler's cycles into time. TPU v4's is published
-        (Jouppi et al. 2023, https://arxiv.org/abs/2304.01433, table 4: 1050 MHz). The others are
-        derived from the peak: TFLOP/s over two operations for each of a chip's multipliers a cycle
-        (v5e 4 units of 128², v5p 8 of 128², v6e 4 of 256², 7x 8 of 256²). By that rule v4's 8 units
-        of 128² give 1.05 too. Revisions of Google's page on v6e say two units or four: two would
-        take 3.5 GHz, so four are assumed.
+      bandwidth: memory bandwidth in GB/s.
+      memory_gib: size of its memory in GiB.
+      link_bandwidth: bandwidth of all its links to other chips together, one way, in GB/s; for a
+        GPU, NVLink's.
+      clock_ghz: clock of a TPU's cores, to turn its compiler's cycles into time. TPU v4's is
+        published (Jouppi et al. 2023, https://arxiv.org/abs/2304.01433, table 4: 1050 MHz). The
+        others are derived from the peak: TFLOP/s over two operations per cycle for each of a chip's
+        multipliers (v5e 4 units of 128², v5p 8 of 128², v6e 4 of 256², 7x 8 of 256²). By that rule
+        v4's 8 units of 128² give 1.05 too. Revisions of Google's page on v6e say two units or four:
+        two would need 3.5 GHz, so four are assumed.
     """
 
     name: str
@@ -32,8 +33,8 @@ class Accelerator:
     clock_ghz: float | None = None
 
 
-# By JAX's `device_kind`: the whole of a GPU's, since variants of one name differ in their figures,
-# and the beginning of a TPU's. Sources: docs.cloud.google.com/tpu/docs (v5e, v5p, v6e,
+# Keyed by JAX's `device_kind`: the whole of a GPU's, since variants of one name differ in their
+# figures, and the beginning of a TPU's. Sources: docs.cloud.google.com/tpu/docs (v5e, v5p, v6e,
 # tpu7x; "bidirectional" link figures halved) and for v4 Jouppi et al. (6 links of 50 GB/s);
 # NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM (NVLink's halved too).
 ACCELERATORS = {
@@ -50,7 +51,7 @@ ACCELERATORS = {
 
 
 def accelerator(device_kind: str) -> Accelerator | None:
-    """Returns the figures of a device, `None` where they are not known."""
+    """Returns the figures of a device; `None` where they are not known."""
     # The longest name that fits: "TPU v5 lite" is not a "TPU v5".
     fitting = [
         name
@@ -61,7 +62,7 @@ def accelerator(device_kind: str) -> Accelerator | None:
 
 
 def devices_per_chip(devices: Sequence[jax.Device]) -> int:  # pyright: ignore[reportInvalidTypeForm]
-    """Returns into how many devices a chip is divided; its figures are to be divided likewise."""
+    """Returns how many devices a chip is divided into; its figures are to be divided likewise."""
     if devices[0].platform != "tpu":
         return 1
     return len(devices) // len({tuple(device.coords) for device in devices})

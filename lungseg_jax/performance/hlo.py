@@ -1,7 +1,7 @@
-"""What a compiled module says of itself: its collectives, and the TPU compiler's cost of each op.
+"""What a compiled module says about itself: its collectives, and the TPU compiler's cost per op.
 
-Reads the text of a scheduled HLO module (`compiled.as_text()`): computations of one instruction a
-line, `%name = shape opcode(operands), attributes`, with opcodes as in
+Reads the text of a scheduled HLO module (`compiled.as_text()`): computations with one instruction
+per line, `%name = shape opcode(operands), attributes`, with opcodes as in
 https://openxla.org/xla/operation_semantics. JAX has no public API for it.
 """
 
@@ -41,12 +41,12 @@ class Instruction:
     Attributes:
       name: unique in the module.
       opcode: such as `fusion` or `all-reduce-start`.
-      shape: of the result, as HLO writes it.
+      shape: shape of the result, as HLO writes it.
       operands: names of the instructions it reads.
       called: names of the computations it calls.
       op_name: path of the JAX operation it was made from, named scopes included; may be empty.
       cycles: the TPU compiler's estimate of its cost; `None` where it makes none.
-      trips: how often a loop is known to run; `None` where that is not known or it is no loop.
+      trips: how often a loop is known to run; `None` if that is not known or it is not a loop.
     """
 
     name: str
@@ -72,9 +72,9 @@ class Cost:
     """One instruction of the schedule and what it costs in one run of the module.
 
     Attributes:
-      instruction: which.
+      instruction: the instruction.
       runs: how often it runs; more than once in a loop.
-      cycles: of all its runs together; `None` where the compiler makes no estimate.
+      cycles: cycles of all its runs together; `None` where the compiler makes no estimate.
     """
 
     instruction: Instruction
@@ -88,7 +88,7 @@ class Collective:
 
     Attributes:
       kind: one of `COLLECTIVES`.
-      size: bytes on one device: of what goes in or what comes out, whichever is more.
+      size: bytes on one device, of what goes in or what comes out, whichever is more.
       runs: how often it runs.
       op_name: see `Instruction`.
     """
@@ -119,9 +119,9 @@ def schedule(module: Module) -> list[Cost]:
     """Returns every instruction that runs, the bodies of loops, calls and branches included.
 
     A fusion is one instruction whose estimate covers what is fused. A loop's body counts as often
-    as it is known to run, once where that is not known. Of branches all are listed, as if each
-    ran. Work inside a started asynchronous op counts where it starts; copies and collectives that
-    the scheduler hides behind other work have no estimate of their own.
+    as it is known to run, once where that is not known. All branches are listed, as if each ran.
+    Work inside an asynchronous op counts where it starts; copies and collectives that the scheduler
+    hides behind other work have no estimate of their own.
     """
     return list(_walk(module, module.entry, 1))
 
@@ -137,7 +137,7 @@ def collectives(module: Module) -> list[Collective]:
     shapes = {i.name: i.shape for body in module.computations.values() for i in body}
     for cost in _walk(module, module.entry, 1, into_fusions=True):
         instruction = cost.instruction
-        # The start of a pair has its operands in its result too: the end has the result alone.
+        # The start of a pair has its operands in its result too; the end has only the result.
         kind = instruction.opcode.removesuffix("-done")
         if kind in COLLECTIVES:
             read = [shapes.get(name, "") for name in instruction.operands]
@@ -168,7 +168,7 @@ def shape_bytes(shape: str) -> int:
 
 
 def _bits(kind: str) -> int:
-    """Bits of an element type: `f32`, `bf16`, `s8`, `f8e4m3fn`; predicates take a byte."""
+    """Returns the bits of an element type: `f32`, `bf16`, `s8`, `f8e4m3fn`; predicates take 8."""
     digits = _BITS.search(kind)
     return int(digits[0]) if digits else 8 if kind == "pred" else 0
 
@@ -198,7 +198,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _matching(text: str, start: int) -> int:
-    """The position after the parenthesis that closes the one at `start`."""
+    """Returns the position after the parenthesis that closes the one at `start`."""
     depth = 0
     for position in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[position], 0)

@@ -20,8 +20,8 @@ from lungseg_jax.state import create_state, pack_state
 def time_forward(config: Config, parallel: Parallel) -> dict[str, Seconds]:
     """Returns the seconds of the forward pass on random images.
 
-    `evaluation` takes a batch from the host's memory and brings the probabilities back, as a batch
-    of `Evaluator` by itself; `inference` leaves out the transfers; `single` is one image on one
+    `evaluation` takes a batch from the host's memory and brings the probabilities back, like a
+    single batch of `Evaluator`; `inference` leaves out the transfers; `single` is one image on one
     device, from and to the host's memory.
     """
     forward = make_forward(config)

@@ -1,15 +1,15 @@
-"""What a person reads of a benchmark: two tables, and one line that says what limits the run."""
+"""A benchmark's report to a person: two tables, and one line that says what limits the run."""
 
 from typing import Any
 
 from lungseg_jax import terminal
 
-# Shares of the step or of the end-to-end time from which a cause is named as the limit.
+# Shares of the step or of the end-to-end time above which a cause is named as the limit.
 INPUT_STALL = 0.02
 COMMUNICATION = 0.1
 CALL = 0.25
 
-# Times its floor that a step may take for the roofline to explain it.
+# How many times its floor a step may take for the roofline to explain it.
 NEAR_THE_FLOOR = 4.0
 
 STAGE_NAMES = {
@@ -23,7 +23,7 @@ STAGE_NAMES = {
 
 
 def benchmark_report(result: dict[str, Any]) -> str:
-    """Returns the text of what `lungseg_jax.benchmark.benchmark` found."""
+    """Returns, as text, what `lungseg_jax.benchmark.benchmark` found."""
     lines = [
         "",
         terminal.table(_headline(result), _time_rows(result)),
@@ -48,12 +48,12 @@ def limit(result: dict[str, Any]) -> str:
     shares = {name: stages[name]["median_ms"] / whole for name in STAGE_NAMES if stages[name]}
     communication = shares.pop("all_reduce", 0.0)
     dearest = max(shares, key=lambda name: shares[name])
-    # A smaller stall cannot be told from the machine's own disturbances.
+    # A smaller stall cannot be distinguished from the machine's own disturbances.
     if stall - 2 * error > INPUT_STALL:
         return f"input; steps wait for it {stall:.1%} of the time"
     if communication > COMMUNICATION:
         return f"communication; {communication:.0%} of the step does not occur on a single device"
-    # In a row, steps that a device limits hide the call.
+    # In a row, steps that are limited by the device hide the call.
     in_a_row = result["train_step"]["pipelined"]["mean_ms"]
     if shares["call"] > CALL and in_a_row > (1 - shares["call"] / 2) * whole:
         return f"host; a call that does nothing takes {shares['call']:.0%} of the step"
@@ -187,7 +187,7 @@ def _rate(figures: dict[str, Any]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Three digits, and no more decimals than they need."""
+    """Returns a number with three digits, and no more decimals than they need."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -19,8 +19,8 @@ from lungseg_jax.performance.timing import Call, time_pipelined
 
 Devices = Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
 
-# Calls in a row, so that a launch does not count for a part of what the device can do; and rounds
-# of them.
+# Calls in a row, so that a launch does not count as part of what the device can do; and rounds of
+# them.
 CALLS, ROUNDS = 10, 3
 
 # Sides of the matrices that are multiplied. On CPUs the smaller product can be the faster one,
@@ -33,10 +33,10 @@ class Peaks:
     """What one device can do.
 
     Attributes:
-      vendor_tflops: dense bfloat16, as the vendor states it; `None` where not known.
-      matmul_tflops: measured, in the compute type.
-      vendor_bandwidth: of memory in GB/s, as the vendor states it; `None` where not known.
-      bandwidth: measured.
+      vendor_tflops: dense bfloat16 TFLOP/s, as the vendor states it; `None` where not known.
+      matmul_tflops: TFLOP/s of a matrix product, measured in the compute type.
+      vendor_bandwidth: memory bandwidth in GB/s, as the vendor states it; `None` where not known.
+      bandwidth: memory bandwidth, measured.
     """
 
     vendor_tflops: float | None
@@ -46,18 +46,18 @@ class Peaks:
 
     @property
     def tflops(self) -> float:
-        """The vendor's peak, or where that is not known the measured one."""
+        """The vendor's peak or, where that is not known, the measured one."""
         return self.vendor_tflops or self.matmul_tflops
 
 
 def measure_peaks(devices: Devices, dtype: DTypeLike) -> Peaks:
-    """Returns the peaks of each of this process's devices, all of them at work at once.
+    """Returns the peaks of each of this process's devices, all of them working at once.
 
     Virtual devices of one CPU share its cores, and so its peaks.
 
     Args:
-      devices: of this process.
-      dtype: of the matrix product.
+      devices: this process's devices.
+      dtype: type of the matrix product.
     """
     known, parts = accelerator(devices[0].device_kind), devices_per_chip(devices)
     return Peaks(
@@ -72,8 +72,8 @@ def measure_matmul(devices: Devices, dtype: DTypeLike) -> float:
     """Returns the TFLOP/s of each device in a large product of square matrices.
 
     Args:
-      devices: of this process.
-      dtype: of the operands, which are random: power, and so the clock, depends on them.
+      devices: this process's devices.
+      dtype: type of the operands, which are random: power, and so the clock, depends on them.
     """
     product = jax.jit(jnp.dot)
 
@@ -88,18 +88,18 @@ def measure_matmul(devices: Devices, dtype: DTypeLike) -> float:
 def measure_bandwidth(devices: Devices) -> float:
     """Returns the GB/s of each device's memory in a = a / 2 + b.
 
-    Two reads and one write of each element, in place: memory that is fresh from the operating
-    system is slower at its first touch.
+    There are two reads and one write of each element, in place: memory that is fresh from the
+    operating system is slower at its first touch.
 
     Args:
-      devices: of this process.
+      devices: this process's devices.
     """
     # Larger than any cache; devices of one CPU divide it between them.
     size = 2**28 // len(devices) if devices[0].platform == "cpu" else 2**30
     count = size // 4
     zeros = [jax.device_put(jnp.zeros(count), device) for device in devices]
     ones = [jax.device_put(jnp.ones(count), device) for device in devices]
-    # One element besides: what is waited for must not be taken over by the next call.
+    # One element as well: what is waited for must not be taken over by the next call.
     update = jax.jit(lambda a, b: (0.5 * a + b, b[0]), donate_argnums=0)
 
     def update_all() -> list[jax.Array]:
@@ -125,7 +125,7 @@ class Rate:
     peaks: Peaks
 
     def figures(self, seconds: float) -> dict[str, Any]:
-        """Returns the rates of work that takes so long."""
+        """Returns the rates of work that takes this long."""
         tflops = self.images * self.flops / seconds / 1e12
         device_tflops = tflops / self.devices
         return {
@@ -140,14 +140,14 @@ class Rate:
 def place(flops: float, num_bytes: float, seconds: float, peaks: Peaks) -> dict[str, Any]:
     """Returns where a program stands under the roofline of one device, by its measured peaks.
 
-    `floor_ms` is the least time that work and bytes allow. `share_of_attainable` beyond 1 says
+    `floor_ms` is the least time that work and bytes allow. `share_of_attainable` above 1 means
     that some of the bytes never left a cache.
 
     Args:
-      flops: of the program.
-      num_bytes: that it moves.
-      seconds: that it takes.
-      peaks: of the device.
+      flops: floating-point operations of the program.
+      num_bytes: bytes that it moves.
+      seconds: time that it takes.
+      peaks: the device's peaks.
     """
     compute = flops / (peaks.matmul_tflops * 1e12)
     memory = num_bytes / (peaks.bandwidth * 1e9)
@@ -166,9 +166,9 @@ def place(flops: float, num_bytes: float, seconds: float, peaks: Peaks) -> dict[
 def bytes_accessed(compiled: Any) -> float:  # noqa: ANN401
     """Returns the bytes of operands and results of one device's part of a compiled program.
 
-    XLA's count after fusion, in which the body of a loop counts once: too low for a CPU, where
-    gradients of kernels are loops over strips. It knows nothing of custom calls, which on GPUs the
-    convolutions are: theirs are added.
+    This is XLA's count after fusion, in which the body of a loop counts once: too low for a CPU,
+    where kernel gradients are loops over strips. It ignores custom calls, which the convolutions
+    are on GPUs: theirs are added.
     """
     analysis = compiled.cost_analysis()
     properties = analysis[0] if isinstance(analysis, list) else analysis
@@ -189,5 +189,5 @@ def custom_call_bytes(text: str) -> float:
 
 
 def _scratch_bytes(shape: str) -> int:
-    """Returns the bytes of the workspace that cuDNN's and cuBLAS's calls have as a result."""
+    """Returns the bytes of the workspace that cuDNN and cuBLAS calls have as a result."""
     return sum(map(hlo.shape_bytes, re.findall(r"[us]8\[\d+\]", shape)))

@@ -1,9 +1,9 @@
 """The stages of a step: augmentation, forward, backward, update, communication.
 
 A stage is not a program of its own: it is timed as the difference between the step that ends after
-it and the step that ends before. Both are the real step with what comes later cut off. Differences
-ignore that a compiler and a device overlap stages: they add up to the step's time, but removing a
-stage would not always save its difference.
+it and the step that ends before it. Both are the real step with what comes later cut off. These
+differences ignore that a compiler and a device overlap stages: they add up to the step's time, but
+removing a stage would not always save its difference.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Dispatcher:
     """Sends steps to the device, each with the state that the one before returned.
 
     Args:
-      state: on the devices; its memory is taken over.
-      store: on the devices.
+      state: the state, on the devices; its memory is taken over.
+      store: the store, on the devices.
     """
 
     def __init__(self, state: TrainState, store: Store) -> None:
@@ -53,24 +53,24 @@ def time_stages(
     """Returns the spread of each stage's milliseconds over rounds, and `whole`, the step's own.
 
     `call` is a step that does nothing: it takes over the state and returns it. `backward` includes
-    the gradients' all-reduce. `all_reduce` is what a step takes longer than that of one device on
-    its share of the batch, waiting for the slowest device included; `None` where there is one
+    the gradients' all-reduce. `all_reduce` is by how much a step takes longer than that of one
+    device on its share of the batch, including the wait for the slowest device; `None` with one
     device, where rows are spread, and on CPU, whose devices share cores.
 
     Args:
-      config: of the run.
+      config: the run's configuration.
       parallel: the devices.
       step: the whole step.
       dispatch: holds the state.
-      batch: on the devices.
-      rounds: how often each is timed.
+      batch: a batch on the devices.
+      rounds: how often each stage is timed.
     """
     layout = state_layout(dispatch.state, parallel)
     steps = {
         name: parallel.wrap_step(cut, layout) for name, cut in cut_steps(config, parallel).items()
     } | {"whole": step}
     calls: dict[str, Call] = {name: partial(dispatch, each, batch) for name, each in steps.items()}
-    # Of images whose rows are spread, one device may not be able to hold one.
+    # Where rows are spread, one device may not be able to hold an image.
     whole_pictures = parallel.batch_shards > 1 and parallel.space_shards == 1
     if whole_pictures and parallel.devices[0].platform != "cpu":
         calls["one_device"] = step_of_one_device(config, parallel, dispatch.store)
@@ -79,7 +79,7 @@ def time_stages(
 
 
 def stage_figures(seconds: dict[str, Seconds]) -> dict[str, dict[str, float] | None]:
-    """Returns the figures of `time_stages` from the seconds of the cut steps, round by round."""
+    """Returns the figures of `time_stages` from the cut steps' seconds, round by round."""
     alone = seconds.get("one_device")
     return {
         "call": spread(seconds["call"]),
@@ -96,7 +96,7 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
     """Returns steps that keep the state and end after `call`, `augment`, `loss` and `gradients`.
 
     The last two ask the real step for a part of its results: the compiler drops what only the
-    others need.
+    other results need.
     """
     step = make_train_step(config, make_optimizer(config), parallel)
     axis_name = parallel.axis_name
@@ -126,11 +126,11 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
 def step_of_one_device(config: Config, parallel: Parallel, store: Store) -> Call:
     """Returns the step of this process's first device alone on its share of the batch.
 
-    Images come from where the whole step has them: from the store if there is one.
+    Images come from where the whole step gets them: from the store if there is one.
     """
     alone = dataclasses.replace(parallel, devices=(jax.local_devices()[0],))
     batch_size = config.batch_size // len(parallel.devices)
-    # Of a device's own images the share may be less than one, which no configuration may say.
+    # The share may be less than one of a device's own images, which no configuration may say.
     whole = num_trimmed(config.trimmed_share, batch_size // config.accumulation_steps)
     share = dataclasses.replace(
         config, batch_size=batch_size, trimmed_share=config.trimmed_share if whole else 0.0

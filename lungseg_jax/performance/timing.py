@@ -1,4 +1,4 @@
-"""Seconds that calls take, of functions that return before the device is done."""
+"""Seconds that calls take, for functions that return before the device is done."""
 
 import collections
 import math
@@ -18,12 +18,12 @@ SecondsOfRounds = Float64[np.ndarray, " rounds"]
 
 
 def time_calls(call: Call, warmup: int, count: int) -> Seconds:
-    """Returns the seconds of each call, every one waited for: from dispatch to result."""
+    """Returns the seconds of each call from dispatch to result; every call is waited for."""
     return time_in_turn({"only": call}, warmup, count)["only"]
 
 
 def time_in_turn(calls: Mapping[str, Call], warmup: int, count: int) -> dict[str, Seconds]:
-    """Returns what `time_calls` does, for several functions that take turns, one call each a round.
+    """Returns what `time_calls` does for several functions in turn, one call of each per round.
 
     Other load on the machine then affects all of them alike, and differences can be taken within
     a round.
@@ -55,14 +55,14 @@ def call_in_a_row(call: Call, count: int) -> None:
 
     Args:
       call: returns arrays that no later call donates.
-      count: how often.
+      count: number of calls.
     """
     pending: collections.deque[Any] = collections.deque()
     for _ in range(count):
         if len(pending) == MAX_PENDING:
             jax.block_until_ready(pending.popleft())
         pending.append(call())
-    # JAX takes a deque for a leaf, and would wait for nothing.
+    # JAX treats a deque as a leaf, and would wait for nothing.
     jax.block_until_ready(list(pending))
 
 
@@ -73,7 +73,7 @@ def spread(seconds: Seconds) -> dict[str, float]:
 
 
 def median_and_error(values: Float64[np.ndarray, " n"]) -> tuple[float, float]:
-    """Returns the median and its standard error, of values that are normal but for outliers.
+    """Returns the median and its standard error, for values that are normal except for outliers.
 
     The error is that of a normal distribution's median, its spread taken from the median absolute
     deviation (Rousseeuw and Croux 1993, https://doi.org/10.1080/01621459.1993.10476408).

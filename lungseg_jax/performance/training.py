@@ -36,7 +36,7 @@ from lungseg_jax.step import prepare_step
 # Rounds of the programs whose differences are the stages.
 STAGE_ROUNDS = 10
 
-# Steps in a row with and without the input take turns, so that both meet the same disturbances. A
+# Steps in a row with and without the input take turns, so that both see the same disturbances. A
 # round waits for its first batch, which weighs less in longer rounds.
 ROUND_STEPS = 10
 ROUND_SECONDS = 0.5
@@ -47,18 +47,18 @@ PROFILED_STEPS = 5
 
 @dataclasses.dataclass(frozen=True)
 class TrainingTimes:
-    """What was timed, in seconds, and what the compiler says of the step.
+    """What was timed, in seconds, and what the compiler says about the step.
 
     Attributes:
       resident: whether the images live on the devices.
       compilation: see `compile_step`.
-      step: of each step on one batch that is already on the devices, every step waited for.
-      pipelined: of such a step, in rounds of many in a row that are waited for once.
-      fed: of a step whose batch comes from the input, in rounds that alternate with those.
-      input_alone: of bringing a batch from the input to the devices, in as many rounds.
+      step: time of each step on one batch that is already on the devices, every step waited for.
+      pipelined: time of such a step, in rounds of many in a row that are waited for once.
+      fed: time of a step whose batch comes from the input, in rounds that alternate with those.
+      input_alone: time to bring a batch from the input to the devices, in as many rounds.
       stages: see `time_stages`.
       memory: see `memory_figures`.
-      bytes_accessed: of a step on one device.
+      bytes_accessed: bytes accessed by a step on one device.
     """
 
     resident: bool
@@ -75,12 +75,12 @@ class TrainingTimes:
 def time_training(
     config: Config, parallel: Parallel, trace_folder: epath.Path | None
 ) -> TrainingTimes:
-    """Returns the times of the configured step; leaves a trace in the folder if there is one."""
+    """Returns the times of the configured step; writes a trace to the folder if there is one."""
     store, open_batches = open_input(config, parallel)
     batches = open_batches()
     batch = parallel.shard(next(batches))
     state, step = prepare_step(config, parallel)
-    # For what it tells; what is timed is called as training calls it.
+    # Compiled for its figures only; what is timed is called as training calls it.
     compiled, compilation = compile_step(step, state, store, batch)
     terminal.say(
         f"Compiled in {compilation['compile_seconds']:.0f} s; timing the step and its input"
@@ -128,13 +128,13 @@ def time_training(
 
 
 def _steps_a_round(step_seconds: float) -> int:
-    """Returns the length of a round, the same in all processes: a step waits for all of them."""
+    """Returns the steps per round, the same in all processes: a step waits for all of them."""
     count = max(ROUND_STEPS, math.ceil(ROUND_SECONDS / step_seconds))
     return int(multihost_utils.broadcast_one_to_all(np.int32(count)))
 
 
 def open_input(config: Config, parallel: Parallel) -> tuple[Store, Callable[[], Iterator[Batch]]]:
-    """Returns the images on the devices, if any, and what opens an endless iterator of batches.
+    """Returns the images on the devices, if any, and a function that opens endless batches.
 
     Synthetic input repeats one batch, which carries its own images.
     """
@@ -154,10 +154,10 @@ def open_input(config: Config, parallel: Parallel) -> tuple[Store, Callable[[], 
 def compile_step(
     step: Callable[..., Any], *arguments: PyTree
 ) -> tuple[jax.stages.Compiled, dict[str, Any]]:
-    """Returns the compiled step and the seconds of tracing it to HLO and of XLA.
+    """Returns the compiled step and the seconds for tracing it to HLO and for XLA.
 
-    `persistent_cache` is `hit` where XLA only loaded what an earlier process had compiled, `miss`
-    where it compiled, `off` without a cache.
+    `persistent_cache` is `hit` if XLA only loaded what an earlier process had compiled, `miss` if
+    it compiled, and `off` without a cache.
     """
     events = set()
 
@@ -185,7 +185,7 @@ def compile_step(
 def memory_figures(step: jax.stages.Compiled) -> dict[str, Any]:
     """Returns bytes of one device: what the step needs, by XLA's plan, and the peak so far.
 
-    The peak includes a store of images; CPUs keep none.
+    The peak includes a store of images; CPUs record no peak.
     """
     plan: Any = step.memory_analysis()
     stats = jax.local_devices()[0].memory_stats() or {}
@@ -202,7 +202,7 @@ def memory_figures(step: jax.stages.Compiled) -> dict[str, Any]:
 def profile(step: Call, folder: epath.Path) -> None:
     """Writes a trace of some steps, fed by the input, for XProf and Perfetto."""
     first = jax.process_index() == 0
-    # Not there at once: what is for Perfetto is written on disks only.
+    # Not there directly: the trace for Perfetto can only be written to a disk.
     with tempfile.TemporaryDirectory() as name:
         trace = jax.profiler.trace(name, create_perfetto_trace=True)
         with trace if first else contextlib.nullcontext():
