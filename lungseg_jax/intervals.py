@@ -1,4 +1,4 @@
-"""Intervals and tests for means over images, with the patient as the unit of resampling.
+"""Uncertainty of means over images: intervals and tests in which a patient counts as one.
 
 Images of one patient are alike. With ten images each of thirty patients, treating them as
 independent calls two of five null differences significant. SciPy's bootstrap and permutation test

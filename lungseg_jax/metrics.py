@@ -28,7 +28,7 @@ class ImageMetrics:
     image for distances, which have no upper bound. Leaving such images out would improve the
     means of the network that fails on them. Metrics Reloaded recommends this (Maier-Hein et al.
     2024, https://doi.org/10.1038/s41592-023-02151-z). The ASSD of two lungs never comes near the
-    diagonal; it is set to it all the same, so that both distances penalise a failure alike.
+    diagonal; it takes that value all the same, so that both distances penalise a failure alike.
 
     Attributes:
       id: the example's id.
@@ -39,16 +39,16 @@ class ImageMetrics:
       iou: |A ∩ B| / |A ∪ B|.
       hd95_px: see `SurfaceDistances.hd95`; pixels.
       assd_px: see `SurfaceDistances.assd`; pixels.
-      surface_dice: at the tolerance in pixels.
+      surface_dice: surface Dice at the tolerance in pixels.
       hd95_percent: as `hd95_px`, in percent of the image's longer side.
-      assd_percent: as `assd_px`, in percent of it.
+      assd_percent: as `assd_px`, likewise in percent.
       hd95_mm: as `hd95_px`, in mm.
       assd_mm: as `assd_px`, in mm.
-      surface_dice_mm: at the tolerance in mm.
+      surface_dice_mm: surface Dice at the tolerance in mm.
       precision: |A ∩ B| / |A|: share of the prediction A that is lung.
       recall: |A ∩ B| / |B|: share of the reference B that is found.
-      dice_right: of the patient's right lung; NaN also where lungs are one class.
-      dice_left: of the left one.
+      dice_right: Dice of the patient's right lung; NaN also where lungs are one class.
+      dice_left: Dice of the left lung, likewise.
       cross_entropy: binary cross-entropy of the probability of lung, averaged over the pixels of
         the file's frame, in nats; unlike Dice it tells a confident network from an unsure one, and
         shows when one begins to overfit. NaN where only a mask is known.

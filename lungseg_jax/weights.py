@@ -96,7 +96,7 @@ def packaged_weights() -> epath.Path:
 
 
 def save_weights(path: epath.PathLike, weights: Weights) -> None:
-    """Writes weights, parameters in half precision, and their checksum beside them."""
+    """Writes weights, kernels in half precision, and their checksum beside them."""
     arrays = {
         name: np.asarray(x, _STORED if np.ndim(x) > 1 else np.float32)
         for name, x in _flatten(weights.variables)

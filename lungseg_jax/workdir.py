@@ -54,7 +54,7 @@ _FREE_KEYS = frozenset(
     }
 )
 
-# Those that change figures all the same: by the rounding of sums, or by the checkpoint measured.
+# Those of them that change figures all the same: by rounding, or by which checkpoint is measured.
 _NOTED_KEYS = ("parallel", "space_shards", "shard_optimizer", "model.remat", "evaluation.every")
 
 

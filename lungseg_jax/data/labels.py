@@ -59,7 +59,7 @@ def channels(
 
     Args:
       bits: a mask of the bits of `Structure`.
-      labels: say which channels.
+      labels: the labels, which name the channels.
       example_id: names the mask in errors.
 
     Raises:

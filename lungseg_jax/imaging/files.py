@@ -1,4 +1,4 @@
-"""From a file to a radiograph; the content decides the format, except for `.img` by its name."""
+"""From a file to a radiograph; the content decides the format, the name only for `.img`."""
 
 import dataclasses
 import stat

@@ -17,7 +17,7 @@ from lungseg_jax.imaging.header import read_numbers, read_word
 # Share of pixels left out at each end where a file states no window.
 SHARES_WITHOUT_WINDOW = (0.005, 0.995)
 
-# NumPy widens the indices that it counts and looks up to eight bytes per pixel: hence strips.
+# NumPy widens indices to eight bytes a pixel when it counts or looks them up: some rows at a time.
 _STRIP_ROWS = 256
 
 
@@ -166,7 +166,7 @@ def _window(
         lut = dataset.VOILUTSequence[0]
         table = _table(lut)
         largest, used = 2 ** int(lut.LUTDescriptor[2]) - 1, largest_value(int(table.max()))
-        # Some state 16 bits for a 12-bit table: it would be all black. One bit more may be meant.
+        # Some state 16 bits for a 12-bit table: all would be black. One bit more may be intended.
         largest = used if used < largest // 2 else largest
         return np.clip(_look_up(values, lut, table) / largest, 0, 1)
     if greyscale.window != "percentiles":

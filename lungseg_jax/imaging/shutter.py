@@ -20,7 +20,7 @@ def black_outside_shutter(pixels: Float32[np.ndarray, "h w"], dataset: Dataset) 
 
     Edges count rows and columns from 1, and are shown themselves. Circles and polygons are
     ignored, and so is a rectangle that would leave little, or that ends outside the image: the
-    header then belongs to a larger one, which was shrunk.
+    header then belongs to a larger image, which was shrunk.
 
     Args:
       pixels: intensities as stored, before they are turned upright.

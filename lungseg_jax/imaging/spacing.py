@@ -13,7 +13,7 @@ PLAUSIBLE_SPACING_MM = (0.02, 5.0)
 # Largest relative difference of spacings that differ in their last digits only.
 SAME_SPACING = 1e-3
 
-# Chests are exposed at a magnification of 1.05 to 1.3; beyond 2 nobody does so, below 1 nobody can.
+# A chest fills its image at 1.05 to 1.3; beyond 2 nobody would expose one, below 1 nobody can.
 PLAUSIBLE_MAGNIFICATION = (1.0, 2.0)
 
 

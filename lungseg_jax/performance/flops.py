@@ -2,8 +2,8 @@
 
 A compiler's count includes padded channels and recomputation, and grows when a program gets worse.
 
-Only the network of `models/unet.py` is counted. Another one, or a new key of `ModelConfig` that
-changes the convolutions, must be counted in `_layers`: otherwise MFU and the roofline are wrong.
+Only the network of `models/unet.py` is counted. Another one, or a key of `ModelConfig` that changes
+the convolutions, must be counted in `_layers`: otherwise MFU and the roofline are wrong.
 """
 
 from lungseg_jax.config import ModelConfig

@@ -80,7 +80,7 @@ def name_files(
 
 
 def _find(paths: Sequence[epath.PathLike]) -> dict[epath.Path, str]:
-    """Returns the labels of the files at the paths that are no results, no two alike."""
+    """Returns the labels, no two alike, of the files at the paths that are not results."""
     results, holds_figures = functools.cache(results_in), functools.cache(_holds_figures)
     # By their places, because a file may be given in two ways.
     found: dict[str, tuple[epath.Path, str]] = {}

@@ -45,7 +45,8 @@ def outline_doubt(square: Float[np.ndarray, "s s"], mask: Bool[np.ndarray, "s s"
 
     It is the width, as a share of the side, of the zone along the outline in which lung and
     background are equally likely, a wider zone counting less where it is less undecided (the
-    entropy of the probabilities in bits, summed across the outline), plus a share of the notches.
+    entropy of the probabilities in bits, summed across the outline), plus a share of what is
+    notched.
 
     It is measured in the model's square, where a width means the same for images of any size. Both
     terms, their reach and the weight were chosen by how they rank validation images by Dice.

@@ -84,7 +84,7 @@ def what_it_is_made_of(image: epath.Path, makers: Sequence[str]) -> str:
     """Returns a checksum of all that a result depends on.
 
     Args:
-      image: identified by size and time: reading a whole archive takes hours.
+      image: identified by size and time: reading an archive takes hours.
       makers: strings that identify network, options and program.
     """
     return hashlib.sha256(json.dumps([*stamp(image), *makers]).encode()).hexdigest()

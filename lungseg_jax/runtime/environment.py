@@ -26,7 +26,7 @@ _GIT_SECONDS = 10
 
 
 def environment() -> dict[str, Any]:
-    """Returns `revision`, `python`, `versions` of libraries, and `hardware`, as types of JSON."""
+    """Returns `revision`, `python`, `versions` of libraries, and `hardware`, as JSON values."""
     return {
         "revision": revision(),
         "python": platform.python_version(),
