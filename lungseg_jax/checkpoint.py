@@ -73,7 +73,7 @@ class Checkpoints:
 
         Args:
           state: its `step` names the checkpoint.
-          data_state: which training data the run uses and its position in them, as JSON.
+          data_state: training data that the run uses and its position there at that step, as JSON.
           dice: validation Dice, if it was measured.
         """
         step = int(state.step)

@@ -70,7 +70,7 @@ def run_command(
 
 @contextlib.contextmanager
 def _errors_told_once() -> Iterator[None]:
-    """Within the context, TensorStore prints no trace for each array beside one that failed.
+    """Within the context, TensorStore prints no trace for each array besides the one that failed.
 
     For the first array that cannot be read or written, Orbax raises the error and closes its event
     loop. For every other one that then ends, TensorStore prints that the loop is closed.

@@ -70,7 +70,7 @@ def _overlap(part: Int32[np.ndarray, "5"], lung: Int32[np.ndarray, "5"]) -> floa
 
 def fill_holes(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Returns the mask with its small holes filled."""
-    # A frame of background joins what lies outside into one part.
+    # A frame of background joins everything outside into one part.
     background = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
     _, found, statistics, _ = cv2.connectedComponentsWithStats(background, connectivity=4)
     labels = np.asarray(found)

@@ -1,4 +1,4 @@
-"""Ctrl-C: from when on it is heeded, when it has to wait, and how it is kept from being lost."""
+"""Ctrl-C: when it takes effect, when it has to wait, and how it is kept from being lost."""
 
 import contextlib
 import os
