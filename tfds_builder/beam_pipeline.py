@@ -1,4 +1,4 @@
-"""The conversion as an Apache Beam pipeline, for archives that outgrow a machine.
+"""The conversion as an Apache Beam pipeline, for archives too large for one machine.
 
 Workers run the same `Conversion.convert_chunk` as a single machine does, in the same sandbox, and
 write to the same folder, which all machines must reach.
@@ -22,12 +22,12 @@ class _ConvertChunk(beam.DoFn):
     """Converts chunks in a sandbox that lives as long as the worker."""
 
     def __init__(self, conversion: Conversion) -> None:
-        # A runner keeps what it sends to its workers; they read the secret themselves.
+        # A runner keeps what it sends to its workers, so they read the secret themselves.
         self._conversion = _with_key(conversion, b"")
         self._checksum = digest_bytes(conversion.settings.id_key)
 
     def setup(self) -> None:
-        """Makes the sandbox, whose process starts with the first case."""
+        """Makes the sandbox, whose process starts at the first case."""
         key = read_key(self._conversion.key_folder)
         if digest_bytes(key) != self._checksum:
             raise DataError(
@@ -43,7 +43,7 @@ class _ConvertChunk(beam.DoFn):
         self._sandbox.close()
 
     def process(self, element: Chunk) -> None:
-        """Writes a chunk; what became of its cases is read from there."""
+        """Writes a chunk; the outcomes of its cases are read from there."""
         self._conversion.convert_chunk(element, self._sandbox)
 
 
@@ -55,8 +55,8 @@ def _with_key(conversion: Conversion, key: bytes) -> Conversion:
 def convert_with_beam(
     conversion: Conversion, chunks: Sequence[Chunk], options: PipelineOptions
 ) -> None:
-    """Converts chunks by the runner that the options name."""
-    # Runners answer an error with three more attempts, and report it in words of their own.
+    """Converts chunks with the runner that the options name."""
+    # Runners answer an error with three more attempts, and report it in their own words.
     patient = dataclasses.replace(conversion, fail_fast=False)
     with beam.Pipeline(options=options) as pipeline:
         _ = (

@@ -18,7 +18,7 @@ from tfds_builder.sources import Listing
 REPORT = "build_report.json"
 SUMMARY = "build_report.txt"
 
-# Rows of a table of the summary.
+# Most rows in a table of the summary.
 MAX_KINDS = 30
 
 
@@ -32,10 +32,10 @@ class FileEntry:
         (a reading or a list, not an image) or `unused`.
       reason: why it was not taken.
       notes: corrections and doubts.
-      example_id: of the case it belongs to.
-      split: of the record it went into.
-      sha256: of its content, where it was read.
-      bytes: its length, where it was read.
+      example_id: id of the case it belongs to.
+      split: split of the record it went into.
+      sha256: hash of its content, if it was read.
+      bytes: its length, if it was read.
     """
 
     file: str
@@ -75,7 +75,7 @@ def file_entries(
     ]
     used = set(map(os.fspath, listing.files()))
     for path, why in listing.other:
-        # Readings and lists of pairs are no images, but records are made of them too.
+        # Readings and lists of pairs are not images, but records are made from them, too.
         digest = digest_file(path) if os.fspath(path) in used else None
         entries.append(
             FileEntry(
@@ -98,10 +98,10 @@ def write_report(folder: epath.Path, entries: Sequence[FileEntry]) -> None:
 
 
 def read_build_report(folder: epath.Path) -> dict | None:
-    """Returns what the build reported about each source file, `None` where it left no report.
+    """Returns what the build reported about each source file, `None` if it left no report.
 
     Raises:
-      DataError: the file is no build report.
+      DataError: the file is not a build report.
     """
     path = folder / REPORT
     if not path.exists():
@@ -116,10 +116,10 @@ def read_build_report(folder: epath.Path) -> dict | None:
 
 
 def read_digests(folder: epath.Path) -> dict[str, FileDigest]:
-    """Returns the digest of every file that a record was made of.
+    """Returns the digest of every file that a record was made from.
 
     Raises:
-      DataError: there is no report, or none of today's form.
+      DataError: there is no report, or none in the current form.
     """
     report = read_build_report(folder)
     if report is None:
@@ -157,7 +157,7 @@ def summary(entries: Sequence[FileEntry]) -> str:
             if len(counts) > MAX_KINDS:
                 rows.append((f"{len(counts) - MAX_KINDS} kinds more, in {REPORT}", ""))
             parts.append(table((title, of), rows))
-    # If one file of a case is bad, its other files may well be in order.
+    # If one file of a case is bad, its other files may well be good.
     bad = sorted({entry.reason for entry in entries if entry.status == "bad"})
     if bad:
         rows = [(file, fault) for file, _, fault in (line.partition(": ") for line in bad)]
@@ -168,13 +168,13 @@ def summary(entries: Sequence[FileEntry]) -> str:
 
 
 def _without_file(reason: str) -> str:
-    """Returns a reason without the name of the file at fault, which may hold blanks."""
+    """Returns a reason without the name of the file at fault, which may contain blanks."""
     name, separator, fault = reason.partition(": ")
     return fault if separator else name
 
 
 def _without_numbers(text: str) -> str:
-    """Returns a text without the numbers that tell equal ones apart."""
+    """Returns a text without its numbers, by which otherwise equal texts differ."""
     return re.sub(r"\d+(\.\d+)?", "#", text)
 
 

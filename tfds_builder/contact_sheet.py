@@ -20,7 +20,7 @@ TILE, GAP, LABEL, HEADER = 224, 12, 36, 40
 
 BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 36, 44), (110, 116, 128)
 
-# Sides, in the colours of predictions, are drawn over the lungs, so that lung of unknown side alone
+# Sides, in the colours of predictions, are drawn over the lungs, so that only lung of unknown side
 # stays in the lungs' colour.
 COLOURS: dict[Structure, Colour] = {
     Structure.LUNGS: REFERENCE_COLOURS[0],
@@ -32,7 +32,7 @@ COLOURS: dict[Structure, Colour] = {
 
 
 class ContactSheet:
-    """Images of a few records, chosen at random, the same for the same number of records.
+    """Images of a few records, chosen at random; the same for the same number of records.
 
     Args:
       total: number of records that will be shown to the sheet, in a fixed order.
@@ -46,12 +46,12 @@ class ContactSheet:
         self._drawn = Structure(0)
 
     def add(self, position: int, split: str, record: Mapping[str, Any]) -> None:
-        """Draws a record into its place if it is one of the chosen.
+        """Draws a record into its place if it is among those chosen.
 
         Args:
-          position: in the order of all records.
-          split: where the record is.
-          record: decoded.
+          position: the record's position in the order of all records.
+          split: the record's split.
+          record: the decoded record.
         """
         place = self._place_of.get(position)
         if place is None:
@@ -67,7 +67,7 @@ class ContactSheet:
         self._text((left, top + TILE + 18), where, FAINT_INK)
 
     def image(self) -> Image.Image:
-        """Returns the sheet, under a key to the colours of what is drawn on it."""
+        """Returns the sheet, with a key at its top to the colours drawn on it."""
         left = GAP
         for structure, colour in COLOURS.items():
             if structure & self._drawn:
@@ -84,7 +84,7 @@ class ContactSheet:
 def _tile(
     image: UInt16[np.ndarray, "s s"], mask: UInt8[np.ndarray, "s s"]
 ) -> UInt8[np.ndarray, "t t 3"]:
-    # Enlarged by copying, so that pixels of a small image show as what they are.
+    # Enlarged by copying, so that the pixels of a small image remain visible as such.
     method = cv2.INTER_AREA if len(image) > TILE else cv2.INTER_NEAREST
     pixels = cv2.resize(image.astype(np.float32) / 65535, (TILE, TILE), interpolation=method)
     masks = []
@@ -96,7 +96,7 @@ def _tile(
 
 
 def _drawn(mask: UInt8[np.ndarray, "s s"]) -> Structure:
-    """Returns the structures whose colour shows: lungs only where no side is drawn over them."""
+    """Returns the structures whose colour shows: lungs only if no side is drawn over them."""
     values = [Structure(int(value)) for value in np.unique(mask)]
     sides = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
     shown = (value & ~Structure.LUNGS if value & sides else value for value in values)
@@ -104,13 +104,13 @@ def _drawn(mask: UInt8[np.ndarray, "s s"]) -> Structure:
 
 
 def _sheet_size(pictures: int) -> tuple[int, int]:
-    # As wide for few images as for many: the key needs it.
+    # As wide for few images as for many, because the key needs the width.
     rows = -(-pictures // COLUMNS)
     return GAP + COLUMNS * (TILE + GAP), HEADER + rows * (TILE + LABEL + GAP)
 
 
 def _shorten(text: str) -> str:
-    """Cuts the middle out of what is wider than a tile; ids differ at their ends."""
+    """Cuts the middle out of a text wider than a tile; ids differ at their ends."""
     short, kept = text, len(text)
     while kept > 2 and _font().getlength(short) > TILE:
         kept -= 1

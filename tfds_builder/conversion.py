@@ -1,10 +1,10 @@
-"""Cases to records on disk, in chunks: in bounded memory, resumable.
+"""Converts cases to records on disk, in chunks: resumable and in bounded memory.
 
-Cases are cut into chunks. A chunk is a file: its records one after the other, an index of what
-became of its cases and where each record lies, and the index's length. It is written beside its
-place and renamed, so that an existing one is whole. Its name is a hash of what it is made of: a
-build that was interrupted, or repeated after a file was fixed, does not convert the other chunks
-again.
+Cases are divided into chunks. A chunk is a file: its records one after the other, an index of the
+outcome of each case and the position of each record, and the index's length. It is written under
+another name and renamed, so that an existing chunk is complete. Its name is a hash of what it is
+made from: a build that was interrupted, or repeated after a file was fixed, does not convert the
+other chunks again.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Chunk:
 
     Attributes:
       name: a hash of the cases' files and the settings.
-      cases: in their order.
+      cases: the cases, in order.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Place:
     """Where a record lies.
 
     Attributes:
-      example_id: of the record.
-      path: of the chunk's records.
+      example_id: the record's id.
+      path: file of the chunk's records.
       start: first byte.
-      length: in bytes.
+      length: length in bytes.
     """
 
     example_id: str
@@ -72,8 +72,8 @@ class Converted:
     """What became of all cases.
 
     Attributes:
-      outcomes: of every case, in their order.
-      places: of the records of those that were taken, by id.
+      outcomes: outcome of every case, in order.
+      places: where the records of the cases that were taken lie, by id.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -85,9 +85,9 @@ class Conversion:
     """The chunks of a data set and the folder they are written to.
 
     Attributes:
-      folder: where chunks are kept until the records are whole.
-      settings: of each record.
-      key_folder: where the secret of the settings is kept.
+      folder: where chunks are kept until the records are complete.
+      settings: what each record depends on besides its files.
+      key_folder: where the secret in the settings is kept.
       fail_fast: whether the first bad file ends the conversion.
     """
 
@@ -97,7 +97,7 @@ class Conversion:
     fail_fast: bool
 
     def cut(self, cases: Sequence[Case]) -> list[Chunk]:
-        """Returns the cases in chunks."""
+        """Returns the cases divided into chunks."""
         chunks = []
         for start in range(0, len(cases), CASES_PER_CHUNK):
             chunk_cases = tuple(cases[start : start + CASES_PER_CHUNK])
@@ -107,12 +107,12 @@ class Conversion:
         return chunks
 
     def is_done(self, chunk: Chunk) -> bool:
-        """Whether the chunk is whole, and no case in it is bad: what was wrong may have passed."""
+        """Whether the chunk is complete without a bad case: what was wrong may have passed."""
         index = self._read_index(chunk)
         return index is not None and all(entry["status"] != "bad" for entry in index)
 
     def remove(self, chunks: Sequence[Chunk]) -> None:
-        """Removes chunks whose records lie elsewhere now."""
+        """Removes chunks whose records now lie elsewhere."""
         for chunk in chunks:
             self._path(chunk).unlink(missing_ok=True)
 
@@ -124,7 +124,7 @@ class Conversion:
     ) -> None:
         """Converts a chunk's cases and writes them; one case is in memory at a time.
 
-        If the chunk exists but some of its cases are bad, only these are converted again.
+        If the chunk exists but some of its cases are bad, only those are converted again.
 
         Raises:
           DataError: a file is bad and the conversion is to fail fast.
@@ -148,7 +148,7 @@ class Conversion:
     def _convert_case(
         self, case: Case, sandbox: Sandbox | Sandboxes
     ) -> tuple[dict[str, Any], bytes]:
-        """Returns what became of a case, and its record's bytes."""
+        """Returns the outcome of a case, and its record's bytes."""
         try:
             outcome, record = sandbox.call(case.image, convert_case, case, self.settings)
         except DataError as error:
@@ -158,12 +158,12 @@ class Conversion:
         return outcome.to_json(), bytes(msgpack.packb(record) or b"") if record else b""
 
     def _known(self, chunk: Chunk) -> Iterator[tuple[dict[str, Any], bytes] | None]:
-        """Yields what an earlier conversion kept of each case; `None` for those that were bad."""
+        """Yields what an earlier conversion kept for each case; `None` for bad cases."""
         index = self._read_index(chunk)
         if index is None:
             yield from [None] * len(chunk.cases)
             return
-        # One handle throughout: the chunk may be replaced meanwhile.
+        # One handle throughout, because the chunk may be replaced meanwhile.
         with self._path(chunk).open("rb") as file:
             for entry in index:
                 file.seek(entry["start"])
@@ -171,7 +171,7 @@ class Conversion:
                 yield None if entry["status"] == "bad" else (entry, packed)
 
     def collect(self, chunks: Sequence[Chunk]) -> Converted:
-        """Returns what became of all cases of chunks that are whole."""
+        """Returns what became of all cases of complete chunks."""
         outcomes, places = [], {}
         for chunk in chunks:
             path = os.fspath(self._path(chunk))
@@ -187,7 +187,7 @@ class Conversion:
         return self.folder / f"{chunk.name}.chunk"
 
     def _read_index(self, chunk: Chunk) -> list[dict[str, Any]] | None:
-        """Returns a chunk's index; `None` where it is absent, or was cut by a loss of power."""
+        """Returns a chunk's index; `None` if it is absent, or was truncated by a loss of power."""
         try:
             with self._path(chunk).open("rb") as file:
                 file.seek(-_INDEX_LENGTH.size, os.SEEK_END)
@@ -199,7 +199,7 @@ class Conversion:
 
 
 def first_bad(outcome: Outcome) -> DataError:
-    """Returns the error that ends a conversion which is to fail fast."""
+    """Returns the error that ends a conversion that is to fail fast."""
     remedy = f"{outcome.remedy}, or set data.on_error=skip to leave bad files out"
     return DataError(outcome.subject, outcome.fault, remedy)
 
@@ -207,10 +207,10 @@ def first_bad(outcome: Outcome) -> DataError:
 def describe_case(case: Case, root: epath.PathLike = "/") -> list[Any]:
     """Returns what a record depends on besides the settings; files by path, size and time.
 
-    Images are not read: an archive of a terabyte must not be hashed at each start.
+    Images are not read, because an archive of a terabyte must not be hashed at each start.
 
     Args:
-      case: of any source.
+      case: a case of any source.
       root: folder that paths are relative to.
     """
     files = ((case.image, "image"), *((mask.path, mask.structure.name) for mask in case.masks))

@@ -1,4 +1,4 @@
-"""All chunks of a data set: on every core, or by Apache Beam."""
+"""Converts all chunks of a data set, on every core or with Apache Beam."""
 
 import concurrent.futures
 from collections.abc import Callable, Sequence
@@ -19,18 +19,18 @@ def convert_chunks(
     chunks: Sequence[Chunk],
     beam_options: "PipelineOptions | None" = None,
 ) -> Converted:
-    """Converts what is not yet converted, on all cores or by Apache Beam.
+    """Converts what is not yet converted, on all cores or with Apache Beam.
 
     Raises:
       DataError: a file is bad and the conversion is to fail fast.
     """
     conversion.folder.mkdir(parents=True, exist_ok=True)
-    # Left by builds that were killed: no other build runs now.
+    # Left by builds that were killed, since no other build runs now.
     for partial in conversion.folder.glob("*.partial"):
         partial.unlink()
     missing = [chunk for chunk in chunks if not conversion.is_done(chunk)]
     if beam_options is not None:
-        # Beam is an extra, needed only where it is asked for.
+        # Beam is an optional dependency, needed only if it is asked for.
         from tfds_builder.beam_pipeline import convert_with_beam
 
         convert_with_beam(conversion, missing, beam_options)
@@ -49,7 +49,7 @@ def convert_chunks(
 def _convert_on_all_cores(
     conversion: Conversion, chunks: Sequence[Chunk], after_each: Callable[[], object]
 ) -> None:
-    """Converts chunks in one worker process a core, each fed by a thread that waits for it."""
+    """Converts chunks in one worker process per core, each fed by a thread that waits for it."""
     workers = max(1, min(usable_cores(), len(chunks)))
     with (
         Sandboxes(workers, worker_memory_bytes(conversion.settings.reading)) as sandboxes,

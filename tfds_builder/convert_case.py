@@ -1,4 +1,4 @@
-"""A case's files to the fields of its record."""
+"""Converts a case's files to the fields of its record."""
 
 import dataclasses
 import hashlib
@@ -23,18 +23,18 @@ from tfds_builder.outcome import Outcome
 from tfds_builder.read_case import patient_of, read_case
 from tfds_builder.sources import Case
 
-# Stored where the spacing is not known; readers turn it back into None.
+# Stored if the spacing is not known; readers turn it back into None.
 NO_SPACING = (0.0, 0.0)
 
-# Stored where the age is not known.
+# Stored if the age is not known.
 UNKNOWN_AGE = math.nan
 
-# Of memory: a DICOM file's content, its values and intensities, and what resizing needs.
+# Memory for a DICOM file's content, its values and intensities, and what resizing needs.
 BYTES_PER_PIXEL = 28
 
 
 def worker_memory_bytes(reading: ReadOptions) -> int:
-    """Returns what memory a worker may take for the largest image, beyond its start."""
+    """Returns how much memory a worker may take for the largest image, beyond that at its start."""
     return 2**29 + BYTES_PER_PIXEL * reading.max_pixels
 
 
@@ -44,7 +44,7 @@ class ConvertSettings:
 
     Attributes:
       image_size: side of the model's square in pixels.
-      id_key: secret of the hashes of patients' identifiers.
+      id_key: secret that patients' identifiers are hashed with.
       reading: how files are read.
     """
 
@@ -53,15 +53,15 @@ class ConvertSettings:
     reading: ReadOptions
 
     def describe(self) -> str:
-        """Returns the settings as text, the key as its hash."""
+        """Returns the settings as text, with the key replaced by its hash."""
         return f"{self!r} {hashlib.sha256(self.id_key).hexdigest()}"
 
 
 def convert_case(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[str, Any] | None]:
-    """Returns what became of a case and, if it was taken, its record."""
+    """Returns the outcome of a case and, if it was taken, its record."""
     digests: dict[str, FileDigest] = {}
     try:
-        # Read once: a checksum is of the very bytes that a record was made of.
+        # Read once, so that a checksum is of the very bytes that a record was made from.
         contents = {}
         for path in case.files():
             contents[path] = files.read_bytes(path)
@@ -95,7 +95,7 @@ def _take(
         mask_notes = ("mask turned with the image", *mask_notes)
     notes = radiograph.notes + mask_notes + patient_notes
     if not radiograph.looks_frontal:
-        # A mask was drawn on it: what looks least like a chest is most often its illness.
+        # A mask was drawn on it, so what makes it look unlike a chest is most often illness.
         notes = (NOT_LIKE_A_CHEST, *notes)
     age = case.clinical.age_years
     record = {
@@ -131,10 +131,10 @@ def _take(
 
 
 def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.ndarray, "s s"]:
-    """Returns a mask's bits in the model's square: each where it covers half of a pixel.
+    """Returns a mask's bits in the model's square, each set where it covers half of a pixel.
 
     Of pixels covered to exactly half, which are every second one on an outline that shrinks by two,
-    every other one is taken, as on a chessboard: all or none would move the outline.
+    every other one is taken, as on a chessboard: taking all or none would move the outline.
     """
     square = np.zeros((fit.size, fit.size), np.uint8)
     rows, columns = np.ogrid[: fit.size, : fit.size]

@@ -27,9 +27,9 @@ PAGE = "data_report/index.html"
 
 
 def write_data_report(folder: epath.PathLike) -> epath.Path:
-    """Writes the report on a folder of records into its `data_report/`, and returns that.
+    """Writes the report on a folder of records into its `data_report/`, and returns that folder.
 
-    Every record is read once and let go. What stays is sums, the sheet, and 2 kB of each image to
+    Every record is read once and let go. What stays is sums, the sheet, and 2 kB per image to
     compare it with the others.
 
     Args:
@@ -37,7 +37,7 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
         one.
 
     Raises:
-      DataError: no such folder, or a damaged record or build report.
+      DataError: there is no such folder, or a record or the build report is damaged.
     """
     folder = epath.Path(folder).expanduser()
     builder = open_folder(folder)
@@ -53,7 +53,7 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
             bar.update()
     pairs = fingerprints.pairs()
     leaks = collections.Counter(pair.kind for pair in pairs if pair.across_splits)
-    # Phantoms are patients of their own, however alike two of them are.
+    # Each phantom is a patient of its own, however alike two of them are.
     if leaks and set(figures.by_source) != {"phantom"}:
         terminal.say(
             f"Pairs of images in different splits: {leaks['same pixels']} with the same pixels, "
@@ -62,12 +62,12 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
     output = (folder / PAGE).parent
     output.mkdir(exist_ok=True)
     contact_sheet = sheet.image()
-    # Fast rather than small: it is the largest image of all.
+    # Fast rather than small, because it is the largest image of all.
     with (output / "contact_sheet.png").open("wb") as file:
         contact_sheet.save(file, "PNG", compress_level=1)
     (output / "duplicates.json").write_text(_duplicates_json(total, pairs))
     name = builder.info.config_name or builder.info.name
-    # The page comes last: where it is, the rest is too.
+    # The page comes last: if it exists, so does the rest.
     (folder / PAGE).write_text(page(name, figures, pairs, build_report, contact_sheet))
     return output
 
@@ -76,13 +76,13 @@ def ensure_data_report(folder: epath.PathLike) -> None:
     """Writes the report on a folder of records if it has none and can be written to.
 
     Raises:
-      DataError: no such folder, or a damaged record or build report.
+      DataError: there is no such folder, or a record or the build report is damaged.
     """
     if (epath.Path(folder) / PAGE).exists():
         return
     try:
         (epath.Path(folder) / PAGE).parent.mkdir(exist_ok=True)
-    # Finished records may lie where writing is not allowed; told before all of them are read.
+    # Finished records may lie where writing is not allowed; said before all of them are read.
     except OSError as error:
         terminal.say(f"No report on the records: {error}")
         return

@@ -9,10 +9,10 @@ from etils import epath
 
 @dataclasses.dataclass(frozen=True)
 class FileDigest:
-    """What tells a file from any other.
+    """What distinguishes a file from any other.
 
     Attributes:
-      sha256: of its content, in hexadecimal digits.
+      sha256: hash of its content, in hexadecimal digits.
       bytes: its length.
     """
 
@@ -26,10 +26,10 @@ def digest_bytes(content: bytes) -> FileDigest:
 
 
 def digest_file(path: epath.PathLike) -> FileDigest:
-    """Returns the digest of a file, which is read in pieces: it may be larger than memory.
+    """Returns the digest of a file, which is read in pieces because it may be larger than memory.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     digest, length = hashlib.sha256(), 0
     with epath.Path(path).open("rb") as file:
@@ -40,9 +40,9 @@ def digest_file(path: epath.PathLike) -> FileDigest:
 
 
 def stamp(path: epath.PathLike) -> tuple[int, int]:
-    """Returns a file's size in bytes and time of change in nanoseconds; -1 where it is absent.
+    """Returns a file's size in bytes and modification time in nanoseconds; -1 if it is absent.
 
-    Reading the file will tell what is wrong with it.
+    Reading the file will show what is wrong with it.
     """
     try:
         status = os.stat(path)  # noqa: PTH116

@@ -1,8 +1,8 @@
 """Duplicate images: the same pixels, or the same chest under another number.
 
 Images are compared by their lungs. The box around the mask is resized to a small square, so that
-another crop, position, size or bit depth makes no difference; what is left after a high-pass (ribs,
-vessels, outlines) is compared by correlation, so that brightness makes little.
+another crop, position, size or bit depth makes no difference; what is left after a high-pass filter
+(ribs, vessels, outlines) is compared by correlation, so that brightness makes little difference.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from jaxtyping import Float16, Float32, UInt8, UInt16
 from lungseg_jax.imaging.structures import Structure
 
 # Of 158203 pairs of Montgomery's and Shenzhen's images 5 exceed it, to the eye the same chest
-# twice; other pairs end at 0.75, those of 60 phantoms at 0.77. A copy whose mask is 2 of 256
-# pixels wider all around has 0.73 to 0.9; a patient who stands otherwise may have less.
+# twice; other pairs reach at most 0.75, those of 60 phantoms 0.77. A copy whose mask is 2 of 256
+# pixels wider all around has 0.73 to 0.9; a patient who stands differently may have less.
 ALIKE_CORRELATION = 0.8
 
 FINGERPRINT_SIDE = 32
 
-# In pixels of a fingerprint: ribs stay, the shape of heart and lungs, alike in all, goes.
+# In pixels of a fingerprint: ribs stay; the shape of heart and lungs, which all share, is removed.
 HIGH_PASS_SIGMA = 1.0
 
-# Rows and columns at each end that hold this share of the mask are cut off: specks and thin corners
-# of a mask must not move the box.
+# Rows and columns at each end that hold this share of the mask are cut off, because specks and thin
+# corners of a mask must not move the box.
 CUT_SHARE = 0.02
 
 # Images compared at once: their correlations take 64 MiB.
@@ -40,8 +40,8 @@ class Picture:
 
     Attributes:
       example_id: its id.
-      patient_id: its patient's.
-      split: where it is.
+      patient_id: its patient's id.
+      split: the split that it is in.
     """
 
     example_id: str
@@ -55,9 +55,9 @@ class Pair:
 
     Attributes:
       kind: `same pixels`, or `alike` from `ALIKE_CORRELATION` on.
-      correlation: of their fingerprints; 1 for the same.
+      correlation: correlation of their fingerprints; 1 for the same pixels.
       first: the image that comes first in the records.
-      second: the other.
+      second: the other image.
     """
 
     kind: Literal["same pixels", "alike"]
@@ -73,11 +73,11 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What is remembered of an image, 2 kB.
+    """What is remembered of an image, in 2 kB.
 
     Attributes:
-      pixels: hash of them.
-      detail: of the box around the lungs; see `detail_of_lungs`.
+      pixels: hash of the pixels.
+      detail: detail in the box around the lungs; see `detail_of_lungs`.
     """
 
     pixels: bytes
@@ -92,7 +92,7 @@ class Fingerprint:
 
 
 class Fingerprints:
-    """Fingerprints of all images, to compare all with all."""
+    """Fingerprints of all images, to compare every image with every other."""
 
     def __init__(self) -> None:
         self._pictures: list[Picture] = []
@@ -110,8 +110,8 @@ class Fingerprints:
     def pairs(self) -> list[Pair]:
         """Returns the pairs that show the same, those across splits first, the most alike first.
 
-        Of several images with the same pixels each is paired with the first of them. Images of
-        one patient in one split are meant to be alike and are paired only by the same pixels.
+        Of several images with the same pixels, each is paired with the first. Images of one patient
+        in one split are expected to be alike and are paired only if their pixels are the same.
         """
         pairs = [*self._same_pixels(), *self._alike()]
         return sorted(pairs, key=lambda pair: (not pair.across_splits, -pair.correlation))
@@ -148,23 +148,23 @@ class Fingerprints:
 def detail_of_lungs(
     image: UInt16[np.ndarray, "s s"], mask: UInt8[np.ndarray, "s s"]
 ) -> Float32[np.ndarray, " n"]:
-    """Returns a vector of length 1 whose inner product with another's is their correlation.
+    """Returns a vector of length 1 whose inner product with another such vector is a correlation.
 
     It is 0 for an empty image, which is then like no other.
     """
     rows, columns = _lung_box((mask & np.uint8(Structure.LUNGS)) > 0)
     side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
-    # By area: every pixel counts, however large the image.
+    # By area, so that every pixel counts, however large the image.
     small = cv2.resize(image[rows, columns].astype(np.float32), side, interpolation=cv2.INTER_AREA)
     detail = small - cv2.GaussianBlur(small, (0, 0), HIGH_PASS_SIGMA)
     centred = (detail - detail.mean()).ravel()
     length = np.linalg.norm(centred)
-    # Rounding errors of a constant image are no detail.
+    # Rounding errors of a constant image are not detail.
     return centred / length if length > 1 else np.zeros_like(centred)
 
 
 def _lung_box(lungs: np.ndarray) -> tuple[slice, slice]:
-    """Returns the rows and columns that hold the lungs, all of them where there are none."""
+    """Returns the rows and columns that hold the lungs; all of them if there are no lungs."""
     if not lungs.any():
         return slice(None), slice(None)
     box = []

@@ -1,4 +1,4 @@
-"""Reads chosen fields of a split's records; converting and decoding the others would take time."""
+"""Reads selected fields of a split's records; converting and decoding the rest would take time."""
 
 import copy
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class Fields:
     """Reads the named fields of a split's records, by position.
 
     Args:
-      builder: of existing records.
-      split: whose records are read.
+      builder: builder of existing records.
+      split: the split whose records are read.
       names: fields to read; none where `select` names them.
     """
 
@@ -64,12 +64,12 @@ class Fields:
 
     def _read_one(self, position: int) -> dict[str, Any]:
         try:
-            # One by one: for several, ArrayRecord starts threads, which cost more than they save.
+            # One by one: for several, ArrayRecord starts threads that cost more than they save.
             record = self._records[position]
             fields: Any = self._features.deserialize_example_np(record, decoders=self._decoders)
         except MemoryError:
             raise
-        # ArrayRecord, TFDS and the PNG decoder each raise their own kinds.
+        # ArrayRecord, TFDS and the PNG decoder each raise their own kinds of exception.
         except Exception as error:
             if "Too many open files" in str(error):
                 fault, remedy = "more shards than files may be open", "raise the limit: ulimit -n"
@@ -79,12 +79,12 @@ class Fields:
 
 
 def damaged_record(folder: epath.PathLike, split: str, cause: Exception) -> DataError:
-    """Returns the error of a record that cannot be used.
+    """Returns the error for a record that cannot be used.
 
     Args:
-      folder: of the records.
-      split: that the record is of.
-      cause: what it raised.
+      folder: folder of the records.
+      split: the record's split.
+      cause: the exception that reading it raised.
     """
     return DataError(
         folder,
@@ -95,7 +95,7 @@ def damaged_record(folder: epath.PathLike, split: str, cause: Exception) -> Data
 
 
 class _GreyPng(tfds.decode.Decoder):
-    """Decodes like TFDS but does not repeat pixels for each channel, which doubles the time."""
+    """Decodes as TFDS does, but does not repeat pixels for each channel, which doubles the time."""
 
     def decode_example(self, serialized_example: bytes) -> Shaped[np.ndarray, "h w 1"]:
         content = np.frombuffer(serialized_example, np.uint8)

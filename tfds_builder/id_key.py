@@ -15,18 +15,19 @@ _NAME = "patient_id.key"
 
 _FORM = re.compile(rb"[0-9a-fA-F]{64}")
 
-# How long another process may take to finish a key that it has begun to write.
+# How many seconds another process may take to finish a key that it has begun to write.
 _PATIENCE_S = 2.0
 
 
 def read_or_make_key(folder: epath.Path) -> bytes:
-    """Returns the key kept in a folder, made there if it is absent: 32 bytes.
+    """Returns the key kept in a folder, 32 bytes, after making it if it is absent.
 
-    Without the key a hash tells nothing of the identifier; with one key for all data sets a patient
-    has the same hash in all of them. Only its owner can read the file, and no record holds it.
+    Without the key a hash reveals nothing about the identifier; with one key for all data sets a
+    patient has the same hash in all of them. Only its owner can read the file, and no record holds
+    it.
 
     Raises:
-      DataError: the file is not readable or damaged; an empty key would make hashes that anybody
+      DataError: the file is not readable or is damaged; an empty key would make hashes that anybody
         can try out.
     """
     path = folder / _NAME
@@ -37,7 +38,7 @@ def read_or_make_key(folder: epath.Path) -> bytes:
 
 
 def _make(path: epath.Path) -> None:
-    """Writes a key unless another process was first, whose key then holds."""
+    """Writes a key unless another process was first; then the other key holds."""
     content = secrets.token_hex(32).encode()
     unique = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
     _write_new(unique, content)
@@ -64,7 +65,7 @@ def read_key(folder: epath.Path) -> bytes:
     """Returns the key kept in a folder.
 
     Raises:
-      DataError: the file is absent, not readable or damaged.
+      DataError: the file is absent, unreadable or damaged.
     """
     path = folder / _NAME
     give_up = time.monotonic() + _PATIENCE_S

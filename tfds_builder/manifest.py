@@ -1,4 +1,4 @@
-"""`manifest.json`: the checksums of the files that records were made of, and of their own files.
+"""`manifest.json`: checksums of the files that records were made from and of the records' files.
 
 It lies in the folder of the records, so that changes or damage to either can be detected later.
 """
@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The files of a folder of records and those that they were made of.
+    """The files of a folder of records and those that they were made from.
 
     Attributes:
       files: source files, by path relative to the data set's folder.
@@ -39,7 +39,7 @@ def write_manifest(folder: epath.PathLike, files: Mapping[str, FileDigest]) -> M
 
     Args:
       folder: holds the shards, `dataset_info.json` and `features.json`.
-      files: digest of each source file, by path relative to the data set's folder.
+      files: digest of each source file, by its path relative to the data set's folder.
 
     Raises:
       DataError: the folder holds no finished records.
@@ -83,7 +83,7 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
 
 
 def content_of(folder: epath.PathLike, split: str) -> str:
-    """Returns a checksum of the records of a split, by the manifest of their folder.
+    """Returns a checksum of the records of a split, from the manifest of their folder.
 
     Raises:
       DataError: there is no manifest.

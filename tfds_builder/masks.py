@@ -1,4 +1,4 @@
-"""A case's mask files to one mask with a bit for each structure."""
+"""Merges a case's mask files into one mask with a bit for each structure."""
 
 import os
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ _WORDS = {
     Structure.CLAVICLES: "clavicle",
 }
 
-# Even lungs that are cut off by a tight frame touch a smaller share of its border.
+# Even lungs that a tight frame cuts off touch a smaller share of its border.
 _LARGEST_SHARE_OF_BORDER = 0.5
 
-# Outlines drawn along one border share a few of its pixels: this share of the smaller lung.
+# Two outlines drawn along a common border share a few pixels: this share of the smaller lung.
 _TOLERATED_OVERLAP = 0.001
 
 
@@ -35,18 +35,18 @@ def read_structures(
     orientation: Orientation,
     max_pixels: int,
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
-    """Returns a case's mask, a bit for each `Structure`, and notes on what is doubtful in it.
+    """Returns a case's mask, with a bit for each `Structure`, and notes on what is doubtful in it.
 
-    Masks of half the image's size are enlarged by repeating their pixels, with a note: the
+    Masks of half the image's size are enlarged by repeating their pixels, with a note, because the
     outlines of JSRT were drawn at that size.
 
     Args:
-      case: whose masks to read.
-      contents: of the mask files.
+      case: the case whose masks to read.
+      contents: contents of the mask files.
       shape: (height, width) of the image as stored.
       orientation: how the stored image is turned upright. Sides are checked in the upright
-        image, the mask is returned as stored.
-      max_pixels: the largest mask that is decoded.
+        image; the mask is returned as stored.
+      max_pixels: the largest number of pixels of a mask that is decoded.
 
     Raises:
       DataError: a mask is missing, broken, too large, of another size than the image, or marks
@@ -96,7 +96,7 @@ def _bits_of(structure: Structure) -> int:
 
 
 def _doubts_about_sides(upright: UInt8[np.ndarray, "h w"]) -> list[str]:
-    """Says whether the lungs seem to have changed places, or cover each other."""
+    """Says whether the lungs seem to have changed places, or overlap."""
     left, right = (upright & side > 0 for side in (Structure.LEFT_LUNG, Structure.RIGHT_LUNG))
     if not left.any() or not right.any():
         return []

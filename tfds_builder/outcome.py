@@ -15,18 +15,18 @@ class Outcome:
     """What became of a case, without its images.
 
     Attributes:
-      example_id: of the case.
+      example_id: the case's id.
       status: `taken`; `left out` for readable files that do not belong in the data set; `bad` for
         files at fault.
-      subject: path of the file at fault, where it was not taken.
+      subject: path of the file at fault, if the case was not taken.
       fault: why it was not taken.
       remedy: what would make it right.
       notes: corrections and doubts about a case that was taken.
-      patient_id: what must not be in two splits.
-      patient_is_hashed: whether that is a keyed hash.
+      patient_id: the id that must not be in two splits.
+      patient_is_hashed: whether that id is a keyed hash.
       source: where the image was taken.
       finding: `normal`, `abnormal` or `unknown`.
-      digests: of the case's files, by path, the image's first.
+      digests: digests of the case's files, by path, the image's first.
     """
 
     example_id: str
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def picture_digest(self) -> str | None:
-        """SHA-256 of the image's file, where it was read."""
+        """SHA-256 of the image's file, if it was read."""
         return next((digest.sha256 for digest in self.digests.values()), None)
 
     @classmethod
@@ -75,6 +75,6 @@ class Outcome:
 
     @classmethod
     def from_json(cls, form: dict[str, Any]) -> "Outcome":
-        """Undoes `to_json`."""
+        """Inverts `to_json`."""
         digests = {path: FileDigest(**digest) for path, digest in form["digests"].items()}
         return cls(**form | {"notes": tuple(form["notes"]), "digests": digests})
