@@ -1,4 +1,4 @@
-"""Figures of a set of records, from one look at each: counts, histograms and sums."""
+"""Statistics of a set of records, from one look at each: counts, histograms and sums."""
 
 import collections
 import dataclasses
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 from lungseg_jax.imaging.geometry import fit_to_square
 from lungseg_jax.imaging.structures import Structure
 
-# A chest radiograph is 300 to 4000 pixels a side and 0.1 to 0.8 mm a pixel; ends take the rest.
+# A chest radiograph has 300 to 4000 pixels a side of 0.1 to 0.8 mm; the end bins take the rest.
 SIZE_EDGES = np.linspace(0, 5000, 26)
 SPACING_EDGES = np.linspace(0, 1, 41)
 INTENSITY_EDGES = np.linspace(0, 1, 65)
@@ -19,7 +19,7 @@ SHARE_EDGES = np.linspace(0, 0.6, 31)
 AGE_EDGES = np.linspace(0, 100, 11)
 
 
-# Least and largest of some values.
+# Smallest and largest of some values.
 Span = tuple[float, float]
 
 
@@ -27,12 +27,12 @@ class Histogram:
     """Counts of values between fixed edges; what lies beyond goes into the end bins.
 
     Attributes:
-      edges: n + 1 of them, ascending.
-      counts: n; `float` because an image's pixels may count for one together.
-      number: of values, NaN and infinities left out.
+      edges: n + 1 bin edges, ascending.
+      counts: n counts; `float` because an image's pixels may count as one together.
+      number: number of values, without NaN and infinities.
       total: their sum.
-      lowest: of them.
-      highest: of them.
+      lowest: the smallest of them.
+      highest: the largest of them.
     """
 
     def __init__(self, edges: Float64[np.ndarray, " e"]) -> None:
@@ -51,14 +51,14 @@ class Histogram:
         self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
 
     def add_shares(self, shares: Float64[np.ndarray, " n"], mean: float, span: Span) -> None:
-        """Counts many values as one together, by their shares of the bins."""
+        """Counts many values together as one, by their shares in the bins."""
         self.counts += shares
         self.number, self.total = self.number + 1, self.total + mean
         self.lowest, self.highest = min(self.lowest, span[0]), max(self.highest, span[1])
 
     @property
     def mean(self) -> float:
-        """Of the values; NaN without any."""
+        """Mean of the values; NaN if there are none."""
         return self.total / self.number if self.number else np.nan
 
 
@@ -68,10 +68,10 @@ class Look:
 
     Attributes:
       lungs: the pixels of the square that are lung.
-      lung_share: of the image's area, padding left out.
+      lung_share: share of the image's area that is lung, without padding.
       intensity: share of the image's pixels in each bin.
-      mean: intensity.
-      span: least and largest intensity.
+      mean: mean intensity.
+      span: smallest and largest intensity.
     """
 
     lungs: Bool[np.ndarray, "s s"]
@@ -89,7 +89,7 @@ class Look:
         inside = np.s_[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
         lungs = (mask & np.uint8(Structure.LUNGS)) > 0
         image = record["image"][..., 0][inside]
-        # Sixteen bits in 64 bins: numpy's own histogram sorts them, at ten times the cost.
+        # Sixteen bits in 64 bins: NumPy's own histogram sorts them, at ten times the cost.
         counts = np.bincount((image >> 10).ravel(), minlength=len(INTENSITY_EDGES) - 1)
         return cls(
             lungs=lungs,
@@ -101,19 +101,19 @@ class Look:
 
 
 class GroupFigures:
-    """Figures of the records of one source or one split.
+    """Statistics of the records of one source or one split.
 
     Attributes:
-      number: of records.
-      without_lung: those whose mask has no lung.
-      height: of the original images, in pixels.
-      width: likewise.
-      intensity: of the pixels of images, padding left out; each image counts as one.
-      lung_share: of an image's area.
-      age: in years.
-      sex: number of records of each.
-      finding: number of records of each.
-      mask_sum: in how many records a pixel of the square is lung.
+      number: number of records.
+      without_lung: number of records whose mask has no lung.
+      height: heights of the original images, in pixels.
+      width: their widths, in pixels.
+      intensity: intensities of the images' pixels, without padding; each image counts as one.
+      lung_share: shares of the images' area that are lung.
+      age: ages in years.
+      sex: number of records of each sex.
+      finding: number of records of each finding.
+      mask_sum: in how many records each pixel of the square is lung.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -142,14 +142,14 @@ class GroupFigures:
 
 
 class Figures:
-    """Figures of a whole set of records; what they keep does not grow with the records' images.
+    """Statistics of a whole set of records; what they keep does not grow with the records' images.
 
     Attributes:
-      by_source: figures of each source.
-      by_split: figures of each split.
+      by_source: statistics of each source.
+      by_split: statistics of each split.
       counts: number of records of each (source, split).
-      patients: of each split; 100 bytes each is all that is kept of a record.
-      spacing: row spacing in mm by what it was measured on; 0 where not known.
+      patients: patients of each split; 100 bytes each is all that is kept of a record.
+      spacing: row spacing in mm by what it was measured on; 0 if not known.
     """
 
     def __init__(self, splits: Iterable[str], image_size: int) -> None:

@@ -1,4 +1,4 @@
-"""The page on a set of records: tables and charts in one file that needs nothing else."""
+"""The page on a set of records: tables and charts in one self-contained file."""
 
 import base64
 import collections
@@ -15,7 +15,7 @@ from tfds_builder.data_report_figures import SPACING_EDGES, Figures, GroupFigure
 from tfds_builder.duplicates import ALIKE_CORRELATION, Pair
 from tfds_builder.svg_charts import PALETTE, bar_chart, histogram_chart
 
-# More lines than these cannot be told apart; the largest groups are drawn, the tables have all.
+# More lines cannot be told apart, so only the largest groups are drawn; the tables have all.
 MAX_LINES = len(PALETTE)
 MAX_PAIRS = 100
 MAX_REASONS = 40
@@ -66,10 +66,10 @@ def page(
     """Returns the page as HTML.
 
     Args:
-      name: of the records.
-      figures: of all of them.
-      pairs: images that come twice.
-      build_report: what the build says of each source file, if it says anything.
+      name: name of the records.
+      figures: statistics of all records.
+      pairs: pairs of duplicate images.
+      build_report: what the build says about each source file, if it says anything.
       contact_sheet: some of the images.
     """
     parts = [
@@ -162,7 +162,7 @@ def _spacing(figures: Figures) -> str:
     rows, series = [], {}
     for name, values in sorted(figures.spacing.items()):
         cells = ["", "", ""]
-        # Where it is not known, 0 is written.
+        # If it is not known, 0 is written.
         if name != "none":
             cells = [f"{mm:.3f}" for mm in (values.lowest, values.mean, values.highest)]
             series[name] = values.counts
@@ -284,7 +284,7 @@ def _mean_mask(group: GroupFigures) -> str:
 
 
 def _jpeg(picture: Image.Image) -> str:
-    """Returns an image as an address that holds it, a fifth as long as that of a PNG."""
+    """Returns an image as a data URL, a fifth as long as that of a PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -311,7 +311,7 @@ def _table(
     sums: int = 0,
     text_columns: Sequence[int] = (),
 ) -> str:
-    """Returns a table; its last `sums` rows are set bold, numbers to the right."""
+    """Returns a table with its last `sums` rows in bold and numbers aligned to the right."""
 
     def line(cells: Sequence[object], tag: str, kind: str = "") -> str:
         content = [

@@ -148,7 +148,7 @@ class Fingerprints:
 def detail_of_lungs(
     image: UInt16[np.ndarray, "s s"], mask: UInt8[np.ndarray, "s s"]
 ) -> Float32[np.ndarray, " n"]:
-    """Returns a vector of length 1 whose inner product with another such vector is a correlation.
+    """Returns a vector of length 1; the inner product of two of them is their correlation.
 
     It is 0 for an empty image, which is then like no other.
     """

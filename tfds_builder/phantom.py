@@ -6,8 +6,8 @@ turns the transmitted beam into an image. The masks are filled from the same pro
 the image, so they agree with it by construction.
 
 The masks follow the convention of the Montgomery County and JSRT annotations: the visible lung
-FIELD, that is without the silhouettes of heart and mediastinum and without what lies below the
-domes of the diaphragm; ribs, clavicles, vessels and opacities over the lung belong to it, a pleural
+FIELD, that is, without the silhouettes of heart and mediastinum and without what lies below the
+domes of the diaphragm. Ribs, clavicles, vessels and opacities over the lung belong to it; a pleural
 effusion does not.
 """
 
@@ -37,10 +37,10 @@ class Phantom:
         image: grey levels in [0, 1], bone bright, patient's left on the right of the image.
         left_lung: field of the PATIENT'S left lung, on the right of the image.
         right_lung: field of the PATIENT'S right lung, on the left of the image.
-        spacing_mm: distance of neighbouring (rows, columns).
+        spacing_mm: distance between neighbouring (rows, columns).
         projection: ``"PA"`` or ``"AP"``.
         patient_sex: ``"F"`` or ``"M"``.
-        patient_age: in years.
+        patient_age: age in years.
     """
 
     image: Float[np.ndarray, "h w"]
@@ -53,18 +53,18 @@ class Phantom:
 
 
 def patient_number(index: int) -> int:
-    """Patient of the image `index`: the last of every eight patients has two images."""
+    """Returns the patient of image `index`: the last of every eight patients has two images."""
     group, slot = divmod(index, _GROUP + 1)
     return _GROUP * group + min(slot, _GROUP - 1)
 
 
 def generate_phantom(seed: int, index: int) -> Phantom:
-    """Generates the phantom `index` of the endless series `seed`.
+    """Generates phantom `index` of the endless series `seed`.
 
     Args:
-        seed: names the series, not negative.
-        index: place in the series, not negative. Images with the same `patient_number` show the
-            same anatomy under another exposure.
+        seed: number of the series, not negative.
+        index: position in the series, not negative. Images with the same `patient_number` show the
+            same anatomy in different exposures.
 
     Returns:
         The phantom; the same for the same arguments, whatever was generated before.
@@ -101,7 +101,7 @@ def generate_phantom(seed: int, index: int) -> Phantom:
 
 
 def _effusion(scene: Scene) -> tuple[Side, Points] | None:
-    """Side and outline of the pleural fluid: a meniscus that climbs towards the chest wall."""
+    """Returns side and outline of the pleural fluid: a meniscus that rises towards the wall."""
     findings, thorax = scene.view.findings, scene.thorax
     side = findings.effusion_side
     if side is None:
@@ -123,7 +123,7 @@ def _lung_mask(
     fluid: tuple[Side, Points] | None,
     window: UInt8[np.ndarray, "h w"],
 ) -> Bool[np.ndarray, "h w"]:
-    """Visible lung field: the largest piece of the cavity that no silhouette covers."""
+    """Returns the visible lung field: the largest piece of the cavity not under a silhouette."""
     draw, thorax = scene.fine, scene.thorax
     field = draw.fill(thorax.cavity(side))
     for outline, front in ((thorax.mediastinum(), 0.0), (heart_outline(scene), HEART_FRONT)):

@@ -1,11 +1,11 @@
 """Writes chest-radiograph phantoms as DICOM files with PNG masks.
 
-The files differ among each other as those of a hospital's archive do: CR and DX objects, both
-grey-scale interpretations, 10 to 16 bits, several transfer syntaxes, with or without window and
+The files differ from each other as those of a hospital's archive do: CR and DX objects, both
+photometric interpretations, 10 to 16 bits, several transfer syntaxes, with or without window and
 rescale. Decoding one by DICOM's rules (PS3.4 N.2: modality LUT, VOI LUT, then the inversion of
 MONOCHROME1) gives back `Phantom.image` up to quantisation.
 
-This module is imported by every worker process: keep its imports light.
+Every worker process imports this module, so keep its imports light.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from lungseg_jax.runtime.cores import usable_cores
 from tfds_builder.phantom import Phantom, generate_phantom, patient_number
 from tfds_builder.sandbox import Sandboxes
 
-# Of the generator: another one gives other phantoms.
+# Version of the generator: another version gives other phantoms.
 VERSION = 1
 
-# Of a worker, for the largest phantom.
+# Memory of a worker, for the largest phantom.
 _MEMORY_BYTES = 2**31
 
 _TRANSFER_SYNTAXES = (
@@ -61,15 +61,15 @@ class _Encoding:
         modality: ``"CR"`` or ``"DX"``.
         inverted: MONOCHROME1, low values bright.
         bits: bits stored, 10 to 16.
-        transfer_syntax: of the file.
+        transfer_syntax: the file's transfer syntax.
         slope: rescale slope; 1 for DX, whose module allows nothing else.
         intercept: rescale intercept; 0 for DX.
         rescale: whether the rescale attributes are present.
         window: VOI LUT function, or None for a file without a window.
         low: stored value of the dark end.
         high: stored value of the bright end of the scale (before the inversion).
-        spacing: which attributes hold the pixel spacing: at the detector alone, at both planes
-            without and with calibration, or the calibrated one alone (CR only).
+        spacing: which attributes hold the pixel spacing: only that of the detector, those of both
+            planes without or with calibration, or only the calibrated one (CR only).
         magnification: detector plane over patient plane, in calibrated files.
     """
 
@@ -88,7 +88,7 @@ class _Encoding:
 
 
 def _sample_encoding(seed: int, index: int) -> _Encoding:
-    """Draws the encoding of the phantom `index`."""
+    """Draws the encoding of phantom `index`."""
     rng = np.random.default_rng([seed, 2, index])
     is_cr = rng.random() < 0.5
     bits = int(rng.integers(10, 17))
@@ -117,7 +117,7 @@ def _sample_encoding(seed: int, index: int) -> _Encoding:
 def _stored_values(
     image: Float[np.ndarray, "h w"], encoding: _Encoding
 ) -> UInt16[np.ndarray, "h w"]:
-    """Stored pixel values of `image` in [0, 1]."""
+    """Returns the stored pixel values of `image`, which is in [0, 1]."""
     scale = 1 - image if encoding.inverted else image
     span = encoding.high - encoding.low
     return np.round(encoding.low + scale.astype(np.float64) * span).astype(np.uint16)
@@ -149,7 +149,7 @@ def _describe_patient(dataset: Dataset, phantom: Phantom, seed: int, index: int)
 
 
 def _describe_modality(dataset: Dataset, encoding: _Encoding) -> None:
-    """Fills in what CR (PS3.3 A.2) and DX (PS3.3 A.26) objects demand beyond the image."""
+    """Fills in what CR (PS3.3 A.2) and DX (PS3.3 A.26) objects require besides the image."""
     dataset.Modality = encoding.modality
     dataset.ImageType = ["ORIGINAL", "PRIMARY"]
     if encoding.modality == "CR":
@@ -172,8 +172,8 @@ def _describe_modality(dataset: Dataset, encoding: _Encoding) -> None:
 def _describe_spacing(dataset: Dataset, spacing: tuple[float, float], encoding: _Encoding) -> None:
     """Fills in the pixel spacing with the meaning of PS3.3 10.7.1.3.
 
-    ImagerPixelSpacing holds at the detector, PixelSpacing at the patient when it differs from it
-    and is marked as calibrated.
+    ImagerPixelSpacing applies at the detector; PixelSpacing applies at the patient if it differs
+    from it and is marked as calibrated.
     """
     calibrated = encoding.spacing in ("calibrated", "calibrated only")
     enlarged = encoding.magnification if encoding.spacing == "calibrated" else 1.0
@@ -204,7 +204,7 @@ def _describe_greys(dataset: Dataset, encoding: _Encoding) -> None:
 
 
 def _to_dicom(phantom: Phantom, encoding: _Encoding, seed: int, index: int) -> Dataset:
-    """DICOM object of `phantom`, ready to be written."""
+    """Returns the DICOM object of `phantom`, ready to be written."""
     dataset = Dataset()
     _describe_modality(dataset, encoding)
     _describe_patient(dataset, phantom, seed, index)
@@ -253,7 +253,7 @@ def _write_files(root: Path, seed: int, index: int) -> None:
 
 
 def _write_all(root: Path, count: int, seed: int) -> None:
-    """Writes all phantoms below `root`, in one worker process a core."""
+    """Writes all phantoms below `root`, in one worker process per core."""
     workers = min(usable_cores(), count)
 
     def write(index: int) -> None:
@@ -275,16 +275,16 @@ def _write_all(root: Path, count: int, seed: int) -> None:
 def write_phantoms(directory: Path, count: int, seed: int) -> None:
     """Writes `count` phantoms of the series `seed` as files, all of them or none.
 
-    Below `directory` come ``images/phantom_00000.dcm``, ``masks/left/phantom_00000.png`` and
+    The files below `directory` are ``images/phantom_00000.dcm``, ``masks/left/phantom_00000.png``,
     ``masks/right/phantom_00000.png`` (8 bits, 0 or 255; sides of the PATIENT), and so on. The same
-    arguments give the same bytes under the same versions of the libraries on processors with the
+    arguments give the same bytes with the same versions of the libraries on processors with the
     same instructions; on others, grey values differ by rounding. About one in eight patients
     (PatientID) has two images.
 
     Args:
-        directory: what to create; an existing one is whole by construction and left alone.
+        directory: the folder to create; an existing one is complete by construction and left alone.
         count: number of phantoms, at least 1.
-        seed: names the series, not negative.
+        seed: number of the series, not negative.
 
     Raises:
         ValueError: if `count` is below 1 or `seed` is negative.

@@ -1,4 +1,4 @@
-"""Records on disk for a configuration: found if they are there, built if not."""
+"""Provides records on disk for a configuration: finds them if they exist, builds them if not."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from tfds_builder.manifest import MANIFEST, write_manifest
 from tfds_builder.sources import list_source
 from tfds_builder.splits import read_split_file
 
-# Each as `describe_case` has it.
+# Each case as `describe_case` returns it.
 Cases = Sequence[list[Any]] | None
 
 if TYPE_CHECKING:
@@ -37,23 +37,22 @@ def prepare(
     manual_dir: epath.PathLike,
     beam_options: "PipelineOptions | None" = None,
 ) -> Builder:
-    """Returns a builder whose records exist and were made of just these inputs.
+    """Returns a builder whose records exist and were made from exactly these inputs.
 
-    The builder configuration is named by a fingerprint of all that records are a function of: a
+    The builder configuration is named by a fingerprint of everything that records depend on: a
     changed file, split or size leads to new records, never to stale ones. TFDS writes into a
-    temporary folder and renames it, so that an interrupted build is never taken for a whole one.
-    What was converted for one fold of cross-validation is kept until the records of all five are
-    there.
+    temporary folder and renames it, so that an interrupted build is never taken for a complete one.
+    What was converted for one fold of cross-validation is kept until the records of all five exist.
 
     Args:
-      config: what the records are made of; its name is derived.
+      config: what the records are made from; its name is derived.
       data_dir: where records (and phantoms) are kept.
       manual_dir: the data set's folder; unused for phantoms.
-      beam_options: of the Apache Beam pipeline that builds the records; `None` to build them by all
-        cores of this machine.
+      beam_options: options of the Apache Beam pipeline that builds the records; `None` to build
+        them on all cores of this machine.
 
     Raises:
-      DataError: a file or folder is missing or broken; nothing is left that looks whole.
+      DataError: a file or folder is missing or broken; nothing that looks complete is left behind.
       ConfigError: the split file is not valid.
     """
     listing = cases = None
@@ -65,11 +64,11 @@ def prepare(
     builder = _builder(config, cases, data_dir)
     downloads = data_dir / "downloads"
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
-        # Nothing is written: finished records may lie where writing is not allowed.
+        # Nothing is written, because finished records may lie where writing is not allowed.
         return builder
     with _one_at_a_time(downloads):
-        # Anew: a builder learns what there is when it is made, and another process may have built
-        # the records since.
+        # Made anew, because a builder learns what exists when it is made, and another process may
+        # have built the records since.
         builder = _builder(config, cases, data_dir)
         builder.listing, builder.beam_options = listing, beam_options
         if not builder.is_prepared():
@@ -77,8 +76,8 @@ def prepare(
             _build(builder, downloads, manual_dir if listing else None)
             terminal.say((builder.data_path / SUMMARY).read_text())
             terminal.say(f"What became of each file: {builder.data_path / REPORT}")
-        # Here, not in the build: a process killed in between leaves the rest to the next one, which
-        # knows by the manifest, written last, that all is done.
+        # Here, not in the build: a process killed in between leaves the rest to the next one. The
+        # manifest, written last, shows that everything is done.
         folds = [dataclasses.replace(config, fold=fold) for fold in range(NUM_FOLDS)]
         built = sum(_builder(fold, cases, data_dir).is_prepared() for fold in folds)
         # Other folds still need it.
@@ -97,7 +96,7 @@ def _builder(config: LungsConfig, cases: Cases, data_dir: epath.Path) -> Builder
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: epath.Path) -> Iterator[None]:
-    """Waits until no other process builds below the folder; builds share what they have done."""
+    """Waits until no other process builds below the folder, since builds share finished work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "build.lock").open("w")
@@ -116,7 +115,7 @@ def _one_at_a_time(folder: epath.Path) -> Iterator[None]:
 def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike | None) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    # TFDS announces a download of unknown size on standard output, which is kept for data.
+    # TFDS announces a download of unknown size on standard output, which is reserved for data.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(
             download_dir=downloads,
@@ -127,14 +126,14 @@ def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike |
 
 
 def fingerprint(config: LungsConfig, cases: Cases) -> str:
-    """Returns a short hash of what records are made of: settings, split file, cases, file times.
+    """Returns a short hash of what records are made from: settings, split file, cases, file times.
 
     Args:
-      config: of the records.
-      cases: described; `None` for phantoms.
+      config: configuration of the records.
+      cases: the described cases; `None` for phantoms.
 
     Raises:
-      ConfigError: the split file is not one.
+      ConfigError: the split file is not a split file.
     """
     made_of = {
         "version": str(Builder.VERSION),

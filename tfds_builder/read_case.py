@@ -1,4 +1,4 @@
-"""A case's image and masks, decoded; imports are light, because worker processes run it."""
+"""Decodes a case's image and masks; imports are light, because worker processes run it."""
 
 import dataclasses
 import os
@@ -22,8 +22,8 @@ class Labelled:
     Attributes:
       radiograph: the image.
       square: what a network sees of it; see `network_input`.
-      mask: the reference, in the frame of the file; see `Structure`.
-      patient_id: of the patient; a keyed hash where it is secret.
+      mask: the reference mask, in the frame of the file; see `Structure`.
+      patient_id: the patient's id; a keyed hash if it is secret.
     """
 
     radiograph: Radiograph
@@ -35,17 +35,18 @@ class Labelled:
 def read_case(
     case: Case, contents: Mapping[epath.Path, bytes], reading: ReadOptions
 ) -> tuple[Radiograph, UInt8[np.ndarray, "h w"], tuple[str, ...]]:
-    """Returns a case's radiograph, its mask as stored, a bit for each structure, and notes on that.
+    """Returns a case's radiograph, its mask as stored with a bit for each structure, and its notes.
 
-    Where the file tells no spacing, the radiograph has what the data set's documentation tells.
+    The notes are on the mask. If the file states no spacing, the radiograph has the spacing from
+    the data set's documentation.
 
     Args:
-      case: whose files these are.
-      contents: of the files, by their paths.
+      case: the case that the files belong to.
+      contents: contents of the files, by their paths.
       reading: how files are read.
 
     Raises:
-      NotFrontalError: by its header, an image of something else than a frontal chest.
+      NotFrontalError: by its header, the image shows something other than a frontal chest.
       DataError: a file cannot be read, or the masks do not fit the image.
     """
     radiograph = files.decode_radiograph(contents[case.image], os.fspath(case.image), reading)
@@ -66,9 +67,9 @@ def patient_of(
     """Returns who the patient is, whether that is a keyed hash, and notes.
 
     Args:
-      case: of the patient.
-      content: of its image's file.
-      id_key: secret of the hash.
+      case: the patient's case.
+      content: content of its image's file.
+      id_key: secret for the hash.
       reading: how files are read.
     """
     if case.patient_id:
@@ -82,13 +83,13 @@ def patient_of(
 
 
 def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) -> Labelled:
-    """Returns a case as a network, and those who judge it, need it.
+    """Returns a case as a network and its evaluation need it.
 
     Args:
-      case: its files.
-      reading: how they are read.
-      size: side of the model's square.
-      id_key: secret of the hashes of patients' identifiers.
+      case: the case to read.
+      reading: how its files are read.
+      size: side of the model's square in pixels.
+      id_key: secret that patients' identifiers are hashed with.
 
     Raises:
       NotFrontalError: see `read_case`.

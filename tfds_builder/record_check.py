@@ -1,4 +1,4 @@
-"""What one record must be like: every field decodes, and the fields agree with each other."""
+"""Checks one record: every field must decode, and the fields must agree with each other."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ LABELS = ("example_id", "patient_id", "source")
 ALL_BITS = int(~Structure(0))
 SIDE_BITS = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
 
-# Covered shares this near to one half may fall on either side of it on another machine.
+# Covered shares this close to one half may fall on either side of it on another machine.
 UNDECIDED_SHARE = 0.01
 
 
@@ -31,9 +31,9 @@ class CheckedRecord:
     """What the check of a record found.
 
     Attributes:
-      example_id: empty where it does not decode.
-      patient_id: empty where it does not decode.
-      faults: (field, fault) of each; the field is empty where the whole record is meant.
+      example_id: the record's id; empty if the record does not decode.
+      patient_id: its patient's id; empty if the record does not decode.
+      faults: (field, fault) of each fault; the field is empty if the whole record is meant.
     """
 
     example_id: str
@@ -42,18 +42,18 @@ class CheckedRecord:
 
 
 def check_record(content: bytes, features: tfds.features.FeaturesDict) -> CheckedRecord:
-    """Returns all faults of a record, given as it is stored."""
+    """Returns the id and all faults of a record, given as it is stored."""
     skip = dict.fromkeys(PICTURES, tfds.decode.SkipDecoding())
     try:
         record: Any = features.deserialize_example_np(content, decoders=skip)
-    # TFDS lets through what its parsers raise; the message may quote the record.
+    # TFDS lets through whatever its parsers raise; the message may quote the record.
     except Exception as error:  # noqa: BLE001
         return CheckedRecord("", "", (("", f"does not decode ({type(error).__name__})"),))
     faults = []
     for name in PICTURES:
         try:
             record[name] = _decode_picture(record[name], features[name])
-        # Pillow and OpenCV, each with kinds of their own.
+        # Pillow and OpenCV each raise their own kinds.
         except Exception as error:  # noqa: BLE001
             faults.append((name, f"does not decode ({type(error).__name__})"))
             del record[name]
@@ -63,7 +63,7 @@ def check_record(content: bytes, features: tfds.features.FeaturesDict) -> Checke
 
 
 def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns (field, fault) of each fault in a decoded record, whose images may be missing."""
+    """Returns (field, fault) for each fault in a decoded record, whose images may be missing."""
     faults = [(name, "is empty") for name in LABELS if not _text(record, name)]
     faults += _check_spacing(record)
     if any(side <= 0 for side in record["original_size"]):
@@ -81,7 +81,7 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _decode_picture(
     content: bytes, feature: tfds.features.FeatureConnector
 ) -> Num[np.ndarray, "h w c"]:
-    # OpenCV returns what it can decode of a broken file; Pillow compares the checksums.
+    # OpenCV returns what it can decode of a broken file; Pillow checks the checksums.
     PngImageFile(io.BytesIO(content)).verify()
     return np.asarray(feature.decode_example_np(content))
 
@@ -90,7 +90,7 @@ def _check_image(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     image = record["image"][..., 0]
     height, width = (int(side) for side in record["original_size"])
     fit = fit_to_square(height, width, len(image))
-    # The padding would make an empty image look like one of two values.
+    # With the padding, an empty image would seem to have two values.
     inside = image[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     if inside.min() == inside.max():
         yield "image", "is empty: all pixels are equal"
@@ -116,7 +116,7 @@ def _check_original_mask(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         return
     mask = record["mask"][..., 0]
     fit = fit_to_square(height, width, len(mask))
-    # Bits in neither mask cost no resizing.
+    # Bits that neither mask has need no resizing.
     used = int(np.bitwise_or.reduce(original, axis=None) | np.bitwise_or.reduce(mask, axis=None))
     for structure in Structure:
         if not structure & used:
@@ -143,7 +143,7 @@ def _check_spacing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     low, high = PLAUSIBLE_SPACING_MM
     if source == "magnification-corrected":
         low /= PLAUSIBLE_MAGNIFICATION[1]
-    # The comparison is false for values that are no numbers, too.
+    # The comparison is false for NaN, too.
     if not np.all((spacing >= low) & (spacing <= high)):
         yield "spacing_mm", f"is not within {low} to {high} mm, but spacing_source is {source}"
 

@@ -1,4 +1,4 @@
-"""A folder of finished records: opened, its shards listed, its images read in order."""
+"""Opens a folder of finished records, lists its shards, and reads its records in order."""
 
 import dataclasses
 import functools
@@ -28,9 +28,9 @@ class Shard:
     """A file of records.
 
     Attributes:
-      split: whose records it holds.
-      path: of the file.
-      stated: number of records in it by `dataset_info.json`.
+      split: the split whose records it holds.
+      path: path of the file.
+      stated: number of records in it according to `dataset_info.json`.
     """
 
     split: str
@@ -42,7 +42,7 @@ def the_folder(arguments: Sequence[str]) -> epath.Path:
     """Returns the one folder that a command on records is given.
 
     Raises:
-      ConfigError: none is, or several are.
+      ConfigError: no folder is given, or several are, or there is an unknown flag.
     """
     for flag in arguments:
         if flag.startswith("-"):
@@ -54,10 +54,10 @@ def the_folder(arguments: Sequence[str]) -> epath.Path:
 
 
 def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
-    """Returns a reader of a folder of records, which needs no more than the folder.
+    """Returns a reader of a folder of records, which needs nothing but the folder.
 
     Raises:
-      DataError: it is no such folder.
+      DataError: it is not such a folder.
     """
     folder = epath.Path(folder).expanduser()
     for name in RECORD_FILES:
@@ -69,7 +69,7 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
         builder = tfds.builder_from_directory(folder)
         if builder.info.splits and isinstance(builder.info.features, tfds.features.FeaturesDict):
             return builder
-    # TFDS lets through what its parsers of JSON and protocol buffers raise.
+    # TFDS lets through whatever its parsers of JSON and protocol buffers raise.
     except Exception as error:
         raise DataError(
             folder,
@@ -108,11 +108,11 @@ def read_records(
 ) -> Iterator[tuple[str, dict[str, Any], Result]]:
     """Yields (split, record, look(record)) in order, a few at a time.
 
-    Records come without the mask at its original size, the dearest to decode; `original_size` tells
-    its size.
+    Records come without the mask at its original size, the most expensive field to decode;
+    `original_size` states its size.
 
     Args:
-      builder: of the records.
+      builder: builder of the records.
       look: what several threads do with the records while earlier ones are used.
 
     Raises:
@@ -144,7 +144,7 @@ def _read_and_look(
 
 
 def in_order(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
-    """Yields `work(0)` … `work(count - 1)`, done by several threads a little ahead of their use."""
+    """Yields `work(0)` … `work(count - 1)`, done by several threads slightly ahead of their use."""
     positions = grain.MapDataset.source(range(count))  # type: ignore[arg-type]
     results: Any = positions.map(work)
     return iter(results.to_iter_dataset(READ_OPTIONS))

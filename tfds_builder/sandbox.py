@@ -1,9 +1,8 @@
-"""Reading in a process of its own, so that no file can stop or crash what reads many.
+"""Reads files in a separate process, so that no file can stop or crash a job that reads many.
 
-The decoders are C libraries: a damaged file may send them into an endless loop, an allocation
-without bound or a crash, none of which a thread of the same process survives. A pool of
-`multiprocessing` would import the caller's main module in each worker and ends as a whole when one
-of them dies.
+The decoders are C libraries: a damaged file may send them into an endless loop, an unbounded
+allocation or a crash, none of which a thread of the same process survives. A `multiprocessing` pool
+would import the caller's main module in each worker, and ends as a whole when one of them dies.
 """
 
 import os
@@ -20,13 +19,13 @@ from etils import epath
 
 from lungseg_jax.errors import DataError, UserError
 
-# The largest films accepted take seconds.
+# The largest films that are accepted take seconds.
 SECONDS = 60.0
 
 # What a worker calls the file that its caller names.
 THE_FILE = "the file"
 
-# Many workers may start at once, from a file system across a network.
+# Many workers may start at once, from a network file system.
 START_SECONDS = 300.0
 
 
@@ -34,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class SandboxStoppedError(Exception):
-    """The work was called off by `stop`, perhaps while a file was read."""
+    """The work was called off by `stop`, perhaps while a file was being read."""
 
 
 class Sandbox:
@@ -58,9 +57,9 @@ class Sandbox:
         """Returns the result of a function that reads a file.
 
         Args:
-          file: names the file in errors.
-          function: of a module that the worker can import.
-          *arguments: of the function; they and the result are pickled.
+          file: the file that errors name.
+          function: a function from a module that the worker can import.
+          *arguments: the function's arguments; they and the result are pickled.
 
         Raises:
           DataError: the function raised one, or any other error, or the worker did not survive.
@@ -70,7 +69,7 @@ class Sandbox:
         if self._stopped:
             raise SandboxStoppedError
         fault = ""
-        # Twice, because a machine short of memory or time fails files that are not at fault.
+        # Twice, because on a machine short of memory or time good files fail, too.
         for _ in range(2):
             if self._process is None:
                 self._start()
@@ -83,7 +82,7 @@ class Sandbox:
             except (EOFError, OSError):
                 fault = f"crashes the process that reads it ({self._last_words()})"
             except MemoryError:
-                # In this process, while it received the result.
+                # In this process, while receiving the result.
                 fault = "needs more memory than there is"
             self.close()
             if self._stopped:
@@ -117,13 +116,13 @@ class Sandbox:
                 env=os.environ | one_thread | {"PYTHONPATH": search},
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Decoders print what they meet in a header.
+                # Decoders print what they find in a header.
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self._connection = Connection(here.detach())
         try:
-            # The clock of the first file starts when the worker is there.
+            # The clock of the first file starts when the worker is ready.
             ready = self._connection.poll(START_SECONDS) and self._connection.recv()
         except (EOFError, OSError):
             ready = False
@@ -132,7 +131,7 @@ class Sandbox:
             raise SandboxStoppedError
         if not ready:
             self.close()
-            # Not of one file, so no `DataError`, which would only leave that one out.
+            # Not the fault of one file, so not a `DataError`, which would only leave that file out.
             raise UserError(
                 "worker processes",
                 "do not start",
@@ -149,7 +148,7 @@ class Sandbox:
 
 
 class Sandboxes:
-    """Several sandboxes, for as many threads at a time; further threads wait for an idle one."""
+    """Several sandboxes, for as many threads at a time; other threads wait for an idle one."""
 
     def __init__(self, count: int, memory_bytes: int) -> None:
         self._every = [Sandbox(memory_bytes) for _ in range(count)]
@@ -167,7 +166,7 @@ class Sandboxes:
     def call(
         self, file: epath.PathLike, function: Callable[..., Result], *arguments: object
     ) -> Result:
-        """Returns what `Sandbox.call` does, in whichever is idle."""
+        """Returns what `Sandbox.call` returns, from whichever sandbox is idle."""
         sandbox = self._idle.get()
         try:
             return sandbox.call(file, function, *arguments)

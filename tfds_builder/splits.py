@@ -13,12 +13,12 @@ from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError
 from tfds_builder.outcome import Outcome
 
-# The share of patients kept aside; training has the rest.
+# The share of patients held out; training has the rest.
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = ("train", "val", "test")
 
-# Images of one patient, by number and share, beyond which it is told: more are more often those
-# of many patients under one number than of one who was ill for long.
+# Images of one patient, by number and share, beyond which a message says so: more often come from
+# many patients under one number than from one who was ill for long.
 MOST_PICTURES = 20
 MOST_SHARE = 0.05
 
@@ -28,8 +28,8 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
 
     All images of a patient go to one split, and so do copies of one file. Within each stratum
     (source and finding; a patient with any abnormal image counts as abnormal) patients are
-    ordered by a hash of seed and id, and the first ones are held out. Where the id is a keyed hash,
-    the first of the patient's images stands for it: splits must not depend on the key.
+    ordered by a hash of seed and id, and the first ones are held out. If the id is a keyed hash,
+    the first of the patient's images stands for it, because splits must not depend on the key.
 
     Raises:
       ConfigError: too few patients for three splits.
@@ -54,9 +54,9 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
 def assign_fold(taken: Sequence[Outcome], seed: int, fold: int) -> dict[str, list[str]]:
     """Returns the example ids of each split of a fold of `NUM_FOLDS`.
 
-    The folds' test splits together hold every image once. Patients and strata are treated as by
-    `assign_splits`: in the order of strata and hashes, each tenth patient is held out for
-    validation and two of ten for test, in each fold others.
+    The folds' test splits together hold every image once. Patients and strata are treated as in
+    `assign_splits`: in the order of strata and hashes, every tenth patient is held out for
+    validation and two of ten for the test, different ones in each fold.
 
     Raises:
       ConfigError: too few patients for three splits.
@@ -74,7 +74,7 @@ def read_split_file(path: epath.PathLike) -> dict[str, list]:
     """Returns the content of a split file, without comparing its ids with any data.
 
     Raises:
-      ConfigError: not readable, or not of that form.
+      ConfigError: the file is not readable, or not a split file.
     """
     try:
         splits = json.loads(epath.Path(path).expanduser().read_text())
@@ -99,8 +99,8 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
     are dropped with a notice.
 
     Raises:
-      ConfigError: not such a file, an unknown id, a patient in two splits, or a split of which no
-        image was taken.
+      ConfigError: it is not such a file, an id is unknown, a patient is in two splits, or none of a
+        split's images was taken.
     """
     splits = read_split_file(path)
     patient_of = {outcome.example_id: outcome.patient_id for outcome in outcomes}
@@ -199,7 +199,7 @@ def _checked(
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
-# An archive made anonymous may state one PatientID for all.
+# An anonymised archive may state one PatientID for all patients.
 _NAME_PATIENTS = "where headers do not tell patients apart, name them in pairs.csv, column patient"
 
 _FORM = 'write {"train": [id, ...], "val": [...], "test": [...]}'

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Float64
 from numpy import ndarray
 
-# Told apart by people with any colour vision (Okabe and Ito 2008), yellow left out.
+# Distinguishable with any colour vision (Okabe and Ito 2008), without yellow.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555b66")
 
 LINE, FAINT_INK = "#e3e6eb", "#68707e"
@@ -30,9 +30,9 @@ def histogram_chart(
     """Returns the shares of the bins as one stepped line for each series, with a key.
 
     Args:
-      edges: of the bins, evenly spaced.
+      edges: edges of the bins, evenly spaced.
       series: counts in the bins, by name; empty series are left out.
-      label: of the horizontal axis.
+      label: label of the horizontal axis.
     """
     shares = {name: counts / counts.sum() for name, counts in series.items() if counts.sum() > 0}
     if not shares:
@@ -75,7 +75,7 @@ def bar_chart(values: Mapping[str, int], label: str) -> str:
 
 
 class _Scale:
-    """Values of an axis to places on the drawing."""
+    """Maps values of an axis to positions in the drawing."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.high = low, high
@@ -85,7 +85,7 @@ class _Scale:
         return self._start + (float(value) - self.low) * self._per_unit
 
     def ticks(self, about: int) -> list[float]:
-        """Round values along the axis."""
+        """Returns round values along the axis, about as many as asked for."""
         rough = (self.high - self.low) / about
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)

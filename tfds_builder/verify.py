@@ -37,8 +37,8 @@ class Fault:
     """Something broken in a folder of records.
 
     Attributes:
-      subject: name of a file, id of an example, patient or split.
-      field: of the record; empty where the whole subject is meant.
+      subject: name of a file, or id of an example, patient or split.
+      field: field of the record; empty if the whole subject is meant.
       fault: what is wrong.
     """
 
@@ -55,7 +55,8 @@ def verify(folder: epath.PathLike) -> list[Fault]:
 
     Files are compared with the manifest's checksums, counts with `dataset_info.json` and the
     manifest; every record is decoded and its fields compared; ids must be unique and no patient
-    in two splits. Of a record only its id and its patient's are kept, so memory stays small.
+    may be in two splits. Of a record only its id and its patient's id are kept, so memory stays
+    small.
 
     Raises:
       DataError: there is no such folder, or it holds no records.
@@ -140,7 +141,7 @@ def _read_shard(
 ) -> Iterator[Fault | tuple[int, CheckedRecord]]:
     """Yields the position and the check of each record, and the faults of the file itself."""
     reader = ArrayRecordReader(str(shard.path), options="readahead_buffer_size:0")
-    # For a damaged file ArrayRecord raises nothing: it seems to be without records.
+    # ArrayRecord raises nothing for a damaged file, which seems to have no records.
     if not reader.ok():
         yield Fault(shard.path.name, "", f"cannot be opened; {shard.stated} records are lost")
         return
@@ -162,7 +163,7 @@ def _read_shard(
 
 
 def _summary(folder: epath.Path) -> str:
-    """Returns a paragraph on a folder that is whole."""
+    """Returns a paragraph on a folder without faults."""
     manifest = read_manifest(folder)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     return (
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _told(folders: Sequence[str]) -> list[Fault]:
-    """Prints and returns the faults of the one folder that is given."""
+    """Prints and returns the faults in the one folder that is given."""
     folder = the_folder(folders)
     faults = verify(folder)
     for fault in faults:

@@ -6,8 +6,8 @@ python -m tfds_builder.worker DESCRIPTOR MEMORY_BYTES
 import signal
 
 if __name__ == "__main__":
-    # Before all else is imported: an interrupt from the keyboard goes to the whole group, and the
-    # parent decides.
+    # Before anything else is imported: a keyboard interrupt goes to the whole process group, and
+    # the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any
 
 import cv2
 
-# What is called is imported by its name; here, so that the first file does not wait for it.
+# The called function's module is imported by name; here, so that the first file need not wait.
 import tfds_builder.convert_case  # noqa: F401
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
@@ -35,8 +35,8 @@ def main(descriptor: int, memory_bytes: int) -> None:
     function raised, or the type and line of any other exception.
 
     Args:
-      descriptor: of the connection; the worker ends with it.
-      memory_bytes: that reading may take.
+      descriptor: file descriptor of the connection; the worker ends with it.
+      memory_bytes: memory that reading may take.
     """
     cv2.setNumThreads(1)
     _bound_memory(memory_bytes)
@@ -57,8 +57,8 @@ def _answer(
         return None, error, ""
     except MemoryError:
         return None, DataError(THE_FILE, "needs more memory than there is", "leave it out"), ""
-    # One file never stops the rest, even where the fault is ours. The message stays behind, for it
-    # may quote a header.
+    # One file never stops the rest, even if the fault is in this code. The message is not passed
+    # on, because it may quote a header.
     except Exception as error:  # noqa: BLE001
         place = traceback.extract_tb(error.__traceback__)[-1]
         return (
@@ -69,7 +69,7 @@ def _answer(
 
 
 def _bound_memory(memory_bytes: int) -> None:
-    """Makes allocations fail that go beyond what the interpreter and its libraries hold now."""
+    """Makes allocations fail beyond `memory_bytes` more than the process now holds."""
     pages = Path("/proc/self/statm")
     if pages.exists():
         held = int(pages.read_text().split()[0]) * resource.getpagesize()

@@ -34,19 +34,19 @@ SHARD_BYTES = 100 * 2**20
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class LungsConfig(tfds.core.BuilderConfig):
-    """What the records are made of.
+    """What the records are made from.
 
     Attributes:
       source: folder layout.
       image_size: side of the model's square in pixels.
-      seed: of the split, and of the phantoms.
+      seed: seed of the split and of the phantoms.
       splits: JSON file that gives the splits instead; empty for none.
-      fold: of cross-validation, from 0; `None` for the one split.
-      num_phantoms: how many to generate, for the source `phantom`.
+      fold: fold of cross-validation, from 0; `None` for a single split.
+      num_phantoms: how many phantoms to generate, for the source `phantom`.
       patterns: names of images and masks, for the source `folder`.
       reading: how files are read.
       on_error: whether a bad file ends the build or is left out.
-      max_bad_share: of the cases, above which `skip` ends the build all the same.
+      max_bad_share: share of bad cases above which even `skip` ends the build.
     """
 
     name: str = ""
@@ -65,8 +65,8 @@ class LungsConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.ShardBasedBuilder):
     """Builder of chest radiographs with lung masks.
 
-    Shards are cut here: TFDS's own shuffler keeps up to a gibibyte of records in memory and needs
-    TensorFlow beyond that.
+    Records are divided into shards here, because TFDS's own shuffler keeps up to a gibibyte of
+    records in memory and needs TensorFlow beyond that.
     """
 
     VERSION = tfds.core.Version("2.1.8")
@@ -97,13 +97,13 @@ class Builder(tfds.core.ShardBasedBuilder):
         "phantom: nothing to do."
     )
 
-    # What the source's folder holds; `None` to look.
+    # What the source's folder holds; `None` to search it.
     listing: Listing | None = None
 
-    # Of the Beam pipeline that converts the files; `None` for the cores of this machine.
+    # Options of the Beam pipeline that converts the files; `None` for the cores of this machine.
     beam_options: Any = None
 
-    # Kept, because naming chunks looks at every file.
+    # Kept, because naming the chunks examines every file.
     _opened: tuple[Conversion, list[Chunk]] | None = None
 
     def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:  # noqa: ANN401
@@ -164,11 +164,11 @@ class Builder(tfds.core.ShardBasedBuilder):
         if listing is None and config.source == "phantom":
             listing = _phantoms(config, downloads)
         elif listing is None:
-            # TFDS raises where the manual folder is asked for and was not given.
+            # TFDS raises if the manual folder is asked for and was not given.
             listing = list_source(config.source, dl_manager.manual_dir, config.patterns)
         conversion, chunks = self._open_conversion(listing, downloads)
         converted = convert_chunks(conversion, chunks, self.beam_options)
-        # Where the report of a build that fails below is left.
+        # Where a build that fails below leaves its report.
         draft = downloads / "reports" / config.name
         try:
             _check_share_of_bad(converted.outcomes, config.max_bad_share, listing, draft)
@@ -176,7 +176,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         except UserError:
             write_report(draft, file_entries(listing, converted.outcomes, {}))
             raise
-        # Into the folder that TFDS renames when the records are whole.
+        # Into the folder that TFDS renames when the records are complete.
         write_report(self.data_path, file_entries(listing, converted.outcomes, ids))
         draft.rmtree(missing_ok=True)
         return {
@@ -192,7 +192,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         return super()._example_writer()
 
     def remove_chunks(self, downloads: epath.Path) -> None:
-        """Removes what any process kept in case the build was interrupted.
+        """Removes what any process had kept in case the build was interrupted.
 
         Args:
           downloads: the folder that the build was given.
@@ -208,7 +208,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     ) -> tuple[Conversion, list[Chunk]]:
         config = self._lungs
         settings = ConvertSettings(config.image_size, read_or_make_key(downloads), config.reading)
-        # By version: another one writes other records of the same files.
+        # By version, because another one writes other records from the same files.
         folder = downloads / "converted" / str(self.VERSION)
         conversion = Conversion(folder, settings, downloads, fail_fast=config.on_error == "fail")
         self._opened = conversion, conversion.cut(listing.cases)
@@ -216,17 +216,17 @@ class Builder(tfds.core.ShardBasedBuilder):
 
 
 class PlainArrayRecordWriter(ExampleWriter):
-    """Writes ArrayRecord shards without compression, of the same bytes in every build.
+    """Writes ArrayRecord shards without compression, with the same bytes in every build.
 
     Compression would make shards of 256 x 256 pixels a tenth smaller, in ten times the time.
-    Runs know their records by the bytes of the shards: TFDS leaves the order of a record's fields
-    to protobuf, which mixes them anew in each process.
+    Runs recognise their records by the bytes of the shards, but TFDS leaves the order of a record's
+    fields to protobuf, which mixes them anew in each process.
     """
 
     def write(
         self, path: epath.PathLike, examples: Iterable[tuple[int | str | bytes, bytes]]
     ) -> None:
-        """Writes serialized examples in their order, one a group, so that any can be read alone."""
+        """Writes serialized examples in order, one per group, so that each can be read alone."""
         writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
         for _, serialized in examples:
             example = tf_example_pb2.Example.FromString(serialized)  # pyright: ignore
@@ -247,9 +247,9 @@ def _split(outcomes: Sequence[Outcome], config: LungsConfig) -> dict[str, list[s
 def _cut_into_shards(
     places: Sequence[Place], image_size: int
 ) -> list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]:
-    """Returns the shards of a split, each as a function that yields its records, in mixed order."""
+    """Returns the shards of a split, each a function that yields its records, in mixed order."""
     length = max(1, SHARD_BYTES // (2 * image_size**2))
-    # A part of a split is then like any other part of it.
+    # Any part of a split is then like any other part.
     mixed = sorted(places, key=lambda place: hashlib.sha256(place.example_id.encode()).digest())
     return [
         functools.partial(_read_records, mixed[start : start + length])
@@ -263,8 +263,8 @@ def _read_records(places: Sequence[Place]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _phantoms(config: LungsConfig, downloads: epath.Path) -> Listing:
-    """Returns the phantoms, written if they are not there."""
-    # The generator's version says which phantoms: those of an older one are not reused.
+    """Returns the phantoms, after writing them if they do not exist."""
+    # The name holds the generator's version, so that phantoms of an older one are not reused.
     name = f"phantoms-{phantom_files.VERSION}-{config.num_phantoms}-{config.seed}"
     phantom_files.write_phantoms(Path(downloads / name), config.num_phantoms, config.seed)
     return list_source(config.source, downloads / name, config.patterns)

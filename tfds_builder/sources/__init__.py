@@ -42,7 +42,7 @@ _LAYOUTS: dict[SourceName, Callable[[epath.Path], Listing]] = {
     "jsrt": list_jsrt,
 }
 
-# Their masks are of both lungs as one.
+# Their masks mark both lungs as one.
 SOURCES_WITHOUT_SIDES: tuple[SourceName, ...] = ("kaggle", "shenzhen")
 
 
@@ -54,7 +54,7 @@ def list_source(
     Args:
       source: the layout.
       directory: the data set's folder.
-      patterns: names of images and masks for the source `folder`, where it has no list.
+      patterns: names of images and masks for the source `folder`, if it has no list.
 
     Raises:
       DataError: the folder is absent or holds no labelled image, or a mask lacks its image.
@@ -64,8 +64,8 @@ def list_source(
         raise DataError(
             "data.manual_dir", f"is empty for source {source}", "give the data set's folder"
         )
-    # The whole path: builds started elsewhere go on with what this one has converted. By pathlib,
-    # because epath takes `link/..` for the folder with the link.
+    # The absolute path, so that builds started elsewhere reuse what this one has converted. With
+    # pathlib, because epath takes `link/..` for the folder with the link.
     directory = epath.Path(Path(directory).expanduser().absolute())
     if not directory.is_dir():
         fault = "is a file" if directory.exists() else "no such folder"

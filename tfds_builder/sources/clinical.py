@@ -1,4 +1,4 @@
-"""Clinical readings as their publishers wrote them, typing errors and all."""
+"""Parses clinical readings as their publishers wrote them, including typing errors."""
 
 import re
 
@@ -9,7 +9,7 @@ MAX_AGE_YEARS = 130
 
 _UNITS_PER_YEAR = {"y": 1, "m": 12, "w": 365.25 / 7, "d": 365.25}
 
-# Blanks of the line alone: \s would try each of many empty lines from every line before it.
+# Only blanks within the line: \s would try each of many empty lines from every line before it.
 _MONTGOMERY_SEX = re.compile(r"^[ \t]*Patient.?s Sex:[ \t]*(\w*).*$", re.IGNORECASE | re.MULTILINE)
 _MONTGOMERY_AGE = re.compile(
     r"^[ \t]*Patient.?s Age:[ \t]*(\d*)([YMWD]?).*$", re.IGNORECASE | re.MULTILINE
@@ -31,7 +31,7 @@ _JSRT_ROW = re.compile(
 
 
 def parse_montgomery(text: str, finding: Finding) -> Clinical:
-    """Returns a reading of Montgomery County: `Patient's Sex: F`, `Patient's Age: 027Y`, text."""
+    """Parses a reading of Montgomery County: `Patient's Sex: F`, `Patient's Age: 027Y`, text."""
     sex, age = _MONTGOMERY_SEX.search(text), _MONTGOMERY_AGE.search(text)
     reading = _MONTGOMERY_AGE.sub("", _MONTGOMERY_SEX.sub("", text))
     return Clinical(
@@ -43,7 +43,7 @@ def parse_montgomery(text: str, finding: Finding) -> Clinical:
 
 
 def parse_shenzhen(text: str, finding: Finding) -> Clinical:
-    """Returns a reading of Shenzhen: sex and age (`femal 32yrs`, `male 16month`), then text.
+    """Parses a reading of Shenzhen: sex and age (`femal 32yrs`, `male 16month`), then text.
 
     A number without a unit is an age in years.
     """
@@ -62,8 +62,8 @@ def parse_jsrt(text: str) -> dict[str, Clinical]:
     """Returns the readings in `CLNDAT_EN.txt` or `CNNDAT_EN.TXT` by the image's stem.
 
     A row has the image's name, for nodules their subtlety and size, then age, sex, for nodules
-    their place in pixels, and text. Some rows lack their line break, and `?` stands for what is not
-    known. Images `JPCLN…` show a nodule, `JPCNN…` none.
+    their position in pixels, and text. Some rows lack their line break, and `?` stands for what is
+    not known. Images `JPCLN…` show a nodule, `JPCNN…` do not.
     """
     readings = {}
     for name, row in _JSRT.findall(text):
@@ -79,7 +79,7 @@ def parse_jsrt(text: str) -> dict[str, Clinical]:
 
 
 def jsrt_finding(stem: str) -> Finding:
-    """Returns what the name of a JSRT image says: `JPCLN…` has a nodule, `JPCNN…` has none."""
+    """Returns the finding by the name of a JSRT image: `JPCLN…` has a nodule, `JPCNN…` has none."""
     return "abnormal" if stem.upper().startswith("JPCLN") else "normal"
 
 

@@ -1,4 +1,4 @@
-"""Any folder: images paired with masks by a list, `pairs.csv`, or by patterns of their names."""
+"""Any folder: images are paired with masks by a list, `pairs.csv`, or by patterns of names."""
 
 import collections
 import dataclasses
@@ -25,15 +25,15 @@ from tfds_builder.sources.layout import (
 )
 from tfds_builder.sources.pairs import PAIRS, SOURCE, list_pairs
 
-# What lies beside images; a DICOM file may have any other suffix, or none.
+# Files that lie beside images; a DICOM file may have any other suffix, or none.
 _NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx", ".zip", ".db")
 
 
-# Named where nothing matches.
+# Most folders named if nothing matches.
 MOST_FOLDERS = 4
 
 _WILDCARDS = ("*", "?")
-# Not where a number, a word or a UID goes on; a second number may name another image.
+# Not where a number, a word or a UID continues; a second number may name another image.
 _NO_START = r"(?<![^\W_])(?<!\d[-_. ])"
 _NO_END = r"(?![^\W_]|[-_. ]\d)"
 
@@ -41,7 +41,7 @@ _SIDES = {
     frozenset({"left"}): Structure.LEFT_LUNG,
     frozenset({"right"}): Structure.RIGHT_LUNG,
 }
-# At a word's start, as in left_mask, leftMask and maskLeft; not in brightness.
+# At the start of a word, as in left_mask, leftMask and maskLeft; not in brightness.
 _SIDE = re.compile(r"(?<![a-zA-Z])(?:[lL]eft|[rR]ight|LEFT|RIGHT)|(?<=[a-z])(?:Left|Right)")
 _NO_LUNG = re.compile("heart|clavic", re.IGNORECASE)
 _OTHER_PAIRING = (
@@ -52,15 +52,15 @@ _OTHER_PAIRING = (
 
 @dataclasses.dataclass(frozen=True)
 class FolderPatterns:
-    """How images and masks are called, relative to the folder; `*` and `?` stay in one folder.
+    """Names of images and masks, relative to the folder; `*` and `?` stay within one folder.
 
     Attributes:
-      images: of the images.
-      masks: of an image's masks; `{stem}` is the image's name without suffix. A wildcard next
-        to it does not continue its number or word: `1*` fits `1_mask`, not `10` or `1_2`. A file
-        that fits several images belongs to the one of the longest name, and one that fits both
-        patterns is a mask. Of two masks the names, or their folders', say `left` and `right`, the
-        patient's.
+      images: pattern of the images' names.
+      masks: pattern of the names of an image's masks; `{stem}` is the image's name without suffix.
+        A wildcard next to it does not continue its number or word: `1*` fits `1_mask`, not `10` or
+        `1_2`. A file that fits several images belongs to the one with the longest name, and one
+        that fits both patterns is a mask. If there are two masks, their names or their folders'
+        names say `left` and `right`, the patient's.
     """
 
     images: str = DataConfig.images
@@ -74,16 +74,16 @@ class FolderPatterns:
 
 
 def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
-    """Returns the cases that `pairs.csv` lists, or that the patterns find where there is none.
+    """Returns the cases that `pairs.csv` lists, or that the patterns find if there is no list.
 
     Raises:
       DataError: the list is faulty, a file it names is absent, there are no pairs, a mask lacks its
-        image, or an image has masks that are not of both lungs or of a lung each.
-      ConfigError: a pattern is not one, or patterns are given beside a list.
+        image, or an image's masks are not one of both lungs or one of each lung.
+      ConfigError: patterns are given beside a list.
     """
     paths = files_below(directory)
     pairs = directory / PAIRS
-    # Whatever it is: patterns must not take the place of a list that cannot be read.
+    # Whatever it is, because patterns must not take the place of a list that cannot be read.
     if os.path.lexists(pairs):
         if patterns != FolderPatterns():
             fault = f"{patterns.images} and {patterns.masks} are given, and {pairs} lists the pairs"
@@ -112,7 +112,7 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         if is_mask.fullmatch(name) and path.suffix.lower() in MASK_SUFFIXES
     }
     pictures = _pictures_by_stem(images, candidates)
-    # Where there are none, it is not each mask that lacks its image.
+    # If there are no images, the fault is not that each mask lacks its image.
     masks = _masks_by_stem(candidates, pictures, patterns.masks) if pictures else {}
     taken = {path for mask_paths in masks.values() for path in mask_paths.values()}
     pictures = {stem: path for stem, path in pictures.items() if path not in taken}
@@ -146,7 +146,7 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
 
 
 def _describe(names: Iterable[str]) -> str:
-    """Returns where most of the files are that may be images or masks, and how many."""
+    """Returns where most of the files that may be images or masks are, and how many."""
     folders = collections.Counter(
         str(PurePosixPath(name).parent) for name in names if not name.lower().endswith(_NO_PICTURE)
     )
@@ -160,7 +160,7 @@ def _pictures_by_stem(
     images: Mapping[str, epath.Path], candidates: Mapping[str, epath.Path]
 ) -> dict[str, epath.Path]:
     pictures: dict[str, epath.Path] = {}
-    # What may be a mask goes last: it gives way to an image of the same name.
+    # Files that may be masks come last, because they give way to an image of the same name.
     for name, path in sorted(images.items(), key=lambda item: item[0] in candidates):
         other = pictures.setdefault(stem_of(path), path)
         if other != path and name not in candidates:
@@ -173,7 +173,7 @@ def _pictures_by_stem(
 def _masks_by_stem(
     candidates: Mapping[str, epath.Path], pictures: Mapping[str, epath.Path], pattern: str
 ) -> dict[str, dict[str, epath.Path]]:
-    """Returns each image's masks by what their names say beside the image's."""
+    """Returns each image's masks by the rest of their names without the image's name."""
     masks: dict[str, dict[str, epath.Path]] = {}
     lengths = sorted({len(stem) for stem in pictures}, reverse=True)
     known = set(pictures.values())
@@ -189,7 +189,7 @@ def _masks_by_stem(
 
 
 def _expression(pattern: str) -> str:
-    """Returns a pattern as a regular expression; wildcards of `fnmatch` would cross folders."""
+    """Returns a pattern as a regular expression; `fnmatch` wildcards would cross folders."""
     return re.escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
@@ -218,7 +218,7 @@ def _picture_of(
 
 
 def _lungs(stem: str, mask_paths: Mapping[str, epath.Path]) -> tuple[MaskFile, ...]:
-    """Returns an image's masks, by what their names say beside the image's.
+    """Returns an image's masks, given by the rest of their names without the image's name.
 
     Raises:
       DataError: they are not one mask of both lungs or one of each lung.
@@ -229,7 +229,7 @@ def _lungs(stem: str, mask_paths: Mapping[str, epath.Path]) -> tuple[MaskFile, .
     sides = {
         path: frozenset(map(str.lower, _SIDE.findall(rest))) for rest, path in mask_paths.items()
     }
-    # A name that says both sides is of both lungs.
+    # A name that says both sides is that of a mask of both lungs.
     masks = tuple(
         MaskFile(path, _SIDES.get(said, Structure.LUNGS)) for path, said in sorted(sides.items())
     )

@@ -8,8 +8,8 @@
 
 Shiraishi et al. 2000 (https://doi.org/10.2214/ajr.174.1.1740071), van Ginneken et al. 2006
 (https://doi.org/10.1016/j.media.2005.02.002). Sides are the patient's ("the right lung and clavicle
-are on the left in the image"). The archives come from two places and are unpacked in any place
-below one folder, so files are known by their names and their folders' names.
+are on the left in the image"). The archives come from two places and are unpacked anywhere below
+one folder, so files are recognised by their names and their folders' names.
 """
 
 import re
@@ -39,7 +39,7 @@ from tfds_builder.sources.layout import (
     read_regular,
 )
 
-# By the folder's name without blanks and underscores, which mirrors of the set change.
+# By the folder's name without blanks, underscores and hyphens, which mirrors of the set change.
 _STRUCTURES = {
     "leftlung": Structure.LEFT_LUNG,
     "rightlung": Structure.RIGHT_LUNG,
@@ -55,8 +55,8 @@ def list_jsrt(directory: epath.Path) -> Listing:
     """Returns the cases in a folder with images and outlines.
 
     Raises:
-      DataError: there are no images or no masks, or a mask lacks its image or the other lung's,
-        or has a rival.
+      DataError: there are no images or no masks, or a mask lacks its image or the other lung's
+        mask, or differs from another file of its name.
     """
     paths = files_below(directory)
     visible = nearest_first(path for path in paths if not is_hidden(path, directory))

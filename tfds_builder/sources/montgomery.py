@@ -28,7 +28,7 @@ def list_montgomery(directory: epath.Path) -> Listing:
     """Returns the cases in the unpacked archive.
 
     Raises:
-      DataError: a folder is absent or empty, or a mask lacks its image or the other lung's.
+      DataError: a folder is absent or empty, or a mask lacks its image or the other lung's mask.
     """
     root = find_root(directory, ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask"))
     paths = files_below(directory)

@@ -1,7 +1,7 @@
-"""What the National Library of Medicine's two sets share wherever their files lie.
+"""What the National Library of Medicine's two sets share, wherever their files lie.
 
 Jaeger et al. 2014 (https://doi.org/10.3978/j.issn.2223-4292.2014.11.20). An image is called
-`MCUCXR_0001_0` (Montgomery County) or `CHNCXR_0001_0` (Shenzhen); the last figure is 0 for a normal
+`MCUCXR_0001_0` (Montgomery County) or `CHNCXR_0001_0` (Shenzhen); the last digit is 0 for a normal
 image and 1 for tuberculosis.
 """
 
@@ -45,11 +45,11 @@ def make_case(
     """Returns the case that an image's name and reading describe.
 
     Args:
-      stem: of the image.
+      stem: the image's file name without suffix.
       image: its file.
       masks: its masks.
       reading: its clinical reading, if there is one.
-      other_source: the source of images whose name is neither set's.
+      other_source: the source of images whose name belongs to neither set.
 
     Raises:
       DataError: the reading is not readable.

@@ -21,7 +21,7 @@ def list_phantoms(directory: epath.Path) -> Listing:
     """Returns the cases in a folder that `phantom_files.write_phantoms` wrote.
 
     Raises:
-      DataError: a folder is empty, or a mask lacks its image or the other lung's.
+      DataError: a folder is empty, or a mask lacks its image or the other lung's mask.
     """
     paths = files_below(directory)
     pictures = by_stem(paths, directory / "images", (".dcm",))

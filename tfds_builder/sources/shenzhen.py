@@ -1,11 +1,11 @@
-"""The Shenzhen set of the National Library of Medicine, with the masks published apart from it.
+"""The Shenzhen set of the National Library of Medicine, with the separately published masks.
 
     ChinaSet_AllFiles/CXR_png/CHNCXR_0001_0.png
     ChinaSet_AllFiles/ClinicalReadings/CHNCXR_0001_0.txt
     mask/mask/CHNCXR_0001_0_mask.png       Kaggle's "shcxr-lung-mask"
 
-Images and readings are known by their names and their folders' names, masks by their names alone:
-the two archives are unpacked in any place below one folder.
+Images and readings are recognised by their names and their folders' names, masks by their names
+alone, because the two archives are unpacked anywhere below one folder.
 """
 
 import re
@@ -36,7 +36,8 @@ def list_shenzhen(directory: epath.Path) -> Listing:
     """Returns the cases in a folder with both archives.
 
     Raises:
-      DataError: there are no images or no masks, or a mask lacks its image or has a rival.
+      DataError: there are no images or no masks, or a mask lacks its image or differs from another
+        file of its name.
     """
     paths = files_below(directory)
     pictures: dict[str, list[epath.Path]] = {}
