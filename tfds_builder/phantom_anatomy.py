@@ -1,6 +1,6 @@
-"""Parameters and outlines of the chest-radiograph phantom, in millimetres of the patient.
+"""Parameters and outlines of the chest-radiograph phantom, in millimetres in the patient.
 
-Coordinates: ``x`` runs to the right of the image, that is to the PATIENT'S LEFT in the standard
+Coordinates: ``x`` runs to the right of the image, that is, to the PATIENT'S LEFT in the standard
 display; ``y`` runs down from the level of the right lung's apex. The midline of the thorax is
 ``x = 0``. Every outline is a polygon or a polyline of ``(x, y)`` points. Sizes follow adult
 radiographic norms: a cardiothoracic ratio of 0.37 to 0.62, the right dome of the diaphragm 5 to
@@ -30,15 +30,15 @@ class Anatomy:
         sex: ``"F"`` or ``"M"``.
         age_years: 6 to 90; patients under 18 are small.
         habitus: 0 (thin) to 1 (obese).
-        half_width: from the midline to the inner chest wall on the right, at the widest level.
+        half_width: distance from the midline to the right inner chest wall at the widest level.
         left_width_ratio: the left hemithorax's width over the right one's.
-        lung_height: from the right apex to the right dome at full inspiration.
+        lung_height: distance from the right apex to the right dome at full inspiration.
         wall_taper: below 1 a barrel-shaped thorax, above 1 a narrow-shouldered one.
         depth: anteroposterior thickness of the trunk.
         cardiothoracic_ratio: the heart's width over the thorax's inner width.
         heart_right_share: share of the heart's width that lies right of the midline.
         heart_top: level of the heart's top as a share of ``lung_height``.
-        mediastinum_half_width: of the mediastinum without heart and aortic knob.
+        mediastinum_half_width: half width of the mediastinum without heart and aortic knob.
         aortic_knob: how far the arch juts out beyond the mediastinum.
         pulmonary_trunk: how far the pulmonary trunk juts out beyond the mediastinum.
         dome_gap: how much lower the left dome stands.
@@ -48,9 +48,9 @@ class Anatomy:
         great_vessels: thickness of the vessels that veil the lung beside the mediastinum.
         rib_drop: descent of a middle rib from the spine to its anterior end.
         rib_slope: tilt of the posterior ribs, descent over lateral distance.
-        rib_height: of a rib's projected band.
+        rib_height: height of a rib's projected band.
         bone_density: 0.6 (osteopenic) to 1.3, relative.
-        breast_radius: 0 for none.
+        breast_radius: radius of the breasts; 0 for none.
         breast_ptosis: 0 to 1, from high to low breasts.
         vascularity: relative size of the pulmonary vessels.
         texture_seed: seed of the details (vessel trees, vertebrae, bowel gas).
@@ -86,7 +86,7 @@ class Anatomy:
 
     @property
     def scale(self) -> float:
-        """Body size relative to an average adult, for parts that have no parameter of their own."""
+        """Body size relative to an average adult, for parts without a parameter of their own."""
         return self.lung_height / 225.0
 
 
@@ -133,7 +133,7 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def spline(points: Points, *, closed: bool = False, steps: int = 12) -> Points:
-    """Catmull-Rom curve through `points`, with `steps` samples a segment."""
+    """Returns a Catmull-Rom curve through `points`, with `steps` samples per segment."""
     before, after = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)
     if not closed:
         before[0], after[-1] = points[0], points[-1]
@@ -152,7 +152,7 @@ def spline(points: Points, *, closed: bool = False, steps: int = 12) -> Points:
 
 
 def band(centre: Points, half_widths: Float[np.ndarray, " n"]) -> Points:
-    """Polygon of a ribbon along `centre` with the given half width at each point."""
+    """Returns the polygon of a ribbon along `centre` with the given half width at each point."""
     tangent = np.gradient(centre, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
     offset = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1) * half_widths[:, None]
@@ -162,7 +162,7 @@ def band(centre: Points, half_widths: Float[np.ndarray, " n"]) -> Points:
 def ellipse(
     centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0
 ) -> Points:
-    """Polygon of an ellipse turned clockwise (as seen in the image) by `degrees`."""
+    """Returns the polygon of an ellipse turned clockwise (as seen in the image) by `degrees`."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     x, y = radii[0] * np.cos(angle), radii[1] * np.sin(angle)
     turn = np.deg2rad(degrees)
@@ -171,7 +171,7 @@ def ellipse(
 
 
 def outward(side: Side) -> int:
-    """Sign of ``x`` on the patient's `side`: the patient's left is the image's right."""
+    """Returns the sign of ``x`` on the patient's `side`: patient's left is the image's right."""
     return 1 if side == "left" else -1
 
 
@@ -181,7 +181,7 @@ class Thorax:
 
     Attributes:
         anatomy: the patient.
-        inspiration: 0.75 (poor) to 1.06 (deep), scales the level of the domes.
+        inspiration: 0.75 (poor) to 1.06 (deep); scales the level of the domes.
     """
 
     anatomy: Anatomy
@@ -189,16 +189,16 @@ class Thorax:
 
     @property
     def height(self) -> float:
-        """From the apex to the right dome at this inspiration."""
+        """Distance from the apex to the right dome at this inspiration."""
         return self.anatomy.lung_height * self.inspiration
 
     def half_width(self, side: Side) -> float:
-        """From the midline to the widest inner chest wall on `side`."""
+        """Returns the distance from the midline to the widest inner chest wall on `side`."""
         ratio = self.anatomy.left_width_ratio if side == "left" else 1.0
         return self.anatomy.half_width * ratio
 
     def wall(self, side: Side) -> Points:
-        """Inner chest wall from the medial apex to below the domes, as (outward, down)."""
+        """Returns the inner chest wall from the medial apex to below the domes: (outward, down)."""
         shape = np.array(
             [(0.02, 0.34), (0.10, 0.20), (0.155, 0.10), (0.23, 0.03), (0.36, 0.0), (0.50, 0.025),
              (0.645, 0.105), (0.77, 0.23), (0.87, 0.40), (0.935, 0.57), (0.975, 0.75),
@@ -209,13 +209,13 @@ class Thorax:
         return spline(shape * (self.half_width(side), self.anatomy.lung_height))
 
     def wall_at(self, side: Side, y: float) -> float:
-        """Distance of the lateral chest wall from the midline at the level `y`."""
+        """Returns the distance of the lateral chest wall from the midline at level `y`."""
         wall = self.wall(side)
         wall = wall[np.argmin(wall[:, 1]) :]
         return float(np.interp(y, np.maximum.accumulate(wall[:, 1]), wall[:, 0]))
 
     def dome(self, side: Side) -> Points:
-        """Dome of the diaphragm from the chest wall to the midline, as (outward, down)."""
+        """Returns the dome of the diaphragm from the chest wall to the midline: (outward, down)."""
         a, index = self.anatomy, SIDES.index(side)
         top = self.height + (a.dome_gap if side == "left" else 0.0)
         angle_level = top + a.dome_rise[index]
@@ -231,13 +231,13 @@ class Thorax:
         return np.stack([u, top + fall], axis=1)
 
     def cavity(self, side: Side) -> Points:
-        """Half of the thoracic cavity above the dome, closed along the midline."""
+        """Returns half of the thoracic cavity above the dome, closed along the midline."""
         wall, dome = self.wall(side), self.dome(side)
         outline = np.concatenate([wall[wall[:, 1] < dome[0, 1]], dome])
         return outline * (outward(side), 1)
 
     def mediastinum(self) -> Points:
-        """Mediastinal silhouette without the heart: great vessels, arch, pulmonary trunk."""
+        """Returns the mediastinum without the heart: great vessels, arch, pulmonary trunk."""
         a, h = self.anatomy, self.anatomy.lung_height
         m = a.mediastinum_half_width
         # An elongated aorta juts out on both sides: its arch on the left, its root on the right.
@@ -252,7 +252,7 @@ class Thorax:
         return spline(np.array(outline) * (1, h), closed=True)
 
     def heart(self) -> Points:
-        """Heart silhouette, its lower border hidden below the domes."""
+        """Returns the heart's silhouette, whose lower border is hidden below the domes."""
         a = self.anatomy
         width = a.cardiothoracic_ratio * (self.half_width("left") + self.half_width("right"))
         r, left = width * a.heart_right_share, width * (1 - a.heart_right_share)
@@ -274,13 +274,13 @@ class Thorax:
         return spline(np.array([(x, top + v * (bottom - top)) for x, v in shape]), closed=True)
 
     def hilum(self, side: Side) -> tuple[float, float]:
-        """Centre of the hilum; the left one stands about a centimetre higher."""
+        """Returns the centre of the hilum; the left one lies about a centimetre higher."""
         h = self.anatomy.lung_height
         u = self.anatomy.mediastinum_half_width + 0.10 * self.half_width(side)
         return outward(side) * u, 0.46 * h - (10 if side == "left" else 0)
 
     def rib(self, side: Side, number: int) -> tuple[Points, Float[np.ndarray, " n"]]:
-        """Centre line of rib `number` (from 1) and the angle around the thorax at each point.
+        """Returns the centre line of rib `number` (from 1) and its angles around the thorax.
 
         The rib is a tilted loop: angle 0 is the spine, 90 degrees the lateral wall and 180 degrees
         the sternum, so that its projection has a flat posterior arc and a steep anterior one.
@@ -299,7 +299,7 @@ class Thorax:
         return np.stack([outward(side) * x, y], axis=1), theta
 
     def clavicle(self, side: Side, lift: float) -> Points:
-        """Centre line of the clavicle; `lift` raises the shoulder end (mm)."""
+        """Returns the centre line of the clavicle; `lift` raises the shoulder end (mm)."""
         w, h = self.half_width(side), self.anatomy.lung_height
         line = [(17 * self.anatomy.scale, 0.165 * h), (0.33 * w, 0.135 * h - 0.2 * lift),
                 (0.66 * w, 0.075 * h - 0.6 * lift), (0.95 * w, 0.03 * h - 0.9 * lift),
@@ -307,7 +307,7 @@ class Thorax:
         return spline(np.array(line) * (outward(side), 1))
 
     def scapula(self, side: Side, offset: float) -> Points:
-        """Blade of the scapula; `offset` pushes it out of the lung field (mm)."""
+        """Returns the blade of the scapula; `offset` pushes it out of the lung field (mm)."""
         w, h = self.half_width(side), self.anatomy.lung_height
         blade = [(0.80 * w, 0.06 * h), (w * 1.05, 0.07 * h), (w * 1.24, 0.16 * h),
                  (w * 1.16, 0.27 * h), (w * 1.09, 0.45 * h), (w * 1.01, 0.63 * h),
@@ -315,7 +315,7 @@ class Thorax:
         return spline(np.add(blade, (offset, 0)) * (outward(side), 1), closed=True)
 
     def trunk(self) -> Points:
-        """Skin outline of neck, shoulders and trunk."""
+        """Returns the skin outline of neck, shoulders and trunk."""
         a, h = self.anatomy, self.anatomy.lung_height
         fat, neck = (14 + 42 * a.habitus) * a.scale, (48 + 22 * a.habitus) * a.scale
         outline = []
@@ -332,12 +332,12 @@ class Thorax:
         return np.concatenate(outline)
 
     def head(self) -> Points:
-        """Jaw and skull, of which some images show the chin."""
+        """Returns jaw and skull, of which some images show the chin."""
         s, h = self.anatomy.scale, self.anatomy.lung_height
         return ellipse((0.0, -0.95 * h), (72 * s, 95 * s))
 
     def arm(self, side: Side, abduction: float) -> Points:
-        """Upper arm from the shoulder downwards; `abduction` in degrees from the trunk."""
+        """Returns the upper arm from the shoulder down; `abduction` in degrees from the trunk."""
         a, w, h = self.anatomy, self.half_width(side), self.anatomy.lung_height
         turn = np.deg2rad(abduction)
         reach = np.linspace(0, 2.5 * h, 12)

@@ -1,7 +1,7 @@
 """Exposure of the chest-radiograph phantom: geometry of the view and response of the detector.
 
-The response follows digital radiography: primary beam plus scatter, quantum noise, blur of focal
-spot and detector, logarithm, automatic exposure, tone curve and edge enhancement, collimator.
+The response follows digital radiography: primary beam plus scatter, quantum noise, blur by focal
+spot and detector, logarithm, automatic exposure, tone curve, edge enhancement and collimator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Findings:
 
     Attributes:
         effusion_side: where fluid blunts the costophrenic angle, or None.
-        effusion_height: of the meniscus at the wall, as a share of the lung's height.
+        effusion_height: height of the meniscus at the wall, as a share of the lung's height.
         nodules: number of round opacities.
         consolidations: number of ill-defined opacities.
         opacity: density of the consolidations, 0 to 1.
@@ -50,32 +50,32 @@ class Acquisition:
         projection: ``"PA"`` (standing) or ``"AP"`` (bedside).
         height: rows of the image.
         width: columns of the image.
-        spacing_mm: of the square pixels.
-        rotation_deg: of the patient in the image's plane, clockwise positive.
+        spacing_mm: spacing of the square pixels.
+        rotation_deg: rotation of the patient in the image's plane, clockwise positive.
         centre: where the thorax's centre lies, as shares of (width, height).
-        yaw_mm: shift between anterior and posterior structures of a patient turned on the axis.
+        yaw_mm: shift between front and back structures of a patient turned about the long axis.
         warp_mm: amplitude of a smooth deformation that stands for posture and scoliosis.
         warp_phase: phases of that deformation.
         inspiration: see `Thorax`.
-        clavicle_lift: raise of the lateral ends of the clavicles (right, left), mm.
+        clavicle_lift: elevation of the lateral ends of the clavicles (right, left), mm.
         scapula_offset: how far the scapulae are turned out of the lungs, mm.
         arm_abduction: degrees from the trunk (right, left); None for an arm out of the image.
-        scatter: scattered over primary radiation behind the thorax.
-        photons: per pixel in the unattenuated beam; sets the quantum noise.
+        scatter: ratio of scattered to primary radiation behind the thorax.
+        photons: photons per pixel in the unattenuated beam; sets the quantum noise.
         blur_px: standard deviation of the unsharpness.
         heel_gradient: change of the optical depth across the image (across, down).
         lung_grey: grey level that the automatic exposure gives to the lungs' median.
         white_grey: grey level of the dense parts; above 1 they saturate.
-        curve: exponent of the tone curve; above 1 darker midtones.
+        curve: exponent of the tone curve; above 1 it darkens the midtones.
         enhancement: strength of the edge enhancement.
         compression: strength of the dynamic-range compression, 0 to 1.
         inset: share cut off by the collimator at (top, bottom, left, right).
         inset_skew_deg: rotation of the collimator.
-        border_grey: grey level outside of the collimator.
+        border_grey: grey level outside the collimator's window.
         marker: side letter, or "" for none.
-        marker_plate: whether a text plate is exposed along.
+        marker_plate: whether a text plate is exposed with the patient.
         findings: what is wrong with the patient.
-        noise_seed: seed of the noise and of the findings' places.
+        noise_seed: seed of the noise and of the findings' positions.
     """
 
     projection: Literal["PA", "AP"]
@@ -135,16 +135,16 @@ def _sample_frame(rng: np.random.Generator) -> tuple[int, int, float]:
 
 
 def _four(values: Float[np.ndarray, " 4"]) -> tuple[float, float, float, float]:
-    """The four numbers of an array as Python numbers."""
+    """Returns the four numbers of an array as Python numbers."""
     a, b, c, d = (float(value) for value in values)
     return a, b, c, d
 
 
 def _sample_inset(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Draws the collimated margins: mostly none, hairlines, or one wide bar."""
+    """Draws the collimated margins: mostly none or hairlines, sometimes one wide bar."""
     inset = rng.uniform(0.0, 0.025, 4) * (rng.random(4) < 0.4)
     if rng.random() < 0.2:
-        # A wide bar elsewhere than at the bottom would cut off lung, which radiographers avoid.
+        # A wide bar anywhere but at the bottom would cut off lung, which radiographers avoid.
         bar = int(rng.choice(4, p=(0.15, 0.55, 0.15, 0.15)))
         inset[bar] = rng.uniform(0.03, 0.2 if bar == 1 else 0.07)
     return _four(inset)
@@ -211,11 +211,11 @@ class Projector:
         self.pixel_mm = view.spacing_mm * reduction
 
     def pixels(self, points: Points, front: float = 0.0) -> Points:
-        """Pixel coordinates (column, row) of `points`.
+        """Returns the pixel coordinates (column, row) of `points`.
 
         Args:
-            points: millimetres of the patient.
-            front: -1 at the patient's back, +1 at the front; moves with the patient's yaw.
+            points: points in millimetres in the patient.
+            front: -1 at the patient's back, +1 at the front; scales the shift by the patient's yaw.
         """
         v, phase = self._view, self._view.warp_phase
         x, y = points[:, 0] + v.yaw_mm * front, points[:, 1] - self._centre_y
@@ -232,7 +232,7 @@ class Projector:
         return (np.stack([column, row], axis=1) + origin) * scale - 0.5
 
     def canvas(self) -> UInt8[np.ndarray, "h w"]:
-        """An empty image to draw on."""
+        """Returns an empty image to draw on."""
         return np.zeros(self.shape, np.uint8)
 
     def fill(
@@ -266,12 +266,12 @@ class Projector:
 
     @staticmethod
     def _fixed(pixels: Points) -> np.ndarray:
-        """Fixed-point pixel coordinates as OpenCV's drawing functions want them."""
+        """Returns fixed-point pixel coordinates as OpenCV's drawing functions take them."""
         return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
 
 def smooth(field: Field, sigma: float) -> Field:
-    """Gaussian blur; a wide one runs on a coarser grid, where it costs less and looks the same."""
+    """Applies a Gaussian blur, on a coarser grid if wide, which costs less and looks the same."""
     reduction = max(1, int(sigma // 3))
     if reduction == 1:
         return cv2.GaussianBlur(field, (0, 0), sigma)
@@ -283,7 +283,7 @@ def smooth(field: Field, sigma: float) -> Field:
 
 
 def expose(view: Acquisition, optical_depth: Field, rng: np.random.Generator) -> Field:
-    """Detector signal as apparent optical depth, with scatter, noise and blur.
+    """Returns the detector signal as apparent optical depth, with scatter, noise and blur.
 
     Args:
         view: the exposure.
@@ -297,7 +297,7 @@ def expose(view: Acquisition, optical_depth: Field, rng: np.random.Generator) ->
     columns = np.linspace(-1, 1, view.width, dtype=np.float32)[None, :]
     across, down = view.heel_gradient
     primary = cv2.exp(-optical_depth - np.float32(across) * columns - np.float32(down) * rows)
-    # Scatter comes from the dense body too, where the primary beam is nearly gone: a wide blur of
+    # Scatter also comes from the dense body, where the primary beam is nearly gone: a wide blur of
     # the primary beam's square root spreads it there without letting bright air dominate.
     scattered = smooth(np.minimum(np.sqrt(primary), 0.35), 35 / view.spacing_mm) ** 2
     signal = primary + np.float32(view.scatter) * scattered
@@ -309,7 +309,7 @@ def expose(view: Acquisition, optical_depth: Field, rng: np.random.Generator) ->
 
 
 def develop(view: Acquisition, apparent: Field, lungs: Bool[np.ndarray, "h w"]) -> Field:
-    """Grey levels in [0, 1] by automatic exposure, tone curve and edge enhancement.
+    """Returns grey levels in [0, 1] by automatic exposure, tone curve and edge enhancement.
 
     Args:
         view: the exposure.
@@ -329,7 +329,7 @@ def develop(view: Acquisition, apparent: Field, lungs: Bool[np.ndarray, "h w"]) 
 
 
 def collimator_window(view: Acquisition) -> UInt8[np.ndarray, "h w"]:
-    """The collimator's (slightly turned) rectangle: 255 inside, 0 outside."""
+    """Returns the collimator's (slightly turned) rectangle: 255 inside, 0 outside."""
     window = np.full((view.height, view.width), 255, np.uint8)
     if not any(view.inset):
         return window
@@ -350,7 +350,7 @@ def collimator_window(view: Acquisition) -> UInt8[np.ndarray, "h w"]:
 
 
 def collimate(view: Acquisition, grey: Field, window: UInt8[np.ndarray, "h w"]) -> Field:
-    """Blanks `grey` outside of the collimator's `window`."""
+    """Blanks `grey` outside the collimator's `window`."""
     share = window.astype(np.float32) / 255
     return grey * share + np.float32(view.border_grey) * (1 - share)
 
@@ -375,7 +375,7 @@ def letter(view: Acquisition, grey: Field, rng: np.random.Generator) -> Field:
 
 
 def _plate(view: Acquisition, rng: np.random.Generator) -> UInt8[np.ndarray, "h w"]:
-    """Two white labels with the projection and the patient's position in the upper right corner."""
+    """Draws two white labels, projection and patient's position, in the upper right corner."""
     ink = np.zeros((view.height, view.width), np.uint8)
     x, y = int(rng.uniform(0.74, 0.84) * view.width), int(rng.uniform(0.02, 0.05) * view.height)
     high, wide = int(0.035 * view.height), int(0.07 * view.width)

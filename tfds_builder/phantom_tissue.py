@@ -1,4 +1,4 @@
-"""Path lengths of tissue, air and bone of the chest-radiograph phantom along the beam.
+"""Path lengths of tissue, air and bone along the beam through the chest-radiograph phantom.
 
 Each structure is drawn from its projected outline as a field of path lengths in millimetres; the
 beam's optical depth is their sum, weighted by the attenuation. Sharp silhouettes are drawn on the
@@ -27,14 +27,14 @@ from tfds_builder.phantom_anatomy import (
 )
 from tfds_builder.phantom_film import Acquisition, Field, Projector, smooth
 
-# Linear attenuation at an effective 70 keV (1/mm): NIST XCOM, muscle and, less the muscle it
-# replaces, bone of a rib's mixed cortex and marrow.
+# Linear attenuation at an effective 70 keV (1/mm), from NIST XCOM: muscle, and bone of a rib's
+# mixed cortex and marrow less the muscle that it replaces.
 _MU_SOFT = 0.0195
 _MU_BONE = 0.028
 # Share of the soft tissue's attenuation that inflated lung lacks (density 0.26 g/cm3).
 _LUNG_AIR = 0.74
 COARSE = 4
-# Depth of the heart in the thorax for `Projector.pixels`: nearer to the front.
+# Depth of the heart in the thorax for `Projector.pixels`: towards the front.
 HEART_FRONT = 0.35
 
 
@@ -60,14 +60,14 @@ class Scene:
         return self.thorax.anatomy
 
     def upsample(self, field: Float[np.ndarray, "_ _"]) -> Field:
-        """Brings a field of the coarse grid to the image's."""
+        """Returns a field of the coarse grid on the image's grid."""
         size = (field.shape[1] * COARSE, field.shape[0] * COARSE)
         fine = cv2.resize(field, size, interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(fine[: self.view.height, : self.view.width])
 
 
 def heart_outline(scene: Scene) -> Points:
-    """Heart silhouette, magnified in AP views where it lies farther from the detector."""
+    """Returns the heart's silhouette, magnified in AP views (it is farther from the detector)."""
     heart = scene.thorax.heart()
     return heart * (1.1, 1.0) if scene.view.projection == "AP" else heart
 
@@ -75,7 +75,7 @@ def heart_outline(scene: Scene) -> Points:
 def optical_depth(
     scene: Scene, fluid: tuple[Side, Points] | None, rng: np.random.Generator
 ) -> Field:
-    """Line integral of the attenuation through the patient and what is attached.
+    """Returns the line integral of the attenuation through the patient and attached devices.
 
     Args:
         scene: what is pictured.
@@ -86,7 +86,7 @@ def optical_depth(
         The optical depth, 0 in air, on the image's grid.
     """
     air = _lung_air(scene, fluid)
-    # The same patient shows the same details in every image: what draws from `detail` must not
+    # The same patient shows the same details in every image, so what draws from `detail` must not
     # depend on the view.
     detail = np.random.default_rng(scene.anatomy.texture_seed)
     soft = _body(scene) - _LUNG_AIR * air * _texture(scene, rng)
@@ -100,10 +100,11 @@ def optical_depth(
 
 
 def _profile(scene: Scene, mask: UInt8[np.ndarray, "h w"], reach_mm: float) -> Field:
-    """Thickness of a rounded body, 0 at the edge to 1 at `reach_mm` inside, on the fine grid.
+    """Returns the thickness of a rounded body, from 0 at its edge to 1 at `reach_mm` inside.
 
-    A rounded body's edge is where the beam grazes it: the thickness grows like a circle's chord,
-    with infinite slope at the edge. A body that the image's edge cuts does not thin out there.
+    It is on the fine grid. The beam grazes a rounded body at its edge: the thickness grows like a
+    circle's chord, with infinite slope at the edge. A body that the image's edge cuts does not thin
+    out there.
     """
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform((padded > 127).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -114,7 +115,7 @@ def _profile(scene: Scene, mask: UInt8[np.ndarray, "h w"], reach_mm: float) -> F
 
 
 def _body(scene: Scene) -> Field:
-    """Soft tissue of trunk, arms and breasts as if the lungs were solid (mm)."""
+    """Returns the soft tissue of trunk, arms and breasts as if the lungs were solid (mm)."""
     a, thorax, draw = scene.anatomy, scene.thorax, scene.fine
     rows = np.linspace(0, 1, draw.shape[0], dtype=np.float32)[:, None]
     # Neck and shoulders are thinner than the chest.
@@ -133,7 +134,7 @@ def _body(scene: Scene) -> Field:
 
 
 def _breasts(scene: Scene) -> Field:
-    """Breast tissue: full towards its lower border, fading upwards (mm)."""
+    """Returns the breast tissue: full towards its lower border, fading upwards (mm)."""
     a, draw = scene.anatomy, scene.fine
     tissue = np.zeros(draw.shape, np.float32)
     for side in SIDES:
@@ -148,7 +149,7 @@ def _breasts(scene: Scene) -> Field:
 
 
 def _lung_air(scene: Scene, fluid: tuple[Side, Points] | None) -> Field:
-    """Path length in inflated lung (mm), also behind the heart and below the domes."""
+    """Returns the path length in inflated lung (mm), also behind the heart and below the domes."""
     a, thorax, draw = scene.anatomy, scene.thorax, scene.fine
     cavity = draw.canvas()
     for side in SIDES:
@@ -165,7 +166,7 @@ def _lung_air(scene: Scene, fluid: tuple[Side, Points] | None) -> Field:
 
 
 def _posterior_recess(scene: Scene, cavity: UInt8[np.ndarray, "h w"]) -> Field:
-    """Lung that hangs down behind the domes and shows faintly below them (mm)."""
+    """Returns the lung that hangs down behind the domes and shows faintly below them (mm)."""
     draw, thorax = scene.coarse, scene.thorax
     recess = draw.canvas()
     for side in SIDES:
@@ -178,7 +179,7 @@ def _posterior_recess(scene: Scene, cavity: UInt8[np.ndarray, "h w"]) -> Field:
 
 
 def _texture(scene: Scene, rng: np.random.Generator) -> Field:
-    """Uneven aeration of the lungs, a factor around 1."""
+    """Returns the uneven aeration of the lungs, a factor around 1."""
     noise = rng.standard_normal(scene.coarse.shape, dtype=np.float32)
     coarse = smooth(noise, 22 / scene.coarse.pixel_mm) * (22 / scene.coarse.pixel_mm)
     fine_grain = smooth(noise, 1.2)
@@ -186,7 +187,7 @@ def _texture(scene: Scene, rng: np.random.Generator) -> Field:
 
 
 def _branches(scene: Scene, side: Side, detail: np.random.Generator) -> list[tuple[Points, float]]:
-    """Vessel tree of one lung: polylines with their calibres (mm), thinnest first."""
+    """Returns the vessel tree of one lung: polylines with calibres (mm), thinnest first."""
     a, sign = scene.anatomy, outward(side)
     reach = scene.thorax.half_width(side)
     root = np.array(scene.thorax.hilum(side))
@@ -225,7 +226,7 @@ def _branches(scene: Scene, side: Side, detail: np.random.Generator) -> list[tup
 
 
 def _vessels(scene: Scene, detail: np.random.Generator) -> Field:
-    """Pulmonary vessels and the hilar shadows (mm of blood)."""
+    """Returns the pulmonary vessels and the hilar shadows (mm of blood)."""
     draw, full = scene.fine, 8.0
     tree = draw.canvas()
     for side in SIDES:
@@ -243,9 +244,9 @@ def _vessels(scene: Scene, detail: np.random.Generator) -> Field:
 
 
 def _paramediastinal_veil(scene: Scene) -> Field:
-    """Great vessels beside the mediastinum (mm of blood).
+    """Returns the great vessels beside the mediastinum (mm of blood).
 
-    They have no border of their own: annotators draw the lung's edge at the mediastinum behind.
+    They have no visible border: annotators draw the lung's edge at the mediastinum behind them.
     """
     draw = scene.coarse
     veil = draw.fill(scene.thorax.mediastinum() * (1.3, 1.0))
@@ -254,7 +255,7 @@ def _paramediastinal_veil(scene: Scene) -> Field:
 
 
 def _airways(scene: Scene) -> Field:
-    """Trachea and main bronchi (mm of air)."""
+    """Returns the trachea and main bronchi (mm of air)."""
     a, draw = scene.anatomy, scene.fine
     h, s = a.lung_height, a.scale
     carina = (2.0, 0.345 * h)
@@ -268,7 +269,7 @@ def _airways(scene: Scene) -> Field:
 
 
 def _bowel_gas(scene: Scene, detail: np.random.Generator) -> Field:
-    """Stomach bubble under the left dome, with a fluid level, and loops of bowel (mm of air)."""
+    """Returns the stomach bubble, with a fluid level, and loops of bowel (mm of air)."""
     a, draw, thorax = scene.anatomy, scene.fine, scene.thorax
     top = thorax.height + a.dome_gap
     gas = draw.canvas()
@@ -290,7 +291,7 @@ def _bowel_gas(scene: Scene, detail: np.random.Generator) -> Field:
 
 
 def _ribs(scene: Scene) -> Field:
-    """Ribs (mm of bone): posterior and anterior arcs add up where they cross."""
+    """Returns the ribs (mm of bone); posterior and anterior arcs add up where they cross."""
     a, draw, thorax = scene.anatomy, scene.fine, scene.thorax
     posterior, anterior, edge = draw.canvas(), draw.canvas(), scene.coarse.canvas()
     for side in SIDES:
@@ -302,7 +303,7 @@ def _ribs(scene: Scene) -> Field:
             _draw_rib(scene, line[front], theta[front], anterior)
         wall = thorax.wall(side) * (outward(side), 1)
         scene.coarse.stroke(wall[len(wall) // 3 :], 9.0, out=edge)
-    # Cortical bone is seen along its length where the ribs turn round the lateral wall.
+    # Cortical bone is seen along its length where the ribs turn around the lateral wall.
     along = scene.upsample(smooth(edge.astype(np.float32) / 255, 5 / scene.coarse.pixel_mm))
     # Towards the sternum bone gives way to cartilage.
     total = posterior.astype(np.float32) + 0.8 * anterior.astype(np.float32)
@@ -326,7 +327,7 @@ def _draw_rib(
 
 
 def _shoulder_girdle(scene: Scene) -> Field:
-    """Clavicles, scapulae and humeri (mm of bone)."""
+    """Returns the clavicles, scapulae and humeri (mm of bone)."""
     a, view, draw, thorax = scene.anatomy, scene.view, scene.fine, scene.thorax
     blades, shafts = draw.canvas(), draw.canvas()
     s, h = a.scale, a.lung_height
@@ -354,7 +355,7 @@ def _shoulder_girdle(scene: Scene) -> Field:
 
 
 def _spine(scene: Scene, detail: np.random.Generator) -> Field:
-    """Vertebrae from neck to loin, and the manubrium (mm of bone)."""
+    """Returns the vertebrae from neck to loin, and the manubrium (mm of bone)."""
     a, draw = scene.anatomy, scene.fine
     h, s = a.lung_height, a.scale
     column, sternum = draw.canvas(), draw.canvas()
@@ -374,7 +375,7 @@ def _spine(scene: Scene, detail: np.random.Generator) -> Field:
 def _draw_vertebra(
     scene: Scene, top: float, size: float, half: float, lean: float, out: UInt8[np.ndarray, "h w"]
 ) -> None:
-    """Draws the vertebra below `top`: waisted body with end plates, pedicles and processes.
+    """Draws the vertebra below `top`: a waisted body with end plates, pedicles and processes.
 
     Args:
         scene: what is pictured.
@@ -382,7 +383,7 @@ def _draw_vertebra(
         size: height with the disc.
         half: half width of the body.
         lean: how far the spinous process lies off the midline.
-        out: drawn on.
+        out: the image to draw on.
     """
     draw, s = scene.fine, scene.anatomy.scale
     body = [(-half, 0.06), (0, 0.1), (half, 0.06), (0.88 * half, 0.5), (half, 0.94), (0, 0.9),
@@ -401,7 +402,7 @@ def _draw_vertebra(
 
 
 def _opacities(scene: Scene, rng: np.random.Generator) -> Field:
-    """Nodules and consolidations inside the lungs (mm of soft tissue)."""
+    """Returns nodules and consolidations inside the lungs (mm of soft tissue)."""
     findings, a = scene.view.findings, scene.anatomy
     out = np.zeros(scene.fine.shape, np.float32)
 
@@ -430,7 +431,7 @@ def _opacities(scene: Scene, rng: np.random.Generator) -> Field:
 
 
 def _devices(scene: Scene, rng: np.random.Generator) -> Field:
-    """Electrodes with wires and a pacemaker with its lead (optical depth)."""
+    """Returns electrodes with wires, and a pacemaker with its lead (optical depth)."""
     findings, a, draw = scene.view.findings, scene.anatomy, scene.fine
     metal = draw.canvas()
     for _ in range(findings.electrodes):

@@ -17,8 +17,8 @@ from tfds_builder.outcome import Outcome
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = ("train", "val", "test")
 
-# Images of one patient, by number and share, beyond which a message says so: more often come from
-# many patients under one number than from one who was ill for long.
+# A message is printed if one patient has more images than this number and this share of all: these
+# are more often of many patients under one number than of one who was ill for long.
 MOST_PICTURES = 20
 MOST_SHARE = 0.05
 

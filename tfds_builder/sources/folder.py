@@ -79,7 +79,7 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
     Raises:
       DataError: the list is faulty, a file it names is absent, there are no pairs, a mask lacks its
         image, or an image's masks are not one of both lungs or one of each lung.
-      ConfigError: patterns are given beside a list.
+      ConfigError: a pattern is invalid, or patterns are given beside a list.
     """
     paths = files_below(directory)
     pairs = directory / PAIRS

@@ -55,8 +55,8 @@ def list_jsrt(directory: epath.Path) -> Listing:
     """Returns the cases in a folder with images and outlines.
 
     Raises:
-      DataError: there are no images or no masks, or a mask lacks its image or the other lung's
-        mask, or differs from another file of its name.
+      DataError: there are no images or no masks, a mask lacks its image or the other lung's mask,
+        or copies of a mask differ.
     """
     paths = files_below(directory)
     visible = nearest_first(path for path in paths if not is_hidden(path, directory))

@@ -1,4 +1,4 @@
-"""What every folder layout yields, and the searches that layouts share."""
+"""What every folder layout yields, and the search functions that layouts share."""
 
 import collections
 import dataclasses
@@ -17,32 +17,32 @@ from lungseg_jax.imaging.structures import Structure
 Sex = Literal["F", "M", ""]
 Finding = Literal["normal", "abnormal", "unknown"]
 
-# Why a file is neither image nor mask though records depend on it.
+# Why a file is neither image nor mask although records may depend on it.
 CLINICAL_READING = "clinical reading"
 LIST_OF_PAIRS = "list of pairs"
 SECOND_COPY = "second copy"
 
-# Suffixes that images come with; DICOM files have others, or none, as well.
+# Suffixes of images; DICOM files also have others, or none.
 PICTURE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".gif")
 
-# The publishers' readings have a few lines, or a line an image.
+# The publishers' readings have a few lines, or one line per image.
 MAX_READING_BYTES = 2**16
 _MAX_MASK_BYTES = 2**28
 
-# (height, width) at which a source's documented spacing holds; files of other sizes were resized.
+# (height, width) for which a source's documented spacing holds; files of other sizes were resized.
 _ORIGINAL_SIZES = {"montgomery": {(4020, 4892), (4892, 4020)}, "jsrt": {(2048, 2048)}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Clinical:
-    """What a data set tells of the patient and the image.
+    """What a data set says about the patient and the image.
 
     Attributes:
-      sex: of the patient; empty where not known.
-      age_years: `None` where not known; not NaN, which does not equal itself.
+      sex: the patient's sex; empty if not known.
+      age_years: `None` if not known; not NaN, which does not equal itself.
       finding: splits are stratified by it.
-      reading: the radiologist's words; empty where there are none.
+      reading: the radiologist's words; empty if there are none.
     """
 
     sex: Sex = ""
@@ -66,20 +66,20 @@ class MaskFile:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A labelled image before anything of it is read.
+    """A labelled image before any of its files is read.
 
     Attributes:
       example_id: unique in its folder; the file's stem unless the layout says otherwise.
-      patient_id: what must not be in two splits. `None`: the DICOM header says, or else the example
-        id is the patient.
-      source: where the image was taken: splits are stratified by it, metrics reported by it.
+      patient_id: the id that must not be in two splits. If `None`, it comes from the DICOM header,
+        or else the example id stands for the patient.
+      source: where the image was taken; splits are stratified and metrics reported by it.
       image: the image's file.
       masks: files whose lungs together are the lungs.
-      clinical: what is known of the patient.
-      spacing_mm: (row, column), from the data set's documentation, at the sizes it was published
-        at; `documented_spacing` tells whether it holds.
-      patient_is_secret: `patient_id` is a hospital's own, not a publisher's: only its keyed hash,
-        `dicom.hash_patient`, may get into a record.
+      clinical: what is known about the patient.
+      spacing_mm: (row, column), from the data set's documentation, for the sizes in which it was
+        published; `documented_spacing` tells whether it holds.
+      patient_is_secret: whether `patient_id` is a hospital's own, not a publisher's: then only its
+        keyed hash, `dicom.hash_patient`, may get into a record.
     """
 
     example_id: str
@@ -92,13 +92,13 @@ class Case:
     patient_is_secret: bool = False
 
     def files(self) -> list[epath.Path]:
-        """The image, then its masks."""
+        """Returns the image's file, then those of its masks."""
         return [self.image, *(mask.path for mask in self.masks)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds: each file below it is in one of the three groups, once.
+    """What a folder holds: each file below it is in one of three groups, once.
 
     Attributes:
       root: the folder that was searched.
@@ -113,14 +113,14 @@ class Listing:
     other: tuple[tuple[epath.Path, str], ...]
 
     def describe(self) -> str:
-        """Says how many images there are, with and without a mask."""
+        """Returns how many images there are, with and without a mask, as text."""
         found = f"{len(self.cases)} images with masks"
         if self.unlabelled:
             found += f"; {len(self.unlabelled)} without a mask are left out"
         return found
 
     def files(self) -> list[epath.Path]:
-        """Every file that a record is made of: images, masks, readings."""
+        """Returns every file that records are made from: images, masks, readings, list of pairs."""
         labelled = [path for case in self.cases for path in case.files()]
         return labelled + [
             path for path, why in self.other if why in (CLINICAL_READING, LIST_OF_PAIRS)
@@ -131,8 +131,8 @@ def documented_spacing(case: Case, shape: tuple[int, int]) -> tuple[float, float
     """Returns the spacing that a data set's documentation states for an image of this size.
 
     Args:
-      case: of any source.
-      shape: (height, width) of the image; one that was resized has another spacing.
+      case: a case of any source.
+      shape: (height, width) of the image; a resized one has another spacing.
     """
     return case.spacing_mm if shape in _ORIGINAL_SIZES.get(case.source, ()) else None
 
@@ -144,17 +144,17 @@ def make_listing(
     unlabelled: Iterable[epath.Path],
     reasons: Mapping[epath.Path, str],
 ) -> Listing:
-    """Returns the listing of a folder, every file of it accounted for.
+    """Returns the listing of a folder, with every file accounted for.
 
     Args:
       root: the folder.
       paths: all files below it.
       cases: labelled images.
       unlabelled: images without a mask.
-      reasons: why files are neither, where the layout knows.
+      reasons: why files are neither, if the layout knows.
 
     Raises:
-      DataError: the name of a labelled image or of a mask is not UTF-8, as records are.
+      DataError: the name of a labelled image or of a mask is not UTF-8, as records require.
     """
     cases = tuple(sorted(cases, key=lambda case: case.example_id))
     unlabelled = tuple(sorted(path for path in unlabelled if _is_utf8(path)))
@@ -180,22 +180,22 @@ def _is_utf8(path: epath.Path) -> bool:
 
 
 def files_below(folder: epath.Path, *, go_on: bool = False) -> list[epath.Path]:
-    """Returns every file below a folder, hidden ones too, sorted.
+    """Returns every file below a folder, including hidden ones, sorted.
 
     Links to folders are followed. A folder that is reached in several ways is listed once, by its
-    own name if it lies below the folder itself. Links that lead nowhere are files, and so are
+    own name if it lies below the folder itself. Links that lead nowhere count as files, and so do
     hidden folders that cannot be read.
 
     Args:
-      folder: to search.
-      go_on: list every folder that cannot be read as if it were a file.
+      folder: the folder to search.
+      go_on: whether to list every folder that cannot be read as if it were a file.
 
     Raises:
       DataError: the folder, or another that is not listed, cannot be read.
     """
     found: list[epath.Path] = []
     visited: set[tuple[int, int]] = set()
-    # Links wait until no folder is left: a folder's own name goes before names by links.
+    # Links wait until no folder is left, because a folder's own name takes precedence over links.
     folders, links = [folder], collections.deque[epath.Path]()
     while folders or links:
         current = folders.pop() if folders else links.popleft()
@@ -221,14 +221,14 @@ def files_below(folder: epath.Path, *, go_on: bool = False) -> list[epath.Path]:
 
 
 def nearest_first(paths: Iterable[epath.Path]) -> list[epath.Path]:
-    """Returns paths in the order of their depth: of several copies the topmost is used."""
+    """Returns paths in the order of their depth, since of several copies the topmost is used."""
     return sorted(paths, key=lambda path: (len(path.parts), path))
 
 
 def is_hidden(path: epath.Path, root: epath.Path) -> bool:
     """Whether a file, or a folder between it and the root, is hidden.
 
-    Copying through macOS leaves a hidden `._` file beside each image, Jupyter hidden folders.
+    Copying through macOS leaves a hidden `._` file beside each image; Jupyter makes hidden folders.
     """
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
@@ -236,7 +236,7 @@ def is_hidden(path: epath.Path, root: epath.Path) -> bool:
 def stem_of(path: epath.Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> str:
     """Returns a file's name without one of the suffixes.
 
-    The path's own `stem` would cut names that are DICOM UIDs at their last dot.
+    The path's own `stem` would cut file names that are DICOM UIDs at their last dot.
     """
     return path.stem if path.suffix.lower() in suffixes else path.name
 
@@ -244,12 +244,12 @@ def stem_of(path: epath.Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> str
 def by_stem(
     paths: Sequence[epath.Path], folder: epath.Path, suffixes: Sequence[str], ending: str = ""
 ) -> dict[str, epath.Path]:
-    """Returns the files in a folder by their stem, less `ending`.
+    """Returns the files in a folder by their stem without `ending`.
 
     Raises:
       DataError: two files share a stem.
     """
-    # The folder may be a link, and its files listed by their own place.
+    # The folder may be a link while its files are listed under their real path.
     place = os.path.realpath(folder)
     parents = {path.parent for path in paths}
     parents = {parent for parent in parents if os.path.realpath(parent) == place}
@@ -285,10 +285,10 @@ def find_root(directory: epath.Path, subfolders: Sequence[str]) -> epath.Path:
 
 
 def pick_mask(candidates: Sequence[epath.Path]) -> epath.Path:
-    """Returns the first of several copies of one mask; copies of one size are read.
+    """Returns the first of several copies of one mask; copies of equal size are read.
 
     Raises:
-      DataError: they differ; to choose between them would be arbitrary.
+      DataError: the copies differ, so that a choice between them would be arbitrary.
     """
     first, *others = candidates
     if not others:
@@ -308,8 +308,8 @@ def read_regular(path: epath.Path, max_bytes: int) -> bytes:
     """Returns the content of a file that is read while a folder is listed.
 
     Raises:
-      DataError: not a file but a pipe or the like, which could keep its reader waiting for ever;
-        larger than `max_bytes`; or not readable.
+      DataError: it is not a file but a pipe or the like, which could keep its reader waiting
+        forever, or it is larger than `max_bytes` or not readable.
     """
     _regular_size(path, max_bytes)
     return files.read_bytes(path)
@@ -319,7 +319,7 @@ def check_not_empty(root: epath.Path, pictures: Collection, masks: Collection) -
     """Refuses a folder without images or without masks.
 
     Raises:
-      DataError: it is one.
+      DataError: the folder has no images or no masks.
     """
     if not pictures or not masks:
         raise DataError(
@@ -330,7 +330,7 @@ def check_not_empty(root: epath.Path, pictures: Collection, masks: Collection) -
 
 
 def check_masks_have_pictures(masks: Iterable[str], pictures: Iterable[str]) -> None:
-    """Refuses stems of masks that no image has: the folder was copied in part.
+    """Refuses stems of masks that no image has, since the folder was copied only in part.
 
     Raises:
       DataError: a mask lacks its image.
@@ -345,7 +345,7 @@ def check_masks_have_pictures(masks: Iterable[str], pictures: Iterable[str]) -> 
 
 
 def check_both_lungs(left: Iterable[str], right: Iterable[str]) -> None:
-    """Refuses stems with the mask of one lung only: it would be taken for the whole.
+    """Refuses stems with the mask of only one lung, which would be taken for both.
 
     Raises:
       DataError: a mask lacks its counterpart.
@@ -383,10 +383,10 @@ def _leads_to_folder(path: epath.Path) -> bool:
     try:
         return stat.S_ISDIR(Path(path).stat().st_mode)
     except PermissionError as error:
-        # What a link leads to may be closed while its own folder is not.
+        # The target of a link may be inaccessible while the link's own folder is not.
         if os.path.islink(path):  # noqa: PTH114 - pathlib raises where the parent is closed
             return False
-        # A folder that may be listed but not entered tells nothing of what it holds.
+        # A folder that may be listed but not entered says nothing about what it holds.
         raise _unreadable(path.parent, error) from error
     except OSError:
         return False

@@ -4,9 +4,8 @@
     a/1.dcm,outlines/1.png,p1,normal
 
 The columns are `image` and `mask`, or `left_mask` and `right_mask` (the patient's sides); `id`,
-`patient`, `source`, `finding`, `sex` and `age` (years) may be there. A row without a mask is an
-unlabelled image. Of `patient`, records hold a keyed hash, equal to that of an equal DICOM
-PatientID.
+`patient`, `source`, `finding`, `sex` and `age` (years) are optional. A row without a mask is an
+unlabelled image. Records hold a keyed hash of `patient`, the same as for an equal DICOM PatientID.
 """
 
 import csv
@@ -62,9 +61,9 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
       pairs: the list.
 
     Raises:
-      DataError: the list is faulty, with line and column, or a file it names is absent.
+      DataError: the list is faulty (line and column are named), or a file it names is absent.
     """
-    # By their folder's own place, for the list may go by way of a link.
+    # By the real path of their folder, because paths in the list may go through a link.
     places = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
     known = {(places[path.parent], path.name): path for path in paths}
     cases: dict[str, Case] = {}
@@ -88,13 +87,13 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
 
 
 def _read_rows(pairs: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the number of each line and its cells, without the blanks around them."""
+    """Yields the number of each line and its cells, without surrounding blanks."""
     # Spreadsheets put a byte-order mark before the first column's name.
     try:
         text = read_regular(pairs, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(pairs, "is not UTF-8", "save it as CSV in UTF-8") from error
-    # Old spreadsheet programs end lines with a carriage return alone.
+    # Old spreadsheet programs end lines with only a carriage return.
     reader = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True)
     try:
         yield from _check_rows(pairs, reader)

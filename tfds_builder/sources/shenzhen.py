@@ -36,8 +36,8 @@ def list_shenzhen(directory: epath.Path) -> Listing:
     """Returns the cases in a folder with both archives.
 
     Raises:
-      DataError: there are no images or no masks, or a mask lacks its image or differs from another
-        file of its name.
+      DataError: there are no images or no masks, a mask lacks its image, or copies of a mask
+        differ.
     """
     paths = files_below(directory)
     pictures: dict[str, list[epath.Path]] = {}
