@@ -1,13 +1,13 @@
-"""What a run's predictions are worth, with and without post-processing and averaging.
+"""Accuracy of a run's predictions, with and without post-processing and averaging.
 
   python -m benchmarks.accuracy NAME WORKDIR… [on FOLDER SPLITS]
 
-Measures the test split of the run, of all runs together where they are the folds of a
-cross-validation, or, of a run on phantoms, that of SPLITS on Kaggle's "Chest Xray
-Masks and Labels" in FOLDER, in the original frame: mean, spread and 5th percentile, 95 % bootstrap
-intervals, by source; how the estimate of Dice ranks images, and how many bad masks it finds at
-5 % false alarms among the same images. Threshold and calibration come from the validation split
-alone. Writes `benchmarks/results/accuracy_NAME.json`.
+Measures the test split of the run; of all runs together if they are the folds of a
+cross-validation; or, for a run on phantoms, the test split of SPLITS on Kaggle's "Chest Xray Masks
+and Labels" in FOLDER. Measured in the original frame: mean, spread, 5th percentile and 95 %
+bootstrap intervals, by source; how the estimate of Dice ranks images, and how many bad masks it
+finds at 5 % false alarms among the same images. Threshold and calibration come from the validation
+split alone. Writes `benchmarks/results/accuracy_NAME.json`.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def main(name: str, workdir: str, *others: str) -> None:
 
 
 def starts_of(workdir: str) -> list[dict]:
-    """Returns what a run was made with, without the folders of the machine that made it."""
+    """Returns what a run was made with, without folders of the machine on which it was made."""
     starts = read_starts(epath.Path(workdir))
     for start in starts:
         if "start_from" in start:
@@ -97,7 +97,7 @@ def _on(config: Config, folder: str, splits: str) -> Config:
 
 
 def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
-    """Returns the figures of each example for each way to a mask, and its estimated Dice."""
+    """Returns each example's metrics for each way of making a mask, and its estimated Dice."""
     parallel = all_devices("mesh")
     evaluator = Evaluator(weights.config, parallel)
     variables = parallel.replicate(weights.variables)
@@ -121,7 +121,7 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
 
 
 def figures_of(mask: Bool[np.ndarray, "h w"], example: Example, config: Config) -> ImageMetrics:
-    """Returns the figures of a mask of both lungs, distances in pixels of the original frame."""
+    """Returns the metrics of a mask of both lungs; distances in pixels of the original frame."""
     return image_metrics(
         mask[..., None],
         np.any(example.original_mask > 0, axis=-1, keepdims=True),
@@ -146,7 +146,7 @@ def _mirrored(evaluator: Evaluator, parallel, variables, records: Records) -> di
 
 
 def by_source(rows: Sequence[ImageMetrics]) -> dict[str, dict]:
-    """Returns the figures of all rows, and of each source."""
+    """Returns the metrics of all rows, and of each source."""
     sources = sorted({row.source for row in rows})
     groups = {"all": list(rows)} | {
         source: [row for row in rows if row.source == source] for source in sources
@@ -155,9 +155,10 @@ def by_source(rows: Sequence[ImageMetrics]) -> dict[str, dict]:
 
 
 def figures_with_spread(rows: Sequence[ImageMetrics]) -> dict:
-    """Returns counts of failures, and each figure's mean, deviation, worst twentieth and interval.
+    """Returns counts of failures, and each metric's mean, deviation, worst twentieth and interval.
 
-    A figure that no row has is left out; one row has no standard deviation, few have no interval.
+    A metric that no row has is left out. A single row has no standard deviation, and few rows have
+    no interval.
     """
     summary, spreads = summarize(rows), spread(rows)
     result: dict = {
@@ -184,7 +185,7 @@ def _rounded(figure: float | None) -> float | None:
 
 
 def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
-    """Returns how the estimate of Dice agrees with Dice, over the images that have one."""
+    """Returns how the estimate of Dice agrees with Dice, over the images that have a Dice."""
     known = ~np.isnan(dice)
     estimates, dice = estimates[known], dice[known]
     bad = dice < MIN_DICE
@@ -203,7 +204,7 @@ def judge_quality(estimates: np.ndarray, dice: np.ndarray) -> dict:
 
 
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Returns Spearman's coefficient; `None` where one side has a single value, or none."""
+    """Returns Spearman's coefficient; `None` if one side has only one value, or none."""
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return round(float(np.asarray(spearmanr(first, second))[0]), 3)

@@ -2,12 +2,12 @@
 
   python -m benchmarks.build_rate FOLDER [--memory|--large]
 
-FOLDER holds Kaggle's "Chest Xray Masks and Labels". Each image is built twice, as the PNG it is
-and as a DICOM copy of it. The loop does what a script would: read, window, shrink, encode, write;
-it checks nothing. All runs are made in turn on one machine, five times; the whole of `prepare`
-counts, from listing the folder to the manifest, but not the garbage that imports leave. `--large`
+FOLDER holds Kaggle's "Chest Xray Masks and Labels". Each image is built twice, from its PNG file
+and from a DICOM copy of it. The loop does what a script would: read, window, shrink, encode, write;
+it checks nothing. All variants run in turn on one machine, five times. The whole of `prepare` is
+timed, from listing the folder to the manifest, but not the garbage that imports leave. `--large`
 takes a sixth of the images, enlarged to the 2048 x 2048 pixels of a hospital's radiographs.
-`--memory` measures peak memory from 500 to 5,000 pairs instead. Writes
+`--memory` measures peak memory for 500 and 5,000 pairs instead. Writes
 `benchmarks/results/build_rate.json`, `build_rate_large.json` or `build_memory.json`.
 """
 
@@ -95,7 +95,7 @@ def _rates(pictures: Path) -> dict:
 
 
 def _build(pictures: Path, data_dir: Path, cores: int) -> dict[str, float]:
-    """Builds in a process that may use so many cores; returns seconds and peak memory."""
+    """Builds in a process that may use `cores` cores; returns seconds and peak memory."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     output = subprocess.run(  # noqa: S603
         [sys.executable, "-c", BUILD, data_dir / "records", pictures],
@@ -108,7 +108,7 @@ def _build(pictures: Path, data_dir: Path, cores: int) -> dict[str, float]:
 
 
 def _timed_loop(pictures: Path) -> float:
-    """Seconds of the plain loop on one core."""
+    """Returns the seconds that the plain loop takes on one core."""
     with tempfile.TemporaryDirectory() as output:
         start = time.perf_counter()
         for picture in sorted((pictures / "images").iterdir()):
@@ -155,7 +155,7 @@ def _pairs(folder: str, root: Path, every: int = 1, side: int | None = None) -> 
 
 
 def _many(folder: str, root: Path, count: int) -> Path:
-    """Writes `count` pairs, the same images again under other names."""
+    """Writes `count` pairs, repeating the same images under other names."""
     pictures = root / f"pictures-{count}"
     for name in ("images", "masks"):
         (pictures / name).mkdir(parents=True)
@@ -168,7 +168,7 @@ def _many(folder: str, root: Path, count: int) -> Path:
 
 
 def to_dicom(picture: Path, patient_id: str) -> bytes:
-    """Returns an image file as a DICOM file, its pixels not compressed."""
+    """Returns an image file as a DICOM file with uncompressed pixels."""
     pixels = np.asarray(Image.open(picture).convert("L"))
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()

@@ -1,4 +1,4 @@
-"""How the scripts here take their arguments."""
+"""Passes command-line arguments to the scripts of this package."""
 
 import inspect
 import sys
@@ -8,10 +8,10 @@ from lungseg_jax.errors import UserError
 
 
 def call_with_arguments(main: Callable[..., None], usage: str | None) -> None:
-    """Calls a script's function with the words of its command line; shows how to, if they misfit.
+    """Calls a script's function with its command-line words; prints the usage if they do not fit.
 
     Args:
-      main: takes words.
+      main: the script's function, which takes the words.
       usage: the script's docstring.
     """
     words = sys.argv[1:]

@@ -27,7 +27,7 @@ MAX_BYTES = 2**30
 
 
 def lines(folder: epath.Path) -> Iterator[str]:
-    """Yields the table; values of a header appear in it only out of fixed vocabularies."""
+    """Yields the table's lines; only header values from fixed vocabularies appear in it."""
     paths = files_below(folder, go_on=True)
     rows = (_row(path, path.relative_to(folder).as_posix()) for path in paths)
     for row in itertools.chain([COLUMNS, ("---",) * len(COLUMNS)], rows):

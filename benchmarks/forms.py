@@ -5,8 +5,9 @@
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". The forms have the same channels at the same
 resolutions; those with blocks leave out the finest one or two, where a network takes most of its
 time. The networks have a quarter and half of the usual width, which two cores train in
-minutes. A seed gives split, order, augmentation and initial parameters, the same for all forms.
-Writes `benchmarks/results/forms.json`; runs that are in it and not named are kept.
+minutes. A seed determines split, order, augmentation and initial parameters, the same for all
+forms. Writes `benchmarks/results/forms.json`; runs that it already holds and that are not named are
+kept.
 """
 
 import json
@@ -35,7 +36,7 @@ SEEDS = (0, 1, 2)
 
 
 def train(folder: str, seed: int, form: str) -> dict[str, float]:
-    """Returns figures of the test and the validation split of a run."""
+    """Returns metrics of a run's test and validation splits."""
     block_size, width, depth = FORMS[form]
     with tempfile.TemporaryDirectory() as workdir:
         subprocess.run(  # noqa: S603
@@ -55,7 +56,7 @@ def train(folder: str, seed: int, form: str) -> dict[str, float]:
 
 
 def main(folder: str, *runs: str) -> None:
-    """Trains every form with every seed and adds them to the result file."""
+    """Trains every form with every seed, or the named runs, and adds them to the result file."""
     found = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
     for run in runs or [f"{form}:{seed}" for seed in SEEDS for form in FORMS]:
         form, seed = run.split(":")

@@ -1,4 +1,4 @@
-"""All that is to be measured on a GPU, in one command of less than eight minutes.
+"""Measures everything on a GPU with one command, in less than eight minutes.
 
   python -m benchmarks.gpu_suite [-- ARGUMENTS OF lungseg_jax.main]
 
@@ -7,9 +7,9 @@ in `--config=configs/kaggle.py --config.data.manual_dir=FOLDER`: the input stall
 with them. Writes `benchmarks/results/gpu_<device>.json`; without a GPU it goes through all parts
 at tiny sizes and keeps nothing.
 
-Each part is a process with a limit of time: what fails or takes too long is written down as such,
-and the next part goes on. Parts come in the order of their weight; those for which no time is
-left are written down as left out.
+Each part is a process with a time limit: what fails or takes too long is recorded as such, and the
+next part follows. Parts come in order of importance; those for which no time is left are recorded
+as left out.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ from benchmarks.race import ROOT, compare, race, say
 from lungseg_jax.config import ModelConfig
 from lungseg_jax.performance.flops import training_flops
 
-# Of the whole command; a part that starts late gets what is left.
+# Time of the whole command; a part that starts late gets what is left.
 BUDGET_SECONDS = 470.0
 
-# A part for which less is left is not begun.
+# A part is not begun if less time is left.
 MINIMUM_SECONDS = 15.0
 
 TURNS = 5
@@ -41,15 +41,15 @@ TURNS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """Sizes at which the suite measures.
 
     Attributes:
       width: channels of the first level.
-      depth: number of halvings.
+      depth: number of times the resolution is halved.
       image_size: side of the images.
-      batch_size: images a training step.
-      inference_batch_sizes: images a forward pass.
-      calls: steps a turn where augmentation is measured.
+      batch_size: images per training step.
+      inference_batch_sizes: images per forward pass.
+      calls: steps per turn in the measurement of augmentation.
       matrix_size: side of the matrices whose product gives PyTorch's peak.
     """
 
@@ -74,14 +74,14 @@ def main(*arguments: str) -> None:
         return
     assert not arguments or arguments[0] == "--", __doc__
     with tempfile.TemporaryDirectory() as caches:
-        # Compilation is timed from nothing; what is compiled again later comes from here.
+        # Compilation is timed with empty caches; what is compiled again later comes from them.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{caches}/jax"
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{caches}/torch"
         print(json.dumps(Suite().measure(arguments[1:]), indent=2))
 
 
 class Suite:
-    """The parts in their order, within the budget of time."""
+    """Runs the parts in order, within the time budget."""
 
     def __init__(self) -> None:
         self._end = time.monotonic() + BUDGET_SECONDS
@@ -110,7 +110,7 @@ class Suite:
         )
         _add_utilisation(self._cases.get("train", {}).get("programs", {}), peaks)
         self._keep("augmentation", self._part("augmentation", 120, sizes))
-        # The largest first: benchmark mode tells of one image too.
+        # The largest first, because benchmark mode measures a single image, too.
         large, *small = self._sizes.inference_batch_sizes
         self._race(*self._inference_programs(large))
         synthetic = ["--config=configs/unet.py", "--config.benchmark.data=synthetic"]
@@ -121,7 +121,7 @@ class Suite:
             for resident in ("true", "false"):
                 arguments = [*main_arguments, f"--config.data.resident={resident}"]
                 self._keep(f"records_resident_{resident}", self._benchmark_mode(arguments))
-        # Last, and out of the race: it takes minutes to get ready, if it does.
+        # Last, and not in the race above: it takes minutes to get ready, if it does at all.
         self._race(self._program("pytorch", "train", mode="max-autotune"))
         self._keep("seconds", round(BUDGET_SECONDS - self._left()))
         return self._result
@@ -133,7 +133,7 @@ class Suite:
             self._path.write_text(json.dumps(self._result, indent=2) + "\n")
 
     def _inference_programs(self, batch_size: int) -> list[Program]:
-        # Without CUDA graphs the launches of kernels limit PyTorch where images come one by one.
+        # Without CUDA graphs, kernel launches limit PyTorch when images come one by one.
         fastest = "reduce-overhead" if batch_size == 1 else "compile"
         return [
             self._program("lungseg_jax", "inference", batch_size),
@@ -186,7 +186,7 @@ class Suite:
         return result
 
     def _benchmark_mode(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Returns what the package's benchmark mode says of the whole step, stage by stage."""
+        """Returns what the package's benchmark mode says about the whole step, stage by stage."""
         keys = {
             "batch_size": self._sizes.batch_size,
             "data.image_size": self._sizes.image_size,
@@ -206,7 +206,7 @@ class Suite:
         return result
 
     def _run(self, command: Sequence[str], limit_seconds: float) -> tuple[str, str]:
-        """Returns what a Python process wrote, and what was wrong with it, if anything was."""
+        """Returns what a Python process wrote, and its error or an empty string."""
         if self._left() < MINIMUM_SECONDS:
             return "", "no time left"
         limit = self._limit(limit_seconds)
@@ -229,7 +229,7 @@ class Suite:
 
 
 def measure_device() -> dict[str, Any]:
-    """Names the device, and commit and versions of what runs on it."""
+    """Returns the device's name, and commit and versions of what runs on it."""
     import importlib.metadata
     from importlib.util import find_spec
 
@@ -254,7 +254,7 @@ def measure_device() -> dict[str, Any]:
 
 
 def measure_peaks(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Returns the best rate of a bfloat16 matrix product in either library, and of memory."""
+    """Returns the best rates of a bfloat16 matrix product in each library, and of memory."""
     import jax
     import jax.numpy as jnp
     import torch
@@ -286,7 +286,7 @@ def measure_peaks(sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_augmentation(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Returns the time of a step with and without augmentation, in turn, and the share between."""
+    """Returns the times of a step with and without augmentation, in turn, and its share."""
     import statistics
 
     import jax
@@ -305,7 +305,7 @@ def measure_augmentation(sizes: dict[str, Any]) -> dict[str, Any]:
     batch = jax.device_put(synthetic_batch(batch_size, sizes["image_size"]))
     slots = jnp.arange(batch_size, dtype=jnp.int32)
 
-    # Images are arguments: what a program closes over are constants that XLA may compute with.
+    # Images are arguments: what a program closes over is a constant that XLA may fold.
     def changed(key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
         return augment(key, slots, image, mask, config.augment)
 

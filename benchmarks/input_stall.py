@@ -1,10 +1,10 @@
-"""How long steps wait for their images: those on the device, and those streamed from records.
+"""How long steps wait for their images, kept on the device or streamed from records.
 
   python -m benchmarks.input_stall --config=FILE [--config.KEY=VALUE …]
 
-Runs benchmark mode with either input, in turn, and puts its figures of step, input and both
-together under the hardware's and the experiment's names into `benchmarks/results/input_stall.json`.
-About nine minutes for `configs/kaggle.py` on two cores.
+Runs benchmark mode with either input, in turn, and writes its figures for the step, the input and
+both together to `benchmarks/results/input_stall.json`, under the names of hardware and experiment.
+Takes about nine minutes for `configs/kaggle.py` on two cores.
 """
 
 import json
@@ -20,7 +20,7 @@ from lungseg_jax.runtime.environment import environment
 
 RESULT = RESULTS / "input_stall.json"
 
-# An input that is slow now and then shows in one of them.
+# An input that is occasionally slow shows up in one of them.
 TURNS = 3
 
 INPUTS = {"resident": "true", "streamed": "false"}
@@ -29,7 +29,7 @@ KEPT = ("batch_size", "image_size", "dtype")
 
 
 def main(config: str, *keys: str) -> None:
-    """Measures and puts the figures into the result file."""
+    """Measures and writes the figures to the result file."""
     own_environment = environment()
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in INPUTS}
     benchmark: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Runs an experiment of `configs/` as a user would and commits its figures to `results/`.
+"""Runs an experiment of `configs/` as a user would and writes its metrics to `results/`.
 
   python -m benchmarks.main_job configs/unet.py [--config.KEY=VALUE …]
 
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(config: str, *overrides: str) -> None:
     """Runs the experiment in a new folder and writes its result file."""
-    # First, because the commit may be another one later.
+    # First, because the commit may change later.
     own_environment = environment()
     workdir = Path(tempfile.mkdtemp(prefix="main_job-"))
     start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""What another runtime, and bfloat16 in it, changes in the packaged network's masks.
+"""How another runtime, and bfloat16 in it, changes the packaged network's masks.
 
   python -m benchmarks.onnx_masks FOLDER
 
-FOLDER is that of Kaggle's data set. Each image's mask in the model's square, at the calibrated
+FOLDER holds Kaggle's data set. Each image's mask in the model's square, at the calibrated
 threshold, is compared with JAX's, for ONNX Runtime and for OpenVINO in float32 and in bfloat16.
 Writes `benchmarks/results/onnx_masks.json`.
 """
@@ -53,8 +53,8 @@ def main(folder: str) -> None:
 
 
 def _runtimes(model: bytes) -> dict[str, Any]:
-    """Returns functions from images to probabilities, by the runtime's name and type."""
-    # Here, because they are no dependencies.
+    """Returns functions from images to probabilities, by name and data type of the runtime."""
+    # Imported here, because they are not dependencies.
     import onnxruntime
     import openvino
 

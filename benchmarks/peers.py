@@ -1,15 +1,15 @@
-"""Training step and inference on a CPU: ours, our network in OpenVINO, and PyTorch's in turn.
+"""Races training step and inference on a CPU: ours, our network in OpenVINO, and PyTorch's.
 
   python -m benchmarks.peers [CASE…]
 
-Without a case those of `CASES` are run, in about ten minutes on two cores. Each case replaces its
-own entry of `benchmarks/results/peers_cpu.json`, with commit, versions, hardware and every turn. A
-ratio is the rate of ours over that of PyTorch's fastest variant in the same turn: eager or
-compiled, with or without the huge pages that ours asks for by itself. Cases that end in `bfloat16`
-compare PyTorch's autocast with the fastest of ours, of either type. OpenVINO, a library for
-inference on CPUs, runs the graph of `lungseg_jax.export_onnx` in PyTorch's type; its ratios stand
-apart. Two devices share the rows of a single image (`space_shards`), which prediction on files
-does not do: its small network gains nothing by it.
+Without a case, those of `CASES` are run, in about ten minutes on two cores. Each case replaces its
+own entry in `benchmarks/results/peers_cpu.json`, with commit, versions, hardware and every turn. A
+ratio is our rate over that of PyTorch's fastest variant in the same turn: eager or compiled, with
+or without the huge pages that our code requests by itself. Cases that end in `bfloat16` compare
+PyTorch's autocast with our fastest program, of either data type. OpenVINO, a library for inference
+on CPUs, runs the graph of `lungseg_jax.export_onnx` in PyTorch's data type; its ratios are listed
+separately. Two devices share the rows of a single image (`space_shards`). Prediction on files does
+not do this, because its small network would not gain by it.
 """
 
 import json
@@ -42,7 +42,7 @@ SIZES: dict[str, tuple[Literal["train", "inference"], int, int, int]] = {
 }
 
 # What runs if no case is named. Without instructions for bfloat16 PyTorch takes ten times as long
-# as in float32: its larger batches would add ten minutes and tell nothing new.
+# as in float32: its larger batches would add ten minutes and show nothing new.
 CASES = [
     *(f"{name}-float32" for name in SIZES),
     *(f"{name}-bfloat16" for name in ("train", "inference-16-1", "inference-32-1")),
@@ -50,13 +50,13 @@ CASES = [
 
 
 def programs(case: str) -> list[Program]:
-    """Returns the programs of a case: PyTorch's variants of its type, ours of that and float32."""
+    """Returns a case's programs: PyTorch's variants in its type, ours in that type and float32."""
     name, _, dtype = case.rpartition("-")
     task, width, image_size, batch_size = SIZES[name]
     size: Any = {
         "task": task, "width": width, "image_size": image_size, "batch_size": batch_size,
     }  # fmt: skip
-    # An image by itself keeps one core busy, unless two share its rows.
+    # A single image keeps only one core busy, unless two share its rows.
     space_shards = min(2, usable_cores()) if batch_size == 1 else 1
     ours = [
         Program(
@@ -104,13 +104,13 @@ def measure(case: str, machine: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(*names: str) -> None:
-    """Runs cases and puts them into the result file."""
+    """Runs cases and writes them to the result file."""
     known = [f"{name}-{dtype}" for name in SIZES for dtype in DTYPES]
     if unknown := set(names) - set(known):
         sys.exit(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # Now: the result file is about to change.
+    # Now, because the result file is about to change.
     machine = environment()
     for name in names or CASES:
         entry = measure(name, machine)

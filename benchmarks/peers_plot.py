@@ -2,7 +2,7 @@
 
   python -m benchmarks.peers_plot
 
-Writes `docs/peers.svg`; its colours can be told from white and from dark pages alike.
+Writes `docs/peers.svg`, whose colours are visible on white and on dark pages alike.
 """
 
 import html
@@ -17,7 +17,7 @@ from tfds_builder.svg_charts import PALETTE
 
 PICTURE = RESULTS.parent.parent / "docs" / "peers.svg"
 
-# By what PyTorch computes in: colour and name.
+# By the data type in which PyTorch computes: colour and name.
 SERIES = {"float32": (PALETTE[0], "float32"), "bfloat16": (PALETTE[1], "bfloat16 autocast")}
 
 # Grey of about the same contrast to white and to a dark page.
@@ -31,9 +31,9 @@ class Row(NamedTuple):
     """A comparison: our rate over PyTorch's, turn by turn.
 
     Attributes:
-      dtype: that PyTorch computes in.
-      ratios: of the turns.
-      median: of the ratios.
+      dtype: data type in which PyTorch computes.
+      ratios: ratios of the turns.
+      median: median of the ratios.
     """
 
     dtype: str
@@ -41,12 +41,12 @@ class Row(NamedTuple):
     median: float
 
 
-# By what hardware and what work it is of.
+# By hardware, then by work.
 Sections = dict[str, dict[str, list[Row]]]
 
 
 def chart(sections: Sections) -> str:
-    """Returns an SVG document of one line a row, on a logarithmic axis of ratios."""
+    """Returns an SVG document with one line per row, on a logarithmic axis of ratios."""
     cases = [rows for section in sections.values() for rows in section.values()]
     rows = [row for rows in cases for row in rows]
     ratios = [1.0, *(ratio for row in rows for ratio in row.ratios)]
@@ -78,7 +78,7 @@ def chart(sections: Sections) -> str:
 
 
 def sections_of(results: Mapping[str, Any]) -> Sections:
-    """Returns the comparisons of result files' cases."""
+    """Returns the comparisons in the cases of result files."""
     sections: Sections = {}
     for case in results.values():
         section = sections.setdefault(case["hardware"], {})
@@ -111,7 +111,7 @@ def _axis(low: float, high: float, across: Any, height: int) -> list[str]:  # no
     bottom = height - AXIS + 4
     parts = []
     exponents = range(round(math.log2(low)), round(math.log2(high)) + 1)
-    # Labels of a wide axis would run into each other.
+    # The labels of a wide axis would overlap.
     step = 1 if len(exponents) <= 8 else 2
     for exponent in exponents:
         x, one = across(2.0**exponent), exponent == 0

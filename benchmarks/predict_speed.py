@@ -2,9 +2,10 @@
 
   python -m benchmarks.predict_speed
 
-Start: the command on one small image, with an empty and with a filled cache of compiled programs.
-A file: phantoms enlarged to several sizes, as PNG and DICOM; the difference between the command on
-many of them and on one, over their number. Writes `benchmarks/results/predict_speed.json`.
+Start-up time: the command on one small image, with an empty and with a filled cache of compiled
+programs. Time per file: phantoms enlarged to several sizes, as PNG and DICOM; the difference
+between the command on many of them and on one, divided by the difference of their numbers. Writes
+`benchmarks/results/predict_speed.json`.
 """
 
 import json
@@ -37,7 +38,7 @@ def main() -> None:
         folders = {side: _pictures(root / str(side), side) for side in SIDES}
         first = sorted(folders[512].iterdir())[0]
         start = [_seconds([first], root) for _ in range(1 + REPEATS)]
-        # The program for several images at a time is compiled too.
+        # So that the program for several images at a time is compiled, too.
         _seconds(sorted(folders[512].iterdir()), root)
         result = {
             **own_environment,
@@ -57,7 +58,7 @@ def _a_file(folder: Path, root: Path) -> float:
 
 
 def _seconds(paths: list[Path], root: Path) -> float:
-    """Time of a command on files, all of which it must segment."""
+    """Returns the time of a command on files, all of which it must segment."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(root / "cache"), "JAX_PLATFORMS": "cpu"}
     output = Path(tempfile.mkdtemp(dir=root))
     start = time.perf_counter()

@@ -1,13 +1,13 @@
-"""The programs that races are made of: one library's training step or inference, ready to run.
+"""The programs that take part in races: one library's training step or inference, ready to run.
 
-OpenVINO runs the network that `lungseg_jax.models.onnx_graph` writes; it infers only.
+OpenVINO runs the network that `lungseg_jax.models.onnx_graph` writes, for inference only.
 
   python -m benchmarks.programs '{"library": "pytorch", "task": "train", …}'
 
 is a process that compiles its program, warms it up, and then has a turn for each line it reads;
 `benchmarks.race` starts such processes and gives them turns.
 
-All do the same work, which `WORK` states. Ours is made of the package's own functions.
+All do the same work, which `WORK` states. Our program uses the package's own functions.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ WORK = {
     "sigmoid on one batch that lies on the device",
 }
 
-# Before the first turn: the first calls of a process take memory that it then keeps.
+# Before the first turn, because the first calls of a process take memory that it then keeps.
 WARMUP_SECONDS = 5.0
 
-# A turn is one call that is not counted, and as many as take about so long, at least one; their
-# number is fixed at the start.
+# A turn is one call that is not counted, then as many calls as take about this long, at least one;
+# their number is fixed at the start.
 TURN_SECONDS = 2.0
 
 GIB = 2**30
 
-# Runs a program so many times in a row; returns when all of it is done.
+# Runs a program the given number of times in a row; returns when everything is done.
 Run = Callable[[int], None]
 
 
@@ -48,17 +48,17 @@ class Program:
     """What a process runs.
 
     Attributes:
-      library: whose implementation.
+      library: library whose implementation it is.
       task: `train` or `inference`.
       width: channels of the first level.
       depth: number of times the resolution is halved.
       block_size: side of the pixel blocks folded into channels.
       image_size: side of the square images.
-      batch_size: images a call.
-      space_shards: of ours; devices that share the rows of each image.
-      dtype: compute type; under PyTorch bfloat16 is autocast.
-      mode: of PyTorch; see `benchmarks.torch_unet.Mode`.
-      huge_pages: memory in pages of 2 MiB, as `lungseg_jax.main` has it on a CPU.
+      batch_size: images per call.
+      space_shards: devices that share the rows of each image; for lungseg_jax only.
+      dtype: compute type; in PyTorch bfloat16 is autocast.
+      mode: PyTorch's mode; see `benchmarks.torch_unet.Mode`.
+      huge_pages: whether memory is in pages of 2 MiB, as with `lungseg_jax.main` on a CPU.
     """
 
     library: Literal["lungseg_jax", "openvino", "pytorch"]
@@ -75,7 +75,7 @@ class Program:
 
     @property
     def name(self) -> str:
-        """Names the program among those of the same task and sizes."""
+        """Name that distinguishes the program from others of the same task and sizes."""
         if self.library == "lungseg_jax":
             return f"lungseg_jax {self.dtype}"
         pages = " with huge pages" if self.huge_pages else ""
@@ -84,7 +84,7 @@ class Program:
 
     @property
     def config(self) -> Config:
-        """The run of ours that the program is taken from."""
+        """Configuration of our run that the program corresponds to."""
         return Config(
             batch_size=self.batch_size,
             parallel="mesh",
@@ -114,7 +114,7 @@ def prepare(program: Program) -> Run:
 def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
     """Returns the initial state and the function (state, image, mask) → (state, loss).
 
-    The state is (parameters, batch statistics, optimizer's state). The function is not compiled.
+    The state is (parameters, batch statistics, optimizer state). The function is not compiled.
     """
     import jax
     import optax
@@ -150,7 +150,7 @@ def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
 
 
 def synthetic_batch(batch_size: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images in [0, 1] and masks {0, 1}, float32, (b, h, w, 1), by a fixed seed."""
+    """Returns images in [0, 1] and masks in {0, 1}, float32, (b, h, w, 1), from a fixed seed."""
     image = np.random.default_rng(0).random((batch_size, image_size, image_size, 1), np.float32)
     return image, (image > 0.7).astype(np.float32)
 
@@ -211,7 +211,7 @@ def _exported_inference(program: Program) -> Run:
         model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     )
     image, _ = synthetic_batch(program.batch_size, program.image_size)
-    # One channel: in memory NCHW is NHWC.
+    # With one channel, NCHW and NHWC are the same in memory.
     image = np.moveaxis((65535 * image).astype(np.uint16), -1, 1)
 
     def run(calls: int) -> None:
@@ -222,7 +222,7 @@ def _exported_inference(program: Program) -> Run:
 
 
 def _devices(config: Config) -> Any:  # noqa: ANN401
-    """One device, as for PyTorch; on a CPU, whose cores are devices, as many as fit the batch."""
+    """Returns one device, as for PyTorch; on a CPU, whose cores are devices, as many as fit."""
     import jax
 
     from lungseg_jax.parallel import Parallel
@@ -265,21 +265,21 @@ def _their_inference(program: Program) -> Run:
 
 
 def _torch_setting(program: Program) -> Any:  # noqa: ANN401
-    """Model, type, images and masks on the device, with PyTorch's switches set for speed."""
+    """Returns model, type, images and masks on the device; sets PyTorch's switches for speed."""
     import torch
 
     from benchmarks import torch_unet
 
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    # XLA flushes denormal numbers to zero on a CPU; they cost either library much time.
+    # XLA flushes denormal numbers to zero on a CPU; they slow down both libraries.
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = torch_unet.UNet(program.width, program.depth, program.block_size)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = synthetic_batch(program.batch_size, program.image_size)
-    # Arrays in NHWC order, seen as (b, c, h, w), are channels_last as they are.
+    # Arrays in NHWC order, viewed as (b, c, h, w), are channels_last without a copy.
     image, mask = (torch.from_numpy(array).permute(0, 3, 1, 2).to(device) for array in batch)
     return model, getattr(torch, program.dtype), image, mask
 
@@ -292,7 +292,7 @@ def _wait_for(tensor: Any) -> None:  # noqa: ANN401
 
 
 def _peak_memory_gib(library: str) -> float | None:
-    """Most device memory taken so far; `None` where the backend does not count it."""
+    """Returns the peak device memory so far; `None` if the backend does not count it."""
     if library == "openvino":
         return None
     if library == "pytorch":
@@ -308,12 +308,12 @@ def _peak_memory_gib(library: str) -> float | None:
 
 def main(description: str) -> None:
     """Answers with a line of JSON: once when warm, then after a turn for each line it reads."""
-    # What libraries print must not get between the answers.
+    # What libraries print must not be mixed with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     program = Program(**json.loads(description))
     if program.library == "lungseg_jax":
-        # As `lungseg_jax.main` does, and PyTorch by itself.
+        # As `lungseg_jax.main` does; PyTorch does so by itself.
         from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 
         use_compilation_cache()
@@ -332,7 +332,7 @@ def main(description: str) -> None:
     }
     print(json.dumps(ready), file=answers, flush=True)
     for _ in sys.stdin:
-        # Caches and memory are another program's after its turn.
+        # After another program's turn, caches and memory hold that program's data.
         run(1)
         start = time.perf_counter()
         run(calls)
@@ -341,7 +341,7 @@ def main(description: str) -> None:
 
 
 def _warm_up(run: Run) -> float:
-    """Returns the seconds of the last call."""
+    """Calls for `WARMUP_SECONDS`; returns the seconds of the last call."""
     end = time.perf_counter() + WARMUP_SECONDS
     while True:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Draws estimated against true Dice from the committed result files.
+"""Plots true against estimated Dice from the committed result files.
 
   python -m benchmarks.quality_plot
 
@@ -27,13 +27,13 @@ PANELS = {
 # Grey of about the same contrast to white and to a dark page.
 INK = "#7a838e"
 
-# Dice at the lower end of both axes; what lies below is drawn on it.
+# Dice at the lower end of both axes; lower values are drawn there.
 LOW = 0.8
 SIDE, GAP, LEFT, TOP, BOTTOM = 210, 30, 48, 34, 44
 
 
 def chart(panels: dict[str, dict[str, Any]]) -> str:
-    """Returns an SVG document of `quality` entries of results, by title."""
+    """Returns an SVG document of the results' `quality` entries, given by title."""
     parts = []
     for number, (title, quality) in enumerate(panels.items()):
         parts += _panel(LEFT + number * (SIDE + GAP), title, quality)

@@ -1,8 +1,8 @@
-"""Races: programs in processes of their own, run in turn, compared turn by turn.
+"""Races: programs in separate processes that take turns and are compared turn by turn.
 
 Each process keeps its compiled program warm and sleeps while others run, so that neither thread
-pools nor allocators meet. On a machine that is shared or slows down, turns that follow each other
-meet the same conditions; their ratio is steadier than either time.
+pools nor allocators interfere. On a machine that is shared or slows down, consecutive turns meet
+the same conditions; their ratio is steadier than either time.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from lungseg_jax.runtime.huge_pages import huge_page_variables
 
 ROOT = Path(__file__).parent.parent
 
-# Our library takes memory only as needed, because other processes share the GPU.
+# JAX takes memory only as needed, because other processes share the GPU.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
-# What a result says of a program, besides its name.
+# What a result says about a program, besides its name.
 DESCRIPTION = (
     "library", "task", "width", "depth", "block_size", "image_size", "batch_size", "dtype",
     "huge_pages", "space_shards",
@@ -36,17 +36,17 @@ DESCRIPTION = (
 
 
 class ProgramError(Exception):
-    """A program that failed or took too long; the message ends with what it said last."""
+    """A program that failed or took too long; the message ends with its last words."""
 
 
 class Runner:
-    """A program in a process of its own.
+    """A program in its own process.
 
     Args:
       program: what to run.
 
     Attributes:
-      program: as given.
+      program: the program that was given.
     """
 
     def __init__(self, program: Program) -> None:
@@ -66,21 +66,21 @@ class Runner:
         )  # fmt: skip
 
     def wait_until_ready(self, limit_seconds: float) -> dict[str, Any]:
-        """Returns what the program says of itself when it is warm.
+        """Returns what the program says about itself once it is warm.
 
         Raises:
-          ProgramError: it ended, or was not ready in time and was ended.
+          ProgramError: it ended, or was not ready in time and was killed.
         """
         return self._answer(limit_seconds)
 
     def turn(self, limit_seconds: float) -> float:
-        """Returns the images a second of a turn.
+        """Returns the images per second of a turn.
 
         Raises:
-          ProgramError: it ended, or was not done in time and was ended.
+          ProgramError: it ended, or was not done in time and was killed.
         """
         assert self._process.stdin is not None
-        # A process that has ended cannot read this; its answer tells why it ended.
+        # A process that has ended cannot read this; `_answer` tells why it ended.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
             self._process.stdin.flush()
@@ -117,13 +117,13 @@ def race(
     limit_seconds: float,
     deadline: float = math.inf,
 ) -> dict[str, dict[str, Any]]:
-    """Runs programs in turn; returns, by name, the images a second of each turn, or the error.
+    """Runs programs in turn; returns, by name, the images per second of each turn, or the error.
 
     Args:
-      programs: of different names.
+      programs: programs with different names.
       turns: how often each program has its turn.
-      limit_seconds: for a program to get ready, and for each turn.
-      deadline: of the whole, in `time.monotonic()`; programs not done by then have failed.
+      limit_seconds: time for a program to get ready, and for each turn.
+      deadline: end of the race, in `time.monotonic()`; programs not done by then have failed.
     """
 
     def limit() -> float:
@@ -174,13 +174,13 @@ def compare(
     """Returns the rate of our fastest program over that of PyTorch's fastest, turn by turn.
 
     Args:
-      result: of `race`.
-      our_dtypes: compute types of ours that take part.
-      their_dtypes: as `our_dtypes`, of PyTorch.
-      library: that runs our network.
+      result: what `race` returned.
+      our_dtypes: compute types of our programs that take part.
+      their_dtypes: compute types of PyTorch's programs that take part.
+      library: library that runs our network.
 
     Returns:
-      The two names, the ratios and their median; `None` if a side has no program that finished.
+      The two names, the ratios and their median; `None` if no program of a side finished.
     """
     ours = _fastest(result, library, our_dtypes)
     theirs = _fastest(result, "pytorch", their_dtypes)

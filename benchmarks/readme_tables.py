@@ -15,7 +15,7 @@ from benchmarks.command import call_with_arguments
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"unet": "phantoms", "kaggle": "Montgomery + Shenzhen"}
 
-# Of `benchmarks/accuracy.py`: what each was trained on.
+# Results of `benchmarks/accuracy.py`, and what the networks were trained on.
 PROTOCOLS = {
     "pooled": "70 % of Montgomery and Shenzhen",
     "folds": "70 % of both, five times (cross-validation)",
@@ -25,7 +25,7 @@ PROTOCOLS = {
 }
 
 
-# Of `benchmarks/tpu.py`: what each is, and the small one of `benchmarks/forms.py`.
+# Forms of `benchmarks/tpu.py`: description, and name of the small version in `benchmarks/forms.py`.
 FORMS = {
     "plain": ("plain: width 32, depth 4", "plain-8"),
     "blocks-of-2": ("blocks of 2: width 64, depth 3", "blocks-of-2-16"),
@@ -35,7 +35,7 @@ BATCHES = (32, 64, 128)
 
 
 def results_table() -> str:
-    """Returns the table of every experiment's test split, and of each source in it."""
+    """Returns the table of every experiment's test split and each source in it."""
     lines = [
         "| config | test images | Dice | IoU | HD95 px | ASSD px | time | hardware |",
         "|---|---|---|---|---|---|---|---|",
@@ -52,7 +52,7 @@ def results_table() -> str:
 
 
 def accuracy_table(*, by_source: bool) -> str:
-    """Returns the table of every protocol's test images, and perhaps of each source in them."""
+    """Returns the table of every protocol's test images and, if wanted, each source in them."""
     lines = [
         "| trained on | tested on | images | Dice (95 % interval) | 5th percentile | HD95 px "
         "| ASSD px | surface Dice (2 px) |",
@@ -61,7 +61,7 @@ def accuracy_table(*, by_source: bool) -> str:
     for protocol, trained_on in PROTOCOLS.items():
         path = ROOT / "benchmarks" / "results" / f"accuracy_{protocol}.json"
         groups = json.loads(path.read_text())["test"]["two lungs kept"]
-        # Of one source alone the row of all says the same.
+        # With a single source, the row of all images says the same.
         names = [name for name in groups if name != "all" or len(groups) > 2]
         names = names if by_source else names[:1]
         for name in names:
@@ -82,7 +82,7 @@ def accuracy_table(*, by_source: bool) -> str:
 
 
 def forms_table() -> str:
-    """Returns the table of what TPUs would make of forms of the network, and of their accuracy."""
+    """Returns the table of predicted TPU performance and accuracy of forms of the network."""
     results = ROOT / "benchmarks" / "results"
     predicted = json.loads((results / "tpu.json").read_text())
     runs = json.loads((results / "forms.json").read_text())["runs"]
@@ -167,7 +167,7 @@ def scaling_table() -> str:
 
 Tables = Mapping[str, Callable[[], str]]
 
-# The tables of each document, by the name in their marks.
+# The tables of each document, by the name in their markers.
 TABLES: Mapping[str, Tables] = {
     "README.md": {
         "protocols": functools.partial(accuracy_table, by_source=False),
@@ -183,10 +183,10 @@ TABLES: Mapping[str, Tables] = {
 
 
 def with_tables(text: str, tables: Tables) -> str:
-    """Returns a document with the tables between their marks replaced.
+    """Returns a document with the tables between their markers replaced.
 
     Raises:
-      ValueError: a mark is not there just once.
+      ValueError: a marker is not there exactly once.
     """
     for name, table in tables.items():
         marks = f"<!-- {name}: benchmarks/readme_tables.py -->", f"<!-- end of {name} -->"

@@ -1,10 +1,10 @@
-"""What chance does to a recipe: runs of one recipe and split with other seeds, and their mean.
+"""How results vary by chance: runs of one recipe and split with different seeds, and their mean.
 
   python -m benchmarks.repeats NAME WORKDIR WORKDIR…
 
-Measures the test split, lungs kept, in the original frame: each run's figures, their spread, those
-of the mean of all networks, and how far masks of two networks agree, which takes no
-reference. Thresholds come from each run's validation split. Writes
+Measures the test split, with the two lungs kept, in the original frame: each run's metrics, their
+spread, the metrics of the mean of all networks, and how well masks of two networks agree, which
+needs no reference. Thresholds come from each run's validation split. Writes
 `benchmarks/results/repeats_NAME.json`.
 """
 
@@ -76,7 +76,7 @@ def main(name: str, first: str, second: str, *others: str) -> None:
 
 
 def _agreement(masks: Sequence[np.ndarray]) -> float:
-    """Returns the mean Dice of all pairs of masks; NaN where both masks of one are empty."""
+    """Returns the mean Dice of all pairs of masks; NaN if both masks of a pair are empty."""
     pairs = itertools.combinations(masks, 2)
     return float(np.mean([dice_of(*pair) if np.any(pair) else np.nan for pair in pairs]))
 
@@ -89,7 +89,7 @@ def _squares(weights: Weights, records: Records) -> dict[int, np.ndarray]:
 
 
 def _summary(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, float]]:
-    """Returns the mean of some figures, of all rows and of each source."""
+    """Returns the mean of some metrics, over all rows and over each source."""
     return {
         source: {name: figures[name]["mean"] for name in SUMMARY if name in figures}
         for source, figures in by_source(rows).items()
@@ -97,7 +97,7 @@ def _summary(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, float]]:
 
 
 def _spread(runs: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
-    """Returns mean and standard deviation over runs of each of their figures."""
+    """Returns the mean and standard deviation over runs of each of their metrics."""
     return {
         source: {
             figure: [

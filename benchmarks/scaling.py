@@ -1,29 +1,29 @@
-"""How far data parallelism carries, on paper: from the compiled step to the efficiency of pods.
+"""How far data parallelism scales, on paper: from the compiled step to the efficiency of pods.
 
   python -m benchmarks.scaling [TOPOLOGY …]     (default: all of TOPOLOGIES)
 
-Compiles the step of `configs/tpu.py` for each topology with the TPU compiler, the batch a device
-held, and writes `results/scaling.json`; topologies that are in it and not named are kept. No TPU
-is run: all of it is predicted.
+Compiles the step of `configs/tpu.py` for each topology with the TPU compiler, at a fixed batch per
+device, and writes `results/scaling.json`; topologies that it already holds and that are not named
+are kept. No TPU is run: everything is predicted.
 
-Efficiency of N devices = T / (T + C). T is the compiler's time of a device's step, in which
-collectives have no part; C is the time of the step's collectives. The compiled modules run them
-synchronously, so nothing of C is hidden. An all-reduce of S bytes over the N chips of a torus takes
+Efficiency of N devices = T / (T + C). T is the compiler's time for a device's step, which does not
+include collectives; C is the time of the step's collectives. The compiled modules run them
+synchronously, so none of C is hidden. An all-reduce of S bytes over the N chips of a torus takes
 
     2 S (N - 1) / N / W  +  2 h x 1 µs
 
-- W: bandwidth of the links that a ring can use, one way: two of a chip's links along each axis that
-  closes, one along an axis that does not. Links: `performance.hardware`, in equal parts over the
-  ports (v4 6, v5e and v6e 4). Axes close at 16 chips on v5e and v6e, at multiples of 4 on v4
-  (docs.cloud.google.com/tpu/docs/v5e, v6e, v4).
+- W: one-way bandwidth of the links that a ring can use: two of a chip's links along each axis that
+  closes, one along an axis that does not. A chip's bandwidth (`performance.hardware`) is divided
+  equally over its ports (v4 6, v5e and v6e 4). Axes close at 16 chips on v5e and v6e, at multiples
+  of 4 on v4 (docs.cloud.google.com/tpu/docs/v5e, v6e, v4).
 - h: hops to the farthest chip, half of a closed axis and all but one of an open one, added up over
   the axes; about 1 µs each ("How to Scale Your Model", jax-ml.github.io/scaling-book/sharding).
 
-Nodes of eight H200: reduce-scatter and all-gather of S in the node by NVLink (450 GB/s one way),
-between nodes an all-reduce of S / 8 by each GPU's own 400 Gb/s adapter (50 GB/s), as in NVIDIA's
-DGX H200; a small all-reduce costs 20 µs in a node and 30 µs more between nodes (assumed, the order
-of NCCL's). T is the network's work at 40 % of the dense bfloat16 peak (assumed: no GPU compiler was
-asked). The bytes are those of the TPU module of the same size.
+Nodes of eight H200: reduce-scatter and all-gather of S within the node over NVLink (450 GB/s one
+way), and between nodes an all-reduce of S / 8 over each GPU's own 400 Gb/s adapter (50 GB/s), as in
+NVIDIA's DGX H200; a small all-reduce costs 20 µs within a node and 30 µs more between nodes
+(assumed, of the order of NCCL's). T is the network's work at 40 % of the dense bfloat16 peak
+(assumed: no GPU compiler was asked). The bytes are those of the TPU module of the same size.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ TOPOLOGIES = {
     "v5e": ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16"),
     "v6e": ("v6e:2x4", "v6e:4x4", "v6e:8x8", "v6e:16x16"),
 }
-# Links of a chip, and the length from which an axis of chips closes to a ring.
+# Links of a chip, and the length of which a closed axis of chips is a multiple.
 PORTS = {"v4": 6, "v5e": 4, "v6e": 4}
 CLOSES = {"v4": 4, "v5e": 16, "v6e": 16}
 HOP_SECONDS = 1e-6
@@ -78,7 +78,7 @@ def main(*names: str) -> None:
 
 
 def compile_for(config: Config, topology: str, per_device: int) -> dict[str, Any]:
-    """Returns `compile.json` of the configured step with so many images a device."""
+    """Returns `compile.json` of the configured step with `per_device` images per device."""
     count = math.prod(parse_topology(topology)[1])
     config = dataclasses.replace(config, batch_size=per_device * count)
     with tempfile.TemporaryDirectory() as workdir:
@@ -86,7 +86,7 @@ def compile_for(config: Config, topology: str, per_device: int) -> dict[str, Any
 
 
 def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
-    """Returns the kind and the chips along each axis."""
+    """Returns the kind and the number of chips along each axis."""
     kind, _, sides = topology.partition(":")
     return kind, tuple(int(side) for side in sides.split("x"))
 
@@ -117,14 +117,14 @@ def nodes_seconds(count: int, size: int) -> float:
 
 
 def predict(topology: str, compiled: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Returns the predicted efficiency of a topology, and of as many GPUs."""
+    """Returns the predicted efficiency of a topology, and of the same number of GPUs."""
     chip = accelerator(compiled["device"])
     assert chip is not None
     count, per_device = compiled["num_devices"], compiled["batch_size"] // compiled["num_devices"]
     step = compiled["train_step"]["milliseconds"] / 1e3
     reduced = compiled["collectives"]["all-reduce"]
     gradients = torus_seconds(topology, chip, reduced["largest"])
-    # All others are a few numbers each: of batch statistics, the loss and the metrics.
+    # All others reduce a few numbers each: batch statistics, the loss and the metrics.
     small = (reduced["count"] - 1) * torus_seconds(topology, chip, 0)
     side = config.data.image_size
     work = per_device * training_flops(config.model, side, side)

@@ -1,15 +1,15 @@
-"""Fits what tells a mirrored radiograph from one the right way round, and says how well it does.
+"""Fits the template that distinguishes mirrored radiographs, and says how well it does so.
 
   python -m benchmarks.side_template FOLDER
 
 FOLDER holds Kaggle's "Chest Xray Masks and Labels", whose images are all the right way round;
-those with one lung are left out. Ridge regression to 1 on the asymmetry of each image; its mirror
-image has the opposite one. Each image is there twice more, the lower part of either lung white
-and out of the mask, lest the smaller lung be taken for the left one.
+those with one lung are left out. The fit is a ridge regression to 1 on the asymmetry of each image;
+its mirror image has the opposite asymmetry. Each image appears twice more, with the lower part of
+either lung white and out of the mask, lest the smaller lung be taken for the left one.
 
 Writes `lungseg_jax/imaging/side_template.npy`, fitted on all images, and
 `benchmarks/results/side_template.json`: how often images left out of the fit, and their mirror
-images, are told right. Patients who come twice are left out together.
+images, are recognised correctly. All images of a patient are left out together.
 """
 
 import json
@@ -28,7 +28,7 @@ FOLDS = 10
 
 
 def main(folder: str) -> None:
-    """Fits, measures and writes."""
+    """Fits the template, measures it and writes both."""
     rows, tell, patients, random = [], [], [], np.random.default_rng(0)
     for case in list_source("kaggle", folder).cases:
         radiograph = files.read_radiograph(case.image)
@@ -60,10 +60,10 @@ def main(folder: str) -> None:
 
 
 def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
-    """Returns how images left out of the fit, and their mirror images, are told.
+    """Returns how well images left out of the fit, and their mirror images, are recognised.
 
     Args:
-      scores: of the images; their mirror images have the opposite ones.
+      scores: scores of the images; their mirror images have the opposite ones.
       tells: whether the lungs' sizes let the score decide.
     """
     bound = sides.MIRRORED_BELOW
@@ -80,7 +80,7 @@ def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
 def with_effusions(
     pixels: np.ndarray, lungs: np.ndarray, random: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns image and lungs with the lower part of the one lung gone, and of the other."""
+    """Returns image and lungs without the lower part of one lung, then of the other."""
     shapes = []
     for lung in sides.split_lungs(lungs):
         rows = np.flatnonzero(lung.any(axis=1))
@@ -91,7 +91,7 @@ def with_effusions(
 
 
 def fit(asymmetries: np.ndarray) -> np.ndarray:
-    """Returns the weights whose product with each asymmetry is near 1."""
+    """Returns the weights whose inner product with each asymmetry is near 1."""
     asymmetries = asymmetries.reshape(-1, asymmetries.shape[-1])
     gram = asymmetries.T @ asymmetries + PENALTY * np.eye(asymmetries.shape[1])
     return np.linalg.solve(gram, asymmetries.sum(axis=0))

@@ -3,10 +3,10 @@
   python -m benchmarks.split_files FOLDER
 
 FOLDER holds Kaggle's "Chest Xray Masks and Labels". Patients are kept together. `pooled.json` is
-what the builder does by itself with seed 0; `montgomery_to_shenzhen.json` and
+the split that the builder itself makes with seed 0; `montgomery_to_shenzhen.json` and
 `shenzhen_to_montgomery.json` train on one hospital and test on the other; `all.json` trains on all
-but the patient of one image each for validation and test, which it must not be judged by;
-`all_tested.json` is for networks that saw none of them.
+images but those of one patient each for validation and test, by which a run must not be judged;
+`all_tested.json` is for networks that saw none of the images.
 """
 
 import json
@@ -50,7 +50,7 @@ def across(trained_on: Sequence[Outcome], tested_on: Sequence[Outcome]) -> Split
 
 
 def nearly_all(splits: Splits, taken: Sequence[Outcome]) -> Splits:
-    """Returns splits that hold out the patient of one image for each of two."""
+    """Returns splits that hold out one patient each for validation and test."""
     patient_of = {outcome.example_id: outcome.patient_id for outcome in taken}
     held_out = {
         name: [

@@ -1,6 +1,6 @@
-"""The U-Net of `lungseg_jax.models.unet`, its loss and its update in PyTorch, as fast as it goes.
+"""The U-Net of `lungseg_jax.models.unet`, its loss and its update in PyTorch, made for speed.
 
-The same function: `torch_variables` converts the parameters of ours, and tests/test_torch_peer.py
+It is the same function: `torch_variables` converts our parameters, and tests/test_torch_peer.py
 compares outputs, loss, gradients and running statistics. Tensors are (b, c, h, w) in
 channels_last memory format.
 """
@@ -16,8 +16,8 @@ from torch._inductor import config as inductor
 
 from lungseg_jax.losses import DICE_SMOOTHING
 
-# How a program is run. `eager`: the library's kernels as they come. `compile`: torch.compile.
-# `reduce-overhead`: with CUDA graphs on a GPU. `max-autotune`: kernels chosen by timing, too.
+# How a program is run. `eager`: the library's own kernels. `compile`: torch.compile.
+# `reduce-overhead`: with CUDA graphs on a GPU. `max-autotune`: also with kernels chosen by timing.
 Mode = Literal["eager", "compile", "reduce-overhead", "max-autotune"]
 
 
@@ -61,7 +61,7 @@ class Upsample(nn.Module):
 
 
 class UNet(nn.Module):
-    """One channel in, one logit a pixel out.
+    """U-Net with one input channel and one output logit per pixel.
 
     Args:
       width: channels of the first level.
@@ -98,15 +98,15 @@ class UNet(nn.Module):
         weight, bias = self.head.weight, self.head.bias
         assert bias is not None
         if torch.compiler.is_compiling() and len(bias) == 1:
-            # As in ours: the compiler fuses this with its neighbours, but leaves convolutions be.
+            # As in our network: the compiler fuses this with its neighbours, unlike convolutions.
             return (x * weight[0]).sum(1, keepdim=True) + bias
         return self.head(x)
 
 
 def depth_to_space(x: Tensor, factor: int) -> Tensor:
-    """Spreads channels over pixels in the order of ours.
+    """Spreads channels over pixels in the order of our network.
 
-    `F.pixel_shuffle` takes channels in another order, which tears the channels of a pixel apart in
+    `F.pixel_shuffle` takes channels in another order, which separates the channels of a pixel in
     channels_last memory.
     """
     b, c, h, w = x.shape
@@ -126,7 +126,7 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
 def make_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Returns AdamW, one kernel for all parameters; decay pulls convolution kernels only."""
+    """Returns fused AdamW; weight decay applies to convolution kernels only."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [
@@ -161,14 +161,14 @@ def make_training_step(
 def update(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_norm: float
 ) -> None:
-    """Updates parameters by their gradients, scaled to a global norm of at most `clip_norm`."""
+    """Updates parameters with their gradients, clipped to a global norm of `clip_norm`."""
     nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 def make_inference(model: UNet, dtype: torch.dtype, mode: Mode) -> Callable[[Tensor], Tensor]:
-    """Returns the function from images to probabilities, normalisation folded into kernels."""
+    """Returns the function from images to probabilities, with normalisation folded into kernels."""
     fold_batch_norm(model.eval())
 
     def probabilities(image: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def make_inference(model: UNet, dtype: torch.dtype, mode: Mode) -> Callable[[Ten
 
 
 def fold_batch_norm(model: UNet) -> None:
-    """Makes one convolution with a bias of each convolution and its normalisation, in place."""
+    """Merges each convolution and its normalisation into one convolution with a bias, in place."""
     for module in model.modules():
         if isinstance(module, ConvNormActivation):
             module.conv = nn.utils.fuse_conv_bn_eval(module.conv, module.norm)
@@ -187,10 +187,10 @@ def fold_batch_norm(model: UNet) -> None:
 
 
 def torch_variables(variables: Mapping[tuple[str | int, ...], np.ndarray]) -> dict[str, Tensor]:
-    """Returns our variables by the names and in the layouts of PyTorch's.
+    """Returns our variables under PyTorch's names and in its layouts.
 
     Args:
-      variables: flat state of `lungseg_jax.models.unet.UNet`, or gradients in its place.
+      variables: flat state of `lungseg_jax.models.unet.UNet`, or gradients of the same structure.
     """
     converted = {}
     for path, value in variables.items():

@@ -2,8 +2,9 @@
 
   python -m benchmarks.tpu [TOPOLOGY:FORM:SIZE:BATCH…]     (default: all of CASES)
 
-FORM is a name in FORMS, SIZE the images' side, BATCH the images a device. Writes
-`benchmarks/results/tpu.json`; cases that are in it and not named are kept. A case takes minutes.
+FORM is a name in FORMS, SIZE the images' side, BATCH the images per device. Writes
+`benchmarks/results/tpu.json`; cases that it already holds and that are not named are kept. A case
+takes minutes.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ KEPT = (
 
 
 def measure(case: str) -> dict[str, Any]:
-    """Returns what the compiler predicts of a case."""
+    """Returns what the compiler predicts for a case."""
     topology, form, size, batch = case.rsplit(":", 3)
     config = Config(
         batch_size=int(batch) * len(topology_devices(topology)),
@@ -63,8 +64,8 @@ def measure(case: str) -> dict[str, Any]:
 
 
 def main(*cases: str) -> None:
-    """Compiles the cases and puts them into the result file."""
-    # Once: the file itself makes the checkout another one.
+    """Compiles the cases and writes them to the result file."""
+    # Once, because writing the file modifies the checkout.
     commit = revision()
     for case in cases or CASES:
         found = measure(case) | {"revision": commit}

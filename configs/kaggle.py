@@ -13,7 +13,7 @@ from lungseg_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """Returns a run of thirty passes over the training split."""
+    """Returns the configuration of a run of thirty passes over the training split."""
     config = default_config()
     config.data.source = "kaggle"
     config.num_steps = 740

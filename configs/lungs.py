@@ -16,11 +16,11 @@ folds WORKDIR…`. From phantoms alone: `--config.data.source=phantom --config.d
 --config.num_steps=500`, measured by `python -m benchmarks.accuracy phantoms_to_real WORKDIR on
 FOLDER configs/splits/all_tested.json`.
 
-Phantoms first, if you have few images: the run on phantoms, then `--config.start_from=` its
-folder. Montgomery to Shenzhen .9528 instead of .9519; benchmarks/ABLATIONS.md says why it is not
-the recipe.
+If you have few images, train on phantoms first, then with `--config.start_from=` that run's folder.
+From Montgomery to Shenzhen this gives .9528 instead of .9519; benchmarks/ABLATIONS.md says why it
+is not the recipe.
 
-The packaged weights, calibrated by the pooled run, which held out images for that:
+The packaged weights, calibrated by the pooled run, which held out images for that purpose:
 
     python -m lungseg_jax.main --config=configs/lungs.py --config.data.manual_dir=FOLDER \
         --config.data.splits=configs/splits/all.json --config.num_steps=2000 \
@@ -36,7 +36,7 @@ from lungseg_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """Returns a run of sixty passes over the training split."""
+    """Returns the configuration of a run of sixty passes over the training split."""
     config = default_config()
     config.data.source = "kaggle"
     config.num_steps = 1500

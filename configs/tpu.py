@@ -17,8 +17,8 @@ per device; at 128 per device, which suits it better, 751 images/s.
 
 The cost is accuracy: at a quarter of the widths, blocks of 4 have a test Dice of .9503 on real
 images, blocks of 2 .9552 and the plain form .9543 (`benchmarks/forms.py`, means of three seeds).
-Validation runs on the host: fifty steps of half a second in all would wait for it longer than they
-take. So it is done once, after the last step; longer runs should set `evaluation.every`.
+Validation runs on the host. Fifty steps, which take half a second in all, would wait for it longer
+than they take, so it is done once, after the last step; longer runs should set `evaluation.every`.
 
 Blocks of 2, as accurate as the plain form, run fastest at 128 images per device: 1,447 images/s
 there, MFU 40.5 %:
@@ -36,7 +36,7 @@ NUM_DEVICES = 8
 
 
 def get_config() -> ConfigDict:
-    """Returns this form, with 32 images per device."""
+    """Returns the configuration of this form, with 32 images per device."""
     config = default_config()
     config.batch_size = 32 * NUM_DEVICES
     config.model.block_size = 4

@@ -12,5 +12,5 @@ from lungseg_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """Returns the defaults."""
+    """Returns the default configuration."""
     return default_config()
