@@ -1,11 +1,14 @@
-"""Compares two runs on the same test images, pair by pair; a patient counts as one.
+"""Compares runs, or groups of runs, on the same test images, pair by pair; a patient counts as one.
 
 Usage: python -m lungseg_jax.compare RUN_A RUN_B [--split=test]
+       python -m lungseg_jax.compare RUN_A… vs RUN_B… [--split=test]
 
-RUN_A, RUN_B   folders of finished runs
---split=NAME   test (default) or val; external, of two folders of lungseg_jax.validate
+RUN_A, RUN_B   folders of finished runs: of two groups, for example, the seeds or the folds of a
+               recipe each, with the word vs between them
+--split=NAME   test (default) or val; external, of folders of lungseg_jax.validate
 
-Interval and p-value are of the choice of patients alone: two seeds of one recipe differ, too.
+Interval and p are about other patients: two seeds of one recipe differ, too. Of groups of seeds,
+"p (runs)" is about other seeds.
 """
 
 import csv
@@ -13,12 +16,15 @@ import dataclasses
 import itertools
 import math
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 from etils import epath
 from jaxtyping import Float64
+from scipy.stats import ttest_ind
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
@@ -28,65 +34,81 @@ from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals, p_values
 from lungseg_jax.metrics import DISTANCES
 from lungseg_jax.workdir import run_folder
 
-FIGURES = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
+# Metrics that are compared.
+COMPARED = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
+
+# On a command line, between two groups of runs.
+BETWEEN_GROUPS = "vs"
 
 AGAIN = "evaluate the run again by --mode=eval, or validate again"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How a metric differs between two runs, over the images where at least one of them has it.
+    """How a metric differs between two groups of runs, over the images where some run has it.
 
-    A run that finds no lung on an image without any has no metrics there. If the other finds some,
-    the first gets the metric's best value: left out, the other's mistake would not count.
-
-    Interval and test are about other patients, not other runs: seeds of one recipe differ, too.
+    An image counts with its mean over the group's runs that measured it. A run that finds no lung
+    on an image without any has no metrics there. If another run finds some, the first gets the
+    metric's best value: left out, the other's mistake would not count.
 
     Attributes:
-      figure: the metric's name.
-      first: mean of the first run.
+      metric: its name.
+      first: mean of the first group.
       second: mean of the second.
-      low: lower end of the 95 % interval of the mean of second − first; NaN for few patients. See
-        `mean_intervals`.
+      first_deviation: standard deviation of the means of the first group's runs; NaN for one run,
+        or if they measured different images.
+      second_deviation: that of the second.
+      low: lower end of the 95 % interval of the mean of second − first, over patients; NaN for few.
+        See `mean_intervals`.
       high: upper end.
-      p_value: two-sided p-value of that mean; see `p_values`.
-      pictures: number of images.
+      p_patients: two-sided p-value of that mean; see `p_values`. It is about other patients, not
+        about other runs: seeds of one recipe differ, too.
+      p_runs: two-sided p-value of the difference of the runs' means, about other runs on these
+        patients (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28); NaN if a deviation is.
+      images: number of images.
       patients: number of patients.
     """
 
-    figure: str
+    metric: str
     first: float
     second: float
+    first_deviation: float
+    second_deviation: float
     low: float
     high: float
-    p_value: float
-    pictures: int
+    p_patients: float
+    p_runs: float
+    images: int
     patients: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Metrics of a run's images, in the order of their ids.
+    """Metrics of a run's images.
 
     Attributes:
-      ids: the images' ids.
-      patients: each image's patient.
+      workdir: the run's folder.
+      tolerance_px: tolerance of surface Dice.
+      patients: each image's patient, by the image's id.
       reference_px: pixels of each image's reference, which identify reference and frame.
-      figures: a column for each of `FIGURES`; NaN where one has no meaning.
+      metrics: of each image those of `COMPARED`; NaN where one has no meaning.
     """
 
-    ids: list[str]
-    patients: list[str]
-    reference_px: list[int]
-    figures: Float64[np.ndarray, "n f"]
+    workdir: epath.Path
+    tolerance_px: float
+    patients: dict[str, str]
+    reference_px: dict[str, int]
+    metrics: dict[str, list[float]]
 
 
-def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") -> list[Difference]:
-    """Returns the differences between two runs.
+def compare(
+    first: Sequence[epath.PathLike], second: Sequence[epath.PathLike], split: str = "test"
+) -> list[Difference]:
+    """Returns the differences between two groups of runs, of a run or more each.
 
     Args:
-      first: folder of a finished run.
-      second: folder of another.
+      first: folders of finished runs, such as the seeds or the folds of a recipe.
+      second: folders of others.
       split: the split whose images are compared.
 
     Raises:
@@ -94,42 +116,51 @@ def compare(first: epath.PathLike, second: epath.PathLike, split: str = "test") 
       DataError: a folder holds no table of the split, or the tables differ in their images,
         references, frames or tolerances.
     """
-    tables = [_read(run_folder(workdir) / "eval" / f"{split}.csv") for workdir in (first, second)]
-    if tables[0].ids != tables[1].ids:
-        common = len({*tables[0].ids} & {*tables[1].ids})
-        ours, theirs = (len(table.ids) for table in tables)
+    groups = [[_read(run_folder(workdir), split) for workdir in group] for group in (first, second)]
+    expected, *others = itertools.chain(*groups)
+    for other in others:
+        _check_same_tolerance(expected, other)
+    _check_same_images(*groups)
+    for before, other in itertools.combinations([expected, *others], 2):
+        _check_same_references(before, other)
+    return _differences(*groups)
+
+
+def _check_same_images(first: Sequence[Table], second: Sequence[Table]) -> None:
+    """Raises DataError if a group measured images that the other did not."""
+    ours, theirs = (
+        {name for table in group for name in table.metrics} for group in (first, second)
+    )
+    if ours != theirs:
         raise DataError(
-            second,
-            f"has {theirs} images, {common} shared with the {ours} of {first}",
+            second[0].workdir,
+            f"has {len(theirs)} images, {len(ours & theirs)} shared with the {len(ours)} of "
+            f"{first[0].workdir}",
             "compare figures of the same images, such as of runs with the same data.splits",
         )
-    _check_same_references(first, second, *tables)
-    _check_same_tolerance(first, second, split)
-    return _differences(*tables)
 
 
-def _check_same_references(
-    first: epath.PathLike, second: epath.PathLike, table: Table, other: Table
-) -> None:
+def _check_same_references(table: Table, other: Table) -> None:
     """Raises DataError if images of one id differ in the size of their reference."""
-    rows = zip(table.ids, table.reference_px, other.reference_px, strict=True)
-    if others := [row for row in rows if row[1] != row[2]]:
-        name, ours, theirs = others[0]
+    common = [name for name in table.reference_px if name in other.reference_px]
+    pairs = ((name, table.reference_px[name], other.reference_px[name]) for name in common)
+    if differing := [pair for pair in pairs if pair[1] != pair[2]]:
+        name, ours, theirs = differing[0]
         raise DataError(
-            second,
-            f"{len(others)} of {len(table.ids)} references have another size than in {first}: that "
-            f"of {name} has {theirs} pixels, not {ours}",
+            other.workdir,
+            f"{len(differing)} of {len(common)} references have another size than in "
+            f"{table.workdir}: that of {name} has {theirs} pixels, not {ours}",
             "compare runs on the same files, at the same size",
         )
 
 
-def _check_same_tolerance(first: epath.PathLike, second: epath.PathLike, split: str) -> None:
+def _check_same_tolerance(table: Table, other: Table) -> None:
     """Raises DataError if surface Dice was measured at different tolerances."""
-    expected, found = (_tolerance(run_folder(workdir), split) for workdir in (first, second))
-    if found != expected:
+    if other.tolerance_px != table.tolerance_px:
         raise DataError(
-            second,
-            f"was evaluated with evaluation.tolerance_px={found}, {first} with {expected}",
+            other.workdir,
+            f"was evaluated with evaluation.tolerance_px={other.tolerance_px}, "
+            f"{table.workdir} with {table.tolerance_px}",
             "measure one again with --config.evaluation.tolerance_px=VALUE",
         )
 
@@ -143,29 +174,73 @@ def _tolerance(workdir: epath.Path, split: str) -> float:
         raise DataError(workdir / "metrics.json", fault, AGAIN) from error
 
 
-def _differences(first: Table, second: Table) -> list[Difference]:
-    ours, theirs = first.figures, second.figures
-    best = np.array([0.0 if figure in DISTANCES else 1.0 for figure in FIGURES])
-    ours, theirs = (
-        np.where(np.isnan(one) & ~np.isnan(other), best, one)
-        for one, other in ((ours, theirs), (theirs, ours))
-    )
-    change = theirs - ours
-    intervals, tests = mean_intervals(change, first.patients), p_values(change, first.patients)
+def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Difference]:
+    patient_of = {name: patient for table in first for name, patient in table.patients.items()}
+    ids = sorted(patient_of)
+    patients = [patient_of[name] for name in ids]
+    runs = _metrics_of_runs([*first, *second], ids)
+    ours, theirs = runs[: len(first)], runs[len(first) :]
+    with warnings.catch_warnings():
+        # Of metrics that no run has.
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        change = np.nanmean(theirs, axis=0) - np.nanmean(ours, axis=0)
+    intervals, tests = mean_intervals(change, patients), p_values(change, patients)
     found = []
-    for column, figure in enumerate(FIGURES):
+    for column, metric in enumerate(COMPARED):
         has = ~np.isnan(change[:, column])
-        mean, other = (
-            float(one[has, column].mean()) if has.any() else math.nan for one in (ours, theirs)
-        )
+        our_runs, their_runs = (group[:, has, column] for group in (ours, theirs))
         low, high = intervals[column].tolist()
-        patients = len(set(itertools.compress(first.patients, has)))
-        p_value = float(tests[column])
-        found.append(Difference(figure, mean, other, low, high, p_value, int(has.sum()), patients))
+        found.append(
+            Difference(
+                metric=metric,
+                first=_mean(our_runs),
+                second=_mean(their_runs),
+                first_deviation=_deviation(our_runs),
+                second_deviation=_deviation(their_runs),
+                low=low,
+                high=high,
+                p_patients=float(tests[column]),
+                p_runs=_p_runs(our_runs, their_runs),
+                images=int(has.sum()),
+                patients=len(set(itertools.compress(patients, has))),
+            )
+        )
     return found
 
 
-def _read(path: epath.Path) -> Table:
+def _metrics_of_runs(tables: Sequence[Table], ids: Sequence[str]) -> Float64[np.ndarray, "r n f"]:
+    """Returns each run's metrics of all images; NaN where it has not measured one.
+
+    What a run lacks of an image that it has measured, and another run has, is the best value.
+    """
+    nothing = [math.nan] * len(COMPARED)
+    runs = np.array([[table.metrics.get(name, nothing) for name in ids] for table in tables])
+    measured = np.array([[name in table.metrics for name in ids] for table in tables])
+    best = np.array([0.0 if metric in DISTANCES else 1.0 for metric in COMPARED])
+    known = ~np.isnan(runs).all(axis=0)
+    return np.where(np.isnan(runs) & measured[..., None] & known, best, runs)
+
+
+def _mean(runs: Float64[np.ndarray, "r n"]) -> float:
+    """Returns the mean over images of their means over the runs that measured them."""
+    return float(np.nanmean(runs, axis=0).mean()) if runs.size else math.nan
+
+
+def _deviation(runs: Float64[np.ndarray, "r n"]) -> float:
+    """Returns the standard deviation of the runs' means; NaN if they are not of the same images."""
+    return float(runs.mean(axis=1).std(ddof=1)) if len(runs) > 1 and runs.size else math.nan
+
+
+def _p_runs(first: Float64[np.ndarray, "r n"], second: Float64[np.ndarray, "s n"]) -> float:
+    """Returns the p-value of Welch's t-test of the runs' means; NaN without a deviation."""
+    if not _deviation(first) + _deviation(second) > 0:
+        return math.nan
+    test: Any = ttest_ind(first.mean(axis=1), second.mean(axis=1), equal_var=False)
+    return float(test.pvalue)
+
+
+def _read(workdir: epath.Path, split: str) -> Table:
+    path = workdir / "eval" / f"{split}.csv"
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
@@ -175,27 +250,23 @@ def _read(path: epath.Path) -> Table:
         rows = []
     if not rows or not {"id", "dice"} <= rows[0].keys():
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
-    if missing := [name for name in FIGURES if name not in rows[0]]:
-        raise DataError(path, f"has no column {missing[0]}", AGAIN)
-    if "patient" not in rows[0]:
-        raise DataError(path, "has no column patient", AGAIN)
-    if "reference_px" not in rows[0]:
-        remedy = "compare with the version that wrote it, or train the run again"
-        raise DataError(path, "has no column reference_px", remedy)
-    rows.sort(key=lambda row: row["id"])
-    figures = np.array([[_number(path, row, name) for name in FIGURES] for row in rows])
+    for name in (*COMPARED, "patient", "reference_px"):
+        if name not in rows[0]:
+            raise DataError(path, f"has no column {name}", AGAIN)
+    metrics = {row["id"]: [_number(path, row, name) for name in COMPARED] for row in rows}
     return Table(
-        [row["id"] for row in rows],
-        [row["patient"] for row in rows],
-        [int(_number(path, row, "reference_px")) for row in rows],
-        figures,
+        workdir,
+        _tolerance(workdir, split),
+        {row["id"]: row["patient"] for row in rows},
+        {row["id"]: int(_number(path, row, "reference_px")) for row in rows},
+        metrics,
     )
 
 
 def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
     """Returns a number from a row; NaN where a metric has no meaning and its cell is empty."""
     cell = row[name]
-    if cell == "" and name in FIGURES:
+    if cell == "" and name in COMPARED:
         return math.nan
     try:
         number = float(cell or "")
@@ -219,35 +290,61 @@ def _run(arguments: Sequence[str]) -> None:
     split = flags.DEFINE_enum(
         "split", "test", ["test", "val", "external"], "Split.", flag_values=values
     )
-    runs = parse_flags(values, arguments)
-    if len(runs) != 2:
-        raise ConfigError("command line", f"{len(runs)} runs are given", "name two folders")
-    differences = compare(runs[0], runs[1], str(split.value))
-    rows = [
-        [
-            difference.figure,
-            f"{difference.first:.4f}",
-            f"{difference.second:.4f}",
-            f"{difference.second - difference.first:+.4f}",
-            "-"
-            if math.isnan(difference.low)
-            else f"{difference.low:+.4f} to {difference.high:+.4f}",
-            f"{difference.p_value:.2g}",
-            str(difference.pictures),
-            str(difference.patients),
-        ]
-        for difference in differences
-    ]
-    header = [
-        "figure", "first", "second", "second - first", "95 % interval", "p", "images", "patients",
-    ]  # fmt: skip
-    terminal.show(terminal.table(header, rows))
-    terminal.say(
-        "Intervals and p are of other patients, not of training again: two seeds of one recipe "
-        "may differ as much."
-    )
+    first, second = _groups(parse_flags(values, arguments))
+    differences = compare(first, second, str(split.value))
+    terminal.show(_table(differences))
+    if any(not math.isnan(difference.p_runs) for difference in differences):
+        terminal.say(
+            "Interval and p are of other patients with these runs, p (runs) of other runs on these "
+            "patients (Welch's t-test)."
+        )
+    else:
+        terminal.say(
+            "Intervals and p are of other patients, not of training again: two seeds of one recipe "
+            "may differ as much."
+        )
     if min(difference.patients for difference in differences) < MIN_PATIENTS:
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
+
+
+def _groups(runs: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the folders of two groups, of a run each if nothing stands between them."""
+    if len(runs) == 2 and BETWEEN_GROUPS not in runs:
+        return runs[:1], runs[1:]
+    parts = itertools.groupby(runs, lambda word: word == BETWEEN_GROUPS)
+    groups = [list(part) for is_between, part in parts if not is_between]
+    if len(groups) != 2:
+        fault = f"{len(runs)} words are given"
+        remedy = f"name two folders, or two groups with {BETWEEN_GROUPS} between"
+        raise ConfigError("command line", fault, remedy)
+    return groups[0], groups[1]
+
+
+def _table(differences: Sequence[Difference]) -> str:
+    """Returns the differences as text."""
+    header = [
+        "metric", "first", "second", "second - first", "95 % interval", "p", "p (runs)", "images",
+        "patients",
+    ]  # fmt: skip
+    rows = [
+        [
+            one.metric,
+            _with_deviation(one.first, one.first_deviation),
+            _with_deviation(one.second, one.second_deviation),
+            f"{one.second - one.first:+.4f}",
+            "-" if math.isnan(one.low) else f"{one.low:+.4f} to {one.high:+.4f}",
+            f"{one.p_patients:.2g}",
+            "-" if math.isnan(one.p_runs) else f"{one.p_runs:.2g}",
+            str(one.images),
+            str(one.patients),
+        ]
+        for one in differences
+    ]
+    return terminal.table(header, rows)
+
+
+def _with_deviation(mean: float, deviation: float) -> str:
+    return f"{mean:.4f}" if math.isnan(deviation) else f"{mean:.4f} ± {deviation:.4f}"
 
 
 if __name__ == "__main__":

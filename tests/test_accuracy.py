@@ -6,14 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import FIGURES, by_source, judge_quality
+from benchmarks.accuracy import by_source, judge_quality
+from lungseg_jax.compare import COMPARED
 from lungseg_jax.metrics import COUNTS, ImageMetrics
 
 
 def row(
     name: str, source: str, dice: float, hd95_px: float, pixels: tuple[int, int] = (9, 8)
 ) -> ImageMetrics:
-    figures = dict.fromkeys(FIGURES, 1.0) | {"dice": dice, "hd95_px": hd95_px}
+    figures = dict.fromkeys(COMPARED, 1.0) | {"dice": dice, "hd95_px": hd95_px}
     return ImageMetrics(name, source, **figures, **dict(zip(COUNTS, pixels, strict=True)))
 
 
