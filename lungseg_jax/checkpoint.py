@@ -31,7 +31,7 @@ from lungseg_jax.state import TrainState, state_layout
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", os.strerror(errno.EIO), *REMOTE_CODES)
 
 
-class BestWeights(NamedTuple):
+class SavedWeights(NamedTuple):
     """What is evaluated and exported of a run.
 
     Attributes:
@@ -110,7 +110,7 @@ class Checkpoints:
         _, state, data_state = self._read_first(newest_first, self._abstract(template))
         return self._carried_as(template, state), data_state
 
-    def restore_best(self, variables: PyTree) -> BestWeights:
+    def restore_weights(self, variables: PyTree, step: int | None = None) -> SavedWeights:
         """Returns the weights of the readable checkpoint with the best validation Dice.
 
         Those of the newest, if none was validated. The optimizer is not read: weights stay usable
@@ -119,17 +119,24 @@ class Checkpoints:
         Args:
           variables: a tree of the average's structure, such as `network.abstract_variables`; packed
             or not, and so is what is returned.
+          step: of another checkpoint, instead of the best.
 
         Raises:
-          CheckpointError: there is no checkpoint, or none can be read.
+          CheckpointError: there is no checkpoint, or not that one, or none can be read.
         """
+        steps = self._best_first()
+        if step is not None:
+            if step not in steps:
+                there = ", ".join(map(str, sorted(steps)))
+                raise CheckpointError(self.directory / str(step), "does not exist", f"give {there}")
+            steps = [step]
         whole = self._parallel.everywhere
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
             {"ema": jax.eval_shape(unpack, variables)},
         )
-        step, part, data_state = self._read_first(self._best_first(), abstract)
-        return BestWeights(step, self._carried_as(variables, part["ema"]), data_state)
+        step, part, data_state = self._read_first(steps, abstract)
+        return SavedWeights(step, self._carried_as(variables, part["ema"]), data_state)
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step."""
@@ -197,6 +204,8 @@ class Checkpoints:
                 "was saved with another optimizer or network",
                 f"use the code and configuration that saved it, or {again}",
             )
+        if len(steps) == 1:
+            raise CheckpointError(self.directory / str(steps[0]), "cannot be read", again)
         raise CheckpointError(self.directory, "holds no readable checkpoint", again)
 
     def _is_of_another_form(self, step: int, abstract: PyTree) -> bool:

@@ -28,8 +28,27 @@ TYPES = {
 }
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.PathLike, str | None]:
-    """Returns (mode, configuration, folder of the run, topology to compile for or `None`).
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What `lungseg_jax.main` is asked to do.
+
+    Attributes:
+      mode: one of `MODES`.
+      config: the run's configuration.
+      workdir: the run's folder.
+      topology: TPUs to compile for, in that mode.
+      step: step of the checkpoint to evaluate; `None` for the best.
+    """
+
+    mode: str
+    config: Config
+    workdir: epath.PathLike
+    topology: str | None = None
+    step: int | None = None
+
+
+def parse(arguments: Sequence[str]) -> Job:
+    """Returns what a command line asks for.
 
     Raises:
       ConfigError: an unknown flag or key, an impossible value, or no configuration.
@@ -38,6 +57,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.PathLike, str | 
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     mode = flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
     topology = flags.DEFINE_string("topology", None, "TPUs to compile for.", flag_values=values)
+    step = flags.DEFINE_integer("step", None, "Checkpoint to evaluate.", flag_values=values)
     file, resolved = _read_config(arguments, values)
     if resolved.distributed and not workdir.value:
         raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
@@ -48,7 +68,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config, epath.PathLike, str | 
     if (mode.value == "compile") != bool(topology.value):
         fault = "is missing" if mode.value == "compile" else "is for --mode=compile only"
         raise ConfigError("--topology", fault, "such as --mode=compile --topology=v5e:2x2")
-    return mode.value, resolved, workdir.value or default_workdir(file), topology.value
+    if step.value is not None and mode.value != "eval":
+        raise ConfigError("--step", "is given", "is for --mode=eval only")
+    folder = workdir.value or default_workdir(file)
+    return Job(str(mode.value), resolved, folder, topology.value, step.value)
 
 
 def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:

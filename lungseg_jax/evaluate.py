@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float
 
 from lungseg_jax import evaluation_report, terminal
-from lungseg_jax.checkpoint import BestWeights, Checkpoints
+from lungseg_jax.checkpoint import Checkpoints, SavedWeights
 from lungseg_jax.config import Config, EvaluationConfig
 from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import (
@@ -50,8 +50,15 @@ MEASURED = (*FIGURES, *COUNTS)
 EVALUATED_SPLITS = ("val", "test")
 
 
-def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summary:
-    """Evaluates the best checkpoint of a run and writes its report; returns the summary.
+def evaluate(
+    config: Config, workdir: epath.PathLike, step: int | None = None
+) -> evaluation_report.Summary:
+    """Evaluates a checkpoint of a run and writes its report; returns the summary.
+
+    Args:
+      config: the run's configuration.
+      workdir: the run's folder.
+      step: step of the checkpoint; the best by validation Dice if not given.
 
     Raises:
       CheckpointError: the folder holds no checkpoint that can be read, or the data have changed.
@@ -67,39 +74,43 @@ def evaluate(config: Config, workdir: epath.PathLike) -> evaluation_report.Summa
     check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
     check_same_config(workdir, config)
     with alone_in_run(workdir):
-        return _evaluate(config, workdir, parallel, own_environment)
+        return _evaluate(config, workdir, step, parallel, own_environment)
 
 
 def _evaluate(
-    config: Config, workdir: epath.Path, parallel: Parallel, own_environment: dict[str, Any]
+    config: Config,
+    workdir: epath.Path,
+    step: int | None,
+    parallel: Parallel,
+    own_environment: dict[str, Any],
 ) -> evaluation_report.Summary:
     check_space_shards(config, len(parallel.devices), jax.process_count())
     checkpoints = Checkpoints(workdir / "checkpoints", None, parallel)
-    best = checkpoints.restore_best(abstract_variables(config))
+    saved = checkpoints.restore_weights(abstract_variables(config), step)
     newest = checkpoints.latest_step()
     checkpoints.close()
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
-    check_same_records(workdir, best.data_state, records)
-    terminal.say(f"Evaluating the checkpoint of step {best.step} of {config.num_steps}")
+    check_same_records(workdir, saved.data_state, records)
+    terminal.say(f"Evaluating the checkpoint of step {saved.step} of {config.num_steps}")
     if newest is None or newest < config.num_steps:
         terminal.say(f"The run is not finished: figures are of what it reached by step {newest}")
-    summary = evaluate_splits(Evaluator(config, parallel), best, records, workdir)
+    summary = evaluate_splits(Evaluator(config, parallel), saved, records, workdir)
     # Now the figures belong to this configuration's tolerances and to this environment.
     claim(workdir, config)
-    record_start(workdir, config, own_environment, step=best.step, mode="eval")
+    record_start(workdir, config, own_environment, step=saved.step, mode="eval")
     return summary
 
 
 def evaluate_splits(
-    evaluator: "Evaluator", best: BestWeights, records: dict[str, Records], workdir: epath.Path
+    evaluator: "Evaluator", saved: SavedWeights, records: dict[str, Records], workdir: epath.Path
 ) -> evaluation_report.Summary:
     """Measures the splits a run is judged by, then writes tables, overlays and `metrics.json`."""
-    rows = {split: evaluator.measure(best.variables, records[split]) for split in EVALUATED_SPLITS}
+    rows = {split: evaluator.measure(saved.variables, records[split]) for split in EVALUATED_SPLITS}
     ranked = evaluation_report.best_median_worst(rows["test"])
-    pictures = evaluator.overlays(best.variables, records["test"], list(ranked.values()))
+    pictures = evaluator.overlays(saved.variables, records["test"], list(ranked.values()))
     measured_by = {
-        "checkpoint_step": best.step,
+        "checkpoint_step": saved.step,
         "tolerance_px": evaluator.evaluation.tolerance_px,
         "tolerance_mm": evaluator.evaluation.tolerance_mm,
     }

@@ -28,7 +28,7 @@ from lungseg_jax.data.records import Records, are_same_records, check_same_recor
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
 from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, lung_probability
 from lungseg_jax.evaluation_report import read_ids
-from lungseg_jax.find_weights import restore_weights
+from lungseg_jax.find_weights import restore_weights, run_and_step
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction import quality
@@ -47,7 +47,7 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
     """Returns the weights of a run's best checkpoint, calibrated on its validation split.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, or that of another of its checkpoints.
       **places: `manual_dir` and `data_dir`, where they differ from the run's.
 
     Raises:
@@ -59,7 +59,7 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
     weights, data_state = restore_weights(workdir)
     data = dataclasses.replace(weights.config.data, **places)
     records = open_records(dataclasses.replace(weights.config, data=data))
-    check_same_pictures(workdir, data_state, records)
+    check_same_pictures(run_and_step(workdir)[0], data_state, records)
     return dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
 
 
@@ -196,14 +196,14 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
     if not workdir.value or not output.value:
         raise ConfigError("command line", "--workdir or --output is missing", "see --help")
-    path = local_path(output.value)
+    path, calibrated = local_path(output.value), other.value and local_path(other.value)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     make_folder(path.parent)
     use_compilation_cache()
-    if other.value:
+    if calibrated:
         weights, _ = restore_weights(run_folder(workdir.value))
-        calibration = calibration_of(local_path(other.value), weights.config)
+        calibration = calibration_of(calibrated, weights.config)
         weights = dataclasses.replace(weights, calibration=calibration)
     else:
         moved = {key: place for key, place in places.value.data.items() if place}

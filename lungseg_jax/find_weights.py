@@ -24,7 +24,8 @@ def find_weights(name: str) -> Weights:
     """Returns weights; a run's are those of its best checkpoint, and not calibrated.
 
     Args:
-      name: `packaged`, a file of `lungseg_jax.export`, or the folder of a run.
+      name: `packaged`, a file of `lungseg_jax.export`, the folder of a run, or that of one of its
+        checkpoints, `RUN/checkpoints/STEP`.
 
     Raises:
       ConfigError: there is no such folder, or it holds no run.
@@ -42,8 +43,11 @@ def find_weights(name: str) -> Weights:
     return restore_weights(path)[0]
 
 
-def restore_weights(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
-    """Returns the weights of a run's best checkpoint, not calibrated, and its `data_state`.
+def restore_weights(folder: epath.Path) -> tuple[Weights, dict[str, Any]]:
+    """Returns the weights of a checkpoint, not calibrated, and its `data_state`.
+
+    Args:
+      folder: that of a run, whose best checkpoint is read, or of one of its checkpoints.
 
     Raises:
       ConfigError: the folder holds no run.
@@ -52,12 +56,20 @@ def restore_weights(workdir: epath.Path) -> tuple[Weights, dict[str, Any]]:
     # Here, because Orbax takes a second to import.
     from lungseg_jax.checkpoint import Checkpoints
 
+    workdir, step = run_and_step(folder)
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", None, all_devices("mesh"))
-    best = checkpoints.restore_best(abstract_variables(config))
+    saved = checkpoints.restore_weights(abstract_variables(config), step)
     checkpoints.close()
-    terminal.say(f"{workdir}: weights of step {best.step} of {config.num_steps}")
-    return Weights(config, jax.device_get(best.variables), Calibration()), best.data_state
+    terminal.say(f"{workdir}: weights of step {saved.step} of {config.num_steps}")
+    return Weights(config, jax.device_get(saved.variables), Calibration()), saved.data_state
+
+
+def run_and_step(folder: epath.Path) -> tuple[epath.Path, int | None]:
+    """Returns a run's folder, and the step of the checkpoint in it that is meant, if one is."""
+    if folder.parent.name == "checkpoints" and folder.name.isdecimal():
+        return folder.parent.parent, int(folder.name)
+    return folder, None
 
 
 def variables_to_start_from(config: Config) -> Variables | None:

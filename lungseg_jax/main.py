@@ -7,6 +7,8 @@ Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE â
 --workdir=DIR       folder of the run, or gs://BUCKET/FOLDER (default: runs/<experiment>-<time>);
                     give it again to resume
 --mode=MODE         train (default), eval, benchmark or compile
+--step=N            step of the checkpoint that --mode=eval evaluates (default: the best by
+                    validation Dice)
 --topology=NAME     TPUs that --mode=compile compiles for, such as v5e:2x2; no TPU is needed
 """
 
@@ -22,14 +24,12 @@ import traceback
 from collections.abc import Sequence
 
 import jax
-from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import parse
+from lungseg_jax.command_line import Job, parse
 from lungseg_jax.compile_ahead import compile_ahead
-from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     try:
         code = run_command(
-            arguments, str(__doc__), lambda: _run(*parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
+            arguments, str(__doc__), lambda: _run(parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
         )
     except Exception:
         if jax.distributed.is_initialized():
@@ -67,19 +67,20 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _run(mode: str, config: Config, workdir: epath.PathLike, topology: str | None) -> None:
+def _run(job: Job) -> None:
+    config, workdir = job.config, job.workdir
     use_compilation_cache()
-    if topology is not None:
+    if job.topology is not None:
         jax.config.update("jax_platforms", "cpu")
-        compile_ahead(config, workdir, topology)
+        compile_ahead(config, workdir, job.topology)
         return
     use_all_cores(config)
     if config.distributed:
         join_hosts()
-    synthetic = mode == "benchmark" and config.benchmark.data == "synthetic"
+    synthetic = job.mode == "benchmark" and config.benchmark.data == "synthetic"
     if config.data.source == "phantom" and not synthetic:
         terminal.say(PHANTOM_NOTICE)
-    if mode == "benchmark":
+    if job.mode == "benchmark":
         benchmark(config, workdir)
         return
     # Here, so that a machine without TFDS, Grain and OpenCV can be benchmarked.
@@ -88,8 +89,10 @@ def _run(mode: str, config: Config, workdir: epath.PathLike, topology: str | Non
         from lungseg_jax.evaluate import evaluate
         from lungseg_jax.train import train_and_evaluate
 
-    job = evaluate if mode == "eval" else train_and_evaluate
-    summary = job(config, workdir)
+    if job.mode == "eval":
+        summary = evaluate(config, workdir, job.step)
+    else:
+        summary = train_and_evaluate(config, workdir)
     if summary is None:
         raise Stopped(f"Stopped and saved; the same command with --workdir={workdir} resumes")
     terminal.say(f"\n{evaluation_report.closing_table(summary)}\n\nFigures and images: {workdir}")

@@ -96,7 +96,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
             run.checkpoints.wait()
         if not finished:
             return None
-        best = run.checkpoints.restore_best(run.state.ema)
+        best = run.checkpoints.restore_weights(run.state.ema)
         terminal.say(f"Evaluating the best checkpoint by validation Dice, step {best.step}")
         return evaluate_splits(run.evaluator, best, run.records, workdir)
 

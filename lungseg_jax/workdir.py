@@ -253,10 +253,8 @@ def read_config(workdir: epath.Path) -> Config:
         return config_lib.from_json(path.read_text())
     except FileNotFoundError as error:
         remedy = "give the folder of a trained run"
-        # Such as for `runs/mine/checkpoints`, or one checkpoint in it.
-        for inside in (workdir, workdir.parent):
-            if inside.name == "checkpoints" and (inside.parent / path.name).exists():
-                remedy = f"give {inside.parent}, which does"
+        if workdir.name == "checkpoints" and (workdir.parent / path.name).exists():
+            remedy = f"give {workdir.parent}, which does, or one of its checkpoints"
         raise ConfigError(workdir, _fault_without_run(workdir), remedy) from error
     except NotADirectoryError as error:
         fault = "is a file, but neither a run's folder nor .safetensors"

@@ -74,7 +74,7 @@ def test_newest_and_best_are_kept(tmp_path, states):
     save_all(tmp_path, states, {1: 0.2, 2: 0.9, 4: 0.5})
     kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
     assert kept == [2, 5, 6]
-    best = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_best(VARIABLES)
+    best = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_weights(VARIABLES)
     assert_trees_equal(best.variables, states[2].ema)
     assert (best.step, best.data_state) == (2, {"next_index": 2})
 
@@ -122,7 +122,7 @@ def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(tmp_path, state
     assert f"{directory}/6 cannot be read" in capfd.readouterr().err
     checkpoints.save(states[6], {"next_index": 6}, 0.9)
     checkpoints.wait()
-    assert_trees_equal(checkpoints.restore_best(VARIABLES).variables, states[6].ema)
+    assert_trees_equal(checkpoints.restore_weights(VARIABLES).variables, states[6].ema)
     assert len(list(tmp_path.glob("damaged-*"))) == 1
 
 
@@ -138,7 +138,7 @@ def test_a_changed_bit_is_noticed(tmp_path, states):
         damaged[place] ^= 1 << random.integers(8)
         path.write_bytes(damaged)
         reading = Checkpoints(directory, None, all_devices("mesh"))
-        best, newest = reading.restore_best(VARIABLES), reading.restore_latest(states[1])
+        best, newest = reading.restore_weights(VARIABLES), reading.restore_latest(states[1])
         assert newest is not None
         steps += [best.step, int(newest[0].step)]
         assert_trees_equal(best.variables, states[best.step].ema)
@@ -155,7 +155,7 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.parallel import all_devices
 from tests.test_checkpoint import VARIABLES
 def job():
-    print(Checkpoints(sys.argv[1], None, all_devices("mesh")).restore_best(VARIABLES).step)
+    print(Checkpoints(sys.argv[1], None, all_devices("mesh")).restore_weights(VARIABLES).step)
 sys.exit(run_command([], "", job, "again"))
 """
 
@@ -203,7 +203,7 @@ def test_arrays_that_hosts_shared_when_they_were_saved_are_read(tmp_path, states
     content["digests"] |= dict.fromkeys(shared)
     path.write_text(json.dumps(content))
     reading = Checkpoints(tmp_path, None, all_devices("mesh"))
-    assert reading.restore_best(VARIABLES).step == 6
+    assert reading.restore_weights(VARIABLES).step == 6
     newest = reading.restore_latest(states[1])
     assert newest is not None
     assert_trees_equal(newest[0], states[6])
@@ -225,7 +225,7 @@ def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
     directory = tmp_path / "checkpoints"
     save_all(directory, states, {4: 0.9, 5: 0.3, 6: 0.5})
     cut(directory / "4")
-    best = Checkpoints(directory, 2, all_devices("mesh")).restore_best(VARIABLES)
+    best = Checkpoints(directory, 2, all_devices("mesh")).restore_weights(VARIABLES)
     assert best.step == 6
     assert_trees_equal(best.variables, states[6].ema)
     assert f"{directory}/4 cannot be read" in capfd.readouterr().err
@@ -249,7 +249,7 @@ def test_what_a_crash_left_unfinished_does_not_stop_a_resume(tmp_path, states):
     unfinished.parent.mkdir(parents=True)
     unfinished.touch()
     (directory / "6" / "metrics" / "metrics").write_text('{"dice": "high"}')
-    best = Checkpoints(directory, 2, all_devices("mesh")).restore_best(VARIABLES)
+    best = Checkpoints(directory, 2, all_devices("mesh")).restore_weights(VARIABLES)
     assert_trees_equal(best.variables, states[5].ema)
 
 
@@ -260,11 +260,11 @@ def test_reading_changes_nothing_in_the_folder(tmp_path, states):
     (directory / "6" / "metrics" / "metrics").write_text('{"di')
     cut(directory / "4")
     before = sorted(tmp_path.rglob("*"))
-    best = Checkpoints(directory, None, all_devices("mesh")).restore_best(VARIABLES)
+    best = Checkpoints(directory, None, all_devices("mesh")).restore_weights(VARIABLES)
     assert best.data_state == {"next_index": 5}
     assert_trees_equal(best.variables, states[5].ema)
     with pytest.raises(CheckpointError, match="train first"):
-        Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_best(VARIABLES)
+        Checkpoints(tmp_path / "none", None, all_devices("mesh")).restore_weights(VARIABLES)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -276,14 +276,14 @@ def test_weights_alone_are_those_of_the_best_checkpoint(tmp_path, states):
     }
     save_all(tmp_path / "checkpoints", averaged, {1: 0.2, 2: 0.9, 4: 0.5})
     reading = Checkpoints(tmp_path / "checkpoints", None, all_devices("mesh"))
-    assert_trees_equal(reading.restore_best(VARIABLES).variables, averaged[2].ema)
+    assert_trees_equal(reading.restore_weights(VARIABLES).variables, averaged[2].ema)
     # Fault: a whole state that cannot be read any more, once a part was, or the other way round.
     newest = reading.restore_latest(states[2])
     assert newest is not None
     assert_trees_equal(newest[0], averaged[6])
-    assert_trees_equal(reading.restore_best(VARIABLES).variables, averaged[2].ema)
+    assert_trees_equal(reading.restore_weights(VARIABLES).variables, averaged[2].ema)
     cut(tmp_path / "checkpoints" / "2")
-    assert_trees_equal(reading.restore_best(VARIABLES).variables, averaged[6].ema)
+    assert_trees_equal(reading.restore_weights(VARIABLES).variables, averaged[6].ema)
 
 
 @pytest.mark.parametrize("change", [{"depth": 1}, {"depth": 3}, {"width": 8}])
@@ -293,7 +293,7 @@ def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[s
     (name,) = change
     variables = abstract_variables(small_config(**{f"model__{name}": change[name]}))
     with pytest.raises(CheckpointError, match="another optimizer or network"):
-        Checkpoints(tmp_path, None, all_devices("mesh")).restore_best(variables)
+        Checkpoints(tmp_path, None, all_devices("mesh")).restore_weights(variables)
 
 
 @pytest.mark.parametrize(
@@ -345,4 +345,4 @@ def test_empty_folder_starts_afresh(tmp_path, states):
     checkpoints = Checkpoints(tmp_path, 2, all_devices("mesh"))
     assert checkpoints.restore_latest(states[1]) is None
     with pytest.raises(CheckpointError, match="train first"):
-        checkpoints.restore_best(VARIABLES)
+        checkpoints.restore_weights(VARIABLES)

@@ -11,8 +11,9 @@ def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
     """Fault: a folder called ~, for shells put the home folder at the start of words alone."""
     monkeypatch.setenv("HOME", "/home/someone")
     arguments = ["main", "--config=configs/unet.py", "--workdir=~/run"]
-    _, config, workdir, _ = parse([*arguments, "--config.data.data_dir=~/records"])
-    assert (str(workdir), config.data.data_dir) == ("/home/someone/run", "/home/someone/records")
+    job = parse([*arguments, "--config.data.data_dir=~/records"])
+    assert str(job.workdir) == "/home/someone/run"
+    assert job.config.data.data_dir == "/home/someone/records"
     for given, meant in (("~/b~/c", "/home/someone/b~/c"), ("~", "/home/someone"), ("~b", "~b")):
         assert parse_prediction(["predict", "a", f"-output={given}"]).output == meant
 
@@ -30,6 +31,14 @@ def test_jobs_that_need_a_folder_ask_for_it(argument):
     """Fault: a new folder for each host, or one that holds no run to evaluate."""
     with pytest.raises(ConfigError, match="--workdir: is missing; "):
         parse(["main", "--config=configs/unet.py", argument])
+
+
+def test_a_step_is_asked_of_an_evaluation_alone():
+    """Fault: training that takes a flag and does nothing with it."""
+    with pytest.raises(ConfigError, match="--step: is given; is for --mode=eval only"):
+        parse(["main", "--config=configs/unet.py", "--step=5"])
+    job = parse(["main", "--config=configs/unet.py", "--mode=eval", "--workdir=a", "--step=5"])
+    assert job.step == 5
 
 
 def test_a_trace_is_asked_of_a_benchmark_alone():

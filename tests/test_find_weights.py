@@ -71,9 +71,8 @@ def test_weights_outlive_the_optimizer_they_were_trained_by(tmp_path, monkeypatc
     found = find_weights(str(tmp_path / "run"))
     assert_trees_equal(found.variables, last.ema)
     assert found.config == config
-    for below in ("checkpoints", "checkpoints/2"):
-        with pytest.raises(ConfigError, match=rf"{below}: holds no run; give \S+/run, which does"):
-            find_weights(str(tmp_path / "run" / below))
+    with pytest.raises(ConfigError, match=r"checkpoints: holds no run; give \S+/run, which does"):
+        find_weights(str(tmp_path / "run" / "checkpoints"))
     start_from = dataclasses.replace(config, start_from=str(tmp_path / "run"))
     assert_trees_equal(variables_to_start_from(start_from), last.ema)
     before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))

@@ -167,7 +167,7 @@ def test_workdir_that_is_a_file(capfd, kaggle, tmp_path):
 
 def test_damaged_records_say_how_to_rebuild(capfd, kaggle, tmp_path):
     """Fault: a decoder's TypeError for a record file that was cut short."""
-    config = parse(["lungseg_jax", *kaggle])[1]
+    config = parse(["lungseg_jax", *kaggle]).config
     open_records(config)
     shard = next((tmp_path / "records").rglob("*train.array_record*"))
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])

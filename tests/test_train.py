@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from lungseg_jax import train
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Names, open_records
-from lungseg_jax.errors import DataError, DivergedError
+from lungseg_jax.errors import CheckpointError, DataError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import Log
@@ -26,7 +27,7 @@ from lungseg_jax.step import prepare_step
 from lungseg_jax.train import Pending, Training, train_and_evaluate, validate
 from lungseg_jax.workdir import read_config
 from tests.events import events_in
-from tests.small import small_config_with_data
+from tests.small import assert_trees_equal, small_config_with_data
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "parameter_norm"])
@@ -118,6 +119,13 @@ def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch):
     assert again == summary
     assert again["test"]["checkpoint_step"] == again["val"]["checkpoint_step"] == 2
     assert again["test"]["tolerance_px"] == config.evaluation.tolerance_px
+    variables = find_weights(str(tmp_path / "run" / "checkpoints" / "6")).variables
+    assert_trees_equal(variables, jax.device_get(last[0].ema))
+    newest = evaluate(config, tmp_path / "run", step=6)
+    assert newest["test"]["checkpoint_step"] == 6
+    assert newest["test"]["dice"] == pytest.approx(of_last, abs=1e-6)
+    with pytest.raises(CheckpointError, match=r"checkpoints/3: does not exist; give 2, 4, 6"):
+        evaluate(config, tmp_path / "run", step=3)
     pictures = {value.tag for event in events_in(tmp_path / "run") for value in event.summary.value}
     assert {"val/median", "val/cross_entropy"} <= pictures
 
