@@ -1,12 +1,13 @@
-"""TensorBoard events of a run."""
+"""What a run logs while it trains: TensorBoard events, and learning curves in `history.csv`."""
 
 import concurrent.futures
 import contextlib
+import csv
 import io
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -19,18 +20,21 @@ from tensorboardX.record_writer import RecordWriter, register_writer_factory
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import first_line
+from lungseg_jax.workdir import write_whole
 
 # Time until events can be seen; a bucket gets the whole file each time.
 FLUSH_SECONDS = 60
+
+HISTORY = "history.csv"
 
 # How long the end of a log waits for a bucket.
 CLOSE_SECONDS = 10
 
 
 class Log:
-    """TensorBoard events of a run, written by the first process only.
+    """TensorBoard events of a run and its `history.csv`, written by the first process only.
 
-    Not by tensorboardX's own writer: it hands each figure to a thread through a queue that costs
+    Events are not written by tensorboardX's own writer: it hands each figure to a thread through a queue that costs
     the loop a millisecond per step, and stops training forever once that thread cannot write.
 
     Args:
@@ -40,6 +44,7 @@ class Log:
     """
 
     def __init__(self, workdir: epath.Path, first_step: int) -> None:
+        self._workdir = workdir
         self._file: RecordWriter | None = None
         self._next_flush = 0.0
         if jax.process_index() == 0:
@@ -60,6 +65,27 @@ class Log:
     def picture(self, name: str, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Logs an RGB image."""
         self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
+
+    def validation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Adds a row to `history.csv`, in place of those of this step and of later ones.
+
+        These are from before the run was resumed.
+        """
+        if jax.process_index() != 0:
+            return
+        path = self._workdir / HISTORY
+        rows = [
+            *(row for row in _rows_of(path) if int(row["step"]) < step),
+            {"step": step} | figures,
+        ]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row))
+        writer.writeheader()
+        writer.writerows(rows)
+        try:
+            write_whole(path, text.getvalue().encode())
+        except OSError as error:
+            terminal.say(f"{path} cannot be written: {first_line(error)}")
 
     def __enter__(self) -> "Log":
         return self
@@ -92,6 +118,15 @@ class Log:
                 with contextlib.suppress(OSError):
                     self._file.close()
             self._file = None
+
+
+def _rows_of(path: epath.Path) -> list[dict[str, str]]:
+    """Returns the rows of a history; none if it is absent or damaged."""
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, csv.Error):
+        return []
+    return rows if all(str(row.get("step")).isdecimal() for row in rows) else []
 
 
 def _name_behind_others(workdir: epath.Path) -> str:

@@ -29,7 +29,7 @@ from lungseg_jax.errors import ConfigError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
-from lungseg_jax.metrics import summarize
+from lungseg_jax.metrics import NAN, summarize
 from lungseg_jax.network import Variables, count_parameters
 from lungseg_jax.parallel import MAX_PENDING, Parallel, all_devices
 from lungseg_jax.runtime.environment import environment
@@ -49,6 +49,9 @@ TELL_SECONDS = 60.0
 
 # Most images of a batch that are named when training has diverged.
 MOST_SHOWN = 16
+
+# What a person is told of training, and `history.csv` has the means of.
+SHOWN = ("loss", "dice")
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
 
@@ -215,11 +218,11 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
             stopping = step < config.num_steps and stop(step)
             if due or stopping:
                 pending.drain()
-                dice = validate(run, log, step, pending.summary()) if due else None
+                dice = validate(run, log, step, pending) if due else None
                 data_state = {"order": run.batches.get_state(), **identity(run.records)}
                 with held_back(signal.SIGINT):
                     run.checkpoints.save(run.state, data_state, dice)
-                pending.restart_clock()
+                pending.restart()
                 # A request may come during the validation; several hosts agree on a later step.
                 stopping = stopping or (step < config.num_steps and stop(step))
             if stopping:
@@ -232,26 +235,32 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
     return not stop(config.num_steps)
 
 
-def validate(run: Training, log: Log, step: int, trained: str) -> float:
+def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
     """Measures the averaged model on the validation split, logs it, and returns the mean Dice.
 
     Args:
       run: the run in progress.
       log: receives the figures and an image.
       step: the last step done.
-      trained: text that tells a person about the training so far.
+      pending: figures of the steps so far.
     """
     records = run.records["val"]
     rows = run.evaluator.measure(run.state.ema, records)
     figures = summarize(rows)
-    log.scalars("val", step, {key: x for key, x in figures.items() if isinstance(x, float)})
+    means = {key: x for key, x in figures.items() if isinstance(x, float)}
+    log.scalars("val", step, means)
+    log.validation(
+        step,
+        {f"train_{name}": mean for name, mean in pending.means().items()}
+        | {f"val_{name}": mean for name, mean in means.items()},
+    )
     ranked = evaluation_report.best_median_worst(rows)
     median = [ranked["median"]] if ranked else []
     for picture in run.evaluator.overlays(run.state.ema, records, median).values():
         log.picture("val/median", step, picture)
     dice = float(figures.get("dice", 0.0))
     terminal.say(
-        f"step {step}: {trained}; validation Dice {dice:.4f}, "
+        f"step {step}: {pending.summary()}; validation Dice {dice:.4f}, "
         f"cross-entropy {figures['cross_entropy']:.4f}, "
         f"HD95 {figures.get('hd95_px', np.nan):.2f} px"
     )
@@ -273,6 +282,8 @@ class Pending:
         # first fetch, so that compilation is left out.
         self._counts_from: float | None = None
         self._counted = 0
+        self._sums = dict.fromkeys(SHOWN, 0.0)
+        self._summed = 0
 
     def add(self, step: int, positions: np.ndarray, metrics: Metrics) -> None:
         """Remembers a step, and fetches older ones when it is time."""
@@ -290,10 +301,15 @@ class Pending:
         """
         self._fetch(leave=0)
 
-    def restart_clock(self) -> None:
-        """Leaves the time since the last fetch out of the rates."""
+    def restart(self) -> None:
+        """Begins anew with the means; leaves the time since the last fetch out of the rates."""
         self._fetched_at = self._told_at = self._counts_from = time.monotonic()
-        self._counted = 0
+        self._counted = self._summed = 0
+        self._sums = dict.fromkeys(SHOWN, 0.0)
+
+    def means(self) -> dict[str, float]:
+        """Returns the mean loss and Dice of the steps fetched since `restart`; NaN of none."""
+        return {name: x / self._summed if self._summed else NAN for name, x in self._sums.items()}
 
     def summary(self) -> str:
         """Returns the last fetched step's loss and Dice, and the rate since the last validation."""
@@ -313,6 +329,8 @@ class Pending:
             if not np.isfinite([figures[name] for name in MUST_BE_FINITE]).all():
                 raise self._diverged(step, positions, figures)
             self._log.scalars("train", step, {key: float(x) for key, x in figures.items()})
+            self._sums = {name: x + float(figures[name]) for name, x in self._sums.items()}
+            self._summed += 1
         now = time.monotonic()
         rate = len(due) * self._run.config.batch_size / (now - self._fetched_at)
         self._log.scalars("train", step, {"images_per_second": rate})

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 from tensorboardX.proto.event_pb2 import SessionLog
 
-from lungseg_jax.log import FLUSH_SECONDS, EventsInBucket, Log
+from lungseg_jax.log import FLUSH_SECONDS, HISTORY, EventsInBucket, Log
 from tests.events import events_in
 
 
@@ -82,3 +82,21 @@ def test_events_that_cannot_be_uploaded_stop_nothing(monkeypatch, capfd):
     events.close()
     assert "events could not be uploaded: no network" in capfd.readouterr().err
     assert uploads == [b"one", b"onetwo"]
+
+
+def test_a_history_has_each_validation_once(tmp_path, capsys):
+    """Fault: rows of before a kill beside those of after it, or all lost with a damaged one."""
+    with Log(epath.Path(tmp_path), first_step=1) as log:
+        for step, dice in ((10, 0.5), (20, 0.6), (30, 0.7)):
+            log.validation(step, {"train_loss": 1.0, "val_dice": dice})
+        # Resumed after step 10; a metric that no image had before.
+        log.validation(20, {"train_loss": 1.0, "val_dice": 0.65, "val_hd95_mm": 2.0})
+        lines = (tmp_path / HISTORY).read_text().splitlines()
+        assert lines == ["step,train_loss,val_dice,val_hd95_mm", "10,1.0,0.5,", "20,1.0,0.65,2.0"]
+        (tmp_path / HISTORY).write_bytes(b"\xff\x00")
+        log.validation(30, {"val_dice": 0.7})
+        assert (tmp_path / HISTORY).read_text().splitlines() == ["step,val_dice", "30,0.7"]
+        (tmp_path / HISTORY).unlink()
+        (tmp_path / HISTORY).mkdir()
+        log.validation(40, {"val_dice": 0.7})
+    assert "history.csv cannot be written" in capsys.readouterr().err

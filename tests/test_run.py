@@ -29,7 +29,7 @@ from lungseg_jax.export import calibrate, predictions
 from lungseg_jax.export import main as export
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
-from lungseg_jax.log import Log
+from lungseg_jax.log import HISTORY, Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.prediction.segmenter import Segmenter
@@ -70,7 +70,7 @@ def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch, cap
         assert pending.summary() == f"loss 0.5000, Dice 0.2500, {19 * 16 / (18 * 0.8):.1f} images/s"
         # A validation takes no part.
         clock[0] += 100.0
-        pending.restart_clock()
+        pending.restart()
         # Fault: hours without a word in a log file, where there is no progress bar.
         assert capsys.readouterr().err.startswith("step 0 of 200: loss 0.5000, Dice 0.2500")
         clock[0] += 0.4
@@ -183,6 +183,14 @@ def test_finished_run_leaves_what_the_readme_says(finished):
     }  # fmt: skip
     assert json.loads((finished / "config.json").read_text())["num_steps"] == STEPS
     assert sorted(losses(finished)) == list(range(1, STEPS + 1))
+    with (finished / HISTORY).open() as table:
+        history = list(csv.DictReader(table))
+    assert [int(row["step"]) for row in history] == list(range(10, STEPS + 1, 10))
+    for before, row in zip(range(0, STEPS, 10), history, strict=True):
+        mean = math.fsum(losses(finished)[before + i] for i in range(1, 11)) / 10
+        assert float(row["train_loss"]) == pytest.approx(mean)
+    assert max(float(row["val_dice"]) for row in history) == metrics["val"]["dice"]
+    assert float(history[-1]["val_cross_entropy"]) > 0
 
 
 def test_same_seed_gives_the_same_bits(data, finished, tmp_path):
@@ -274,7 +282,8 @@ def test_killed_run_resumes_bit_for_bit(data, finished, tmp_path):
     found = losses(workdir)
     assert set(range(31, STEPS + 1)) <= set(found)
     assert all(loss == expected[step] for step, loss in found.items())
-    assert (workdir / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+    for name in ("metrics.json", HISTORY):
+        assert (workdir / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_an_interrupt_leaves_the_checkpoint_that_is_being_saved(data, tmp_path):

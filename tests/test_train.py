@@ -92,10 +92,10 @@ def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch):
     config = small_config_with_data(tmp_path, num_steps=6, evaluation__every=2)
     told = []
 
-    def falling(run, log, step, trained) -> float:
+    def falling(run, log, step, pending) -> float:
         expected = run.evaluator.measure(run.state.ema, run.records["val"])
         raw = (run.state.parameters, run.state.batch_stats)
-        told.append((validate(run, log, step, trained), summarize(expected)["dice"]))
+        told.append((validate(run, log, step, pending), summarize(expected)["dice"]))
         assert summarize(run.evaluator.measure(raw, run.records["val"]))["dice"] != told[-1][1]
         return 1 - step / 10
 
