@@ -34,8 +34,9 @@ CLOSE_SECONDS = 10
 class Log:
     """TensorBoard events of a run and its `history.csv`, written by the first process only.
 
-    Events are not written by tensorboardX's own writer: it hands each figure to a thread through a queue that costs
-    the loop a millisecond per step, and stops training forever once that thread cannot write.
+    Events are not written by tensorboardX's own writer: it hands each figure to a thread through a
+    queue that costs the loop a millisecond per step, and stops training forever once that thread
+    cannot write.
 
     Args:
       workdir: the run's folder.
@@ -74,10 +75,8 @@ class Log:
         if jax.process_index() != 0:
             return
         path = self._workdir / HISTORY
-        rows = [
-            *(row for row in _rows_of(path) if int(row["step"]) < step),
-            {"step": step} | figures,
-        ]
+        rows: list[dict] = [row for row in _rows_of(path) if int(row["step"]) < step]
+        rows.append({"step": step, **figures})
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
