@@ -312,9 +312,6 @@ class Checkpoints:
         else:
             state = _read_part(self.directory / str(step) / "state", abstract)
         item = restored["iterator"]
-        if not {"data_state", "digests"} & item.keys():
-            # Saved before digests were kept.
-            return self._parallel.from_checkpoint(state), item
         data_state, saved = item["data_state"], item["digests"]
         found = _digests(state, data_state)
         for name, digest in found.items():

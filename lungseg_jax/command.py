@@ -1,6 +1,7 @@
 """A command's job: how its errors look to the person who called it, and its exit code."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,9 @@ OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set J
 
 # Signals, by the exceptions that they raise.
 SIGNALS = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}
+
+# With this environment variable, every error shows where it comes from.
+TRACEBACK = "LUNGSEG_JAX_TRACEBACK"
 
 # Exit code after SIGTERM, by the custom of shells.
 STOPPED = 143
@@ -55,7 +59,7 @@ def run_command(
             job()
     except Exception as error:
         told = _in_one_line(error, resume, out_of_memory)
-        if told is None:
+        if told is None or TRACEBACK in os.environ:
             raise
         terminal.say(f"Error: {told}")
         return 1

@@ -287,21 +287,23 @@ def _finish(
             seg = seg_of(file.mask)
             (output / seg).write_bytes(content)
     height, width = result.mask.shape
+    right_px, left_px = result.area_px
     right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)
     return Row(
-        file.label,
-        "accepted" if result.accepted else "rejected",
-        "; ".join(result.doubts),
-        round(result.estimated_dice, 4),
-        *result.area_px,
-        round(right_cm2, 2),
-        round(left_cm2, 2),
-        result.spacing_source,
-        height,
-        width,
-        "; ".join(notes),
-        file.mask,
-        seg,
+        file=file.label,
+        status="accepted" if result.accepted else "rejected",
+        reason="; ".join(result.doubts),
+        estimated_dice=round(result.estimated_dice, 4),
+        right_px=right_px,
+        left_px=left_px,
+        right_cm2=round(right_cm2, 2),
+        left_cm2=round(left_cm2, 2),
+        spacing_source=result.spacing_source,
+        height=height,
+        width=width,
+        notes="; ".join(notes),
+        mask=file.mask,
+        dicom_seg=seg,
     )
 
 

@@ -209,17 +209,6 @@ def test_arrays_that_hosts_shared_when_they_were_saved_are_read(tmp_path, states
     assert_trees_equal(newest[0], states[6])
 
 
-def test_checkpoints_without_digests_are_read(tmp_path, states):
-    """Fault: runs of before digests were kept that can be neither resumed nor used."""
-    save_all(tmp_path, states, {})
-    path = tmp_path / "6" / "iterator" / "metadata"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content["data_state"]))
-    restored = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
-    assert restored is not None
-    assert_trees_equal(restored[0], states[6])
-
-
 def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
     """Fault: a finished run that cannot be evaluated because one checkpoint was damaged."""
     directory = tmp_path / "checkpoints"

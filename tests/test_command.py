@@ -62,6 +62,17 @@ def test_a_full_disk_or_memory_is_one_line(capsys, error, beginning):
     assert "run it again" in line
 
 
+def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch):
+    """Fault: a wrong path in a fork's own code, searched for without a line number."""
+
+    def job() -> None:
+        raise FileNotFoundError("our own mistake")
+
+    monkeypatch.setenv("LUNGSEG_JAX_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        run_command(["main"], usage="", job=job, resume="run it again")
+
+
 @pytest.mark.parametrize(
     "error",
     [

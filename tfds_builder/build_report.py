@@ -66,10 +66,16 @@ def file_entries(
             digest = outcome.digests.get(os.fspath(path))
             entries.append(
                 FileEntry(
-                    _below(listing, path), status, reason, outcome.notes, case.example_id, split,
-                    digest.sha256 if digest else None, digest.bytes if digest else None,
+                    file=_below(listing, path),
+                    status=status,
+                    reason=reason,
+                    notes=outcome.notes,
+                    example_id=case.example_id,
+                    split=split,
+                    sha256=digest.sha256 if digest else None,
+                    bytes=digest.bytes if digest else None,
                 )
-            )  # fmt: skip
+            )
     entries += [
         FileEntry(_below(listing, path), "unlabelled", "no mask") for path in listing.unlabelled
     ]

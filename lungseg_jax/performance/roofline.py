@@ -170,8 +170,7 @@ def bytes_accessed(compiled: Any) -> float:  # noqa: ANN401
     where kernel gradients are loops over strips. It ignores custom calls, which the convolutions
     are on GPUs: theirs are added.
     """
-    analysis = compiled.cost_analysis()
-    properties = analysis[0] if isinstance(analysis, list) else analysis
+    properties = compiled.cost_analysis()
     return float(properties["bytes accessed"]) + custom_call_bytes(compiled.as_text())
 
 

@@ -233,12 +233,12 @@ def is_hidden(path: epath.Path, root: epath.Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def stem_of(path: epath.Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> str:
-    """Returns a file's name without one of the suffixes.
+def stem_of(path: epath.Path) -> str:
+    """Returns a file's name without the suffix of an image.
 
     The path's own `stem` would cut file names that are DICOM UIDs at their last dot.
     """
-    return path.stem if path.suffix.lower() in suffixes else path.name
+    return path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
 
 
 def by_stem(
