@@ -3,8 +3,9 @@
 Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=DIR
 
 --config.data.KEY=VALUE  the images, as for training: source (folder, if not given), manual_dir,
-                         images (images/*), masks (masks/{stem}*); how they are read; on_error=skip
-                         leaves bad files out, up to max_bad_share
+                         images (images/*), masks (masks/{stem}*); splits, a file of which only the
+                         test split is measured; how they are read; on_error=skip leaves bad files
+                         out, up to max_bad_share
 --config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
 --output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
 --checkpoint=PATH        network to measure instead of the weights in the package: a file of
@@ -12,8 +13,8 @@ Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=D
                          networks' mean
 --both_ways              average with the prediction of the mirrored image, at twice the time
 
-All images with a mask count, in no splits, but those that their header calls something else than
-a frontal chest. For a run's own test split: lungseg_jax.main --mode=eval.
+All images with a mask count, but those that their header calls something else than a frontal
+chest. For the raw output of a run on its own test split: lungseg_jax.main --mode=eval.
 """
 
 import concurrent.futures
@@ -53,12 +54,13 @@ from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sandbox import Sandboxes
 from tfds_builder.sources import Case, FolderPatterns, list_source
+from tfds_builder.splits import read_split_file
 
 # What the images are called in place of a run's splits.
 SPLIT = "external"
 
 # Keys of `DataConfig`: which images, and what happens to bad ones.
-PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "on_error", "max_bad_share")
+PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "splits", "on_error", "max_bad_share")
 
 # Keys of `EvaluationConfig`.
 TOLERANCE_KEYS = ("tolerance_px", "tolerance_mm")
@@ -89,7 +91,9 @@ def validate(
     names: Sequence[str] = (),
     evaluation: EvaluationConfig = EvaluationConfig(),
 ) -> evaluation_report.Summary:
-    """Measures the masks of all labelled images of a folder; writes and returns the metrics.
+    """Measures masks of a folder's labelled images; writes and returns the metrics.
+
+    Of all images, or, where `data.splits` names a file, of its test split.
 
     Args:
       segmenter: makes the masks.
@@ -103,7 +107,7 @@ def validate(
       predict accepts (`accepted`).
 
     Raises:
-      ConfigError: the output is not on disk.
+      ConfigError: the output is not on disk, or the split file is not of these images.
       DataError: there are no labelled images, one is bad while bad ones are not skipped, too many
         are bad, all are left out, or the output holds files of something else or is in use.
     """
@@ -111,8 +115,8 @@ def validate(
     _check_free(output)
     patterns = FolderPatterns(data.images, data.masks)
     listing = list_source(data.source, data.manual_dir, patterns)
-    cases = listing.cases
     terminal.say(f"{data.source}: {listing.describe()}")
+    cases = _test_split(listing.cases, data.splits) if data.splits else listing.cases
     make_folder(output)
     with (
         alone_in(output, "wait for its end, or give another --output"),
@@ -137,6 +141,16 @@ def validate(
     _say_if_sides_are_exchanged(rows)
     _say_what_is_left_out(left_out)
     return summary
+
+
+def _test_split(cases: Sequence[Case], splits: str) -> list[Case]:
+    """Returns the cases that a split file tests."""
+    wanted = set(read_split_file(splits)["test"])
+    if unknown := wanted - {case.example_id for case in cases}:
+        fault = f"test lists {min(unknown)!r}, which is not in the data"
+        raise ConfigError(splits, fault, "give the file of these images")
+    terminal.say(f"{splits}: {len(wanted)} images are of its test split")
+    return [case for case in cases if case.example_id in wanted]
 
 
 def _check_left_out(left_out: Sequence[DataError], num_cases: int, data: DataConfig) -> None:
@@ -338,7 +352,8 @@ def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
 def _say_if_trained_there(name: str, trained: DataConfig, data: DataConfig) -> None:
     """Warns if a run's own images, most of which it was trained on, are to be measured."""
     folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
-    if name != PACKAGED and trained.manual_dir and len(folders) == 1:
+    held_out = bool(data.splits) and data.splits == trained.splits
+    if name != PACKAGED and trained.manual_dir and len(folders) == 1 and not held_out:
         terminal.say(
             f"{name} was trained on images of this folder: figures will be too high; of those "
             "that it has not seen, lungseg_jax.main --mode=eval tells"

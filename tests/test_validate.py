@@ -322,3 +322,23 @@ def test_two_networks_are_compared_on_the_same_pictures(tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert main(["validate", "--output=x"]) == 1
     assert "data.manual_dir: is empty" in capsys.readouterr().err
+
+
+def test_a_split_file_leaves_the_images_that_were_trained_on_out(tmp_path, segmenter, capsys):
+    """Fault: a fine-tuned network measured on the very images it was tuned on."""
+    data = write_pictures(tmp_path / "data")
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"train": ["0", "1"], "val": ["2"], "test": ["3", "5"]}))
+    data = dataclasses.replace(data, splits=str(splits))
+    summary = validate(segmenter, data, tmp_path / "out")
+    assert [row["id"] for row in table(tmp_path / "out")] == ["3", "5"]
+    assert summary["external"]["num_examples"] == 2
+    note = json.loads((tmp_path / "out" / VALIDATION).read_text())
+    assert note["data"]["splits"] == str(splits)
+    _say_if_trained_there("run", data, dataclasses.replace(data, splits=""))
+    assert "figures will be too high" in capsys.readouterr().err
+    _say_if_trained_there("run", data, data)
+    assert "too high" not in capsys.readouterr().err
+    splits.write_text(json.dumps({"train": ["0"], "val": ["2"], "test": ["3", "7"]}))
+    with pytest.raises(ConfigError, match="test lists '7', which is not in the data"):
+        validate(segmenter, data, tmp_path / "other")
