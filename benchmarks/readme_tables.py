@@ -66,12 +66,13 @@ def accuracy_table(*, by_source: bool) -> str:
         names = names if by_source else names[:1]
         for name in names:
             figures = groups[name]
-            low, high = figures["dice"]["mean_between"]
+            between = figures["dice"]["mean_between"]
+            interval = f" ({between[0]:.4f} to {between[1]:.4f})" if between else ""
             cells = [
                 trained_on if name == names[0] else "",
                 "both" if name == "all" else name.capitalize(),
                 str(figures["pictures"]),
-                f"{figures['dice']['mean']:.4f} ({low:.4f} to {high:.4f})",
+                f"{figures['dice']['mean']:.4f}{interval}",
                 f"{figures['dice']['worst_twentieth']:.4f}",
                 f"{figures['hd95_px']['mean']:.2f}",
                 f"{figures['assd_px']['mean']:.2f}",

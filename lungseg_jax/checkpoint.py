@@ -124,6 +124,8 @@ class Checkpoints:
         Raises:
           CheckpointError: there is no checkpoint, or not that one, or none can be read.
         """
+        # Metrics of a checkpoint that is being saved are not known yet.
+        self.wait()
         steps = self._best_first()
         if step is not None:
             if step not in steps:
@@ -204,8 +206,9 @@ class Checkpoints:
                 "was saved with another optimizer or network",
                 f"use the code and configuration that saved it, or {again}",
             )
-        if len(steps) == 1:
-            raise CheckpointError(self.directory / str(steps[0]), "cannot be read", again)
+        if others := [str(step) for step in self._steps() if step not in steps]:
+            fault, remedy = f"{steps[0]} cannot be read", f"try that of step {' or '.join(others)}"
+            raise CheckpointError(self.directory, fault, remedy)
         raise CheckpointError(self.directory, "holds no readable checkpoint", again)
 
     def _is_of_another_form(self, step: int, abstract: PyTree) -> bool:
@@ -234,7 +237,7 @@ class Checkpoints:
                 raise
             terminal.say(
                 f"Checkpoint {self.directory / str(step)} cannot be read "
-                f"({type(error).__name__}: {first_line(error)}); trying another"
+                f"({type(error).__name__}: {first_line(error)})"
             )
             return None
 

@@ -11,10 +11,12 @@ Interval and p are about other patients: two seeds of one recipe differ, too. Of
 "p (runs)" is about other seeds.
 """
 
+import collections
 import csv
 import dataclasses
 import itertools
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -113,17 +115,43 @@ def compare(
 
     Raises:
       ConfigError: an address that is not a folder.
-      DataError: a folder holds no table of the split, or the tables differ in their images,
-        references, frames or tolerances.
+      DataError: a folder holds no table of the split, a run is given twice, or the tables differ
+        in their images, references, frames or tolerances.
     """
     groups = [[_read(run_folder(workdir), split) for workdir in group] for group in (first, second)]
     expected, *others = itertools.chain(*groups)
     for other in others:
         _check_same_tolerance(expected, other)
+    _check_given_once([expected, *others])
+    for group in groups:
+        _check_seeds_or_folds(group)
     _check_same_images(*groups)
     for before, other in itertools.combinations([expected, *others], 2):
         _check_same_references(before, other)
     return _differences(*groups)
+
+
+def _check_given_once(tables: Sequence[Table]) -> None:
+    """Raises DataError if a run is named several times: p over runs would count it as several."""
+    folders = collections.Counter(os.path.realpath(table.workdir) for table in tables)
+    folder, times = folders.most_common(1)[0]
+    if times > 1:
+        raise DataError(folder, f"is given {times} times", "name each run once")
+
+
+def _check_seeds_or_folds(group: Sequence[Table]) -> None:
+    """Raises DataError if some, but not all, images of two runs of a group are the same.
+
+    Each table names patients by its own images.
+    """
+    for table, other in itertools.combinations(group, 2):
+        common = table.metrics.keys() & other.metrics.keys()
+        if common and table.metrics.keys() != other.metrics.keys():
+            raise DataError(
+                other.workdir,
+                f"shares {len(common)} of {len(other.metrics)} images with {table.workdir}",
+                "make groups of runs with the same test split, or of the folds of one split",
+            )
 
 
 def _check_same_images(first: Sequence[Table], second: Sequence[Table]) -> None:
@@ -233,7 +261,8 @@ def _deviation(runs: Float64[np.ndarray, "r n"]) -> float:
 
 def _p_runs(first: Float64[np.ndarray, "r n"], second: Float64[np.ndarray, "s n"]) -> float:
     """Returns the p-value of Welch's t-test of the runs' means; NaN without a deviation."""
-    if not _deviation(first) + _deviation(second) > 0:
+    # Means of equal runs differ by rounding.
+    if not _deviation(first) + _deviation(second) > 1e-12 * _mean(first):
         return math.nan
     test: Any = ttest_ind(first.mean(axis=1), second.mean(axis=1), equal_var=False)
     return float(test.pvalue)
@@ -313,7 +342,7 @@ def _groups(runs: list[str]) -> tuple[list[str], list[str]]:
         return runs[:1], runs[1:]
     parts = itertools.groupby(runs, lambda word: word == BETWEEN_GROUPS)
     groups = [list(part) for is_between, part in parts if not is_between]
-    if len(groups) != 2:
+    if len(groups) != 2 or runs.count(BETWEEN_GROUPS) != 1:
         fault = f"{len(runs)} words are given"
         remedy = f"name two folders, or two groups with {BETWEEN_GROUPS} between"
         raise ConfigError("command line", fault, remedy)

@@ -67,7 +67,8 @@ def restore_weights(folder: epath.Path) -> tuple[Weights, dict[str, Any]]:
 
 def run_and_step(folder: epath.Path) -> tuple[epath.Path, int | None]:
     """Returns a run's folder, and the step of the checkpoint in it that is meant, if one is."""
-    if folder.parent.name == "checkpoints" and folder.name.isdecimal():
+    is_run = (folder / "config.json").exists()
+    if folder.parent.name == "checkpoints" and folder.name.isdecimal() and not is_run:
         return folder.parent.parent, int(folder.name)
     return folder, None
 

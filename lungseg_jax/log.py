@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ class Log:
     """
 
     def __init__(self, workdir: epath.Path, first_step: int) -> None:
-        self._workdir = workdir
+        self._history, self._rows = workdir / HISTORY, _rows_before(workdir / HISTORY, first_step)
         self._file: RecordWriter | None = None
         self._next_flush = 0.0
         if jax.process_index() == 0:
@@ -68,23 +69,19 @@ class Log:
         self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
 
     def validation(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds a row to `history.csv`, in place of those of this step and of later ones.
-
-        These are from before the run was resumed.
-        """
-        if jax.process_index() != 0:
+        """Adds a row to `history.csv`."""
+        if jax.process_index() != 0 or self._rows is None:
             return
-        path = self._workdir / HISTORY
-        rows: list[dict] = [row for row in _rows_of(path) if int(row["step"]) < step]
-        rows.append({"step": step, **figures})
+        self._rows.append({"step": step, **figures})
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(text, dict.fromkeys(key for row in self._rows for key in row))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(self._rows)
         try:
-            write_whole(path, text.getvalue().encode())
-        except OSError as error:
-            terminal.say(f"{path} cannot be written: {first_line(error)}")
+            write_whole(self._history, text.getvalue().encode())
+        # A bucket's login and network have errors of their own, which should not end a run.
+        except Exception as error:  # noqa: BLE001
+            terminal.say(f"{self._history} cannot be written: {first_line(error)}")
 
     def __enter__(self) -> "Log":
         return self
@@ -119,13 +116,22 @@ class Log:
             self._file = None
 
 
-def _rows_of(path: epath.Path) -> list[dict[str, str]]:
-    """Returns the rows of a history; none if it is absent or damaged."""
+def _rows_before(path: epath.Path, first_step: int) -> list[dict[str, Any]] | None:
+    """Returns the rows of a history before a step; later ones are from before a resumption.
+
+    `None` if the file is there and cannot be read: it is left as it is.
+    """
+    if jax.process_index() != 0:
+        return None
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError, csv.Error):
+        return [row for row in rows if int(row["step"]) < first_step]
+    except FileNotFoundError:
         return []
-    return rows if all(str(row.get("step")).isdecimal() for row in rows) else []
+    # Damage, and what a disk or a bucket raises.
+    except Exception as error:  # noqa: BLE001
+        terminal.say(f"{path} cannot be read, and is left as it is: {first_line(error)}")
+        return None
 
 
 def _name_behind_others(workdir: epath.Path) -> str:

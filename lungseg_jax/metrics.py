@@ -24,8 +24,8 @@ class ImageMetrics:
     models of one class and of two. NaN where a metric has no meaning: where prediction and
     reference are both empty (of this lung, for its Dice), and in mm where the spacing is unknown.
 
-    Where one of the two is empty, each metric has its worst value: 0, or the diagonal of the
-    image for distances, which have no upper bound. Leaving such images out would improve the
+    Where one of the two is empty, each metric of masks has its worst value: 0, or the image's
+    diagonal for distances, which have no upper bound. Leaving such images out would improve the
     means of the network that fails on them. Metrics Reloaded recommends this (Maier-Hein et al.
     2024, https://doi.org/10.1038/s41592-023-02151-z). The ASSD of two lungs never comes near the
     diagonal; it takes that value all the same, so that both distances penalise a failure alike.
@@ -33,7 +33,7 @@ class ImageMetrics:
     Attributes:
       id: the example's id.
       source: where the image was taken.
-      patient: id of the patient's first image in the table: no other identifier goes into one.
+      patient: id of the patient's first image by name: no other identifier goes into a table.
       finding: the finding of the image, or of the patient.
       dice: 2 |A ∩ B| / (|A| + |B|).
       iou: |A ∩ B| / |A ∪ B|.
@@ -146,7 +146,7 @@ def cross_entropy(
 ) -> float:
     """Returns the mean over pixels of −log of the probability assigned to the reference."""
     given = np.where(reference, probability, 1 - probability)
-    # A float32 closer to 1 than this is 1, and its complement 0, whose logarithm is infinite.
+    # At most 15.9 nats: in float32 a sure network's probability is 1, whose complement has no log.
     return float(-np.log(np.maximum(given, np.finfo(np.float32).eps)).mean(dtype=np.float64))
 
 
@@ -194,14 +194,15 @@ def dice_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> 
 
 
 def name_patients(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows with each patient named by the id of their first image.
+    """Returns the rows with each patient named by the first of their images' ids.
 
     Args:
       rows: rows with the patients' own identifiers; an image without one is its own patient.
     """
     first: dict[str, str] = {}
-    firsts = [first.setdefault(row.patient or row.id, row.id) for row in rows]
-    return [dataclasses.replace(row, patient=x) for row, x in zip(rows, firsts, strict=True)]
+    for row in sorted(rows, key=lambda row: row.id):
+        first.setdefault(row.patient or row.id, row.id)
+    return [dataclasses.replace(row, patient=first[row.patient or row.id]) for row in rows]
 
 
 def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:

@@ -261,7 +261,7 @@ def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
     dice = float(figures.get("dice", 0.0))
     terminal.say(
         f"step {step}: {pending.summary()}; validation Dice {dice:.4f}, "
-        f"cross-entropy {figures['cross_entropy']:.4f}, "
+        f"cross-entropy {figures.get('cross_entropy', np.nan):.4f}, "
         f"HD95 {figures.get('hd95_px', np.nan):.2f} px"
     )
     return dice

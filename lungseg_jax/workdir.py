@@ -80,9 +80,10 @@ def local_path(path: epath.PathLike) -> epath.Path:
     Raises:
       ConfigError: it is an address.
     """
-    if "://" in os.fspath(path):
+    local = epath.Path(path).expanduser()
+    if "://" in os.fspath(path) or _in_bucket(local):
         raise ConfigError(path, "is not on disk", "copy files there, and give a path")
-    return epath.Path(path).expanduser()
+    return local
 
 
 def _in_bucket(folder: epath.Path) -> bool:

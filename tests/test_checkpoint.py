@@ -209,6 +209,27 @@ def test_arrays_that_hosts_shared_when_they_were_saved_are_read(tmp_path, states
     assert_trees_equal(newest[0], states[6])
 
 
+def test_the_best_may_still_be_being_saved(tmp_path, states):
+    """Fault: an older checkpoint called the best, for the newest one's Dice is not on disk yet."""
+    checkpoints = Checkpoints(tmp_path, 3, all_devices("mesh"))
+    for step, dice in ((4, 0.5), (5, 0.4), (6, 0.9)):
+        checkpoints.save(states[step], {}, dice)
+    assert checkpoints.restore_weights(VARIABLES).step == 6
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_is_asked_for_gives_way_to_no_other(tmp_path, states):
+    """Fault: weights of another step than was asked for, or a run given up for one damaged file."""
+    save_all(tmp_path, states, {4: 0.9, 5: 0.3, 6: 0.5})
+    reading = Checkpoints(tmp_path, None, all_devices("mesh"))
+    assert_trees_equal(reading.restore_weights(VARIABLES, 5).variables, states[5].ema)
+    cut(tmp_path / "5")
+    with pytest.raises(CheckpointError, match=r"5 cannot be read; try that of step 6 or 4"):
+        reading.restore_weights(VARIABLES, 5)
+    with pytest.raises(CheckpointError, match=r"7: does not exist; give 4, 5, 6"):
+        reading.restore_weights(VARIABLES, 7)
+
+
 def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
     """Fault: a finished run that cannot be evaluated because one checkpoint was damaged."""
     directory = tmp_path / "checkpoints"

@@ -33,6 +33,10 @@ def write_run(
     return folder
 
 
+# Test splits of two folds.
+PARTS = (slice(0, 25), slice(25, 60))
+
+
 @pytest.fixture
 def dice() -> np.ndarray:
     return np.random.default_rng(0).normal(0.95, 0.02, 60)
@@ -84,7 +88,7 @@ def test_seeds_that_differ_as_much_as_the_recipes_show_no_difference(tmp_path, d
         (found.first_deviation, found.second_deviation), offsets.values(), strict=True
     ):
         assert deviation == pytest.approx(np.std(values, ddof=1))
-    # By hand: t = .002 / sqrt(.0001 / 3 + .000121 / 3) = .233 at 3.96 degrees of freedom.
+    # By hand: t = .002 / √(.0001 / 3 + .000121 / 3) = .233.
     assert found.p_runs == pytest.approx(0.827, abs=0.002)
     assert main(["compare", *map(str, runs["a"]), "vs", *map(str, runs["b"])]) == 0
     shown, said = capsys.readouterr()
@@ -95,9 +99,8 @@ def test_seeds_that_differ_as_much_as_the_recipes_show_no_difference(tmp_path, d
 def test_folds_together_count_each_picture_once(tmp_path, dice):
     """Fault: five folds of a recipe compared by their own images' means, or not at all."""
     ids = [f"p{i}" for i in range(60)]
-    parts = [slice(0, 25), slice(25, 60)]
     folds, others = (
-        [write_run(tmp_path / f"{name}{i}", dice[x] + shift, ids[x]) for i, x in enumerate(parts)]
+        [write_run(tmp_path / f"{name}{i}", dice[x] + shift, ids[x]) for i, x in enumerate(PARTS)]
         for name, shift in (("a", 0.0), ("b", 0.003))
     )
     found = compare(folds, others)[0]
@@ -109,7 +112,44 @@ def test_folds_together_count_each_picture_once(tmp_path, dice):
         compare(folds[:1], others)
 
 
-@pytest.mark.parametrize("words", ["a", "a b c", "a vs", "vs b", "a vs b vs c"])
+def test_unequal_spreads_of_seeds_are_not_pooled(tmp_path, dice):
+    """Fault: Student's t-test, which takes the steadier recipe's seeds for as scattered."""
+    offsets = {"a": (0.0, 0.02), "b": (0.0, 0.001, 0.002, 0.001)}
+    first, second = (
+        [write_run(tmp_path / f"{name}{i}", dice + x) for i, x in enumerate(values)]
+        for name, values in offsets.items()
+    )
+    # By hand: t = .009 / √(.0002 / 2 + 6.67e-7 / 4) = .899 at 1.003 degrees of freedom, where p is
+    # 1 - 2 / π · atan(t) but for .001. Student's, at 4 degrees of freedom, has .15.
+    assert compare(first, second)[0].p_runs == pytest.approx(0.533, abs=0.003)
+
+
+def test_runs_that_would_count_twice_are_refused(tmp_path, dice):
+    """Fault: overlapping patterns that make six runs of three; half of a split shared."""
+    runs = [write_run(tmp_path / name, dice) for name in "abc"]
+    (tmp_path / "link").symlink_to(runs[0])
+    for group in (runs[:1], [tmp_path / "link"]):
+        with pytest.raises(DataError, match="a: is given 2 times; name each run once"):
+            compare(runs[:2], [*runs[2:], *group])
+    half = write_run(tmp_path / "half", dice[:30])
+    with pytest.raises(DataError, match=r"half: shares 30 of 30 images with .*a; make groups"):
+        compare([runs[0], half], runs[1:2])
+
+
+def test_every_fold_is_checked_against_its_like(tmp_path, dice):
+    """Fault: references of the second fold never compared, for the first run has none of them."""
+    ids = [f"p{i}" for i in range(60)]
+    groups = [
+        [write_run(tmp_path / f"{name}{i}", dice[x], ids[x]) for i, x in enumerate(PARTS)]
+        for name in "ab"
+    ]
+    path = groups[1][1] / "eval" / "test.csv"
+    path.write_text(path.read_text().replace(",1000\n", ",1024\n"))
+    with pytest.raises(DataError, match=r"b1: 35 of 35 references have another size than in .*a1"):
+        compare(*groups)
+
+
+@pytest.mark.parametrize("words", ["a", "a b c", "a vs", "vs b", "a vs b vs c", "a vs vs b"])
 def test_groups_that_cannot_be_told_are_refused(words, capsys):
     """Fault: the third of three runs left out without a word."""
     assert main(["compare", *words.split()]) == 1
@@ -143,8 +183,10 @@ def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
     assert found["dice"].first == pytest.approx((30 + dice[30:].sum()) / 60)
     assert found["dice"].second == pytest.approx((dice[30:] + 0.001).sum() / 60)
     assert found["dice"].high < 0
-    # The best distance is none.
-    assert (found["hd95_px"].first, found["hd95_px"].second) == pytest.approx((0.25, 0.5))
+    # The best distance is none, the best share all.
+    for metric, best in (("hd95_px", 0), ("assd_px", 0), ("iou", 1), ("surface_dice", 1)):
+        expected = ((best + 0.5) / 2, 0.5)
+        assert (found[metric].first, found[metric].second) == pytest.approx(expected), metric
 
 
 def test_images_of_a_patient_count_as_one(tmp_path, capsys):

@@ -71,6 +71,11 @@ def test_weights_outlive_the_optimizer_they_were_trained_by(tmp_path, monkeypatc
     found = find_weights(str(tmp_path / "run"))
     assert_trees_equal(found.variables, last.ema)
     assert found.config == config
+    # Fault: a run whose own folder has the name of a checkpoint's, taken for one of another run.
+    (tmp_path / "checkpoints").mkdir()
+    alike = (tmp_path / "run").rename(tmp_path / "checkpoints" / "20261204")
+    assert_trees_equal(find_weights(str(alike)).variables, last.ema)
+    alike.rename(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"checkpoints: holds no run; give \S+/run, which does"):
         find_weights(str(tmp_path / "run" / "checkpoints"))
     start_from = dataclasses.replace(config, start_from=str(tmp_path / "run"))

@@ -84,19 +84,42 @@ def test_events_that_cannot_be_uploaded_stop_nothing(monkeypatch, capfd):
     assert uploads == [b"one", b"onetwo"]
 
 
-def test_a_history_has_each_validation_once(tmp_path, capsys):
-    """Fault: rows of before a kill beside those of after it, or all lost with a damaged one."""
+def history(folder) -> list[str]:
+    return (folder / HISTORY).read_text().splitlines()
+
+
+def test_a_history_has_each_validation_once(tmp_path):
+    """Fault: rows of before a kill, or of another run, beside those of after it."""
     with Log(epath.Path(tmp_path), first_step=1) as log:
         for step, dice in ((10, 0.5), (20, 0.6), (30, 0.7)):
             log.validation(step, {"train_loss": 1.0, "val_dice": dice})
-        # Resumed after step 10; a metric that no image had before.
-        log.validation(20, {"train_loss": 1.0, "val_dice": 0.65, "val_hd95_mm": 2.0})
-        lines = (tmp_path / HISTORY).read_text().splitlines()
-        assert lines == ["step,train_loss,val_dice,val_hd95_mm", "10,1.0,0.5,", "20,1.0,0.65,2.0"]
-        (tmp_path / HISTORY).write_bytes(b"\xff\x00")
-        log.validation(30, {"val_dice": 0.7})
-        assert (tmp_path / HISTORY).read_text().splitlines() == ["step,val_dice", "30,0.7"]
-        (tmp_path / HISTORY).unlink()
-        (tmp_path / HISTORY).mkdir()
+    # Resumed after step 10 with fewer validations; a metric that no image had before.
+    with Log(epath.Path(tmp_path), first_step=11) as log:
+        log.validation(30, {"train_loss": 1.0, "val_dice": 0.75, "val_hd95_mm": 2.0})
+    columns = "step,train_loss,val_dice,val_hd95_mm"
+    assert history(tmp_path) == [columns, "10,1.0,0.5,", "30,1.0,0.75,2.0"]
+    with Log(epath.Path(tmp_path), first_step=1) as log:
         log.validation(40, {"val_dice": 0.7})
-    assert "history.csv cannot be written" in capsys.readouterr().err
+    assert history(tmp_path) == ["step,val_dice", "40,0.7"]
+
+
+def test_a_history_that_cannot_be_read_is_left_as_it_is(tmp_path, capsys, monkeypatch):
+    """Fault: all learning curves lost to one stale handle, or to a file that someone edited."""
+    (tmp_path / HISTORY).write_bytes(b"step,val_dice\nten,0.5\n")
+    with Log(epath.Path(tmp_path), first_step=11) as log:
+        log.validation(20, {"val_dice": 0.7})
+    assert history(tmp_path) == ["step,val_dice", "ten,0.5"]
+    assert "history.csv cannot be read, and is left as it is" in capsys.readouterr().err
+
+    def upload(*_: object) -> None:
+        raise ConnectionError("no network")
+
+    # Fault: a bucket's own kinds of errors end the run before its checkpoint is saved.
+    (tmp_path / HISTORY).unlink()
+    with Log(epath.Path(tmp_path), first_step=1) as log, monkeypatch.context() as patch:
+        patch.setattr("lungseg_jax.log.write_whole", upload)
+        log.validation(20, {"val_dice": 0.7})
+        patch.undo()
+        assert "history.csv cannot be written: no network" in capsys.readouterr().err
+        log.validation(40, {"val_dice": 0.8})
+    assert history(tmp_path) == ["step,val_dice", "20,0.7", "40,0.8"]

@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from flax import nnx
 
 from lungseg_jax import export_onnx
+from lungseg_jax.errors import ConfigError
 from lungseg_jax.export_onnx import onnx_of
 from lungseg_jax.imaging.files import radiograph_of
 from lungseg_jax.imaging.network_input import network_input
@@ -118,6 +120,13 @@ def test_mistakes_end_in_one_line(arguments, said, capsys):
     """Fault: a traceback, or a file in a place that nobody asked for."""
     assert export_onnx.main(["export_onnx", *arguments]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_another_network_is_refused_by_its_name(monkeypatch):
+    """Fault: an AttributeError about layers that a network of one's own does not have."""
+    monkeypatch.setattr(Weights, "network", lambda _: nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+    with pytest.raises(ConfigError, match=r"Linear: is not written, only UNet; add it to lungseg_"):
+        onnx_of(untrained_weights(Calibration()))
 
 
 def test_without_onnx_its_installation_is_told(capsys, monkeypatch):

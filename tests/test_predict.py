@@ -106,12 +106,22 @@ def test_several_checkpoints_are_taken_from_the_command_line():
     assert parse_prediction(["predict", "a.png", "--output=o"]).checkpoints == []
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, untrained):
+    """Fault: a file that is not found from Python, or masks in a folder that is called ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    (row,) = predict(untrained, ["~/1.png"], "~/out")
+    assert (tmp_path / "out" / row.mask).exists()
+
+
 @pytest.mark.parametrize(
-    ("path", "output"), [("gs://bucket/a.png", "out"), ("a.png", "gs://bucket/masks")]
+    ("path", "output"),
+    [("gs://bucket/a.png", "out"), ("a.png", "gs://bucket/masks"), ("a.png", "/gs/bucket/masks")],
 )
 def test_addresses_are_refused(untrained, path, output):
     """Fault: masks in a folder named `gs:`, or a bucket's name looked for on the disk."""
-    with pytest.raises(ConfigError, match=r"gs://bucket/.*: is not on disk"):
+    with pytest.raises(ConfigError, match=r"gs:?/+bucket/.*: is not on disk"):
         predict(untrained, [path], output)
 
 

@@ -89,6 +89,8 @@ def test_bytes_of_a_file_are_segmented_as_the_file(tmp_path, untrained):
     assert of_bytes.estimated_dice == of_file.estimated_dice
     with pytest.raises(DataError, match=r"^bytes: "):
         untrained.segment(content[:100])
+    with pytest.raises(DataError, match=r"^bytes: "):
+        untrained.segment(content, ReadOptions(max_pixels=100))
 
 
 def test_other_classes_are_no_lungs(monkeypatch):

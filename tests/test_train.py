@@ -18,6 +18,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.records import Names, open_records
 from lungseg_jax.errors import CheckpointError, DataError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate
+from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import summarize
@@ -121,6 +122,8 @@ def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch):
     assert again["test"]["tolerance_px"] == config.evaluation.tolerance_px
     variables = find_weights(str(tmp_path / "run" / "checkpoints" / "6")).variables
     assert_trees_equal(variables, jax.device_get(last[0].ema))
+    exported = calibrated_weights_of_run(tmp_path / "run" / "checkpoints" / "6")
+    assert_trees_equal(exported.variables, variables)
     newest = evaluate(config, tmp_path / "run", step=6)
     assert newest["test"]["checkpoint_step"] == 6
     assert newest["test"]["dice"] == pytest.approx(of_last, abs=1e-6)

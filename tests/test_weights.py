@@ -46,6 +46,15 @@ def test_what_is_loaded_is_what_was_saved(saved):
         np.testing.assert_allclose(new, old, rtol=1e-3, atol=1e-7)
 
 
+def test_a_tilde_is_the_home_folder(saved, tmp_path, monkeypatch):
+    """Fault: weights saved from Python into a folder that is called ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save_weights("~/other.safetensors", saved[0])
+    assert (tmp_path / "other.safetensors").exists()
+    assert load_weights("~/other.safetensors").calibration == saved[0].calibration
+
+
 def test_scales_and_statistics_are_saved_whole(saved):
     """Fault: a running variance beyond the range of half precision, so that all masks are empty."""
     weights, path = saved
