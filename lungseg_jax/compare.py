@@ -178,7 +178,7 @@ def _check_same_references(table: Table, other: Table) -> None:
             other.workdir,
             f"{len(differing)} of {len(common)} references have another size than in "
             f"{table.workdir}: that of {name} has {theirs} pixels, not {ours}",
-            "compare runs on the same files, at the same size",
+            "compare runs on the same files, at the same size (phantoms are made from the seed)",
         )
 
 
@@ -324,13 +324,13 @@ def _run(arguments: Sequence[str]) -> None:
     terminal.show(_table(differences))
     if any(not math.isnan(difference.p_runs) for difference in differences):
         terminal.say(
-            "Interval and p are of other patients with these runs, p (runs) of other runs on these "
-            "patients (Welch's t-test)."
+            "The interval and p say what other patients might give, p (runs) what other runs would "
+            "(Welch's t-test)."
         )
     else:
         terminal.say(
-            "Intervals and p are of other patients, not of training again: two seeds of one recipe "
-            "may differ as much."
+            "The interval and p say what other patients might give, not what training again would: "
+            "two seeds of one recipe may differ as much."
         )
     if min(difference.patients for difference in differences) < MIN_PATIENTS:
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")

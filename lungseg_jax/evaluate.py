@@ -96,6 +96,11 @@ def _evaluate(
     if newest is None or newest < config.num_steps:
         terminal.say(f"The run is not finished: figures are of what it reached by step {newest}")
     summary = evaluate_splits(Evaluator(config, parallel), saved, records, workdir)
+    if step is not None:
+        terminal.say(
+            f"The run's metrics, tables and overlays are of step {step} now; without --step they "
+            "become those of the best checkpoint again"
+        )
     # Now the figures belong to this configuration's tolerances and to this environment.
     claim(workdir, config)
     record_start(workdir, config, own_environment, step=saved.step, mode="eval")

@@ -121,7 +121,8 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
             root,
             f"data.images={patterns.images} matches {len(pictures)} images, "
             f"data.masks={patterns.masks} masks for {len(masks)}, of {_describe(visible)}",
-            "change the folder or the patterns, such as data.masks='masks/*/{stem}*'",
+            "change the folder or the patterns, such as data.images='CXR_png/*' and "
+            "data.masks='masks/*/{stem}*'",
         )
     for stem, mask_paths in masks.items():
         if stem not in pictures:
