@@ -218,7 +218,8 @@ class Config:
         leaves out; 0 to leave none out. See `losses.segmentation_loss`.
       num_steps: steps of the whole run.
       start_from: weights that training starts from: `packaged`, a file of `lungseg_jax.export`, or
-        the folder of a run, if their network has the same form; empty for random ones.
+        the folder of a run, if their network has the same form (with other labels, the last layer
+        begins anew); empty for random ones.
       seed: random seed of initial parameters, order, augmentation, split and phantoms.
       fold: fold of a five-fold cross-validation, 0 to 4, whose test splits together contain every
         image once; -1 for a single split of 70, 10 and 20 %.

@@ -9,7 +9,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, ModelConfig, SourceName
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.network import Variables, abstract_variables
+from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, packaged_weights
 from lungseg_jax.workdir import read_config, run_folder
@@ -76,6 +76,8 @@ def run_and_step(folder: epath.Path) -> tuple[epath.Path, int | None]:
 def variables_to_start_from(config: Config) -> Variables | None:
     """Returns what a run starts from by its key `start_from`; `None` for random initial weights.
 
+    Of a network with other labels, all but the layer that tells the classes apart is taken over.
+
     Raises:
       ConfigError: the weights are of another network.
       CheckpointError: they cannot be read.
@@ -90,7 +92,17 @@ def variables_to_start_from(config: Config) -> Variables | None:
             f"{config.start_from} belongs to another network",
             f"set {', '.join(differences)}",
         )
+    if config.data.labels != weights.config.data.labels:
+        terminal.say(f"{config.start_from} has other labels: its last layer begins anew")
+        return _with_random_head(config, weights.variables)
     return weights.variables
+
+
+def _with_random_head(config: Config, variables: Variables) -> Variables:
+    """Returns variables with the last layer of the configured network's initial ones."""
+    _, initial, _ = split_model(make_model(config))
+    parameters, batch_stats = variables
+    return {**parameters, "head": jax.device_get(initial["head"])}, batch_stats
 
 
 def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
@@ -109,12 +121,14 @@ def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
 
 
 def _differences(config: Config, other: Config) -> list[str]:
-    """Returns, as KEY=VALUE, the keys that turn the configured network into the other one."""
+    """Returns, as KEY=VALUE, the keys that make the configured network as deep and wide as another.
+
+    Labels are not among them: they only change the last layer.
+    """
     keys = [field.name for field in dataclasses.fields(ModelConfig)]
     pairs = {
         f"model.{key}": (getattr(config.model, key), getattr(other.model, key)) for key in keys
     }
     # The compute type, and which activations are kept, are no part of the weights.
     del pairs["model.dtype"], pairs["model.remat"]
-    pairs["data.labels"] = (config.data.labels, other.data.labels)
     return [f"{key}={theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]

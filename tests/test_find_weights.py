@@ -15,7 +15,9 @@ from lungseg_jax.config import Config, DataConfig, SourceName
 from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.find_weights import find_weights, variables_to_start_from
 from lungseg_jax.log import Log
+from lungseg_jax.network import make_model, split_model
 from lungseg_jax.parallel import all_devices
+from lungseg_jax.step import prepare_step
 from lungseg_jax.train import loop, start
 from lungseg_jax.weights import Calibration, Weights, checksum, save_weights
 from lungseg_jax.workdir import claim, read_starts
@@ -116,7 +118,7 @@ def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, 
         start(absent, all_devices("mesh"), epath.Path(tmp_path / "run"), contextlib.ExitStack())
     assert not (tmp_path / "records").exists()
     sided = small_config(data__labels="left_right", model__activation="silu", start_from=path)
-    with pytest.raises(ConfigError, match=r"; set model.activation=relu, data.labels=lungs$"):
+    with pytest.raises(ConfigError, match=r"; set model.activation=relu$"):
         variables_to_start_from(sided)
     # Types and what is kept in memory are no part of a network.
     alike = small_config(model__dtype="bfloat16", model__remat=True, start_from=path)
@@ -139,3 +141,21 @@ def test_pictures_that_the_packaged_weights_have_seen_are_named(source, capsys):
     variables_to_start_from(Config(start_from="packaged", data=DataConfig(source=source)))
     seen = source in ("kaggle", "montgomery", "shenzhen")
     assert ("metrics will be too high" in capsys.readouterr().err) == seen
+
+
+def test_weights_of_other_labels_give_all_but_the_last_layer(tmp_path, saved, capsys):
+    """Fault: sides that cannot be learnt from a network of lungs, or a head that does not fit."""
+    path = str(tmp_path / "other.safetensors")
+    config = small_config_with_data(
+        tmp_path, data__labels="left_right", augment__flip=False, parallel="mesh", start_from=path
+    )
+    found = variables_to_start_from(config)
+    assert found is not None
+    parameters, batch_stats = found
+    assert_trees_equal(batch_stats, saved.variables[1])
+    _, initial, _ = split_model(make_model(config))
+    for name, layer in parameters.items():
+        assert_trees_equal(layer, initial[name] if name == "head" else saved.variables[0][name])
+    assert "other labels: its last layer begins anew" in capsys.readouterr().err
+    state, _ = prepare_step(config, all_devices("mesh"), found)
+    assert_trees_equal(jax.device_get(state.parameters), parameters)
