@@ -121,9 +121,9 @@ def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
 
 
 def _differences(config: Config, other: Config) -> list[str]:
-    """Returns, as KEY=VALUE, the keys that make the configured network as deep and wide as another.
+    """Returns, as KEY=VALUE, the keys that give the configured network the other one's form.
 
-    Labels are not among them: they only change the last layer.
+    Labels are not among them, because they change the last layer alone.
     """
     keys = [field.name for field in dataclasses.fields(ModelConfig)]
     pairs = {
