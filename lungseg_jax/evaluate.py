@@ -235,7 +235,7 @@ def lung_probability(
 ) -> Float[np.ndarray, "h w"]:
     """Returns the probability of either lung in the frame of an example's file, smoothed.
 
-    Prediction on files makes its masks from this with `keep_lungs`.
+    `make_segmentation` computes the same for a file, before `keep_lungs`.
     """
     return to_original(smooth(square), example).max(axis=-1)
 

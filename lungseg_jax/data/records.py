@@ -83,8 +83,8 @@ class Records:
         self._examples = fields.select("example_id", "source", "spacing_mm", "original_mask")
         self._names = fields.select(*Names._fields)
         # So that a truncated shard is reported before the first step.
-        for fields in (self._pictures, self._examples):
-            fields.read([len(fields) - 1])
+        for chosen in (self._pictures, self._examples):
+            chosen.read([len(fields) - 1])
         self.split = split
         self.labels: Labels = labels
         self.name: str = info.config_name
