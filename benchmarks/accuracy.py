@@ -162,7 +162,7 @@ def figures_with_spread(rows: Sequence[ImageMetrics]) -> dict:
     """
     summary, spreads = summarize(rows), spread(rows)
     result: dict = {
-        "pictures": len(rows),
+        "images": len(rows),
         "empty_predictions": summary["num_empty_predictions"],
         "false_lungs": summary["num_false_lungs"],
     }

@@ -70,14 +70,14 @@ def main(folder: str, option: str = "") -> None:
     print(json.dumps(result, indent=2))
 
 
-def _rates(pictures: Path) -> dict:
-    count = len(list((pictures / "images").iterdir()))
+def _rates(folder: Path) -> dict:
+    count = len(list((folder / "images").iterdir()))
     seconds: dict[str, list[float]] = {"loop": [], "one core": [], "two cores": []}
     for _ in range(REPEATS):
-        seconds["loop"].append(_timed_loop(pictures))
+        seconds["loop"].append(_timed_loop(folder))
         for cores, name in ((1, "one core"), (2, "two cores")):
             with tempfile.TemporaryDirectory() as data_dir:
-                seconds[name].append(_build(pictures, Path(data_dir), cores)["seconds"])
+                seconds[name].append(_build(folder, Path(data_dir), cores)["seconds"])
     ratios = {
         "one core over loop": ("loop", "one core"),
         "two cores over one": ("one core", "two cores"),
@@ -94,11 +94,11 @@ def _rates(pictures: Path) -> dict:
     }
 
 
-def _build(pictures: Path, data_dir: Path, cores: int) -> dict[str, float]:
+def _build(folder: Path, data_dir: Path, cores: int) -> dict[str, float]:
     """Builds in a process that may use `cores` cores; returns seconds and peak memory."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     output = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", BUILD, data_dir / "records", pictures],
+        [sys.executable, "-c", BUILD, data_dir / "records", folder],
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -107,13 +107,13 @@ def _build(pictures: Path, data_dir: Path, cores: int) -> dict[str, float]:
     return json.loads(output.splitlines()[-1])
 
 
-def _timed_loop(pictures: Path) -> float:
+def _timed_loop(folder: Path) -> float:
     """Returns the seconds that the plain loop takes on one core."""
     with tempfile.TemporaryDirectory() as output:
         start = time.perf_counter()
-        for picture in sorted((pictures / "images").iterdir()):
-            image = _read(picture)
-            mask = Image.open(pictures / "masks" / f"{picture.stem}.png").convert("L")
+        for path in sorted((folder / "images").iterdir()):
+            image = _read(path)
+            mask = Image.open(folder / "masks" / f"{path.stem}.png").convert("L")
             mask = Image.fromarray((np.asarray(mask) > 127).astype(np.uint8))
             size = (IMAGE_SIZE, IMAGE_SIZE)
             square = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
@@ -123,14 +123,14 @@ def _timed_loop(pictures: Path) -> float:
                 ("mask", mask.resize(size)),
                 ("original_mask", mask),
             ):
-                content.save(Path(output) / f"{picture.stem}_{name}.png")
+                content.save(Path(output) / f"{path.stem}_{name}.png")
         return time.perf_counter() - start
 
 
-def _read(picture: Path) -> np.ndarray:
-    if picture.suffix == ".png":
-        return np.asarray(Image.open(picture).convert("L"), np.float32) / 255
-    dataset = pydicom.dcmread(picture)
+def _read(path: Path) -> np.ndarray:
+    if path.suffix == ".png":
+        return np.asarray(Image.open(path).convert("L"), np.float32) / 255
+    dataset = pydicom.dcmread(path)
     values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
     values = values.astype(np.float32)
     values = (values - values.min()) / (values.max() - values.min())
@@ -139,37 +139,37 @@ def _read(picture: Path) -> np.ndarray:
 
 def _pairs(folder: str, root: Path, every: int = 1, side: int | None = None) -> Path:
     """Writes each pair twice, the second time as DICOM."""
-    pictures = root / "pictures"
+    archive = root / "archive"
     for name in ("images", "masks"):
-        (pictures / name).mkdir(parents=True)
+        (archive / name).mkdir(parents=True)
     for case in list_source("kaggle", folder).cases[::every]:
-        picture = pictures / "images" / Path(case.image).name
-        mask, copy = pictures / "masks" / f"{picture.stem}.png", f"{picture.stem}_dicom"
-        for source, target in ((case.image, picture), (case.masks[0].path, mask)):
+        path = archive / "images" / Path(case.image).name
+        mask, copy = archive / "masks" / f"{path.stem}.png", f"{path.stem}_dicom"
+        for source, target in ((case.image, path), (case.masks[0].path, mask)):
             target.write_bytes(Path(source).read_bytes())
             if side is not None:
                 Image.open(target).convert("L").resize((side, side)).save(target)
-        picture.with_name(f"{copy}.dcm").write_bytes(to_dicom(picture, copy))
+        path.with_name(f"{copy}.dcm").write_bytes(to_dicom(path, copy))
         mask.with_name(f"{copy}.png").write_bytes(mask.read_bytes())
-    return pictures
+    return archive
 
 
 def _many(folder: str, root: Path, count: int) -> Path:
     """Writes `count` pairs, repeating the same images under other names."""
-    pictures = root / f"pictures-{count}"
+    archive = root / f"archive-{count}"
     for name in ("images", "masks"):
-        (pictures / name).mkdir(parents=True)
+        (archive / name).mkdir(parents=True)
     cases = list_source("kaggle", folder).cases
     for number in range(count):
         case = cases[number % len(cases)]
         for name, path in (("images", case.image), ("masks", case.masks[0].path)):
-            (pictures / name / f"{number:05d}.png").write_bytes(Path(path).read_bytes())
-    return pictures
+            (archive / name / f"{number:05d}.png").write_bytes(Path(path).read_bytes())
+    return archive
 
 
-def to_dicom(picture: Path, patient_id: str) -> bytes:
+def to_dicom(path: Path, patient_id: str) -> bytes:
     """Returns an image file as a DICOM file with uncompressed pixels."""
-    pixels = np.asarray(Image.open(picture).convert("L"))
+    pixels = np.asarray(Image.open(path).convert("L"))
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

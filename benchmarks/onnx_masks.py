@@ -40,7 +40,7 @@ def main(folder: str) -> None:
             furthest[name] = max(furthest[name], float(np.abs(theirs - ours.square[..., 0]).max()))
     found = {
         name: {
-            "pictures": len(values),
+            "images": len(values),
             "mean_dice": round(float(np.mean(values)), 5),
             "least_dice": round(min(values), 5),
             "largest_difference_of_probability": round(furthest[name], 5),
@@ -60,13 +60,13 @@ def _runtimes(model: bytes) -> dict[str, Any]:
 
     session = onnxruntime.InferenceSession(model)
     found: dict[str, Any] = {
-        "onnxruntime float32": lambda pictures: session.run(None, {"images": pictures})[0]
+        "onnxruntime float32": lambda images: session.run(None, {"images": images})[0]
     }
     core = openvino.Core()
     for dtype, hint in (("float32", "f32"), ("bfloat16", "bf16")):
         options = {"INFERENCE_PRECISION_HINT": hint}
         compiled = core.compile_model(core.read_model(model), "CPU", options)
-        found[f"openvino {dtype}"] = lambda pictures, compiled=compiled: compiled(pictures)[0]
+        found[f"openvino {dtype}"] = lambda images, compiled=compiled: compiled(images)[0]
     return found
 
 

@@ -15,7 +15,7 @@ from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from tfds_builder.svg_charts import PALETTE
 
-PICTURE = RESULTS.parent.parent / "docs" / "peers.svg"
+PLOT = RESULTS.parent.parent / "docs" / "peers.svg"
 
 # By the data type in which PyTorch computes: colour and name.
 SERIES = {"float32": (PALETTE[0], "float32"), "bfloat16": (PALETTE[1], "bfloat16 autocast")}
@@ -156,7 +156,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str =
 
 def main() -> None:
     """Draws the image."""
-    PICTURE.write_text(chart(sections_of(read_results())))
+    PLOT.write_text(chart(sections_of(read_results())))
 
 
 if __name__ == "__main__":

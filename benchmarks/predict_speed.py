@@ -35,7 +35,7 @@ def main() -> None:
     own_environment = environment()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        folders = {side: _pictures(root / str(side), side) for side in SIDES}
+        folders = {side: _images(root / str(side), side) for side in SIDES}
         first = sorted(folders[512].iterdir())[0]
         start = [_seconds([first], root) for _ in range(1 + REPEATS)]
         # So that the program for several images at a time is compiled, too.
@@ -73,7 +73,7 @@ def _seconds(paths: list[Path], root: Path) -> float:
     return round(seconds, 2)
 
 
-def _pictures(folder: Path, side: int) -> Path:
+def _images(folder: Path, side: int) -> Path:
     """Writes phantoms of a size, every second one as DICOM."""
     folder.mkdir()
     for number in range(FILES):

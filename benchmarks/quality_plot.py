@@ -14,7 +14,7 @@ from benchmarks.command import call_with_arguments
 from benchmarks.main_job import RESULTS
 from tfds_builder.svg_charts import PALETTE
 
-PICTURE = RESULTS.parent.parent / "docs" / "quality.svg"
+PLOT = RESULTS.parent.parent / "docs" / "quality.svg"
 
 # Result files, and what their test images are to the network.
 PANELS = {
@@ -105,7 +105,7 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Draws the image."""
-    PICTURE.write_text(chart(read_results()))
+    PLOT.write_text(chart(read_results()))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def accuracy_table(*, by_source: bool) -> str:
             cells = [
                 trained_on if name == names[0] else "",
                 "both" if name == "all" else name.capitalize(),
-                str(figures["pictures"]),
+                str(figures["images"]),
                 f"{figures['dice']['mean']:.4f}{interval}",
                 f"{figures['dice']['worst_twentieth']:.4f}",
                 f"{figures['hd95_px']['mean']:.2f}",

@@ -68,7 +68,7 @@ def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
     """
     bound = sides.MIRRORED_BELOW
     return {
-        "pictures": len(scores),
+        "images": len(scores),
         "mean": round(float(scores.mean()), 3),
         "standard_deviation": round(float(scores.std()), 3),
         "smallest": [round(float(score), 2) for score in np.sort(scores)[:5]],

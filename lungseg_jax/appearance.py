@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from lungseg_jax.config import AugmentConfig
 
-Picture = Float[Array, "h w"]
+Image = Float[Array, "h w"]
 
 # Number in each direction.
 _SHADING_PARTS = 4
@@ -27,8 +27,8 @@ _BAR_PROBABILITY = 0.25
 
 
 def change_appearance(
-    key: Key[Array, ""], image: Picture, lungs: Bool[Array, "h w"], config: AugmentConfig
-) -> Picture:
+    key: Key[Array, ""], image: Image, lungs: Bool[Array, "h w"], config: AugmentConfig
+) -> Image:
     """Returns the image as another hospital might have it; values may leave [0, 1].
 
     Args:
@@ -53,7 +53,7 @@ def change_appearance(
     return image
 
 
-def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
+def bend(image: Image, amounts: Float[Array, "2"]) -> Image:
     """Returns the image under a smooth curve that leaves 0 and 1 where they are.
 
     Args:
@@ -66,7 +66,7 @@ def bend(image: Picture, amounts: Float[Array, "2"]) -> Picture:
     return x + amounts[0] * jnp.sin(math.pi * x) + amounts[1] * jnp.sin(2 * math.pi * x) / 2
 
 
-def change_local_contrast(image: Picture, gain: Float[Array, ""]) -> Picture:
+def change_local_contrast(image: Image, gain: Float[Array, ""]) -> Image:
     """Returns the image with its differences from the neighbourhood's mean scaled by `gain`.
 
     More than 1 looks like adaptive equalisation by a detector's software, less than 1 like film.
@@ -76,7 +76,7 @@ def change_local_contrast(image: Picture, gain: Float[Array, ""]) -> Picture:
     return mean + gain * (image - mean)
 
 
-def opacities(key: Key[Array, ""], shape: tuple[int, ...]) -> Picture:
+def opacities(key: Key[Array, ""], shape: tuple[int, ...]) -> Image:
     """Returns soft blobs, bright or dark, each of height 1 at most: consolidations or lucencies."""
     size_key, place_key, strength_key = jax.random.split(key, 3)
     low, high = _OPACITY_RADIUS
@@ -115,7 +115,7 @@ def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool
     return covered
 
 
-def enlarge(values: Float[Array, "a b"], shape: tuple[int, ...]) -> Picture:
+def enlarge(values: Float[Array, "a b"], shape: tuple[int, ...]) -> Image:
     """Returns the values of equal parts of the image, interpolated between the parts' centres."""
     rows, columns = (
         _interpolation(side, count) for side, count in zip(shape, values.shape, strict=True)

@@ -17,7 +17,7 @@ from lungseg_jax.config import AugmentConfig, Config
 from lungseg_jax.data.labels import tells_sides
 from lungseg_jax.resampling import affine, blur
 
-Picture = Float[Array, "h w"]
+Image = Float[Array, "h w"]
 
 # Number of the appearance's random stream; `split` makes the others. A new change to images must
 # take `fold_in` with the next number, 5, and never another key from `split`: then the existing
@@ -57,8 +57,8 @@ def augment(
 
 
 def _augment_one(
-    config: AugmentConfig, key: Key[Array, ""], image: Picture, masks: list[Picture]
-) -> tuple[Picture, list[Picture]]:
+    config: AugmentConfig, key: Key[Array, ""], image: Image, masks: list[Image]
+) -> tuple[Image, list[Image]]:
     geometry_key, intensity_key, blur_key, noise_key = jax.random.split(key, 4)
     matrix = random_affine(geometry_key, config)
     # Without the barriers, XLA fuses, and so repeats, the resampling in each tap of the blur and
@@ -99,7 +99,7 @@ def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2
     return jnp.concatenate([linear, _symmetric(shift, config.shift, (2, 1))], axis=1)
 
 
-def _change_intensity(key: Key[Array, ""], image: Picture, config: AugmentConfig) -> Picture:
+def _change_intensity(key: Key[Array, ""], image: Image, config: AugmentConfig) -> Image:
     gamma, contrast, brightness = jax.random.split(key, 3)
     # Other changes leave negative values, whose powers would be NaN.
     image = jnp.maximum(image, 1e-6) ** (2 ** _symmetric(gamma, config.gamma))

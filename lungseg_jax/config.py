@@ -299,9 +299,9 @@ def from_json(text: str) -> Config:
     return _build(Config, dict(json.loads(text)), prefix="")
 
 
-def num_trimmed(share: float, num_pictures: int) -> int:
+def num_trimmed(share: float, num_images: int) -> int:
     """Returns how many whole images a share amounts to, never all; allows for rounding errors."""
-    return min(num_pictures - 1, math.floor(share * num_pictures + 1e-6))
+    return min(num_images - 1, math.floor(share * num_images + 1e-6))
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN401

@@ -113,7 +113,7 @@ def evaluate_splits(
     """Measures the splits a run is judged by, then writes tables, overlays and `metrics.json`."""
     rows = {split: evaluator.measure(saved.variables, records[split]) for split in EVALUATED_SPLITS}
     ranked = evaluation_report.best_median_worst(rows["test"])
-    pictures = evaluator.overlays(saved.variables, records["test"], list(ranked.values()))
+    overlays = evaluator.overlays(saved.variables, records["test"], list(ranked.values()))
     measured_by = {
         "checkpoint_step": saved.step,
         "tolerance_px": evaluator.evaluation.tolerance_px,
@@ -126,7 +126,7 @@ def evaluate_splits(
         for split in EVALUATED_SPLITS
     }
     evaluation_report.write_summary(workdir, summary)
-    evaluation_report.write_overlays(workdir, rows["test"], ranked, pictures)
+    evaluation_report.write_overlays(workdir, rows["test"], ranked, overlays)
     return summary
 
 
@@ -208,15 +208,15 @@ class Evaluator:
         self, variables: Variables, records: Records, positions: Sequence[int]
     ) -> dict[int, np.ndarray]:
         """Returns RGB images of reference and prediction for this process's share of examples."""
-        pictures = {}
+        overlays = {}
         for position, square in self.predict(variables, records, positions):
             example = records.example(position)
-            pictures[position] = draw_overlay(
+            overlays[position] = draw_overlay(
                 to_original(records.images([position])[0] / np.float32(65535), example)[..., 0],
                 predicted_mask(square, example),
                 example.original_mask > 0,
             )
-        return pictures
+        return overlays
 
 
 def predicted_mask(

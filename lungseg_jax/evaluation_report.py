@@ -119,15 +119,15 @@ def write_overlays(
     workdir: epath.Path,
     rows: Sequence[ImageMetrics],
     ranked: Mapping[str, int],
-    pictures: Mapping[int, np.ndarray],
+    overlays: Mapping[int, np.ndarray],
 ) -> None:
     """Writes `overlays/<rank>.png` for the images this process has, replacing older ones."""
     for rank, position in ranked.items():
-        if position in pictures:
+        if position in overlays:
             row = rows[position]
             path = workdir / "overlays" / f"{rank}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, png.encode_png(pictures[position]))
+            write_whole(path, png.encode_png(overlays[position]))
             terminal.say(f"{rank}: {row.id}, Dice {row.dice:.4f}, {path}")
 
 

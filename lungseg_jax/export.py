@@ -59,11 +59,11 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
     weights, data_state = restore_weights(workdir)
     data = dataclasses.replace(weights.config.data, **places)
     records = open_records(dataclasses.replace(weights.config, data=data))
-    check_same_pictures(run_and_step(workdir)[0], data_state, records)
+    check_same_images(run_and_step(workdir)[0], data_state, records)
     return dataclasses.replace(weights, calibration=calibrate(weights, records["val"]))
 
 
-def check_same_pictures(
+def check_same_images(
     workdir: epath.Path, data_state: dict[str, Any], records: dict[str, Records]
 ) -> None:
     """Checks that the records are those of a run, or that at least their splits hold the same ids.

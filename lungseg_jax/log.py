@@ -64,9 +64,9 @@ class Log:
         ]
         self._write(step, summary=Summary(value=values))
 
-    def picture(self, name: str, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    def image(self, name: str, step: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Logs an RGB image."""
-        self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
+        self._write(step, summary=summary.image(name, image, dataformats="HWC"))
 
     def validation(self, step: int, figures: Mapping[str, float]) -> None:
         """Adds a row to `history.csv`."""

@@ -122,12 +122,12 @@ class Parallel:
             lambda x: jax.make_array_from_process_local_data(self._spread, np.asarray(x)), batch
         )
 
-    def spread_rows(self, pictures: PyTree) -> PyTree:
+    def spread_rows(self, images: PyTree) -> PyTree:
         """Returns images (b h w c) with their rows spread over `SPACE`; for traced values."""
         if self.space_shards == 1:
-            return pictures
+            return images
         return jax.lax.with_sharding_constraint(
-            pictures, NamedSharding(self._mesh, PartitionSpec(DATA, SPACE))
+            images, NamedSharding(self._mesh, PartitionSpec(DATA, SPACE))
         )
 
     @functools.cached_property

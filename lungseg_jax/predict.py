@@ -243,12 +243,12 @@ def _segment_all(
     """Yields a row for each file in order; writes results while the next ones are predicted."""
     writing: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
     while group := list(itertools.islice(opened, BATCH_SIZE)):
-        readable = [picture.square for picture in group if picture.square is not None]
+        readable = [file.square for file in group if file.square is not None]
         predictions = iter(segmenter.predict(readable) if readable else ())
         before = len(writing)
-        for picture in group:
-            prediction = None if picture.square is None else next(predictions)
-            writing.append(pool.submit(finish, picture, prediction))
+        for file in group:
+            prediction = None if file.square is None else next(predictions)
+            writing.append(pool.submit(finish, file, prediction))
         for _ in range(before):
             yield writing.popleft().result()
     while writing:

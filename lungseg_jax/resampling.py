@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-Picture = Float[Array, "h w"]
+Image = Float[Array, "h w"]
 Matrix = Float[Array, "2 3"]
 Row = Float[Array, "1 n"]
 
@@ -27,7 +27,7 @@ Row = Float[Array, "1 n"]
 _TABLE_STRIDE = 16
 
 
-def affine(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
+def affine(images: list[Image], matrix: Matrix) -> list[Image]:
     """Returns images of one size, all moved alike; outside the frame they are 0.
 
     Bilinear; on a TPU the same, but without the frequencies above the pixels' own that linear
@@ -35,19 +35,19 @@ def affine(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
     and at the frame.
 
     Args:
-      pictures: images of any values.
+      images: images of any values.
       matrix: map from output to input coordinates, (row, column, 1) from the centre in units of
         the sides. On a TPU it must turn by less than 90 degrees.
     """
     return jax.lax.platform_dependent(
-        pictures,
+        images,
         matrix,
         tpu=affine_by_products,
-        default=lambda pictures, matrix: [affine_by_gathers(x, matrix) for x in pictures],
+        default=lambda images, matrix: [affine_by_gathers(x, matrix) for x in images],
     )
 
 
-def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
+def affine_by_gathers(image: Image, matrix: Matrix) -> Image:
     """Returns one image moved as by `affine`, looking up four pixels for each."""
     height, width = image.shape
     row, column = _sources(image.shape, matrix)
@@ -62,7 +62,7 @@ def affine_by_gathers(image: Picture, matrix: Matrix) -> Picture:
     return jnp.where(_inside(row, column, image.shape), above * (1 - down) + below * down, 0)
 
 
-def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]:
+def affine_by_products(images: list[Image], matrix: Matrix) -> list[Image]:
     """Returns images moved as by `affine`, along rows and then along columns.
 
     Each pass stretches all rows alike and shifts each row by its own amount. Shifting a sum of
@@ -74,17 +74,17 @@ def affine_by_products(pictures: list[Picture], matrix: Matrix) -> list[Picture]
     # right_row R + right_column C + right, is a function of r and C, whose slope in r is this:
     shear = right_row / down_row
     rows_moved = _move_along_rows_and_transpose(
-        pictures, right_column - shear * down_column, shear, right - shear * down
+        images, right_column - shear * down_column, shear, right - shear * down
     )
     # Columns are stored as rows now, and come back as columns.
     moved = _move_along_rows_and_transpose(rows_moved, down_row, down_column, down)
     # Waves go on beyond the frame, and ring at its edge.
-    shape = pictures[0].shape
+    shape = images[0].shape
     inside = _inside(*_sources(shape, matrix), shape)
-    return [jnp.where(inside, picture, 0) for picture in moved]
+    return [jnp.where(inside, image, 0) for image in moved]
 
 
-def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
+def blur(image: Image, sigma: Float[Array, ""], radius: int) -> Image:
     """Returns the image after a Gaussian blur of `sigma` pixels, truncated at `radius`.
 
     Edge pixels are repeated.
@@ -97,7 +97,7 @@ def blur(image: Picture, sigma: Float[Array, ""], radius: int) -> Picture:
     )
 
 
-def filter_by_slices(image: Picture, kernel: Float[Array, " k"]) -> Picture:
+def filter_by_slices(image: Image, kernel: Float[Array, " k"]) -> Image:
     """Returns the image filtered along both axes; the kernel's length is odd."""
     radius = len(kernel) // 2
     for axis in (0, 1):
@@ -111,13 +111,13 @@ def filter_by_slices(image: Picture, kernel: Float[Array, " k"]) -> Picture:
     return image
 
 
-def filter_by_products(image: Picture, kernel: Float[Array, " k"]) -> Picture:
+def filter_by_products(image: Image, kernel: Float[Array, " k"]) -> Image:
     """Returns the same as `filter_by_slices`, as the product with a matrix for each axis."""
     rows, columns = (_filter_matrix(side, kernel) for side in image.shape)
     return rows @ image @ columns.T
 
 
-def _sources(shape: tuple[int, ...], matrix: Matrix) -> tuple[Picture, Picture]:
+def _sources(shape: tuple[int, ...], matrix: Matrix) -> tuple[Image, Image]:
     """Returns the row and the column, in pixels, that each pixel is read at."""
     row, column = _centres(shape[0])[:, None], _centres(shape[1])[None, :]
     source_row, source_column = (
@@ -127,13 +127,13 @@ def _sources(shape: tuple[int, ...], matrix: Matrix) -> tuple[Picture, Picture]:
     return source_row, source_column
 
 
-def _inside(row: Picture, column: Picture, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
+def _inside(row: Image, column: Image, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
     """Returns where some neighbour of the position (row, column) belongs to the image."""
     return (row >= -1) & (row < shape[0]) & (column >= -1) & (column < shape[1])
 
 
 def _move_along_rows_and_transpose(
-    pictures: list[Picture], scale: Array, shear: Array, offset: Array
+    images: list[Image], scale: Array, shear: Array, offset: Array
 ) -> list[Float[Array, "w h"]]:
     """Returns the transpose of each image, with each row stretched and shifted.
 
@@ -147,7 +147,7 @@ def _move_along_rows_and_transpose(
 
     the shift of a row is a rotation of its coefficients, and cos u and sin u fit all rows.
     """
-    height, width = pictures[0].shape
+    height, width = images[0].shape
     frequency = np.arange(width)
     phase = np.pi * _centres(width)[:, None] * frequency
     # The last factor is a triangle's spectrum: what linear interpolation leaves of a wave.
@@ -159,8 +159,8 @@ def _move_along_rows_and_transpose(
     # Without the barrier, every product would compute the tables again.
     cosine, sine = jax.lax.optimization_barrier(_waves(scale * _centres(width) + offset, width))
     moved = []
-    for picture in pictures:
-        cosine_part, sine_part = cosine_analysis.T @ picture.T, sine_analysis.T @ picture.T
+    for image in images:
+        cosine_part, sine_part = cosine_analysis.T @ image.T, sine_analysis.T @ image.T
         shifted_cosine_part = cosine_part * rotation_cosine + sine_part * rotation_sine
         shifted_sine_part = sine_part * rotation_cosine - cosine_part * rotation_sine
         moved.append(cosine.T @ shifted_cosine_part + sine.T @ shifted_sine_part)

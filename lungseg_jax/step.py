@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int32
 
 from lungseg_jax.augment import augment, augmentation_for
 from lungseg_jax.config import Config
-from lungseg_jax.data.pictures import Store, fetch
+from lungseg_jax.data.samples import Store, fetch
 from lungseg_jax.losses import segmentation_loss
 from lungseg_jax.network import ModelState, Variables, model_graph, split_model, to_intensity
 from lungseg_jax.optim import learning_rate_schedule, make_optimizer
@@ -80,8 +80,8 @@ def make_train_step(
         state: TrainState, store: Store, batch: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
         """Augments, differentiates, sums over the devices, updates; see `make_train_step`."""
-        pictures = load_batch(config, state.step, store, batch)
-        images, masks = parallel.spread_rows(pictures)
+        samples = load_batch(config, state.step, store, batch)
+        images, masks = parallel.spread_rows(samples)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         parts = config.accumulation_steps
         result = over_devices(accumulate(gradient_of, state, images, masks, parts), parallel)

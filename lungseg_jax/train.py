@@ -21,9 +21,9 @@ from lungseg_jax import evaluation_report, terminal
 from lungseg_jax import workdir as workdir_lib
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
-from lungseg_jax.data.pictures import Batch, Store
 from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, check_same_records, identity, open_records
+from lungseg_jax.data.samples import Batch, Store
 from lungseg_jax.device_counts import check_devices
 from lungseg_jax.errors import ConfigError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
@@ -256,8 +256,8 @@ def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
     )
     ranked = evaluation_report.best_median_worst(rows)
     median = [ranked["median"]] if ranked else []
-    for picture in run.evaluator.overlays(run.state.ema, records, median).values():
-        log.picture("val/median", step, picture)
+    for image in run.evaluator.overlays(run.state.ema, records, median).values():
+        log.image("val/median", step, image)
     dice = float(figures.get("dice", 0.0))
     terminal.say(
         f"step {step}: {pending.summary()}; validation Dice {dice:.4f}, "

@@ -60,7 +60,7 @@ from tfds_builder.splits import read_split_file
 SPLIT = "external"
 
 # Keys of `DataConfig`: which images, and what happens to bad ones.
-PICTURE_KEYS = ("source", "manual_dir", "images", "masks", "splits", "on_error", "max_bad_share")
+IMAGE_KEYS = ("source", "manual_dir", "images", "masks", "splits", "on_error", "max_bad_share")
 
 # Keys of `EvaluationConfig`.
 TOLERANCE_KEYS = ("tolerance_px", "tolerance_mm")
@@ -195,7 +195,7 @@ def _note(
     content = {
         "networks": list(names),
         "identity": segmenter.identity(),
-        "data": {key: keys[key] for key in (*PICTURE_KEYS, *READING_KEYS)},
+        "data": {key: keys[key] for key in (*IMAGE_KEYS, *READING_KEYS)},
         "left_out": [f"{error.subject}: {error.fault}" for error in left_out],
         **environment(),
     }
@@ -275,13 +275,13 @@ def _measure_all(
 
 
 def _predict(
-    segmenter: Segmenter, pictures: Iterator[tuple[Case, Labelled]]
+    segmenter: Segmenter, readings: Iterator[tuple[Case, Labelled]]
 ) -> Iterator[tuple[Case, Labelled, Prediction]]:
     """Yields what the networks say about the images, a batch at a time."""
-    while group := list(itertools.islice(pictures, BATCH_SIZE)):
-        predictions = segmenter.predict([picture.square for _, picture in group])
-        for (case, picture), prediction in zip(group, predictions, strict=True):
-            yield case, picture, prediction
+    while group := list(itertools.islice(readings, BATCH_SIZE)):
+        predictions = segmenter.predict([labelled.square for _, labelled in group])
+        for (case, labelled), prediction in zip(group, predictions, strict=True):
+            yield case, labelled, prediction
 
 
 def _figures(
@@ -289,15 +289,15 @@ def _figures(
     evaluation: EvaluationConfig,
     predicted: tuple[Case, Labelled, Prediction],
 ) -> Validated:
-    case, picture, prediction = predicted
+    case, labelled, prediction = predicted
     with opencv_memory_errors():
-        found = segmenter.finish(picture.radiograph, prediction)
+        found = segmenter.finish(labelled.radiograph, prediction)
         # Sides where the reference has them, to see whether predict takes one for the other.
-        labels = "left_right" if has_sides(picture.mask) else "lungs"
+        labels = "left_right" if has_sides(labelled.mask) else "lungs"
         lungs = [found.right, found.left] if tells_sides(labels) else [found.mask]
         figures = image_metrics(
             np.stack(lungs, axis=-1),
-            channels(picture.mask[..., None], labels, case.example_id) > 0,
+            channels(labelled.mask[..., None], labels, case.example_id) > 0,
             example_id=case.example_id,
             source=case.source,
             spacing_mm=found.spacing_mm,
@@ -305,7 +305,7 @@ def _figures(
             tolerance_mm=evaluation.tolerance_mm,
         )
     figures = dataclasses.replace(
-        figures, patient=picture.patient_id, finding=case.clinical.finding
+        figures, patient=labelled.patient_id, finding=case.clinical.finding
     )
     return Validated(
         **dataclasses.asdict(figures),
@@ -326,16 +326,16 @@ def _summary(rows: Sequence[Validated], num_left_out: int, evaluation: Evaluatio
     }
 
 
-def _overlay(segmenter: Segmenter, picture: Labelled | DataError) -> np.ndarray:
+def _overlay(segmenter: Segmenter, labelled: Labelled | DataError) -> np.ndarray:
     """Returns RGB pixels of an image that was read before, with its reference and its mask."""
-    if isinstance(picture, DataError):
-        raise picture
-    (prediction,) = segmenter.predict([picture.square])
-    found = segmenter.finish(picture.radiograph, prediction)
-    upright = picture.radiograph.orientation.to_upright
-    reference = channels(picture.mask[..., None], "lungs", "reference")[..., 0] > 0
+    if isinstance(labelled, DataError):
+        raise labelled
+    (prediction,) = segmenter.predict([labelled.square])
+    found = segmenter.finish(labelled.radiograph, prediction)
+    upright = labelled.radiograph.orientation.to_upright
+    reference = channels(labelled.mask[..., None], "lungs", "reference")[..., 0] > 0
     masks = (upright(mask)[..., None] for mask in (found.mask, reference))
-    return draw_overlay(picture.radiograph.pixels, *masks)
+    return draw_overlay(labelled.radiograph.pixels, *masks)
 
 
 def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
@@ -371,7 +371,7 @@ def _run(arguments: Sequence[str]) -> None:
     output = flags.DEFINE_string("output", None, "Where figures go.", flag_values=values)
     checkpoints = flags.DEFINE_multi_string("checkpoint", [], "Network.", flag_values=values)
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
-    defaults = {key: getattr(DataConfig(), key) for key in (*PICTURE_KEYS, *READING_KEYS)}
+    defaults = {key: getattr(DataConfig(), key) for key in (*IMAGE_KEYS, *READING_KEYS)}
     # The default source is the layout that every folder can have.
     tolerances = {key: getattr(EvaluationConfig(), key) for key in TOLERANCE_KEYS}
     keys = {"data": defaults | {"source": "folder"}, "evaluation": tolerances}

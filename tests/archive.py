@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.pictures import chest, dicom_bytes, png_bytes
+from tests.images import chest, dicom_bytes, png_bytes
 
 SIDE = 64
 
@@ -13,12 +13,12 @@ def write_archive(root: Path, count: int, **attributes: Any) -> Path:
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
     for number in range(count):
-        picture, mask = chest(SIDE + number % 5, SIDE, number)
+        image, mask = chest(SIDE + number % 5, SIDE, number)
         stem = f"case{number:04d}"
         if number % 2:
-            content = dicom_bytes(picture, {"PatientID": f"patient {number // 4}"} | attributes)
+            content = dicom_bytes(image, {"PatientID": f"patient {number // 4}"} | attributes)
             (root / "images" / f"{stem}.dcm").write_bytes(content)
         else:
-            (root / "images" / f"{stem}.png").write_bytes(png_bytes(picture))
+            (root / "images" / f"{stem}.png").write_bytes(png_bytes(image))
         (root / "masks" / f"{stem}_mask.png").write_bytes(png_bytes(mask))
     return root

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pictures import png_bytes
+from tests.images import png_bytes
 from tfds_builder.sources import Listing
 
 # Images and masks in the folders that the default patterns name.

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lungseg_jax.config import Config, default_config, resolve
-from lungseg_jax.data.pictures import Pictures
+from lungseg_jax.data.samples import Samples
 from lungseg_jax.packing import Packed, Places
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import TrainState
 from lungseg_jax.step import prepare_step
-from tests.pictures import chest, png_bytes
+from tests.images import chest, png_bytes
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -47,14 +47,14 @@ def small_config(**changes: object) -> Config:
     return resolve(config)
 
 
-def small_pictures(count: int = 8, size: int = 32) -> Pictures:
+def small_samples(count: int = 8, size: int = 32) -> Samples:
     """Images whose share of foreground grows from a tenth to nine tenths along the batch."""
     rng = np.random.default_rng(0)
     share = np.linspace(0.1, 0.9, count)[:, None, None, None]
     mask = (np.arange(size)[None, :, None, None] < share * size).astype(np.uint8)
     mask = np.broadcast_to(mask, (count, size, size, 1)).copy()
     image = 20000 + 25000 * mask.astype(np.uint16) + rng.integers(0, 9000, mask.shape)
-    return Pictures(image.astype(np.uint16), mask)
+    return Samples(image.astype(np.uint16), mask)
 
 
 def run_steps(
@@ -66,12 +66,12 @@ def run_steps(
     object where it is packed: a call compares what is only equal.
     """
     state, step = prepare_step(config, parallel)
-    pictures = small_pictures(config.batch_size, config.data.image_size)
+    samples = small_samples(config.batch_size, config.data.image_size)
     numbers = np.arange(config.batch_size, dtype=np.int32)
     batch = {"position": numbers, "slot": numbers}
-    store = parallel.replicate(pictures) if resident else None
+    store = parallel.replicate(samples) if resident else None
     if not resident:
-        batch |= {"image": pictures.image, "mask": pictures.mask}
+        batch |= {"image": samples.image, "mask": samples.mask}
     history = []
     for _ in range(steps):
         before, (state, metrics) = state, step(state, store, parallel.shard(batch))
@@ -106,8 +106,8 @@ def write_small_data(root: Path, count: int = 30, size: int = 32) -> Path:
         (root / name).mkdir(parents=True)
     for number in range(count):
         stem = f"MCUCXR_{number:04d}_0"
-        picture, mask = chest(size + number % 3, size, number)
-        (root / "CXR_png" / f"{stem}.png").write_bytes(png_bytes(picture))
+        image, mask = chest(size + number % 3, size, number)
+        (root / "CXR_png" / f"{stem}.png").write_bytes(png_bytes(image))
         (root / "masks" / f"{stem}.png").write_bytes(png_bytes(mask))
     return root
 
@@ -116,7 +116,7 @@ def small_config_with_data(root: Path, **changes: object) -> Config:
     """Writes a small data set below `root` and returns a run on it."""
     return small_config(
         data__source="kaggle",
-        data__manual_dir=str(write_small_data(root / "pictures")),
+        data__manual_dir=str(write_small_data(root / "archive")),
         data__data_dir=str(root / "records"),
         **changes,
     )

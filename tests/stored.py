@@ -10,14 +10,14 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tensorflow_datasets.core import example_serializer
 
 from lungseg_jax.imaging.png import encode_png
-from tests.pictures import write_kaggle
+from tests.images import write_kaggle
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.duplicates import Fingerprint, Fingerprints, Pair
 from tfds_builder.manifest import write_manifest
 from tfds_builder.prepare import prepare
 from tfds_builder.records_folder import open_folder, read_records
 
-PICTURES = ("image", "mask", "original_mask")
+IMAGES = ("image", "mask", "original_mask")
 
 
 def write_records(root: Path, size: int = 64) -> Path:
@@ -60,7 +60,7 @@ def rewrite(
     path.unlink()
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for record in records:
-        files = {name: _file(record[name]) for name in PICTURES}
+        files = {name: _file(record[name]) for name in IMAGES}
         writer.write(serializer.serialize_example(features.encode_example(record | files)))
     writer.close()
     write_manifest(folder, {})
@@ -78,6 +78,6 @@ def _plain(value: Any) -> Any:
     return value[..., 0] if np.ndim(value) == 3 else value
 
 
-def _file(picture: np.ndarray | bytes) -> bytes:
+def _file(image: np.ndarray | bytes) -> bytes:
     """A file as given, or pixels as one."""
-    return picture if isinstance(picture, bytes) else encode_png(picture)
+    return image if isinstance(image, bytes) else encode_png(image)

@@ -38,13 +38,13 @@ def test_figures_by_source():
     assert found["one"]["dice"]["standard_deviation"] == pytest.approx(np.sqrt(0.02), abs=1e-4)
 
 
-def test_pictures_without_figures_leave_no_nan():
+def test_images_without_figures_leave_no_nan():
     """Fault: a result file that no strict reader of JSON takes, or that is not written at all."""
     nothing = row("a", "one", np.nan, np.nan, (0, 0))
     nothing = dataclasses.replace(nothing, iou=np.nan, assd_px=np.nan, surface_dice=np.nan)
     found = by_source([nothing, nothing, row("b", "two", 0.5, 2.0)])
     json.dumps(found, allow_nan=False)
-    assert found["one"] == {"pictures": 2, "empty_predictions": 0, "false_lungs": 0}
+    assert found["one"] == {"images": 2, "empty_predictions": 0, "false_lungs": 0}
     assert found["all"]["dice"]["mean"] == found["two"]["dice"]["mean"] == 0.5
     assert found["two"]["dice"]["standard_deviation"] is None
     assert found["two"]["dice"]["mean_between"] is None
@@ -63,7 +63,7 @@ def test_bad_masks_found():
     assert judge_quality(dice - 0.1, dice)["mean_absolute_error"] == pytest.approx(0.1)
 
 
-def test_quality_is_judged_by_pictures_that_have_a_dice():
+def test_quality_is_judged_by_images_that_have_a_dice():
     """Fault: NaN in place of a correlation and an error, because one image shows no lung."""
     estimates, dice = np.array([0.9, 0.3, 0.8, 0.7]), np.array([0.8, np.nan, 0.7, 0.6])
     found = judge_quality(estimates, dice)

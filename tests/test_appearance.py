@@ -74,7 +74,7 @@ def test_bars_are_dark_at_the_sides_and_never_over_lungs():
     assert not bars(jax.random.key(0), jnp.ones((8, 8), bool), 0.5).any()
 
 
-def test_each_change_is_off_at_zero_and_finite_in_small_pictures():
+def test_each_change_is_off_at_zero_and_finite_in_small_images():
     """Fault: an option that does nothing, or a neighbourhood without a pixel: 0 / 0."""
     off = dataclasses.replace(
         AugmentConfig(), tone=0.0, local_contrast=0.0, shading=0.0, opacity=0.0, bars=0.0

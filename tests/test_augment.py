@@ -114,7 +114,7 @@ def test_each_slot_is_changed_the_same_in_any_batch():
     np.testing.assert_array_equal(whole[1][2:], part[1])
 
 
-def test_flip_mirrors_columns_in_half_of_the_pictures():
+def test_flip_mirrors_columns_in_half_of_the_images():
     """Fault: heads swapped with feet, or a flip that never or always happens."""
     images, masks = batch(count=64)
     config = dataclasses.replace(OFF, flip=True)

@@ -14,25 +14,25 @@ FIELD = generate_phantom(5, 2).image.astype(np.float32)
 @pytest.mark.parametrize("grey", [1.0, 0.97])
 def test_white_bars_are_blackened_and_nothing_else(sides, grey):
     """Fault: unexposed plate taken for bone; a bar cut off a line too early or too late."""
-    picture = np.pad(FIELD, sides, constant_values=np.float32(grey))
+    image = np.pad(FIELD, sides, constant_values=np.float32(grey))
     # What sets the white that bars are near to.
-    picture[picture.shape[0] // 2, picture.shape[1] // 2] = 1
-    found, had_bars = blacken_white_bars(picture)
+    image[image.shape[0] // 2, image.shape[1] // 2] = 1
+    found, had_bars = blacken_white_bars(image)
     assert had_bars
     expected = np.pad(FIELD, sides)
-    expected[picture.shape[0] // 2, picture.shape[1] // 2] = 1
+    expected[image.shape[0] // 2, image.shape[1] // 2] = 1
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_picture_without_bars_stays_as_it_is():
+def test_an_image_without_bars_stays_as_it_is():
     """Fault: white lines within the image, or a white image, blackened."""
     lines = FIELD.copy()
     lines[200] = lines[:, 300] = 1
     mostly_white = np.pad(FIELD, 4 * FIELD.shape[0], constant_values=1)
-    for picture in (FIELD, lines, mostly_white, np.ones((9, 9), np.float32)):
-        found, had_bars = blacken_white_bars(picture)
+    for image in (FIELD, lines, mostly_white, np.ones((9, 9), np.float32)):
+        found, had_bars = blacken_white_bars(image)
         assert not had_bars
-        np.testing.assert_array_equal(found, picture)
+        np.testing.assert_array_equal(found, image)
 
 
 def test_a_white_belly_is_no_bar():
@@ -54,8 +54,8 @@ def test_black_bars_within_white_ones_are_cut_too():
 def test_a_framed_chest_is_a_chest_either_way_up_in_grey():
     """Fault: bedside images with unexposed borders refused, or their borders left white."""
     framed = np.pad(FIELD, 90, constant_values=1)
-    for picture in (framed, 1 - framed):
-        radiograph = radiograph_of(picture)
+    for image in (framed, 1 - framed):
+        radiograph = radiograph_of(image)
         assert radiograph.looks_frontal
         np.testing.assert_allclose(radiograph.pixels[90:-90, 90:-90], FIELD, atol=1e-6)
         assert not radiograph.pixels[:90].any()

@@ -18,7 +18,7 @@ FIGURES = ("metrics.json", "eval/test.csv", "eval/val.csv", "overlays/worst.png"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    write_small_data(root / "pictures")
+    write_small_data(root / "archive")
     return root
 
 

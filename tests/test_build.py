@@ -22,7 +22,7 @@ from lungseg_jax.build import main
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.archive import write_archive
-from tests.pictures import chest, dicom_bytes, png_bytes
+from tests.images import chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY
 from tfds_builder.beam_pipeline import _ConvertChunk
 from tfds_builder.build_report import REPORT, SUMMARY
@@ -80,7 +80,7 @@ def with_same_key(data_dir: Path, other: Path) -> Path:
 def built(tmp_path_factory) -> tuple[Path, Path, Any]:
     """Folder of the images, folder of the records, and their builder."""
     root = tmp_path_factory.mktemp("archive")
-    manual_dir = write_archive(root / "pictures", 150)
+    manual_dir = write_archive(root / "archive", 150)
     return manual_dir, root / "data", prepare(CONFIG, root / "data", manual_dir)
 
 
@@ -101,7 +101,7 @@ def test_every_file_is_in_the_report_once(built):
         assert sum(assigned == split for assigned in splits.values()) == info.num_examples
 
 
-def test_pictures_of_one_patient_are_in_one_split(built):
+def test_images_of_one_patient_are_in_one_split(built):
     """Fault: patients known from the header alone leak from training into the test."""
     records = [
         (split, record["patient_id"], record["example_id"])
@@ -233,7 +233,7 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
 
 def test_two_thousand_mutated_files_are_all_in_the_report(tmp_path):
     """Fault: a damaged file that crashes, stops or bloats the build, or is lost."""
-    manual_dir = write_archive(tmp_path / "pictures", 1000)
+    manual_dir = write_archive(tmp_path / "archive", 1000)
     rng = random.Random(0)
     paths = sorted((manual_dir / "images").iterdir()) + sorted((manual_dir / "masks").iterdir())
     for number, path in enumerate(paths):
@@ -250,7 +250,7 @@ def test_two_thousand_mutated_files_are_all_in_the_report(tmp_path):
 
 def test_skip_fails_when_too_much_is_bad(tmp_path):
     """Fault: an archive whose mount broke down makes a tiny data set without complaint."""
-    manual_dir = write_archive(tmp_path / "pictures", 60)
+    manual_dir = write_archive(tmp_path / "archive", 60)
     for path in sorted((manual_dir / "images").iterdir())[:10]:
         path.write_bytes(b"<!doctype html><title>404</title>")
     config = LungsConfig(source="folder", image_size=32, on_error="skip")
@@ -264,7 +264,7 @@ def test_skip_fails_when_too_much_is_bad(tmp_path):
 @pytest.mark.parametrize(("on_error", "said"), [("fail", "case0002"), ("skip", "1 of 60 cases")])
 def test_a_fault_that_has_passed_is_not_remembered(tmp_path, on_error: str, said: str):
     """Fault: a file called bad for good, because a disk or a machine failed it once."""
-    manual_dir = write_archive(tmp_path / "pictures", 60)
+    manual_dir = write_archive(tmp_path / "archive", 60)
     target = manual_dir / "images" / "case0002.png"
     content, times = target.read_bytes(), target.stat()
     target.write_bytes(bytes(len(content)))
@@ -281,7 +281,7 @@ def test_a_fault_that_has_passed_is_not_remembered(tmp_path, on_error: str, said
 
 def test_a_dangling_link_is_one_bad_file(tmp_path):
     """Fault: one file that is not there ends a build that was to skip what is bad."""
-    manual_dir = write_archive(tmp_path / "pictures", 60)
+    manual_dir = write_archive(tmp_path / "archive", 60)
     target = manual_dir / "images" / "case0002.png"
     target.unlink()
     target.symlink_to(manual_dir / "nowhere.png")
@@ -310,9 +310,9 @@ def test_what_is_no_frontal_chest_is_left_out_by_its_header_alone(tmp_path):
 
     Or the reverse: a chest that illness has made unlike others lost to training, and to the test.
     """
-    manual_dir = write_archive(tmp_path / "pictures", 60)
-    picture, _ = chest(64, 64, 0)
-    lateral = dicom_bytes(picture, {"ViewPosition": "LL"})
+    manual_dir = write_archive(tmp_path / "archive", 60)
+    image, _ = chest(64, 64, 0)
+    lateral = dicom_bytes(image, {"ViewPosition": "LL"})
     (manual_dir / "images" / "case0001.dcm").write_bytes(lateral)
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
     (manual_dir / "images" / "case0000.png").write_bytes(png_bytes(noise))
@@ -354,7 +354,7 @@ def test_nothing_of_a_header_gets_out(tmp_path):
     content = (images / "case0001.dcm").read_bytes()
     (images / "case0001.dcm").write_bytes(content[: len(content) // 2])
     (images / "case0003.dcm").write_bytes(content.replace(b"US\x02\x00", b"US\x03\x00"))
-    picture, _ = chest(64, 64, 0)
+    image, _ = chest(64, 64, 0)
     broken: tuple[tuple[str, dict[str, Any]], ...] = (
         ("case0005", {"ViewPosition": "CANARY VIEW"}),
         ("case0007", {"BodyPartExamined": "CANARYBONE"}),
@@ -364,7 +364,7 @@ def test_nothing_of_a_header_gets_out(tmp_path):
         ("case0015", {"Rows": 0}),
     )
     for name, attributes in broken:
-        content = dicom_bytes(picture, CANARIES | attributes)
+        content = dicom_bytes(image, CANARIES | attributes)
         (images / f"{name}.dcm").write_bytes(content)
     process = start_build(tmp_path / "data", manual_dir, "skip")
     output, _ = process.communicate()

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import chest, png_bytes
+from tests.images import chest, png_bytes
 from tfds_builder.build_report import (
     MAX_KINDS,
     FileEntry,
@@ -31,7 +31,7 @@ def test_one_reason_is_counted_once_whatever_the_names(names: tuple[str, str]):
     assert ["bad:", "pixels", "do", "not", "decode", "2"] in map(str.split, reasons.splitlines())
 
 
-def test_pictures_are_told_from_files():
+def test_images_are_told_from_files():
     """Fault: 600 taken where there are 200 images, each with two masks."""
     names = ("1.dcm", "1_left.png", "1_right.png", "2.dcm", "2_left.png", "2_right.png")
     entries = [FileEntry(name, "taken", example_id=name[0]) for name in names]
@@ -61,9 +61,9 @@ def test_bad_files_beyond_the_table_are_counted():
 
 def test_each_file_has_its_own_digest(tmp_path):
     """Fault: masks under their image's checksum, so that nobody can tell which were used."""
-    picture, mask = chest(40, 36, 0)
+    image, mask = chest(40, 36, 0)
     contents = {
-        "images/a.png": png_bytes(picture),
+        "images/a.png": png_bytes(image),
         "masks/a.png": png_bytes(mask),
         "pairs.csv": b"image,mask\nimages/a.png,masks/a.png\n",
     }

@@ -6,7 +6,7 @@ import pytest
 
 from lungseg_jax.imaging import chest_template
 from lungseg_jax.imaging.png import read_png
-from tests.pictures import SHARED, chest
+from tests.images import SHARED, chest
 from tfds_builder.phantom import generate_phantom
 
 REAL = SHARED / "chest_xray_512" / "Lung Segmentation" / "CXR_png"
@@ -62,7 +62,7 @@ def test_black_bars_do_not_matter(phantoms):
         assert chest_template.judge(wide) == "frontal"
 
 
-def test_a_chest_on_a_small_part_of_the_picture_is_not_enlarged(phantoms):
+def test_a_chest_on_a_small_part_of_the_image_is_not_enlarged(phantoms):
     """Fault: what is left on an all but black image cut out, stretched and called a chest."""
     for image in phantoms:
         black = np.zeros((128, 128), np.float32)
@@ -99,7 +99,7 @@ def others():
 
 
 @pytest.mark.parametrize(("kind", "pixels"), list(others()))
-def test_other_pictures_are_refused_in_both_senses(kind, pixels):
+def test_other_images_are_refused_in_both_senses(kind, pixels):
     """Fault: a scanned letter or an empty exposure in a data set."""
     assert chest_template.judge(pixels) in NONE, kind
     assert chest_template.judge(1 - pixels) in NONE, kind
@@ -113,7 +113,7 @@ def test_chests_on_their_side_or_head_are_refused(phantoms):
     assert np.mean(refused) > 0.9
 
 
-def test_the_pictures_of_other_tests_are_chests():
+def test_the_images_of_other_tests_are_chests():
     """Fault: data sets of the other tests refused, now and then, by their noise."""
     for seed in range(20):
         for shape in ((20, 31), (32, 32), (84, 51)):

@@ -20,7 +20,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
 
-from tests.pictures import KAGGLE_STEMS, write_kaggle
+from tests.images import KAGGLE_STEMS, write_kaggle
 from tfds_builder.chest_xray_lungs import chest_xray_lungs_dataset_builder
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.prepare import prepare
@@ -84,16 +84,16 @@ def test_records_are_of_the_types_that_the_features_state(built):
             assert record["original_mask"].shape[:2] == tuple(record["original_size"])
 
 
-def test_splits_hold_different_pictures_and_all_of_them(built):
+def test_splits_hold_different_images_and_all_of_them(built):
     """The same image in two splits makes test figures too good."""
-    pictures = {
+    images = {
         split: {record["image"].tobytes() for record in built.as_data_source(split)}
         for split in SPLITS
     }
     for one, other in itertools.combinations(SPLITS, 2):
-        assert not pictures[one] & pictures[other]
+        assert not images[one] & images[other]
     counts = {split: built.info.splits[split].num_examples for split in SPLITS}
-    assert {split: len(split_pictures) for split, split_pictures in pictures.items()} == counts
+    assert {split: len(split_images) for split, split_images in images.items()} == counts
     assert sum(counts.values()) == len(KAGGLE_STEMS)
 
 
@@ -125,7 +125,7 @@ def test_order_is_the_same_in_another_folder(built, tmp_path):
         ]
 
 
-def test_a_shard_holds_as_many_pictures_as_its_size_allows(built, tmp_path, monkeypatch):
+def test_a_shard_holds_as_many_images_as_its_size_allows(built, tmp_path, monkeypatch):
     """Fault: a shard of the whole split, which TFDS holds in memory, or a file a record."""
     monkeypatch.setattr(chest_xray_lungs_dataset_builder, "SHARD_BYTES", 4 * 2 * 32**2)
     write_kaggle(tmp_path / "raw")

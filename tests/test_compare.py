@@ -96,7 +96,7 @@ def test_seeds_that_differ_as_much_as_the_recipes_show_no_difference(tmp_path, d
     assert "Welch" in said
 
 
-def test_folds_together_count_each_picture_once(tmp_path, dice):
+def test_folds_together_count_each_image_once(tmp_path, dice):
     """Fault: five folds of a recipe compared by their own images' means, or not at all."""
     ids = [f"p{i}" for i in range(60)]
     folds, others = (
@@ -206,7 +206,7 @@ def test_images_of_a_patient_count_as_one(tmp_path, capsys):
     assert "Of fewer than 10 patients there is no interval" in capsys.readouterr().err
 
 
-def test_runs_on_other_pictures_are_refused(tmp_path, dice, capsys):
+def test_runs_on_other_images_are_refused(tmp_path, dice, capsys):
     """Fault: two test splits compared as if they were one."""
     first = write_run(tmp_path / "a", dice)
     second = write_run(tmp_path / "b", dice, [f"q{i}" for i in range(60)])

@@ -62,7 +62,7 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("augment.blur", 200.0, "at most 10"),
         ("augment.shift", 2.0, "at most 1"),
         # Fault: a run on phantoms that is mistaken for one on the images that the command names.
-        ("data.manual_dir", "pictures", "give its data.source, such as kaggle"),
+        ("data.manual_dir", "archive", "give its data.source, such as kaggle"),
         ("data.masks", "m/{stem}*", "needs data.source=folder"),
         # Fault: a folder called gs: below the current one.
         ("data.data_dir", "gs://bucket/records", "which is not on disk; copy it there"),
@@ -152,7 +152,7 @@ def test_a_fold_of_a_split_file_is_refused():
         resolve(ml_collections.ConfigDict({"fold": 0, "data": {"splits": "a.json"}}))
 
 
-def test_shares_of_a_batch_are_whole_pictures():
+def test_shares_of_a_batch_are_whole_images():
     """Fault: 29 % of 100 images are 28.999… in binary, and so 28."""
     for count in range(1, 200):
         assert [num_trimmed(n / count, count) for n in range(count)] == list(range(count))

@@ -15,7 +15,7 @@ from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.png import UNFILTERED, encode_png, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
-from tests.pictures import chest, dicom_bytes, png_bytes
+from tests.images import chest, dicom_bytes, png_bytes
 from tfds_builder.convert_case import ConvertSettings, convert_case, structures_to_square
 from tfds_builder.sources import Case, Clinical, MaskFile
 
@@ -41,9 +41,9 @@ def convert_taken(case: Case, image_size: int) -> dict[str, Any]:
 @pytest.mark.parametrize("as_dicom", [False, True])
 def test_networks_see_files_as_they_were_trained_on_them(tmp_path, as_dicom: bool):
     """Fault: a shift, a scale or a window in training alone, or in prediction alone."""
-    picture, mask = chest(130, 113, 0)
-    image = dicom_bytes(picture, {"PatientOrientation": ["P", "F"]}) if as_dicom else None
-    case = write_case(tmp_path, image or png_bytes(picture), png_bytes(mask))
+    pixels, mask = chest(130, 113, 0)
+    image = dicom_bytes(pixels, {"PatientOrientation": ["P", "F"]}) if as_dicom else None
+    case = write_case(tmp_path, image or png_bytes(pixels), png_bytes(mask))
     _, square = read_network_input(case.image, ReadOptions(frontal_only=False), 48)
     record = convert_taken(case, 48)
     stored = np.asarray(Image.open(io.BytesIO(record["image"])))
@@ -53,8 +53,8 @@ def test_networks_see_files_as_they_were_trained_on_them(tmp_path, as_dicom: boo
 
 def test_what_is_read_often_is_quick_to_decode(tmp_path):
     """Fault: streaming waits for decoders, which no test of pixels notices."""
-    picture, mask = chest(130, 113, 0)
-    record = convert_taken(write_case(tmp_path, png_bytes(picture), png_bytes(mask)), 48)
+    pixels, mask = chest(130, 113, 0)
+    record = convert_taken(write_case(tmp_path, png_bytes(pixels), png_bytes(mask)), 48)
     stored = np.asarray(Image.open(io.BytesIO(record["image"])))
     assert all(row.astype(">u2").tobytes() in record["image"] for row in stored)
     for name in ("mask", "original_mask"):
@@ -70,14 +70,14 @@ def stored_mask(content: bytes) -> np.ndarray:
 def test_the_record_holds_what_the_files_say(tmp_path, shape, spacing):
     """Rows and columns, or the image's and the square's frame, are easily mixed up."""
     height, width = shape
-    picture, soft_mask = chest(height, width, 0)
+    pixels, soft_mask = chest(height, width, 0)
     attributes: dict[str, Any] = {"WindowCenter": 128, "WindowWidth": 256}
     if spacing:
         attributes["PixelSpacing"] = [str(value) for value in spacing]
-    image = dicom_bytes(picture, attributes) if spacing else png_bytes(picture)
+    image = dicom_bytes(pixels, attributes) if spacing else png_bytes(pixels)
     record = convert_taken(write_case(tmp_path, image, png_bytes(soft_mask)), 48)
     fit = fit_to_square(height, width, 48)
-    expected = to_square(picture.astype(np.float32) / 255, fit)
+    expected = to_square(pixels.astype(np.float32) / 255, fit)
     stored = read_png(record["image"], "x").pixels
     # 16 bits in the file; the reader scales by the bits that the brightest pixel needs.
     stored *= (2 ** int(np.rint(expected.max() * 65535)).bit_length() - 1) / 65535
@@ -99,14 +99,14 @@ def test_the_record_holds_what_the_files_say(tmp_path, shape, spacing):
 
 
 @pytest.mark.parametrize(("max_pixels", "status"), [(1440, "bad"), (5760, "taken")])
-def test_the_largest_picture_is_the_largest_mask_too(tmp_path, max_pixels, status):
+def test_the_largest_image_is_the_largest_mask_too(tmp_path, max_pixels, status):
     """Fault: films beyond the default size are read on request, and their masks refused."""
-    picture, mask = chest(80, 72, 0)
-    case = write_case(tmp_path, png_bytes(picture[::2, ::2]), png_bytes(mask))
+    pixels, mask = chest(80, 72, 0)
+    case = write_case(tmp_path, png_bytes(pixels[::2, ::2]), png_bytes(mask))
     # A mask larger than its image is refused by either check: the first one tells.
     settings = ConvertSettings(32, b"key", ReadOptions(max_pixels, frontal_only=False))
     if status == "taken":
-        case.image.write_bytes(png_bytes(picture))
+        case.image.write_bytes(png_bytes(pixels))
     outcome, _ = convert_case(case, settings)
     assert outcome.status == status
     assert ("at most 1440 are read" in outcome.remedy) == (status == "bad")
@@ -114,10 +114,10 @@ def test_the_largest_picture_is_the_largest_mask_too(tmp_path, max_pixels, statu
 
 def test_each_lung_keeps_its_bit(tmp_path):
     """Fault: one lung alone, or a sum wrapped around, taken for the lungs; or bits interpolated."""
-    picture, mask = chest(40, 60, 0)
+    pixels, mask = chest(40, 60, 0)
     left, right = mask.copy(), mask.copy()
     left[:, :35], right[:, 25:] = 0, 0
-    case = write_case(tmp_path, png_bytes(picture), png_bytes(left), png_bytes(right))
+    case = write_case(tmp_path, png_bytes(pixels), png_bytes(left), png_bytes(right))
     record = convert_taken(case, 32)
     original, square = (stored_mask(record[key]) for key in ("original_mask", "mask"))
     fit = fit_to_square(40, 60, 32)
@@ -149,11 +149,11 @@ def test_an_outline_on_half_pixels_stays_where_it_is():
 
 def test_the_documented_spacing_is_used_where_the_file_states_none(tmp_path):
     """Fault: Montgomery without figures in mm, or its spacing put over that of a header."""
-    picture, mask = (array[::512, ::512] for array in chest(2048, 2048, 0))
-    picture, mask = (np.kron(array, np.ones((512, 512), np.uint8)) for array in (picture, mask))
+    pixels, mask = (array[::512, ::512] for array in chest(2048, 2048, 0))
+    pixels, mask = (np.kron(array, np.ones((512, 512), np.uint8)) for array in (pixels, mask))
     for image, expected in (
-        (png_bytes(picture), ([0.1, 0.2], "detector")),
-        (dicom_bytes(picture, {"PixelSpacing": ["0.3", "0.4"]}), ([0.3, 0.4], "detector")),
+        (png_bytes(pixels), ([0.1, 0.2], "detector")),
+        (dicom_bytes(pixels, {"PixelSpacing": ["0.3", "0.4"]}), ([0.3, 0.4], "detector")),
     ):
         case = write_case(tmp_path, image, png_bytes(mask))
         case = dataclasses.replace(case, source="jsrt", spacing_mm=(0.1, 0.2))

@@ -146,7 +146,7 @@ def test_duplicates_are_those_that_are_found(folder, page):
     """Fault: the file and the page tell of other pairs than the search."""
     pairs = pairs_in(folder)
     content = json.loads((folder / "data_report" / "duplicates.json").read_text())
-    assert content["pictures"] == 20
+    assert content["archive"] == 20
     told = [(x["kind"], x["first"], x["second"], x["across_splits"]) for x in content["pairs"]]
     assert told == [
         (pair.kind, vars(pair.first), vars(pair.second), pair.across_splits) for pair in pairs
@@ -292,7 +292,7 @@ def test_values_beyond_the_edges_stay_in_the_end_bins():
     assert (histogram.lowest, histogram.highest) == (-3, 250)
 
 
-def test_no_picture_is_kept():
+def test_no_image_is_kept():
     """Fault: memory that grows with every record until a large set ends in a crash."""
     kept = Figures(["train"], 32), ContactSheet(8), Fingerprints()
     alive = []
@@ -348,7 +348,7 @@ def test_the_key_names_only_colours_that_show():
     assert (key == COLOURS[Structure.LUNGS]).all(-1).any()
 
 
-def test_pictures_on_the_sheet_are_chosen_from_all():
+def test_images_on_the_sheet_are_chosen_from_all():
     """Fault: a sheet that differs from run to run, or shows but the first records."""
 
     def chosen(last: int) -> bytes:

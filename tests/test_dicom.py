@@ -18,7 +18,7 @@ from lungseg_jax.errors import DataError, NotFrontalError
 from lungseg_jax.imaging.dicom import hash_patient, read_dicom, read_patient_id
 from lungseg_jax.imaging.files import read_radiograph
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import PATIENT_ID, PATIENT_NAME, SHARED, dicom_bytes
+from tests.images import PATIENT_ID, PATIENT_NAME, SHARED, dicom_bytes
 
 STORED = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
 SIGNED = STORED.astype(np.int16) - 2048
@@ -243,7 +243,7 @@ def test_real_files_of_other_kinds_decode(name):
         ("other_cr_jpeg_lossless", "other_cr_jpegls_lossless"),
     ],
 )
-def test_lossless_encodings_of_one_picture_agree(one, other):
+def test_lossless_encodings_of_one_image_agree(one, other):
     """Decoders that disagree by a bit shift would both look plausible."""
     first, second = (
         read_radiograph(REAL / f"{name}.dcm", ANYTHING).pixels for name in (one, other)

@@ -16,7 +16,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom import read_dicom
 from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import dicom_bytes, png_bytes, without_meta_header
+from tests.images import dicom_bytes, png_bytes, without_meta_header
 
 STORED = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
 RAMP = {"WindowCenter": 2048, "WindowWidth": 4096}

@@ -15,7 +15,7 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.dicom_seg import encode_dicom_seg
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import packaged_segmenter, predict
-from tests.pictures import PATIENT_ID, PATIENT_NAME, dicom_bytes, png_bytes
+from tests.images import PATIENT_ID, PATIENT_NAME, dicom_bytes, png_bytes
 from tests.untrained import CHEST, table
 from tfds_builder.phantom import generate_phantom
 
@@ -179,13 +179,13 @@ def test_without_its_library_it_is_refused_before_anything_is_done(
 
 def test_what_gets_none_says_why_and_has_its_mask(tmp_path):
     """Fault: a PNG file, or one header, that stops an archive, or is passed over in silence."""
-    pictures, output = tmp_path / "pictures", tmp_path / "out"
-    pictures.mkdir()
+    images, output = tmp_path / "archive", tmp_path / "out"
+    images.mkdir()
     pixels = np.rint(generate_phantom(5, 4).image * 255).astype(np.uint8)
-    (pictures / "a.png").write_bytes(png_bytes(pixels))
-    (pictures / "b.dcm").write_bytes(dicom_bytes(pixels))
-    (pictures / "c.dcm").write_bytes(dicom_bytes(pixels, STUDY))
-    predict(packaged_segmenter(), [pictures], output, dicom_seg=True)
+    (images / "a.png").write_bytes(png_bytes(pixels))
+    (images / "b.dcm").write_bytes(dicom_bytes(pixels))
+    (images / "c.dcm").write_bytes(dicom_bytes(pixels, STUDY))
+    predict(packaged_segmenter(), [images], output, dicom_seg=True)
     png, incomplete, complete = table(output)
     assert all((output / row["mask"]).exists() for row in (png, incomplete, complete))
     assert "no DICOM SEG: not a DICOM file" in png["notes"]
@@ -197,6 +197,6 @@ def test_what_gets_none_says_why_and_has_its_mask(tmp_path):
     lungs = [int(complete["right_px"]), int(complete["left_px"])]
     assert [int(frame.sum()) for frame in seg.pixel_array] == lungs
     # It is no image of a later call, and goes when it is no longer wanted.
-    rows = predict(packaged_segmenter(), [output, pictures], output)
+    rows = predict(packaged_segmenter(), [output, images], output)
     assert len(rows) == 3
     assert not list(output.glob("*.dcm"))

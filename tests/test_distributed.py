@@ -33,7 +33,7 @@ join_hosts()
 assert len(jax.local_devices()) == 4 and len(jax.devices()) == 8
 config = small_config(
     num_steps=10, evaluation__every=5, parallel=kind,
-    data__source="kaggle", data__manual_dir=root + "/pictures",
+    data__source="kaggle", data__manual_dir=root + "/images",
     data__data_dir=root + "/records", data__resident=resident, space_shards=int(space_shards),
     shard_optimizer=kind == "mesh", optimizer__learning_rate=float(rate),
 )
@@ -177,7 +177,7 @@ def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
     The mesh spreads rows over pairs of devices and its optimizer over both hosts; the run that it
     is compared with does neither.
     """
-    write_small_data(tmp_path / "pictures")
+    write_small_data(tmp_path / "archive")
     run_hosts(tmp_path, kind, resident, space_shards)
     together = json.loads((tmp_path / kind / "metrics.json").read_text())
     config = small_config_with_data(
@@ -196,7 +196,7 @@ def test_two_processes_train_as_one(tmp_path, kind, resident, space_shards):
 @pytest.mark.slow
 def test_two_processes_share_a_bucket_and_no_disk(tmp_path):
     """Fault: hosts of a pod that need a disk in common, or do not see what the others wrote."""
-    write_small_data(tmp_path / "0" / "pictures")
+    write_small_data(tmp_path / "0" / "archive")
     run_hosts(tmp_path / "0", "mesh", "true", 1)
     shutil.copytree(tmp_path / "0", tmp_path / "1")
     with serve_bucket() as bucket:
@@ -214,7 +214,7 @@ def references(workdir: Path) -> dict[str, int]:
 
 def test_hosts_that_were_started_differently_do_not_train(tmp_path):
     """Fault: one host with another configuration, whose gradients are taken for the job's."""
-    write_small_data(tmp_path / "pictures")
+    write_small_data(tmp_path / "archive")
     said = run_hosts(tmp_path, "pmap", "true", 1, rates="2e-3 3e-3", code=1)
     assert said.count("ConfigError: distributed: the hosts of the job differ in config") == 2
     assert not (tmp_path / "pmap").exists()
@@ -223,7 +223,7 @@ def test_hosts_that_were_started_differently_do_not_train(tmp_path):
 @pytest.mark.slow
 def test_two_processes_pass_over_a_damaged_checkpoint_together(tmp_path):
     """Fault: one that looks before the other has set the damage aside, and never meets it again."""
-    write_small_data(tmp_path / "pictures")
+    write_small_data(tmp_path / "archive")
     run_hosts(tmp_path, "pmap", "true", 1)
     expected = (tmp_path / "pmap" / "metrics.json").read_bytes()
     (tmp_path / "pmap" / "metrics.json").unlink()

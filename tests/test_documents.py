@@ -90,7 +90,7 @@ BEFORE_AN_EXAMPLE = """
 from pathlib import Path
 import lungseg_jax.config
 from lungseg_jax.performance import roofline
-from tests.pictures import dicom_bytes
+from tests.images import dicom_bytes
 from tests.small import SMALL, small_config
 from tfds_builder.phantom import generate_phantom
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lungseg_jax.imaging.geometry import fit_to_square, to_square
-from tests.pictures import SHARED
+from tests.images import SHARED
 from tests.stored import pairs_in, read_split, rewrite, write_records
 from tfds_builder import duplicates
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
@@ -43,14 +43,14 @@ def record(image: np.ndarray, mask: np.ndarray, example_id: str, patient_id: str
 @pytest.fixture(scope="module")
 def phantoms() -> list[tuple[np.ndarray, np.ndarray]]:
     """Images and masks of six phantoms of different patients."""
-    pictures = []
+    pairs = []
     for index in range(6):
         phantom = generate_phantom(0, index)
         fit = fit_to_square(*phantom.image.shape, SIZE)
         lungs = (phantom.left_lung | phantom.right_lung).astype(np.uint8)
         image = np.rint(to_square(phantom.image, fit) * 65535).astype(np.uint16)
-        pictures.append((image, (to_square(lungs, fit) > 0.5).astype(np.uint8)))
-    return pictures
+        pairs.append((image, (to_square(lungs, fit) > 0.5).astype(np.uint8)))
+    return pairs
 
 
 def same(image, mask):
@@ -97,8 +97,8 @@ def with_sides(image, mask):
 def test_a_copy_in_another_split_is_found_alone(phantoms, copy, kind):
     """Fault: a test image that was trained on; or so many false alarms that nobody looks."""
     fingerprints = Fingerprints()
-    for number, picture in enumerate(phantoms):
-        add(fingerprints, "train", record(*picture, f"example {number}", f"patient {number}"))
+    for number, pair in enumerate(phantoms):
+        add(fingerprints, "train", record(*pair, f"example {number}", f"patient {number}"))
     add(fingerprints, "test", record(*copy(*phantoms[2]), "the copy", "another"))
     (pair,) = fingerprints.pairs()
     assert pair.kind == kind
@@ -139,7 +139,7 @@ def test_blocks_do_not_matter(phantoms, block, monkeypatch):
     assert sorted(pairs) == [("0", "0"), ("1", "1")]
 
 
-def test_empty_pictures_and_masks_are_like_nothing(phantoms):
+def test_empty_images_and_masks_are_like_nothing(phantoms):
     """Fault: a division by zero, after which all comparisons are false."""
     empty = np.zeros((SIZE, SIZE), np.uint16)
     mask = phantoms[0][1]
@@ -168,7 +168,7 @@ REAL = SHARED / "chest_xray_512"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real data in ../shared/data/chest_xray_512")
-def test_known_repeats_among_real_pictures(tmp_path):
+def test_known_repeats_among_real_images(tmp_path):
     """Fault: a threshold that finds nothing real, or that cries wolf at every second chest."""
     config = LungsConfig(source="kaggle", image_size=128)
     folder = prepare(config, tmp_path, REAL).data_path

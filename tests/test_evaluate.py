@@ -92,7 +92,7 @@ def test_every_example_once_with_one_compilation(config, records, eight_devices,
 
 
 @pytest.mark.parametrize(("kind", "devices", "batch"), [("mesh", 1, 4), ("pmap", 8, 8)])
-def test_prediction_belongs_to_its_picture(config, records, eight_devices, kind, devices, batch):
+def test_prediction_belongs_to_its_image(config, records, eight_devices, kind, devices, batch):
     """Fault: another example's prediction in a row, or a filler's."""
     config = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, batch_size=batch)
@@ -105,11 +105,11 @@ def test_prediction_belongs_to_its_picture(config, records, eight_devices, kind,
     )
     train_records = records["train"]
     for position, square in evaluator.predict(variables, train_records, range(len(train_records))):
-        expected = train_records.pictures([position]).image[0] < 32768
+        expected = train_records.samples([position]).image[0] < 32768
         np.testing.assert_array_equal(square, expected)
     for position, row in enumerate(evaluator.measure(variables, train_records)):
         example = train_records.example(position)
-        square = train_records.pictures([position]).image[0] < 32768
+        square = train_records.samples([position]).image[0] < 32768
         predicted = predicted_mask(square.astype(np.float32), example)
         common = np.count_nonzero(predicted & (example.original_mask > 0))
         total = predicted.sum() + example.original_mask.sum()
@@ -127,7 +127,7 @@ def test_perfect_prediction_is_nearly_perfect_in_the_original_frame(records):
     """Fault: an off-by-half-pixel, or the padding, in the way back to the original frame."""
     for position in range(len(records["train"])):
         example = records["train"].example(position)
-        square = records["train"].pictures([position]).mask[0].astype(np.float32)
+        square = records["train"].samples([position]).mask[0].astype(np.float32)
         mask = predicted_mask(square, example)
         assert mask.shape == example.original_mask.shape
         # Sides of 32 to 34 in a square of 32: only the outline may differ.
@@ -142,23 +142,23 @@ def test_overlays_show_the_asked_examples(config, records, eight_devices):
     """Fault: images of other examples than those ranked."""
     parallel = Parallel("mesh", eight_devices[:2])
     evaluator, variables = evaluator_and_variables(config, parallel)
-    pictures = evaluator.overlays(variables, records["test"], [4, 0])
-    assert set(pictures) == {4, 0}
-    assert pictures[4].shape != pictures[0].shape or (pictures[4] != pictures[0]).any()
+    overlays = evaluator.overlays(variables, records["test"], [4, 0])
+    assert set(overlays) == {4, 0}
+    assert overlays[4].shape != overlays[0].shape or (overlays[4] != overlays[0]).any()
     squares = dict(evaluator.predict(variables, records["test"], [4, 0]))
-    for position, picture in pictures.items():
+    for position, overlay in overlays.items():
         example = records["test"].example(position)
         height, width, _ = example.original_mask.shape
         fit = fit_to_square(height, width, config.data.image_size)
         grey = from_square(np.float32(records["test"].images([position])[0, ..., 0]) / 65535, fit)
         found = predicted_mask(squares[position], example)
         expected = draw_overlay(grey, found, example.original_mask > 0)
-        np.testing.assert_array_equal(picture, expected)
+        np.testing.assert_array_equal(overlay, expected)
 
 
 def test_patients_and_findings_of_a_list_are_told_without_their_numbers(tmp_path, eight_devices):
     """Fault: a hospital's number in records or tables; two images of one patient as of two."""
-    root = write_small_data(tmp_path / "pictures")
+    root = write_small_data(tmp_path / "archive")
     stems = [path.stem for path in sorted((root / "masks").iterdir())]
     patient_of = {stem: f"K-47{number // 2:02}" for number, stem in enumerate(stems)}
     findings = {stem: ("normal", "abnormal")[number % 4 // 2] for number, stem in enumerate(stems)}

@@ -66,7 +66,7 @@ def test_doubt_lowers_the_estimate():
     assert found.slope < 0
 
 
-def test_no_picture_no_calibration():
+def test_no_image_no_calibration():
     """Fault: a mean of nothing."""
     assert fit_calibration([]) is None
 

@@ -84,8 +84,8 @@ def test_a_rotten_byte_names_the_folder(tmp_path):
     folder = write_records(tmp_path)
     path = shard(folder, "train")
     content = bytearray(path.read_bytes())
-    picture = read_split(folder, "train")[1]["image"]
-    content[content.index(picture[40].astype(">u2").tobytes())] ^= 0xFF
+    image = read_split(folder, "train")[1]["image"]
+    content[content.index(image[40].astype(">u2").tobytes())] ^= 0xFF
     path.write_bytes(content)
     fields = Fields(tfds.builder_from_directory(folder), "train", "image")
     with pytest.raises(DataError) as caught:

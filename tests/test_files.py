@@ -15,7 +15,7 @@ from lungseg_jax.imaging.files import (
     read_radiograph,
 )
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import chest, dicom_bytes, png_bytes
+from tests.images import chest, dicom_bytes, png_bytes
 
 CHEST = chest(40, 36, 0)[0]
 TIFF = io.BytesIO()
@@ -23,7 +23,7 @@ Image.fromarray(CHEST).save(TIFF, "TIFF")
 WINDOW = {"WindowCenter": 128, "WindowWidth": 256}
 
 
-@pytest.mark.parametrize("name", ["picture.png", "image.dcm", "IM000001"])
+@pytest.mark.parametrize("name", ["image.png", "image.dcm", "IM000001"])
 @pytest.mark.parametrize("content", [png_bytes(CHEST), dicom_bytes(CHEST, WINDOW)])
 def test_the_name_does_not_matter(tmp_path, name, content):
     """Archives name DICOM files without an ending, and rename PNG to .dcm."""
@@ -162,7 +162,7 @@ def test_an_array_of_something_else_is_no_chest():
     assert not radiograph_of(np.tile(np.linspace(0, 1, 200, np.float32), (200, 1))).looks_frontal
 
 
-def test_what_makes_a_picture_of_an_array_is_said():
+def test_what_makes_a_image_of_an_array_is_said():
     """Fault: a user who has to guess which axis or which scale is meant."""
     for axis in (0, -1):
         with pytest.raises(DataError, match=r"; .*array\.squeeze\(\) has the shape \(120, 110\)"):
@@ -175,7 +175,7 @@ def test_what_makes_a_picture_of_an_array_is_said():
     "array",
     [np.zeros((40, 36, 3), np.uint8), np.zeros(9), np.zeros((9, 9), bool), np.zeros((0, 9))],
 )
-def test_arrays_that_are_no_grey_picture_are_refused(array: np.ndarray):
+def test_arrays_that_are_no_grey_image_are_refused(array: np.ndarray):
     """Fault: a colour image that ends in an error of NumPy's."""
     with pytest.raises(DataError, match=r"^array: (is of shape|has 0 pixels)"):
         radiograph_of(array)
@@ -183,7 +183,7 @@ def test_arrays_that_are_no_grey_picture_are_refused(array: np.ndarray):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_pictures_are_turned_as_their_tag_says(tag: int, kind: str):
+def test_images_are_turned_as_their_tag_says(tag: int, kind: str):
     """Fault: an image that viewers show upright read upside down or mirrored."""
     buffer = io.BytesIO()
     exif = Image.Exif()

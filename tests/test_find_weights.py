@@ -136,7 +136,7 @@ def test_a_run_can_start_from_the_packaged_weights():
 
 
 @pytest.mark.parametrize("source", typing.get_args(SourceName))
-def test_pictures_that_the_packaged_weights_have_seen_are_named(source, capsys):
+def test_images_that_the_packaged_weights_have_seen_are_named(source, capsys):
     """Fault: test figures on images that were trained on, published as if they were new."""
     variables_to_start_from(Config(start_from="packaged", data=DataConfig(source=source)))
     seen = source in ("kaggle", "montgomery", "shenzhen")

@@ -26,8 +26,8 @@ def traced_flops(model: ModelConfig, size: int) -> int:
     half = dataclasses.replace(model, dtype="bfloat16")
     network = nnx.eval_shape(lambda: make_model(small_config(**_as_keys(half))))
     graph, state = nnx.split(network)
-    picture = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-    text = jax.jit(lambda state, x: nnx.merge(graph, state)(x)).lower(state, picture).as_text()
+    image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+    text = jax.jit(lambda state, x: nnx.merge(graph, state)(x)).lower(state, image).as_text()
     total = 0
     for kernel, result in CONVOLUTION.findall(text):
         total += 2 * math.prod(sides(result)) * math.prod(sides(kernel)[:-1])

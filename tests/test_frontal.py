@@ -9,9 +9,9 @@ from lungseg_jax.errors import NotFrontalError
 from lungseg_jax.imaging.dicom import read_dicom
 from lungseg_jax.imaging.frontal import check_header
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import chest, dicom_bytes
+from tests.images import chest, dicom_bytes
 
-PICTURE = chest(40, 36, 0)[0]
+IMAGE = chest(40, 36, 0)[0]
 
 
 def header(**attributes: object) -> Dataset:
@@ -74,7 +74,7 @@ def test_chests_and_empty_headers_pass(attributes):
         ({"ViewCodeSequence": coded("R-10236", "SRT")}, "LEFT LATERAL"),
     ],
 )
-def test_other_pictures_are_refused_by_what_they_are(attributes, quoted):
+def test_other_images_are_refused_by_what_they_are(attributes, quoted):
     """Fault: a hand or a lateral chest in a data set; or the header's own words in a log."""
     stated = {"StudyDescription": "Roe", "SeriesDescription": "Roe"}
     with pytest.raises(NotFrontalError) as caught:
@@ -85,7 +85,7 @@ def test_other_pictures_are_refused_by_what_they_are(attributes, quoted):
 
 def test_refusals_can_be_switched_off():
     """Fault: an option that only half of the checks heed."""
-    content = dicom_bytes(PICTURE, {"BodyPartExamined": "HIP", "ViewPosition": "LL"})
+    content = dicom_bytes(IMAGE, {"BodyPartExamined": "HIP", "ViewPosition": "LL"})
     with pytest.raises(NotFrontalError, match="HIP"):
         read_dicom(content, "image.dcm")
     read_dicom(content, "image.dcm", ReadOptions(frontal_only=False))
@@ -93,7 +93,7 @@ def test_refusals_can_be_switched_off():
 
 def test_what_has_no_pixels_is_still_named():
     """Fault: a report or presentation state counted as a broken image."""
-    content = dicom_bytes(PICTURE, {"Modality": "SR", "PixelData": None})
+    content = dicom_bytes(IMAGE, {"Modality": "SR", "PixelData": None})
     with pytest.raises(NotFrontalError, match="of modality SR"):
         read_dicom(content, "image.dcm")
 
@@ -101,5 +101,5 @@ def test_what_has_no_pixels_is_still_named():
 @pytest.mark.parametrize(("flag", "noted"), [("YES", True), ("NO", False), ("", False)])
 def test_burned_in_text_is_noted(flag, noted):
     """Fault: a name in the pixels that nobody is warned of."""
-    radiograph = read_dicom(dicom_bytes(PICTURE, {"BurnedInAnnotation": flag}), "image.dcm")
+    radiograph = read_dicom(dicom_bytes(IMAGE, {"BurnedInAnnotation": flag}), "image.dcm")
     assert ("text burned into the pixels according to the header" in radiograph.notes) == noted

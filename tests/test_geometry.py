@@ -44,14 +44,14 @@ def test_a_disc_keeps_its_centre(height, width, size):
 def test_an_edge_keeps_its_place(height, width, size, axis):
     """Half a pixel of shift is enough to spoil surface distances."""
     fit = fit_to_square(height, width, size)
-    picture = np.zeros((height, width), np.float32)
-    half = picture.shape[axis] // 2
-    picture[(slice(half), slice(None))[:: 1 - 2 * axis]] = 1
-    there = to_square(picture, fit)
+    image = np.zeros((height, width), np.float32)
+    half = image.shape[axis] // 2
+    image[(slice(half), slice(None))[:: 1 - 2 * axis]] = 1
+    there = to_square(image, fit)
     begin, extent = ((fit.top, fit.height), (fit.left, fit.width))[axis]
     middle = (fit.left + fit.width // 2, fit.top + fit.height // 2)[axis]
     profile = there[:, middle] if axis == 0 else there[middle]
-    expected = half * extent / picture.shape[axis]
+    expected = half * extent / image.shape[axis]
     # Sampling the ramp that growing makes of an edge is off by a few hundredths.
     assert edge_position(profile[begin:]) == pytest.approx(expected, abs=0.06)
     back = from_square(there, fit)
@@ -61,7 +61,7 @@ def test_an_edge_keeps_its_place(height, width, size, axis):
 
 @given(SIDES, SIDES, st.integers(1, 64))
 @settings(max_examples=150, deadline=None)
-def test_the_whole_picture_is_used_and_no_padding_comes_back(height, width, size):
+def test_the_whole_image_is_used_and_no_padding_comes_back(height, width, size):
     """A rounded-down extent drops a border; interpolation across it lets padding leak in."""
     fit = fit_to_square(height, width, size)
     there = to_square(np.ones((height, width), np.float32), fit)
@@ -89,19 +89,19 @@ def test_padding_is_centred_and_aspect_kept(height, width, size):
 @settings(max_examples=50, deadline=None)
 def test_equal_sizes_change_nothing(size, seed):
     """A resize that is no resize must not blur."""
-    picture = np.random.default_rng(seed).random((size, size), np.float32)
+    image = np.random.default_rng(seed).random((size, size), np.float32)
     fit = fit_to_square(size, size, size)
-    np.testing.assert_array_equal(to_square(picture, fit), picture)
-    np.testing.assert_array_equal(from_square(picture, fit), picture)
+    np.testing.assert_array_equal(to_square(image, fit), image)
+    np.testing.assert_array_equal(from_square(image, fit), image)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 8])
 def test_shrinking_averages_every_pixel(factor):
     """Bilinear shrinking skips pixels: noise aliases and thin masks vanish."""
-    picture = np.random.default_rng(0).random((12 * factor, 12 * factor), np.float32)
-    blocks = picture.reshape(12, factor, 12, factor).mean((1, 3))
+    image = np.random.default_rng(0).random((12 * factor, 12 * factor), np.float32)
+    blocks = image.reshape(12, factor, 12, factor).mean((1, 3))
     fit = fit_to_square(12 * factor, 12 * factor, 12)
-    np.testing.assert_allclose(to_square(picture, fit), blocks, atol=1e-6)
+    np.testing.assert_allclose(to_square(image, fit), blocks, atol=1e-6)
 
 
 def test_what_lies_in_the_padding_is_cut():

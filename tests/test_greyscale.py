@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom import read_dicom
 from lungseg_jax.imaging.greyscale import apply_window
-from tests.pictures import (
+from tests.images import (
     LOSSLESS,
     dicom_bytes,
     encoded_dicom_bytes,
@@ -123,7 +123,7 @@ def test_without_a_usable_window_percentiles_span_the_range(attributes):
     np.testing.assert_allclose(pixels, np.clip((STORED - low) / (high - low), 0, 1), atol=1e-5)
 
 
-def test_a_constant_picture_is_finite():
+def test_a_constant_image_is_finite():
     """Its percentiles coincide."""
     assert not read(np.full((4, 4), 700, np.uint16)).pixels.any()
 
@@ -293,7 +293,7 @@ def test_padding_is_black_and_does_not_widen_the_range(photometric, value, limit
     np.testing.assert_allclose(pixels, np.where(padding, 0, expected), atol=1e-6)
 
 
-def test_a_picture_of_padding_alone_is_black():
+def test_an_image_of_padding_alone_is_black():
     """Fault: percentiles of no pixel at all."""
     assert not read(np.full((4, 4), 7, np.uint16), {"PixelPaddingValue": 7}).pixels.any()
 
@@ -338,7 +338,7 @@ def test_padding_out_of_range_marks_no_pixel():
         np.testing.assert_array_equal(filler, read(stored).pixels)
 
 
-def test_pictures_for_processing_have_no_window_for_the_eye():
+def test_images_for_processing_have_no_window_for_the_eye():
     """Fault: a raw image windowed by values meant for its processed sibling is all black."""
     attributes = {"PresentationIntentType": "FOR PROCESSING"} | {
         "WindowCenter": 60000,

@@ -29,7 +29,7 @@ BELOW = {
 # What the step is made of, and what stands below that.
 CORE = (
     "config", "errors", "models", "network", "packing", "parallel", "random_keys", "state", "step",
-    "appearance", "augment", "losses", "optim", "resampling", "data.labels", "data.pictures",
+    "appearance", "augment", "losses", "optim", "resampling", "data.labels", "data.samples",
     "imaging.structures",
 )  # fmt: skip
 

@@ -63,7 +63,7 @@ def test_long_names_leave_room_for_endings(tmp_path):
         (tmp_path / f"{one.name}_overlay.png").touch()
 
 
-def test_references_elsewhere_are_pictures_like_others(tmp_path):
+def test_references_elsewhere_are_images_like_others(tmp_path):
     """Fault: a file left out without a word because it is called what results are."""
     touch(tmp_path, "1_mask.png")
     (one,) = name_files([tmp_path], epath.Path(tmp_path), ())

@@ -9,15 +9,15 @@ from lungseg_jax import intervals
 from lungseg_jax.intervals import FLIPS, MIN_PATIENTS, mean_intervals, p_values
 
 
-def drawn(seed: int, patients: int, pictures: int) -> tuple[np.ndarray, list[str]]:
+def drawn(seed: int, patients: int, images: int) -> tuple[np.ndarray, list[str]]:
     """Values of mean 0 of which half of the variance is the patient's, and whose they are."""
     random = np.random.default_rng(seed)
-    whose = np.repeat(np.arange(patients), pictures)
+    whose = np.repeat(np.arange(patients), images)
     values = random.normal(size=patients)[whose] + random.normal(size=len(whose))
     return values[:, None], [f"{name}" for name in whose]
 
 
-def test_pictures_of_few_patients_are_no_proof():
+def test_images_of_few_patients_are_no_proof():
     """Fault: ten images each of thirty patients taken for three hundred patients.
 
     Then 40 % of such draws are called significant, and 60 % of the intervals hold the mean.
@@ -29,7 +29,7 @@ def test_pictures_of_few_patients_are_no_proof():
     assert np.mean(significant) < 0.13
 
 
-def test_of_single_pictures_the_interval_is_that_of_the_mean():
+def test_of_single_images_the_interval_is_that_of_the_mean():
     """Fault: an interval of 90 %, or one of the values in place of their mean."""
     values, whose = drawn(0, 400, 1)
     ((low, high),) = mean_intervals(values, whose)
@@ -37,7 +37,7 @@ def test_of_single_pictures_the_interval_is_that_of_the_mean():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
 
 
-def test_patients_weigh_by_their_pictures():
+def test_patients_weigh_by_their_images():
     """Fault: an interval of another mean than the one printed beside it, which is of images."""
     # A patient of 99 images at 1 beside 99 patients of one at 0: the mean is a half.
     values = np.repeat([1.0, 0.0], 99)[:, None]

@@ -103,7 +103,7 @@ def test_every_example_read_is_checked(config):
     records = Records(prepare(lungs, data.data_dir, data.manual_dir), "train", "left_right")
     name = re.escape(records.names(3).example_id)
     with pytest.raises(DataError, match=f"^{name}: "):
-        records.pictures([3])
+        records.samples([3])
     with pytest.raises(DataError, match=f"^{name}: "):
         records.example(3)
     with pytest.raises(DataError, match="right from left"):
@@ -118,11 +118,11 @@ def test_sides_of_phantoms_are_the_patients(tmp_path):
         for x in ("left_right", "lungs")
     )
     count = len(both["train"])
-    sides = both["train"].pictures(range(count)).mask.astype(bool)
+    sides = both["train"].samples(range(count)).mask.astype(bool)
     column = np.arange(sides.shape[2])[:, None]
     right, left = ((sides * column).sum((0, 1, 2)) / sides.sum((0, 1, 2))).tolist()
     assert right < 15 < 17 < left
-    union = one["train"].pictures(range(count)).mask[..., 0] > 0
+    union = one["train"].samples(range(count)).mask[..., 0] > 0
     assert (sides.any(-1) <= union).all(), "a side covers more of a pixel than the lungs do"
     assert (sides.any(-1) == union).mean() > 0.99
     for position in range(count):

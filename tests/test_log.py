@@ -14,8 +14,8 @@ def test_a_resumed_run_hides_what_it_does_again(tmp_path):
     """Fault: steps after the last checkpoint, logged before and after a kill, shown twice."""
     with Log(epath.Path(tmp_path), first_step=7) as log:
         log.scalars("train", 7, {"loss": 0.5, "dice": 0.75})
-        log.picture("val/median", 7, np.zeros((8, 8, 3), np.uint8))
-    version, session, figures, picture = events_in(tmp_path)
+        log.image("val/median", 7, np.zeros((8, 8, 3), np.uint8))
+    version, session, figures, image = events_in(tmp_path)
     # What TensorBoard's reader looks at to drop the steps from there on of earlier files.
     assert version.file_version == "brain.Event:2"
     assert (session.step, session.session_log.status) == (7, SessionLog.START)
@@ -23,8 +23,8 @@ def test_a_resumed_run_hides_what_it_does_again(tmp_path):
         "train/loss": 0.5,
         "train/dice": 0.75,
     }
-    assert figures.step == picture.step == 7
-    assert picture.summary.value[0].image.width == 8
+    assert figures.step == image.step == 7
+    assert image.summary.value[0].image.width == 8
 
 
 def test_a_run_resumed_by_an_earlier_clock_hides_what_it_does_again(tmp_path, monkeypatch):

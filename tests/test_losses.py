@@ -74,7 +74,7 @@ def test_loss_over_devices_equals_loss_of_the_global_batch(eight_devices):
     assert abs(alone - together) > 1e-2, "the case does not tell the fault apart"
 
 
-def test_trimmed_loss_leaves_out_the_pictures_of_the_largest_loss(eight_devices):
+def test_trimmed_loss_leaves_out_the_images_of_the_largest_loss(eight_devices):
     """Fault: each device trims its own share, ranks by index, or gradients of what is left out.
 
     The two of sixteen images whose reference is turned inside out are on one device.
@@ -104,7 +104,7 @@ def test_trimmed_loss_leaves_out_the_pictures_of_the_largest_loss(eight_devices)
     )
 
 
-def test_a_picture_without_lung_is_not_trimmed_for_a_dice_of_nothing():
+def test_an_image_without_lung_is_not_trimmed_for_a_dice_of_nothing():
     """Fault: images without lung the first to go, however little is predicted on them."""
     mask = (jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)) > 0.5).astype(jnp.float32)
     mask = mask.at[2].set(0)
@@ -121,7 +121,7 @@ def test_a_picture_without_lung_is_not_trimmed_for_a_dice_of_nothing():
     assert (~gradient.any((1, 2, 3))).tolist() == [False, False, True, False]
 
 
-def test_less_than_a_whole_picture_is_not_trimmed():
+def test_less_than_a_whole_image_is_not_trimmed():
     """Fault: rounding up, so that a batch of one trains on nothing."""
     mask = (jax.random.uniform(jax.random.key(0), (3, 4, 4, 1)) > 0.5).astype(jnp.float32)
     logits = jax.random.normal(jax.random.key(1), mask.shape)

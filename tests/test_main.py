@@ -23,12 +23,12 @@ def fail(capfd, *arguments: str) -> str:
 
 @pytest.fixture
 def kaggle(tmp_path) -> list[str]:
-    write_small_data(tmp_path / "pictures", count=20)
+    write_small_data(tmp_path / "archive", count=20)
     return [
         "--config=configs/unet.py",
         f"--workdir={tmp_path / 'run'}",
         "--config.data.source=kaggle",
-        f"--config.data.manual_dir={tmp_path / 'pictures'}",
+        f"--config.data.manual_dir={tmp_path / 'archive'}",
         f"--config.data.data_dir={tmp_path / 'records'}",
         "--config.data.image_size=32",
         "--config.model.depth=2",
@@ -78,7 +78,7 @@ def test_manual_dir_with_other_things_says_what_was_sought_and_found(capfd, kagg
 
 
 def damage(tmp_path: Path, folder: str, content: bytes) -> str:
-    path = sorted((tmp_path / "pictures" / folder).iterdir())[7]
+    path = sorted((tmp_path / "archive" / folder).iterdir())[7]
     path.write_bytes(content)
     return path.name
 
@@ -86,7 +86,7 @@ def damage(tmp_path: Path, folder: str, content: bytes) -> str:
 @pytest.mark.parametrize("folder", ["CXR_png", "masks"])
 def test_corrupt_png_is_named(capfd, kaggle, tmp_path, folder):
     """Fault: a decoder's message without the file's name, or half a data set left behind."""
-    sound = sorted((tmp_path / "pictures" / folder).iterdir())[7].read_bytes()
+    sound = sorted((tmp_path / "archive" / folder).iterdir())[7].read_bytes()
     name = damage(tmp_path, folder, sound[: len(sound) // 2])
     for _ in range(2):
         assert name in fail(capfd, *kaggle)
@@ -101,9 +101,9 @@ def test_web_page_named_png_is_called_one(capfd, kaggle, tmp_path):
     assert "web page" in line
 
 
-def test_mask_without_picture(capfd, kaggle, tmp_path):
+def test_mask_without_image(capfd, kaggle, tmp_path):
     """Fault: labelled examples that vanish."""
-    path = sorted((tmp_path / "pictures" / "CXR_png").iterdir())[3]
+    path = sorted((tmp_path / "archive" / "CXR_png").iterdir())[3]
     path.unlink()
     line = fail(capfd, *kaggle)
     assert path.stem in line

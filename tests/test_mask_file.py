@@ -8,7 +8,7 @@ from PIL import Image
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.mask_file import read_mask
-from tests.pictures import chest, png_bytes
+from tests.images import chest, png_bytes
 
 GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
 

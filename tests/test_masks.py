@@ -82,7 +82,7 @@ def test_an_inverted_mask_is_refused(tmp_path):
     read(write_case(tmp_path, {Structure.LUNGS: tight}), tight.shape)
 
 
-def test_masks_of_half_the_picture_are_repeated(tmp_path):
+def test_masks_of_half_the_image_are_repeated(tmp_path):
     """Fault: SCR's masks refused, or enlarged with a shift."""
     case = write_case(tmp_path, {Structure.LUNGS: LEFT})
     bits, notes = read(case, (2 * HEIGHT, 2 * WIDTH))

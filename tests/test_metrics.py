@@ -197,7 +197,7 @@ def test_summary_has_failures_in_its_means_and_counts():
     }  # fmt: skip
 
 
-def test_distances_in_percent_are_those_of_the_picture_at_any_size():
+def test_distances_in_percent_are_those_of_the_image_at_any_size():
     """Fault: one number for another outline, because files are of other sizes."""
     small = measure(rectangle(5), rectangle(6))
     large = measure(*(np.kron(rectangle(x), np.ones((4, 4), bool)) for x in (5, 6)))
@@ -207,7 +207,7 @@ def test_distances_in_percent_are_those_of_the_picture_at_any_size():
     assert small.assd_percent == pytest.approx(small.assd_px * 100 / 64)
 
 
-def test_the_longer_side_is_that_of_any_picture():
+def test_the_longer_side_is_that_of_any_image():
     """Fault: distances that grow because an image is turned on its side."""
     masks = [np.zeros((96, 64), bool) for _ in range(2)]
     for mask, top in zip(masks, (5, 6), strict=True):
@@ -216,7 +216,7 @@ def test_the_longer_side_is_that_of_any_picture():
     assert measure(*(mask.T for mask in masks)).hd95_percent == pytest.approx(100 / 96)
 
 
-def test_pictures_of_a_patient_widen_the_interval():
+def test_images_of_a_patient_widen_the_interval():
     """Fault: an interval by image, which ten equal images of each patient make a third of."""
     draws = np.random.default_rng(0).normal(0.9, 0.02, 20)
     row = measure(rectangle(5), rectangle(6))
@@ -225,15 +225,15 @@ def test_pictures_of_a_patient_widen_the_interval():
             [
                 replace(row, id=f"{i}-{j}", patient=f"{i}", dice=float(dice))
                 for i, dice in enumerate(draws)
-                for j in range(pictures)
+                for j in range(images)
             ]
         )["dice"]["interval"]
-        for pictures in (1, 10)
+        for images in (1, 10)
     )
     assert together == pytest.approx(alone, abs=1e-9)
 
 
-def test_patients_are_named_by_their_first_picture():
+def test_patients_are_named_by_their_first_image():
     """Fault: a hash, or a hospital's number, in a table that is passed on; patients mixed up."""
     row = measure(rectangle(5), rectangle(6))
     patients = {"a": "17", "b": "", "c": "23", "d": "17", "e": ""}

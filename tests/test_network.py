@@ -32,7 +32,7 @@ def test_state_that_no_checkpoint_would_have_is_refused():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int32])
-def test_pictures_of_another_type_are_refused(dtype):
+def test_images_of_another_type_are_refused(dtype):
     """Fault: a network that is trained on, or asked about, all but black images."""
     with pytest.raises(DataError, match=f"of type {np.dtype(dtype)}; give intensity x 65535"):
         to_intensity(jnp.ones((1, 2, 2, 1), dtype))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lungseg_jax.prediction.segmentation import Segmentation
-from tests.pictures import write_kaggle
+from tests.images import write_kaggle
 from tests.small import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "examples" / "lung_segmentation.ipynb"
@@ -45,10 +45,10 @@ def test_the_notebook_runs(tmp_path):
     assert (workdir / "predictions" / "predictions.csv").exists()
 
 
-def test_pictures_to_segment_are_the_tested_ones(tmp_path, monkeypatch):
+def test_images_to_segment_are_the_tested_ones(tmp_path, monkeypatch):
     """Fault: no image left, or masks taken for images, where the folder's name says mask."""
     folder = tmp_path / "chest-xray-masks-and-labels"
-    pictures = write_kaggle(folder) / "CXR_png"
+    images = write_kaggle(folder) / "CXR_png"
     (cell,) = (text for text in code_cells() if "import segment\n" in text)
     segmented = []
 
@@ -63,7 +63,7 @@ def test_pictures_to_segment_are_the_tested_ones(tmp_path, monkeypatch):
     names = {"SOURCE": "kaggle", "FOLDER": str(folder), "Path": Path}
     names["rows"] = [{"id": stem} for stem in tested]
     exec(cell, names)
-    assert names["files"] == [pictures / f"{stem}.png" for stem in tested]
+    assert names["files"] == [images / f"{stem}.png" for stem in tested]
     assert segmented == names["files"][:1]
 
 

@@ -25,10 +25,10 @@ from tests.untrained import untrained_weights
 from tfds_builder.phantom import generate_phantom
 
 
-def run(model: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
+def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     """Returns probabilities (b, h, w, c) of images (b, h, w, 1)."""
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    (probabilities,) = session.run(None, {"images": pictures.transpose(0, 3, 1, 2)})
+    (probabilities,) = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
     return np.asarray(probabilities).transpose(0, 2, 3, 1)
 
 
@@ -67,11 +67,11 @@ def test_the_same_function_as_in_flax(changes):
     weights = with_random_variables(untrained_weights(Calibration(), **changes))
     size = weights.config.data.image_size
     # Of another number than any side or channel, so that a number in the graph would show.
-    pictures = np.random.default_rng(0).integers(0, 65536, (3, size, size, 1)).astype(np.uint16)
+    images = np.random.default_rng(0).integers(0, 65536, (3, size, size, 1)).astype(np.uint16)
     forward = jax.jit(make_forward(weights.config))
-    expected = np.asarray(forward(weights.variables, pictures))
+    expected = np.asarray(forward(weights.variables, images))
     assert expected.std() > 0.01, "saturated: nothing to compare"
-    np.testing.assert_allclose(run(onnx_of(weights), pictures), expected, atol=2e-6)
+    np.testing.assert_allclose(run(onnx_of(weights), images), expected, atol=2e-6)
 
 
 def test_packaged_weights_find_the_same_lungs(tmp_path):

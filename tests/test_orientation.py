@@ -10,7 +10,7 @@ from lungseg_jax.errors import NotFrontalError
 from lungseg_jax.imaging.dicom import read_dicom
 from lungseg_jax.imaging.orientation import read_orientation
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import dicom_bytes
+from tests.images import dicom_bytes
 
 # Every pixel another value, more columns than rows: no turn looks like another.
 UPRIGHT = np.arange(8 * 12, dtype=np.uint8).reshape(8, 12) * 2
@@ -92,7 +92,7 @@ def test_orientations_without_sense_mean_upright(stated):
 
 
 @pytest.mark.parametrize("stated", [["A", "F"], ["P", "F"], ["AL", "F"], ["H", "A"]])
-def test_lateral_pictures_are_refused(stated):
+def test_lateral_images_are_refused(stated):
     """Fault: a lateral chest segmented as a frontal one."""
     content = dicom_bytes(UPRIGHT, WINDOW | {"PatientOrientation": stated})
     with pytest.raises(NotFrontalError, match=r"^image\.dcm: lateral according to its header"):

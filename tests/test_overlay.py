@@ -69,7 +69,7 @@ def test_two_lungs_have_colours_of_their_own():
 
 
 @pytest.mark.parametrize("shape", [(2600, 1300), (1301, 2602)])
-def test_large_pictures_shrink_and_outlines_stay_in_place(shape):
+def test_large_images_shrink_and_outlines_stay_in_place(shape):
     """Nearest-neighbour shrinking shifts outlines against the image."""
     height, width = shape
     mask = box(shape, height // 4, width // 4, height // 4 + 700, width // 4 + 600)
@@ -90,7 +90,7 @@ def test_intensities_out_of_range_are_clipped():
     assert np.all(overlay[4:] == 255)
 
 
-def test_a_sliver_of_a_picture_is_drawn():
+def test_a_sliver_of_an_image_is_drawn():
     """A side rounded to zero pixels would stop the whole run."""
     overlay = draw_overlay(np.zeros((1, 4000), np.float32), np.zeros((1, 4000, 1), bool))
     assert overlay.shape == (1, MAX_SIDE, 3)

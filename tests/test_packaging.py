@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.pictures import chest, png_bytes
+from tests.images import chest, png_bytes
 from tests.small import REPOSITORY
 
 pytestmark = pytest.mark.skipif(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks.peers_plot import PICTURE, Row, chart, read_results, sections_of
+from benchmarks.peers_plot import IMAGE, Row, chart, read_results, sections_of
 from benchmarks.programs import Program
 from benchmarks.race import compare, race
 
@@ -77,9 +77,9 @@ def test_places_on_the_axis():
     assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
 
 
-def test_picture_is_that_of_the_result_files():
+def test_image_is_that_of_the_result_files():
     """Fault: an image in the README that no committed measurement has."""
     if not read_results():
-        assert not PICTURE.exists()
+        assert not IMAGE.exists()
         pytest.skip("no comparison is committed")
-    assert PICTURE.read_text() == chart(sections_of(read_results()))
+    assert IMAGE.read_text() == chart(sections_of(read_results()))

@@ -48,7 +48,7 @@ def test_images_are_grey_levels_in_the_unit_interval(phantoms):
         assert phantom.image.max() <= 1
 
 
-def test_masks_lie_on_the_picture_and_exclude_each_other(phantoms):
+def test_masks_lie_on_the_image_and_exclude_each_other(phantoms):
     """Guards against masks of another size than the image and against shared pixels."""
     for phantom in phantoms:
         assert phantom.left_lung.shape == phantom.right_lung.shape == phantom.image.shape
@@ -65,7 +65,7 @@ def test_each_lung_is_one_piece_without_holes(phantoms):
             assert (pieces, backgrounds) == (2, 2)
 
 
-def test_patients_left_lung_is_on_the_right_of_the_picture(phantoms):
+def test_patients_left_lung_is_on_the_right_of_the_image(phantoms):
     """Guards against swapped sides."""
     for phantom in phantoms:
         left, right = (np.nonzero(m)[1].mean() for m in (phantom.left_lung, phantom.right_lung))
@@ -92,7 +92,7 @@ def test_lungs_are_darker_than_what_lies_between_them(phantoms):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_masks_sit_on_the_edges_of_the_picture(phantoms, axis):
+def test_masks_sit_on_the_edges_of_the_image(phantoms, axis):
     """Guards against masks drawn under another pose than the image, by only a few pixels."""
     shifts = (-10, 0, 10)
     steps = np.zeros((len(phantoms), len(shifts)))
@@ -123,16 +123,16 @@ def test_size_and_spacing_make_a_plausible_chest(phantoms):
     assert 235 < np.median(widths) < 300
 
 
-def test_about_one_patient_in_eight_has_two_pictures():
+def test_about_one_patient_in_eight_has_two_images():
     """Guards against a grouping in which no patient could leak between splits."""
     patients = [patient_number(index) for index in range(9 * 12)]
-    numbers, pictures = np.unique(patients, return_counts=True)
+    numbers, images = np.unique(patients, return_counts=True)
     assert numbers.tolist() == list(range(8 * 12))
-    assert pictures.max() == 2
-    assert (pictures == 2).sum() == 12
+    assert images.max() == 2
+    assert (images == 2).sum() == 12
 
 
-def test_two_pictures_of_a_patient_show_one_patient(phantoms):
+def test_two_images_of_a_patient_show_one_patient(phantoms):
     """Guards against a patient who changes sex or age, or an exposure that is a mere copy."""
     first, second = phantoms[7], phantoms[8]
     assert patient_number(7) == patient_number(8)

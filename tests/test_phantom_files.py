@@ -105,7 +105,7 @@ def test_dx_files_keep_to_what_dx_allows(written):
         assert "WindowCenter" in dataset
 
 
-def test_uids_name_each_picture_once_and_patients_recur(written):
+def test_uids_name_each_image_once_and_patients_recur(written):
     """Guards against colliding UIDs and against images of one patient under two identities."""
     assert len({d.SOPInstanceUID for d in written[1]}) == COUNT
     assert len({d.StudyInstanceUID for d in written[1]}) == COUNT

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lungseg_jax.data import pipeline
-from lungseg_jax.data.pictures import fetch
 from lungseg_jax.data.pipeline import read_store, reading_threads, training_batches
 from lungseg_jax.data.records import Records, open_records
+from lungseg_jax.data.samples import fetch
 from tests.small import small_config, small_config_with_data
 
 
@@ -50,7 +50,7 @@ def test_batches_cross_the_epoch_when_it_does_not_divide(records):
     assert len(counts) == 21
 
 
-def test_streamed_pictures_are_those_that_resident_positions_point_at(config, records):
+def test_streamed_images_are_those_that_resident_positions_point_at(config, records):
     """Fault: the two input paths train on other images or in another order."""
     store = read_store(records)
     resident = take(training_batches(records, config, resident=True), 4)
@@ -101,13 +101,13 @@ def test_processes_share_each_global_batch(config, records, monkeypatch):
 
 
 @pytest.mark.parametrize(("copies", "fits"), [(8, True), (7, False)])
-def test_resident_pictures_fit_with_the_copies_of_all_devices(
+def test_resident_images_fit_with_the_copies_of_all_devices(
     records, monkeypatch, eight_devices, copies: int, fits: bool
 ):
     """Fault: a laptop of eight cores whose memory holds eight times what was reckoned with."""
     assert jax.local_device_count() == len(eight_devices) == 8
-    pictures = len(records) * 32 * 32 * 3
-    monkeypatch.setattr(pipeline, "RESIDENT_BYTES_ON_CPU", copies * pictures)
+    images = len(records) * 32 * 32 * 3
+    monkeypatch.setattr(pipeline, "RESIDENT_BYTES_ON_CPU", copies * images)
     assert pipeline.use_resident(records, small_config()) == fits
 
 

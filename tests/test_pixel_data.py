@@ -34,7 +34,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.codestream import Codestream, read_codestream
 from lungseg_jax.imaging.dicom import read_dicom
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import (
+from tests.images import (
     chest,
     compressed_dicom_bytes,
     dicom_bytes,
@@ -138,14 +138,14 @@ def test_headers_that_promise_what_is_not_there(attributes, fault):
         read(dicom_bytes(STORED, attributes))
 
 
-def test_the_largest_picture_is_an_option():
+def test_the_largest_image_is_an_option():
     """Fault: a limit that is not the reader's."""
     assert read(dicom_bytes(STORED, RAMP), max_pixels=64).shape == (8, 8)
     with pytest.raises(DataError, match="8 x 8 pixels; shrink it: at most 63 are read"):
         read(dicom_bytes(STORED, RAMP), max_pixels=63)
 
 
-def test_pictures_stay_in_narrow_types():
+def test_images_stay_in_narrow_types():
     """Fault: copies of eight bytes a pixel, of which a large film has a hundred million."""
     content = dicom_bytes((np.indices((1024, 1024)).sum(0) * 2 - 2048).astype(np.int16))
     read(content)
@@ -191,7 +191,7 @@ def test_streams_of_another_size_are_not_decoded(codec, transfer_syntax):
         read(huge)
 
 
-def test_the_offset_of_a_jpeg_2000_picture_is_no_part_of_it():
+def test_the_offset_of_a_jpeg_2000_image_is_no_part_of_it():
     """Fault: whole images refused that lie off the origin of their grid (T.800 A.5.1, B.2)."""
     # Xsiz, Ysiz, XOsiz, YOsiz, then the tiles' size and offset.
     grid = struct.pack(">8I", 64 + 4, 48 + 3, 4, 3, 128, 128, 0, 0)
@@ -304,7 +304,7 @@ def test_a_compression_that_is_not_read_is_named():
             read(content)
 
 
-def test_more_data_than_the_picture_holds_is_noted():
+def test_more_data_than_the_image_holds_is_noted():
     """Fault: the upper part of a chest, because its header has fewer rows, taken for all of it."""
     cut = read_dicom(dicom_bytes(STORED, RAMP | {"Rows": 6}), "x")
     np.testing.assert_array_equal(cut.pixels, STORED[:6] / np.float32(4095))

@@ -8,7 +8,7 @@ import pytest
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.sides import split_lungs
 from lungseg_jax.prediction.plausibility import doubts, remarks
-from tests.pictures import SHARED
+from tests.images import SHARED
 from tfds_builder.sources import list_source
 
 REAL = SHARED / "chest_xray_512"
@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
     assert reason in judged(right, left, dice)
 
 
-def test_a_picture_unlike_a_chest_is_doubted_whatever_its_mask():
+def test_an_image_unlike_a_chest_is_doubted_whatever_its_mask():
     """Fault: two shapes on a hand accepted as lungs."""
     masks = [np.zeros((100, 100), bool) for _ in range(2)]
     masks[0][GOOD[0]] = masks[1][GOOD[1]] = True

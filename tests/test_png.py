@@ -15,7 +15,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.files import radiograph_of
 from lungseg_jax.imaging.png import COMPRESSED, UNCOMPRESSED, UNFILTERED, encode_png, read_png
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import chest, png_bytes
+from tests.images import chest, png_bytes
 
 GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
 
@@ -129,7 +129,7 @@ def test_what_is_encoded_comes_back(parameters, kind, height, width, data):
     np.testing.assert_array_equal(np.rint(back).astype(kind), pixels)
 
 
-def test_a_stored_picture_has_its_rows_as_they_are():
+def test_a_stored_image_has_its_rows_as_they_are():
     """Fault: OpenCV passes over a parameter in silence, and decoding takes five times as long."""
     pixels = np.random.default_rng(0).integers(0, 65536, (64, 64), np.uint16)
     content = encode_png(pixels, UNCOMPRESSED)
@@ -142,10 +142,10 @@ def test_a_mask_without_filters_is_smaller():
     assert len(encode_png(mask, UNFILTERED)) < len(encode_png(mask))
 
 
-@pytest.mark.parametrize("picture", [GREY, GREY.astype(np.uint16) * 257])
-def test_every_flipped_bit_is_noticed_or_harmless(picture):
+@pytest.mark.parametrize("image", [GREY, GREY.astype(np.uint16) * 257])
+def test_every_flipped_bit_is_noticed_or_harmless(image):
     """Pillow leaves the checksums of image data unread: damage would be trained on."""
-    content = png_bytes(picture)
+    content = png_bytes(image)
     whole = read_png(content, "x.png").pixels
     refused = 0
     # Length and checksum of the empty end marker, eight bytes, matter to nobody.
@@ -191,7 +191,7 @@ def test_large_films_are_read_and_larger_ones_refused_without_a_warning():
         read_png(bytes(huge), "x.png")
 
 
-def test_the_largest_picture_is_an_option():
+def test_the_largest_image_is_an_option():
     """Fault: a limit that is not the reader's, or one that only holds after decoding."""
     content = png_bytes(GREY)
     assert read_png(content, "x.png", ReadOptions(max_pixels=240)).pixels.shape == (12, 20)
@@ -200,7 +200,7 @@ def test_the_largest_picture_is_an_option():
         read_png(content[:60], "x.png", ReadOptions(max_pixels=239))
 
 
-def test_broken_tags_are_no_broken_picture():
+def test_broken_tags_are_no_broken_image():
     """Fault: a traceback, or an image lost, for an Exif chunk of zeros."""
     whole = png_bytes(GREY)
     body = b"eXIf" + bytes(8)

@@ -22,27 +22,27 @@ from lungseg_jax.prediction.results import overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.weights import Calibration, load_weights, save_weights
 from tests.deadly_reading import read_or_die
-from tests.pictures import SHARED, chest, dicom_bytes, png_bytes
+from tests.images import SHARED, chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY
 from tests.untrained import CHEST, table, touch, untrained_weights
 from tfds_builder.phantom import generate_phantom
 
 
-def test_every_file_has_its_row_and_every_picture_its_mask(tmp_path, untrained):
+def test_every_file_has_its_row_and_every_image_its_mask(tmp_path, untrained):
     """Fault: a bad file that stops the rest, rows in another order, a mask of another's size."""
-    pictures = tmp_path / "pictures"
-    (pictures / "below").mkdir(parents=True)
+    images = tmp_path / "archive"
+    (images / "below").mkdir(parents=True)
     sizes = {}
     for number in range(7):
         sizes[f"{number}.png"] = (120 + number, 110)
         pixels = chest(120 + number, 110, number)[0]
-        (pictures / f"{number}.png").write_bytes(png_bytes(pixels))
-    (pictures / "3.png").write_bytes(b"<html>")
-    (pictures / "5.png").write_bytes(png_bytes(CHEST)[:500])
-    (pictures / "below" / "scan.dcm").write_bytes(dicom_bytes(CHEST))
-    (pictures / "small.png").write_bytes(png_bytes(chest(80, 80, 0)[0]))
-    (pictures / ".hidden.png").write_bytes(b"")
-    rows = predict(untrained, [pictures], tmp_path / "out")
+        (images / f"{number}.png").write_bytes(png_bytes(pixels))
+    (images / "3.png").write_bytes(b"<html>")
+    (images / "5.png").write_bytes(png_bytes(CHEST)[:500])
+    (images / "below" / "scan.dcm").write_bytes(dicom_bytes(CHEST))
+    (images / "small.png").write_bytes(png_bytes(chest(80, 80, 0)[0]))
+    (images / ".hidden.png").write_bytes(b"")
+    rows = predict(untrained, [images], tmp_path / "out")
     written = table(tmp_path / "out")
     assert [row["file"] for row in written] == [row.file for row in rows]
     assert sorted(row.file for row in rows) == sorted(
@@ -86,7 +86,7 @@ def test_what_is_no_file_is_a_rejected_row(tmp_path, untrained):
     }
 
 
-def test_one_picture_is_the_same_alone_and_among_others(tmp_path, untrained):
+def test_one_image_is_the_same_alone_and_among_others(tmp_path, untrained):
     """Fault: images that change places within a batch, or padding that leaks into it."""
     paths = []
     for number in range(6):

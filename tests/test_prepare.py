@@ -19,7 +19,7 @@ import pytest
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.pictures import KAGGLE_STEMS, chest, png_bytes, write_kaggle
+from tests.images import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder import prepare as prepare_module
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion
@@ -131,9 +131,9 @@ def test_whole_records_are_used_where_nothing_may_be_written(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def change_picture(tree: Path) -> None:
-    picture, _ = chest(50, 50, 99)
-    (tree / "CXR_png" / "CHNCXR_0001_1.png").write_bytes(png_bytes(picture))
+def change_image(tree: Path) -> None:
+    image, _ = chest(50, 50, 99)
+    (tree / "CXR_png" / "CHNCXR_0001_1.png").write_bytes(png_bytes(image))
     mask = png_bytes(np.pad(np.full((48, 48), 255, np.uint8), 1))
     (tree / "masks" / "CHNCXR_0001_1_mask.png").write_bytes(mask)
 
@@ -145,8 +145,8 @@ def change_time(tree: Path) -> None:
 
 
 def add_case(tree: Path) -> None:
-    picture, mask = chest(50, 50, 99)
-    (tree / "CXR_png" / "CHNCXR_0999_1.png").write_bytes(png_bytes(picture))
+    image, mask = chest(50, 50, 99)
+    (tree / "CXR_png" / "CHNCXR_0999_1.png").write_bytes(png_bytes(image))
     (tree / "masks" / "CHNCXR_0999_1_mask.png").write_bytes(png_bytes(mask))
 
 
@@ -154,7 +154,7 @@ def remove_case(tree: Path) -> None:
     (tree / "masks" / "CHNCXR_0001_1_mask.png").unlink()
 
 
-@pytest.mark.parametrize("change", [change_picture, change_time, add_case, remove_case])
+@pytest.mark.parametrize("change", [change_image, change_time, add_case, remove_case])
 def test_changed_files_give_new_records(tmp_path, change):
     """Corrected masks that do not take effect are found by nobody."""
     tree = write_kaggle(tmp_path / "raw")
@@ -165,7 +165,7 @@ def test_changed_files_give_new_records(tmp_path, change):
     listed = {case.example_id for case in list_source("kaggle", tmp_path / "raw").cases}
     records = read_all(after)
     assert set(records) == listed
-    if change is change_picture:
+    if change is change_image:
         assert np.count_nonzero(records["CHNCXR_0001_1"]["original_mask"]) == 48 * 48
 
 

@@ -125,7 +125,7 @@ def test_equal_doubts_have_no_slope(recwarn):
     assert not recwarn.list
 
 
-def test_pictures_without_a_mask_do_not_count():
+def test_images_without_a_mask_do_not_count():
     """Fault: an estimate of 0 for all, for most validation images had no mask."""
     doubt, dice = np.array([math.inf, 0.01, math.inf]), np.array([0.0, 0.9, 0.0])
     assert fit_line(doubt, dice) == (0, 0.9)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks.quality_plot import LEFT, LOW, PICTURE, SIDE, TOP, chart, read_results
+from benchmarks.quality_plot import LEFT, LOW, PLOT, SIDE, TOP, chart, read_results
 
 QUALITY = {"rank_correlation": 0.5, "points": [[1.0, LOW], [LOW, 1.0], [0.2, 0.1]]}
 
@@ -19,6 +19,6 @@ def test_places_of_dots():
     ]  # fmt: skip
 
 
-def test_picture_is_that_of_the_result_files():
+def test_image_is_that_of_the_result_files():
     """Fault: an image in the model card that no committed measurement has."""
-    assert PICTURE.read_text() == chart(read_results())
+    assert PLOT.read_text() == chart(read_results())

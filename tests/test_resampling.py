@@ -120,9 +120,9 @@ def test_products_blur_as_slices_do(size: tuple[int, int]):
 def test_no_pixel_is_gathered_on_a_tpu(platform: str, gathers: bool):
     """Fault: the form for CPUs lowered for TPUs, or a gather among what surrounds it."""
     config = dataclasses.replace(AugmentConfig(), local_contrast=1.0, shading=0.1, bars=0.15)
-    pictures = jnp.zeros((2, 32, 32, 1))
+    images = jnp.zeros((2, 32, 32, 1))
     run = jax.jit(partial(augment, config=config))
     lowered = export.export(run, platforms=[platform])(
-        jax.random.key(0), jnp.arange(2), pictures, pictures
+        jax.random.key(0), jnp.arange(2), images, images
     )
     assert ("stablehlo.gather" in lowered.mlir_module()) == gathers

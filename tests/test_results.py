@@ -17,12 +17,12 @@ from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.weights import Calibration
-from tests.pictures import png_bytes
+from tests.images import png_bytes
 from tests.untrained import CHEST, table, touch, untrained_weights
 
 
 @pytest.mark.parametrize("output", [".", "out"])
-def test_results_of_an_earlier_call_are_no_pictures(tmp_path, untrained, output: str):
+def test_results_of_an_earlier_call_are_no_images(tmp_path, untrained, output: str):
     """Fault: masks segmented as if they were chests, because results go beside the images."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
     for _ in range(2):
@@ -173,16 +173,16 @@ def test_what_was_done_is_not_done_again(segmented, untrained):
     assert last["mask"] in segmented.again(untrained)
 
 
-def test_a_picture_is_known_again_by_whatever_link_it_is_reached(tmp_path, untrained, monkeypatch):
+def test_an_image_is_known_again_by_whatever_link_it_is_reached(tmp_path, untrained, monkeypatch):
     """Fault: from a folder that a link leads to, the same files are taken for others."""
-    (tmp_path / "disk" / "pictures").mkdir(parents=True)
-    (tmp_path / "disk" / "pictures" / "1.png").write_bytes(png_bytes(CHEST))
+    (tmp_path / "disk" / "archive").mkdir(parents=True)
+    (tmp_path / "disk" / "archive" / "1.png").write_bytes(png_bytes(CHEST))
     (tmp_path / "home").symlink_to(tmp_path / "disk")
-    predict(untrained, [tmp_path / "home" / "pictures"], tmp_path / "out")
+    predict(untrained, [tmp_path / "home" / "archive"], tmp_path / "out")
     before = (tmp_path / "out" / "1_mask.png").stat()
     # As in a shell, where the working directory is the folder's own place.
     monkeypatch.chdir(tmp_path / "home")
-    predict(untrained, ["pictures"], tmp_path / "out")
+    predict(untrained, ["archive"], tmp_path / "out")
     assert (tmp_path / "out" / "1_mask.png").stat() == before
 
 
@@ -212,7 +212,7 @@ def test_a_folder_takes_one_call_at_a_time(segmented, untrained):
     assert segmented.again(untrained) == set()
 
 
-def test_calls_on_other_pictures_share_a_folder(tmp_path, untrained):
+def test_calls_on_other_images_share_a_folder(tmp_path, untrained):
     """Fault: a loop over images that cannot be run twice, for the table names the last alone."""
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes(png_bytes(CHEST))
@@ -248,7 +248,7 @@ def test_a_note_of_others_names_no_file_elsewhere(tmp_path, untrained, note: str
     assert (tmp_path / "dear_overlay.png").exists()
 
 
-def test_the_result_of_another_picture_of_the_name_is_kept(tmp_path, untrained):
+def test_the_result_of_another_image_of_the_name_is_kept(tmp_path, untrained):
     """Fault: one patient's mask overwrites another's, in a loop over folders of studies."""
     touch(tmp_path, "study1/1.png", "study2/1.png")
     (tmp_path / "study1" / "1.png").write_bytes(png_bytes(CHEST))

@@ -50,8 +50,8 @@ ENTRY %main (x: bf16[2,8,8,16], k: bf16[32,3,3,16]) -> bf16[2,8,8,32] {
   ROOT %get-tuple-element.4 = bf16[2,8,8,32]{3,2,1,0} get-tuple-element(%cudnn-conv.3), index=0
 }
 """  # noqa: E501
-    pictures, kernel, results = 2 * 8 * 8 * 16, 32 * 3 * 3 * 16, 2 * 8 * 8 * 32
-    assert custom_call_bytes(hlo) == 2 * (pictures + kernel + results)
+    images, kernel, results = 2 * 8 * 8 * 16, 32 * 3 * 3 * 16, 2 * 8 * 8 * 32
+    assert custom_call_bytes(hlo) == 2 * (images + kernel + results)
 
 
 def test_bytes_of_a_program_without_custom_calls():

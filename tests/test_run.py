@@ -83,7 +83,7 @@ def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch, cap
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    write_small_data(root / "pictures")
+    write_small_data(root / "archive")
     return root
 
 
@@ -92,7 +92,7 @@ def command(data: Path, workdir: Path | str, *more: str) -> list[str]:
         "batch_size": 8,
         "num_steps": STEPS,
         "data.source": "kaggle",
-        "data.manual_dir": data / "pictures",
+        "data.manual_dir": data / "archive",
         "data.data_dir": data / "records",
         "data.image_size": 32,
         "model.width": 4,
@@ -213,18 +213,18 @@ def test_eval_mode_gives_the_same_figures(data, finished):
     assert [start["mode"] for start in read_starts(epath.Path(finished))] == ["train", "eval"]
 
 
-def test_export_of_a_run_whose_pictures_moved_or_changed(finished, data, tmp_path, capsys):
+def test_export_of_a_run_whose_images_moved_or_changed(finished, data, tmp_path, capsys):
     """Fault: a threshold of images that the network was trained on; a moved run left for lost."""
     moved = tmp_path / "moved"
     # Copies have times of their own.
-    shutil.copytree(data / "pictures", moved, copy_function=shutil.copyfile)
+    shutil.copytree(data / "archive", moved, copy_function=shutil.copyfile)
     arguments = ["export", f"--workdir={finished}", f"--output={tmp_path / 'net.safetensors'}"]
     arguments += [f"--config.data.manual_dir={moved}", f"--config.data.data_dir={tmp_path}"]
     assert export(arguments) == 0
     # Fault: other test images than those that were measured, as long as validation has the same.
     for split in ("test", "val"):
-        pictures = sorted(read_ids(epath.Path(finished), split))
-        next(moved.rglob(f"masks/{pictures[0]}*")).unlink()
+        images = sorted(read_ids(epath.Path(finished), split))
+        next(moved.rglob(f"masks/{images[0]}*")).unlink()
         capsys.readouterr()
         assert export(arguments) == 1
         assert f"its {split} split had other images" in capsys.readouterr().err
@@ -255,7 +255,7 @@ def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
         assert reference.any()
     # What prediction on files runs is the same network, one image at a time or several.
     segmenter = Segmenter(weights)
-    squares = list(records.pictures(range(3)).image)
+    squares = list(records.samples(range(3)).image)
     together = segmenter.predict(squares)
     for square, found in zip(squares, together, strict=True):
         (alone,) = segmenter.predict([square])
@@ -372,7 +372,7 @@ def test_right_and_left_lung_are_learned_apart(data, tmp_path):
             assert float(row[f"{figure}_mm"]) == pytest.approx(row_mm * float(row[f"{figure}_px"]))
 
 
-def test_divergence_names_step_pictures_and_checkpoint(data, tmp_path):
+def test_divergence_names_step_images_and_checkpoint(data, tmp_path):
     """Fault: a run that trains on with NaN, or saves it over the last good state."""
     result = run(
         command(data, tmp_path / "run", "--config.optimizer.learning_rate=1e30",

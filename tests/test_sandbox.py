@@ -14,7 +14,7 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
-from tests.pictures import chest, png_bytes
+from tests.images import chest, png_bytes
 from tfds_builder.convert_case import ConvertSettings, convert_case, worker_memory_bytes
 from tfds_builder.sandbox import Sandbox, SandboxStoppedError
 from tfds_builder.sources import Case, Clinical, MaskFile
@@ -25,14 +25,14 @@ MEMORY_BYTES = worker_memory_bytes(SETTINGS.reading)
 
 def make_case(folder: Path, name: str, image: bytes | None) -> Case:
     """A case whose image, where it has no content, is a pipe that nobody writes to."""
-    picture, mask = (folder / f"{name}{part}.png" for part in ("", "_mask"))
+    image_path, mask = (folder / f"{name}{part}.png" for part in ("", "_mask"))
     if image is None:
-        os.mkfifo(picture)
+        os.mkfifo(image_path)
     else:
-        picture.write_bytes(image)
+        image_path.write_bytes(image)
     mask.write_bytes(png_bytes(chest(80, 80, 0)[1]))
     masks = (MaskFile(epath.Path(mask), Structure.LUNGS),)
-    return Case(name, "p", "folder", epath.Path(picture), masks, Clinical())
+    return Case(name, "p", "folder", epath.Path(image_path), masks, Clinical())
 
 
 @pytest.fixture

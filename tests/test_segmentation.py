@@ -40,7 +40,7 @@ def test_sides_are_the_patients():
     assert found.area_cm2 is None
 
 
-def test_sides_of_a_mirrored_picture_are_the_patients_too():
+def test_sides_of_a_mirrored_image_are_the_patients_too():
     """Fault: swapped lungs where a film was scanned with its back up."""
     radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none")
     found = make_segmentation(radiograph, square_of(LUNGS)[:, ::-1], 0.5, 0.96)

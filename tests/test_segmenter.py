@@ -12,7 +12,7 @@ from lungseg_jax.imaging.structures import Structure
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.weights import Calibration, Weights
-from tests.pictures import chest, png_bytes
+from tests.images import chest, png_bytes
 from tests.small import small_config
 from tests.untrained import CHEST, untrained_weights
 
@@ -67,14 +67,14 @@ def test_what_is_no_network_input_is_refused(untrained, change):
 
 
 @pytest.mark.parametrize("labels", ["lungs", "left_right"])
-def test_probabilities_are_those_of_the_network_in_the_pictures_frame(labels: str):
+def test_probabilities_are_those_of_the_network_in_the_images_frame(labels: str):
     """Fault: classes merged, smoothed, or left in the model's square; another network loaded."""
     weights = untrained_weights(Calibration(), data__labels=labels, data__image_size=96)
     # At the square's own size nothing is resized.
-    picture = np.float32(chest(96, 96, 0)[0]) / 255
+    image = np.float32(chest(96, 96, 0)[0]) / 255
     segmenter, options = Segmenter(weights), ReadOptions(frontal_only=False)
-    found = segmenter.probabilities(picture, options)
-    (logits,) = weights.network()(jnp.asarray(picture[None, :, :, None]), train=False)
+    found = segmenter.probabilities(image, options)
+    (logits,) = weights.network()(jnp.asarray(image[None, :, :, None]), train=False)
     assert np.ptp(logits) > 0.1, "an image that shows nothing"
     np.testing.assert_allclose(found, jax.nn.sigmoid(logits), atol=1e-4)
     assert segmenter.probabilities(CHEST, options).shape == (*CHEST.shape, logits.shape[-1])

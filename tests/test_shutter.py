@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.imaging.dicom import read_dicom
-from tests.pictures import dicom_bytes
+from tests.images import dicom_bytes
 
 # None is black, in either sense.
 STORED = np.linspace(100, 3900, 80).reshape(8, 10).astype(np.uint16)

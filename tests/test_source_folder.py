@@ -86,7 +86,7 @@ def test_names_that_look_alike(tmp_path, patterns, names, expected):
 
 @given(st.sets(st.text("ab1_[", min_size=1, max_size=4), min_size=1, max_size=6))
 @settings(max_examples=40, deadline=None)
-def test_masks_named_by_the_whole_stem_go_to_their_picture(tmp_path_factory, stems):
+def test_masks_named_by_the_whole_stem_go_to_their_image(tmp_path_factory, stems):
     """Fault: any two names of which one begins like the other."""
     folder = tmp_path_factory.mktemp("folder")
     names = tuple(f"images/{stem}.dcm" for stem in stems) + tuple(f"masks/{s}.png" for s in stems)
@@ -94,14 +94,14 @@ def test_masks_named_by_the_whole_stem_go_to_their_picture(tmp_path_factory, ste
     assert pairs_of(listing) == {stem: [f"{stem}.png"] for stem in stems}
 
 
-def test_two_pictures_of_one_name_need_a_list(tmp_path):
+def test_two_images_of_one_name_need_a_list(tmp_path):
     """Fault: one of the two overwrites the other's record."""
     names = ("x/1.dcm", "y/1.dcm", "masks/1.png")
     with pytest.raises(DataError, match=r"has the same name; .* pairs\.csv"):
         list_source("folder", write_tree(tmp_path, names), FolderPatterns(images="?/*"))
 
 
-def test_a_mask_without_its_picture_is_refused(tmp_path):
+def test_a_mask_without_its_image_is_refused(tmp_path):
     """Fault: a half-copied folder gives a smaller data set."""
     with pytest.raises(DataError, match=r"z\.png: mask without its image"):
         list_source("folder", write_tree(tmp_path, (*FOLDER, "masks/z.png")))
@@ -117,12 +117,10 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
 def test_nothing_that_fits(tmp_path):
     """Fault: an empty data set where the patterns have a typing error."""
     with pytest.raises(DataError, match=r"matches 0 images, data\.masks=.* masks for 0"):
-        list_source(
-            "folder", write_tree(tmp_path, FOLDER), FolderPatterns("pictures/*", "m/{stem}")
-        )
+        list_source("folder", write_tree(tmp_path, FOLDER), FolderPatterns("images/*", "m/{stem}"))
 
 
-def test_patterns_that_do_not_tell_masks_from_pictures(tmp_path):
+def test_patterns_that_do_not_tell_masks_from_images(tmp_path):
     """Fault: a KeyError where a file is the mask of one image and the image of another mask."""
     with pytest.raises(DataError, match="its image is a mask too; give patterns"):
         list_source("folder", write_tree(tmp_path, ("a", "a_b.png", "a_b_c.png")), OVERLAPPING)
@@ -149,7 +147,7 @@ def test_a_pattern_without_the_stem_is_refused():
         (FolderPatterns(masks="masks/*{stem}.png"), ("images/1.png", "masks/2_1.png"), "2_1"),
     ],
 )
-def test_a_mask_whose_picture_is_missing_goes_to_no_other(tmp_path, patterns, names, orphan):
+def test_a_mask_whose_image_is_missing_goes_to_no_other(tmp_path, patterns, names, orphan):
     """Fault: masks of cases 1 and 10, joined, for case 1, where image 10 was not copied."""
     with pytest.raises(DataError, match=rf"/{orphan}\.png: mask without its image"):
         list_source("folder", write_tree(tmp_path, names), patterns)
@@ -176,17 +174,17 @@ def test_a_letter_that_the_pattern_names_may_follow_the_stem(tmp_path):
 def test_names_say_the_side(tmp_path, left, right, pattern):
     """Fault: sides lost or changed, or a side read from the image's own name."""
     names = ("images/1.png", "images/right_2.png", left, right, left.replace("1", "right_2"))
-    of_second_picture = left.replace("1", "right_2"), right.replace("1", "right_2")
-    folder = write_tree(tmp_path, (*names, of_second_picture[1]))
+    of_second_image = left.replace("1", "right_2"), right.replace("1", "right_2")
+    folder = write_tree(tmp_path, (*names, of_second_image[1]))
     listing = list_source("folder", folder, FolderPatterns(masks=pattern))
     found = {
         mask.path.relative_to(folder).as_posix(): mask.structure
         for case in listing.cases
         for mask in case.masks
     }
-    assert found == dict.fromkeys(
-        (left, of_second_picture[0]), Structure.LEFT_LUNG
-    ) | dict.fromkeys((right, of_second_picture[1]), Structure.RIGHT_LUNG)
+    assert found == dict.fromkeys((left, of_second_image[0]), Structure.LEFT_LUNG) | dict.fromkeys(
+        (right, of_second_image[1]), Structure.RIGHT_LUNG
+    )
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_layout(tmp_path, suffix):
     }
 
 
-def test_the_raw_picture_goes_before_others(tmp_path):
+def test_the_raw_image_goes_before_others(tmp_path):
     """Fault: 8 bits are read where 12 are there, or a mask is taken for the image."""
     write_jsrt(tmp_path)
     write_files(tmp_path / "A", {f"{STEMS[0]}.png": b""})
@@ -110,7 +110,7 @@ def test_two_observers_are_not_mixed(tmp_path):
         list_source("jsrt", tmp_path)
 
 
-def test_pictures_alone_are_refused(tmp_path):
+def test_images_alone_are_refused(tmp_path):
     """Fault: the outlines, which come from elsewhere, were forgotten."""
     write_files(tmp_path, {"JPCLN001.IMG": b""})
     with pytest.raises(DataError, match=r"1 images .* and 0 masks .*; unpack the images"):

@@ -8,8 +8,8 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.structures import Structure
+from tests.images import KAGGLE_STEMS, KAGGLE_UNLABELLED, SHARED, write_kaggle
 from tests.layouts import assert_every_file_is_listed_once, reason_of, write_files
-from tests.pictures import KAGGLE_STEMS, KAGGLE_UNLABELLED, SHARED, write_kaggle
 from tfds_builder.sources import Clinical, MaskFile, documented_spacing, list_source
 
 MASKS = ("CHNCXR_0001_1_mask.png", "MCUCXR_0002_0.png")
@@ -38,7 +38,7 @@ def test_one_patient_under_two_numbers_is_one(tmp_path):
     for case in list_source("kaggle", tmp_path).cases:
         patients[case.patient_id].append(case.example_id)
     assert patients.pop("MCUCXR_0113") == ["MCUCXR_0113_1", "MCUCXR_0117_1"]
-    assert all(len(pictures) == 1 for pictures in patients.values())
+    assert all(len(images) == 1 for images in patients.values())
 
 
 def test_the_tree_twice_counts_once(tmp_path):
@@ -53,7 +53,7 @@ def test_the_tree_twice_counts_once(tmp_path):
     assert set(reason_of(whole).values()) == {"second copy"}
 
 
-def test_hidden_files_are_no_pictures(tmp_path):
+def test_hidden_files_are_no_images(tmp_path):
     """Copying through a Mac leaves a `._` file beside each image."""
     tree = write_kaggle(tmp_path)
     for folder in ("CXR_png", "masks"):
@@ -119,7 +119,7 @@ def test_an_empty_folder_holds_nothing(tmp_path):
         list_source("kaggle", tmp_path)
 
 
-def test_masks_without_pictures_are_refused(tmp_path):
+def test_masks_without_images_are_refused(tmp_path):
     """A half-copied folder would silently give a smaller data set."""
     tree = write_kaggle(tmp_path)
     for stem in ("CHNCXR_0003_1", "CHNCXR_0002_0"):

@@ -7,8 +7,8 @@ import pytest
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
+from tests.images import PATIENT_ID, chest, dicom_bytes, png_bytes
 from tests.layouts import assert_every_file_is_listed_once
-from tests.pictures import PATIENT_ID, chest, dicom_bytes, png_bytes
 from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.sources import list_source
 
@@ -16,9 +16,9 @@ from tfds_builder.sources import list_source
 def write_phantom_layout(root, stems) -> None:
     for folder in ("images", "masks/left", "masks/right"):
         (root / folder).mkdir(parents=True)
-    picture, mask = chest(20, 20, 0)
+    image, mask = chest(20, 20, 0)
     for stem, patient_id in stems.items():
-        content = dicom_bytes(picture, {"PatientID": patient_id})
+        content = dicom_bytes(image, {"PatientID": patient_id})
         (root / "images" / f"{stem}.dcm").write_bytes(content)
         for side in ("left", "right"):
             (root / "masks" / side / f"{stem}.png").write_bytes(png_bytes(mask))

@@ -69,7 +69,7 @@ def test_two_masks_that_differ_are_refused(tmp_path):
         list_source("shenzhen", tmp_path)
 
 
-def test_pictures_alone_are_refused(tmp_path):
+def test_images_alone_are_refused(tmp_path):
     """Fault: the masks' archive was forgotten, and an empty data set is built."""
     root = write_shenzhen(tmp_path)
     with pytest.raises(DataError, match=r"3 images .* and 0 masks .*; unpack the images'"):

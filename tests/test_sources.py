@@ -12,8 +12,8 @@ from etils import epath
 from lungseg_jax.config import SourceName
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.structures import Structure
+from tests.images import KAGGLE_STEMS, write_kaggle
 from tests.layouts import FOLDER, write_tree
-from tests.pictures import KAGGLE_STEMS, write_kaggle
 from tests.test_source_jsrt import write_jsrt
 from tests.test_source_montgomery import write_montgomery
 from tests.test_source_phantom import write_phantom_layout
@@ -83,12 +83,12 @@ def test_home_is_expanded(tmp_path, monkeypatch):
 def test_the_folder_above_a_link_is_that_of_what_it_leads_to(tmp_path, monkeypatch):
     """Fault: records of another data set, which lies beside the link."""
     for place in ("here", "there"):
-        write_kaggle(tmp_path / place / "pictures")
+        write_kaggle(tmp_path / place / "archive")
     (tmp_path / "there" / "below").mkdir()
     (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "below")
     monkeypatch.chdir(tmp_path / "here")
-    case, *_ = list_source("kaggle", "link/../pictures").cases
-    there = tmp_path / "there" / "pictures"
+    case, *_ = list_source("kaggle", "link/../images").cases
+    there = tmp_path / "there" / "archive"
     assert os.path.realpath(case.image).startswith(os.fspath(there))
 
 
@@ -141,8 +141,8 @@ def test_the_order_is_that_of_a_walk(tmp_path):
 def test_a_layout_of_links_into_the_folder_itself(tmp_path):
     """Fault: images listed by their own place are missed where the layout names the link."""
     root = write_kaggle(tmp_path / "x")
-    (root / "CXR_png").rename(tmp_path / "x" / "pictures")
-    (root / "CXR_png").symlink_to(tmp_path / "x" / "pictures")
+    (root / "CXR_png").rename(tmp_path / "x" / "archive")
+    (root / "CXR_png").symlink_to(tmp_path / "x" / "archive")
     assert len(list_source("kaggle", tmp_path / "x").cases) == len(KAGGLE_STEMS)
 
 

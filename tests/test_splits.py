@@ -48,7 +48,7 @@ def case_lists(draw) -> list[tuple[str, str, str, str]]:
 
 @given(case_lists(), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
-def test_every_picture_is_in_one_split_and_every_patient_too(arguments, seed):
+def test_every_image_is_in_one_split_and_every_patient_too(arguments, seed):
     """A patient in two splits makes test figures too good."""
     cases = list(itertools.starmap(make_outcome, arguments))
     splits = assign_splits(cases, seed)
@@ -98,7 +98,7 @@ def test_shares_hold_within_every_stratum(counts):
 
 @given(case_lists(), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
-def test_folds_test_every_picture_once_and_share_no_patient(arguments, seed):
+def test_folds_test_every_image_once_and_share_no_patient(arguments, seed):
     """Fault: an image tested twice or never, or a patient on both sides of a fold."""
     cases = list(itertools.starmap(make_outcome, arguments))
     folds = [assign_fold(cases, seed, fold) for fold in range(NUM_FOLDS)]
@@ -130,7 +130,7 @@ def test_folds_are_alike():
                 assert abs(found - share * count) < 2
 
 
-def test_a_patient_with_one_abnormal_picture_is_abnormal():
+def test_a_patient_with_one_abnormal_image_is_abnormal():
     """Strata by image would tear the patient apart or depend on which comes first."""
     cases = [make_outcome(f"n{i}", f"n{i}", "shenzhen", "normal") for i in range(40)]
     for i in range(10):
@@ -161,18 +161,18 @@ def test_too_few_patients_are_refused():
 def test_copies_of_a_file_are_in_one_split():
     """Fault: an image that is trained on and, under another name, tested on."""
 
-    def with_picture(outcome: Outcome, *pictures: str) -> Outcome:
-        digests = {f"{i}": FileDigest(picture, 1) for i, picture in enumerate(pictures)}
+    def with_image(outcome: Outcome, *images: str) -> Outcome:
+        digests = {f"{i}": FileDigest(image, 1) for i, image in enumerate(images)}
         return dataclasses.replace(outcome, digests=digests)
 
     # A chain: the copies of p0 and p1, and those of p1 and p2, make one patient of three. Equal
     # masks, such as empty ones, do not.
     cases = [
-        with_picture(make_outcome(f"e{i}", f"p{i // 2}", "shenzhen", "normal"), f"own {i}", "mask")
+        with_image(make_outcome(f"e{i}", f"p{i // 2}", "shenzhen", "normal"), f"own {i}", "mask")
         for i in range(80)
     ]
     for copy, original in ((2, 1), (4, 3), (41, 78)):
-        cases[copy] = with_picture(cases[copy], f"own {original}")
+        cases[copy] = with_image(cases[copy], f"own {original}")
     for seed in range(20):
         splits = assign_splits(cases, seed)
         split_of = {example_id: name for name, ids in splits.items() for example_id in ids}
@@ -246,7 +246,7 @@ def test_faulty_split_files_are_told_apart(tmp_path, content, fault):
     assert fault in message
 
 
-def test_pictures_that_were_not_taken_leave_a_split_file_valid(tmp_path, capsys):
+def test_images_that_were_not_taken_leave_a_split_file_valid(tmp_path, capsys):
     """Fault: one lateral view ends a build of hours, as an id that is not in the data."""
     path = tmp_path / "splits.json"
     path.write_text(json.dumps(GOOD))
@@ -267,14 +267,14 @@ def test_an_absent_split_file(tmp_path):
         read_splits(tmp_path / "absent.json", CASES)
 
 
-@pytest.mark.parametrize(("pictures", "told"), [(20, False), (21, True)])
-def test_a_patient_of_very_many_pictures_is_told(capsys, pictures, told):
+@pytest.mark.parametrize(("images", "told"), [(20, False), (21, True)])
+def test_a_patient_of_very_many_images_is_told(capsys, images, told):
     """Fault: a part of an archive under one number, ANONYMOUS, in one split without a word."""
-    cases = [make_outcome(f"a{i}", "one", "folder", "unknown") for i in range(pictures)]
+    cases = [make_outcome(f"a{i}", "one", "folder", "unknown") for i in range(images)]
     cases += [make_outcome(f"b{i}", f"p{i}", "folder", "unknown") for i in range(60)]
     splits = assign_splits(cases, 0)
     said = capsys.readouterr().err
     assert ("21 of 81 images, such as a0, are of one patient" in said) == told
     assert told or not said
     (split,) = {name for name, ids in splits.items() if "a0" in ids}
-    assert {f"a{i}" for i in range(pictures)} <= set(splits[split])
+    assert {f"a{i}" for i in range(images)} <= set(splits[split])

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lungseg_jax.data.pictures import Pictures
+from lungseg_jax.data.samples import Samples
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
@@ -64,7 +64,7 @@ def test_one_device_takes_its_share_of_the_batch(eight_devices, trimmed_share):
     assert call.args[1]["image"].shape == (1, 2, 32, 32, 1)
     # Fault: images carried by the batch where the whole step takes them from the store.
     batch = synthetic_batch(config, 2)
-    store = parallel.replicate(Pictures(batch["image"], batch["mask"]))
+    store = parallel.replicate(Samples(batch["image"], batch["mask"]))
     call = step_of_one_device(config, parallel, store)
     assert call.args[1].keys() == {"position", "slot"}
     np.testing.assert_allclose(call()["loss"], loss, rtol=1e-6)

@@ -17,7 +17,7 @@ from tests.small import (
     assert_trees_equal,
     run_steps,
     small_config,
-    small_pictures,
+    small_samples,
     without_augmentation,
 )
 
@@ -105,8 +105,8 @@ def test_accumulated_gradient_is_the_mean_over_parts(eight_devices):
     """
     config = without_augmentation(small_config(model__norm="group", model__width=8))
     parallel = Parallel("mesh", eight_devices[:1])
-    pictures = small_pictures(2)
-    repeated = jax.tree.map(lambda x: np.tile(x, (4, 1, 1, 1)), pictures)
+    images = small_samples(2)
+    repeated = jax.tree.map(lambda x: np.tile(x, (4, 1, 1, 1)), images)
     results = []
     for parts in (1, 4):
         config = dataclasses.replace(config, accumulation_steps=parts)
@@ -147,9 +147,9 @@ def test_ema_follows_the_parameters_and_their_statistics(eight_devices):
     assert all(max(jax.tree.leaves(part)) > 1e-4 for part in moved)
 
 
-def test_each_step_changes_its_pictures_otherwise():
+def test_each_step_changes_its_images_otherwise():
     """Fault: the same turn and the same noise at every step, which is no augmentation."""
-    image, mask = map(jnp.asarray, small_pictures())
+    image, mask = map(jnp.asarray, small_samples())
     batch = {"slot": jnp.arange(8), "image": image, "mask": mask}
     first, again, second = (load_batch(CONFIG, jnp.int32(step), None, batch) for step in (0, 0, 1))
     assert_trees_equal(first, again)

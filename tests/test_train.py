@@ -129,8 +129,8 @@ def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch):
     assert newest["test"]["dice"] == pytest.approx(of_last, abs=1e-6)
     with pytest.raises(CheckpointError, match=r"checkpoints/3: does not exist; give 2, 4, 6"):
         evaluate(config, tmp_path / "run", step=3)
-    pictures = {value.tag for event in events_in(tmp_path / "run") for value in event.summary.value}
-    assert {"val/median", "val/cross_entropy"} <= pictures
+    images = {value.tag for event in events_in(tmp_path / "run") for value in event.summary.value}
+    assert {"val/median", "val/cross_entropy"} <= images
 
 
 def test_a_second_job_in_the_folder_is_refused(tmp_path):

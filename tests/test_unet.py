@@ -75,7 +75,7 @@ def test_side_that_does_not_divide_states_the_padding():
         model(jnp.zeros((1, 100, 64, 1)))
 
 
-def test_rectangular_pictures_pass():
+def test_rectangular_images_pass():
     """Fault: height and width confused somewhere on the way."""
     assert small_unet()(jnp.zeros((1, 16, 32, 1))).shape == (1, 16, 32, 1)
 

@@ -25,10 +25,10 @@ from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.surface import outline, surface_distances
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
-from lungseg_jax.validate import PICTURE_KEYS, _say_if_trained_there, main, validate
+from lungseg_jax.validate import IMAGE_KEYS, _say_if_trained_there, main, validate
 from lungseg_jax.weights import Calibration, load_weights, packaged_weights, save_weights
 from lungseg_jax.workdir import VALIDATION, check_free
-from tests.pictures import chest, dicom_bytes, png_bytes
+from tests.images import chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config
 from tests.untrained import untrained_weights
 from tfds_builder.phantom import generate_phantom
@@ -37,18 +37,18 @@ from tfds_builder.phantom import generate_phantom
 WEIGHTS = untrained_weights(Calibration(0.5))
 
 
-def write_pictures(folder: Path) -> DataConfig:
+def write_images(folder: Path) -> DataConfig:
     """Six images with masks, of which one is stored on its side."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for number in range(6):
-        picture, mask = chest(120 + number, 110, number)
-        content = png_bytes(picture)
+        pixels, mask = chest(120 + number, 110, number)
+        content = png_bytes(pixels)
         if number == 5:
             # Its rows run to the patient's feet's left, as a header says.
-            picture, mask = np.rot90(picture), np.rot90(mask)
+            pixels, mask = np.rot90(pixels), np.rot90(mask)
             header = {"PatientOrientation": ["H", "L"], "ImagerPixelSpacing": ["0.2", "0.3"]}
-            content = dicom_bytes(np.ascontiguousarray(picture), header)
+            content = dicom_bytes(np.ascontiguousarray(pixels), header)
         (folder / "images" / f"{number}.{'dcm' if number == 5 else 'png'}").write_bytes(content)
         (folder / "masks" / f"{number}.png").write_bytes(png_bytes(np.ascontiguousarray(mask)))
     return DataConfig(source="folder", manual_dir=str(folder))
@@ -74,7 +74,7 @@ def test_figures_are_of_the_masks_that_predict_writes(tmp_path, segmenter):
 
     Or an image that is turned upright, measured against its mask as it lies.
     """
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     summary = validate(segmenter, data, tmp_path / "out")
     images = tmp_path / "data" / "images"
     predicted = predict(segmenter, [images], tmp_path / "masks", read_options(data))
@@ -115,15 +115,15 @@ def test_figures_are_of_the_masks_that_predict_writes(tmp_path, segmenter):
     heights = {row["id"]: 120 + int(row["id"]) for row in rows}
     # The sixth is turned upright.
     ranked = {rows[dice.index(extreme)]["id"] for extreme in (max(dice), min(dice))}
-    for picture, extreme in ((best, max(dice)), (worst, min(dice))):
+    for pixels, extreme in ((best, max(dice)), (worst, min(dice))):
         example = rows[dice.index(extreme)]["id"]
-        assert picture.shape[:2] == (heights[example], 110)
+        assert pixels.shape[:2] == (heights[example], 110)
         if example != "5":
             grey, mask = chest(heights[example], 110, int(example))
             (name,) = (made.mask for made in predicted if made.file.startswith(example))
             made = np.asarray(Image.open(tmp_path / "masks" / name)) > 127
             expected = draw_overlay(np.float32(grey) / 255, made[..., None], mask[..., None] > 127)
-            assert np.abs(picture.astype(int) - expected).max() <= 1
+            assert np.abs(pixels.astype(int) - expected).max() <= 1
     assert ranked != {"5"}, "no overlay was compared"
 
 
@@ -159,9 +159,9 @@ def test_sides_are_those_that_predict_tells(tmp_path, capsys, mirrored):
     assert figures["dice"] > 0.9
 
 
-def test_pictures_of_a_patient_are_told_without_a_number(tmp_path, segmenter):
+def test_images_of_a_patient_are_told_without_a_number(tmp_path, segmenter):
     """Fault: a hospital's number in a table that is passed on, or two images as two patients."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     for number, patient in ((1, "K-4711"), (3, "K-4711"), (4, "K-12")):
         (tmp_path / "data" / "images" / f"{number}.png").unlink()
         content = dicom_bytes(chest(120 + number, 110, number)[0], {"PatientID": patient})
@@ -173,7 +173,7 @@ def test_pictures_of_a_patient_are_told_without_a_number(tmp_path, segmenter):
 
 def test_surface_dice_is_at_the_tolerance_that_is_asked_for(tmp_path):
     """Fault: a key that is taken and does nothing, or a summary that tells another tolerance."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     save_weights(tmp_path / "x.safetensors", WEIGHTS)
     given = [f"--config.data.manual_dir={data.manual_dir}"]
     given += [f"--checkpoint={tmp_path / 'x.safetensors'}", "--config.evaluation.tolerance_mm=0.5"]
@@ -193,9 +193,9 @@ def test_surface_dice_is_at_the_tolerance_that_is_asked_for(tmp_path):
     assert found[0]["surface_dice_mm"] < wide["surface_dice_mm"] == 1.0
 
 
-def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
+def test_bad_images_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
     """Fault: figures of a part of the images, published as those of all."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     (tmp_path / "data" / "images" / "1.png").write_bytes(b"no image")
     lateral = dicom_bytes(chest(120, 110, 0)[0], {"ViewPosition": "LL"})
     (tmp_path / "data" / "images" / "2.png").write_bytes(lateral)
@@ -216,7 +216,7 @@ def test_bad_pictures_are_left_out_only_if_asked(tmp_path, segmenter, capsys):
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "overlays/best.png"])
 def test_files_of_others_stay(tmp_path, segmenter, name):
     """Fault: a run's own figures, or anybody's, replaced by those of other images."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     path = tmp_path / "taken" / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
@@ -227,7 +227,7 @@ def test_files_of_others_stay(tmp_path, segmenter, name):
 
 def test_its_own_folder_is_known(tmp_path, segmenter):
     """Fault: overlays segmented as patients' images, or figures that a training run replaces."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     out = tmp_path / "data" / "figures"
     for names in (["first"], ["second"]):
         validate(segmenter, data, out, names)
@@ -251,7 +251,7 @@ sys.exit(validate.main(["validate", *sys.argv[1:]]))
 
 def test_an_interrupt_does_not_wait_for_a_reader(tmp_path):
     """Fault: a scheduler's grace time spent on waiting for a file, and the command killed."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     save_weights(tmp_path / "x.safetensors", WEIGHTS)
     command = [
         *(sys.executable, "-c", WAIT, f"--config.data.manual_dir={data.manual_dir}"),
@@ -270,7 +270,7 @@ def test_an_interrupt_does_not_wait_for_a_reader(tmp_path):
 
 
 @pytest.mark.parametrize(("folder", "warned"), [("own", True), ("link", True), ("other", False)])
-def test_a_run_on_its_own_pictures_is_warned_of(tmp_path, capsys, folder, warned):
+def test_a_run_on_its_own_images_is_warned_of(tmp_path, capsys, folder, warned):
     """Fault: figures of images that the network was trained on, published as external."""
     (tmp_path / "own").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "own")
@@ -283,16 +283,16 @@ def test_a_run_on_its_own_pictures_is_warned_of(tmp_path, capsys, folder, warned
 
 def test_nothing_to_measure_is_refused(tmp_path, segmenter):
     """Fault: means of nothing."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     for path in (tmp_path / "data" / "images").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="all 6 labelled images are left out"):
         validate(segmenter, dataclasses.replace(data, on_error="skip"), tmp_path / "out")
 
 
-def test_two_networks_are_compared_on_the_same_pictures(tmp_path, capsys):
+def test_two_networks_are_compared_on_the_same_images(tmp_path, capsys):
     """Fault: a command that takes another network, and tables that cannot be compared."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     for seed in range(2):
         path = tmp_path / f"{seed}.safetensors"
         save_weights(path, untrained_weights(Calibration(0.5), seed=seed))
@@ -307,7 +307,7 @@ def test_two_networks_are_compared_on_the_same_pictures(tmp_path, capsys):
     assert "--split=external" in capsys.readouterr().err
     assert main(["validate", *given, "--both_ways", f"--output={tmp_path / 'both'}"]) == 0
     assert sorted(json.loads((tmp_path / "both" / VALIDATION).read_text())["data"]) == sorted(
-        (*PICTURE_KEYS, *READING_KEYS)
+        (*IMAGE_KEYS, *READING_KEYS)
     )
     identities = {
         json.loads((Path(each) / VALIDATION).read_text())["identity"]
@@ -326,7 +326,7 @@ def test_two_networks_are_compared_on_the_same_pictures(tmp_path, capsys):
 
 def test_a_split_file_leaves_the_images_that_were_trained_on_out(tmp_path, segmenter, capsys):
     """Fault: a fine-tuned network measured on the very images it was tuned on."""
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps({"train": ["0", "1"], "val": ["2"], "test": ["3", "5"]}))
     data = dataclasses.replace(data, splits=str(splits))

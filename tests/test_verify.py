@@ -220,7 +220,7 @@ def test_every_spacing_that_is_read_is_accepted(folder):
 
 
 @pytest.mark.parametrize("field", ["image", "mask", "original_mask"])
-def test_a_picture_that_does_not_decode_is_named(folder, field):
+def test_an_image_that_does_not_decode_is_named(folder, field):
     """Fault: one broken image hides the faults of the others, or passes half decoded."""
     content = bytearray(encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)))
     content[-40] ^= 0xFF

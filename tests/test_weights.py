@@ -17,7 +17,7 @@ from lungseg_jax.network import make_model, split_model
 from lungseg_jax.weights import Calibration, Weights, load_weights, save_weights
 from tests.small import small_config
 
-CONFIG = small_config(data__source="kaggle", data__manual_dir="/home/roe/pictures")
+CONFIG = small_config(data__source="kaggle", data__manual_dir="/home/roe/images")
 
 
 @pytest.fixture

@@ -68,22 +68,22 @@ def test_a_run_spread_over_devices_goes_on_without(tmp_path, capfd):
     assert (begun["shard_optimizer"], resumed["shard_optimizer"]) == (True, False)
 
 
-def test_a_run_goes_on_with_copies_of_its_pictures_and_with_no_others(tmp_path):
+def test_a_run_goes_on_with_copies_of_its_images_and_with_no_others(tmp_path):
     """Fault: a run lost because its data were moved, or trained on with other references."""
     config = small_config_with_data(tmp_path, parallel="mesh")
     workdir = epath.Path(tmp_path / "run")
     train_on(config, workdir, until=3)
-    pictures = tmp_path / "moved"
-    shutil.copytree(tmp_path / "pictures", pictures, copy_function=shutil.copyfile)
-    data = dataclasses.replace(config.data, manual_dir=str(pictures))
+    images = tmp_path / "moved"
+    shutil.copytree(tmp_path / "archive", images, copy_function=shutil.copyfile)
+    data = dataclasses.replace(config.data, manual_dir=str(images))
     moved = dataclasses.replace(config, data=data)
     assert open_records(moved)["train"].name != open_records(config)["train"].name
     assert int(train_on(moved, workdir, until=4).step) == 4
     # Every third image is of one size.
-    first, _, _, other, *_ = sorted((pictures / "masks").iterdir())
-    picture = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
-    assert picture is not None
-    cv2.imwrite(str(other), picture[::-1])
+    first, _, _, other, *_ = sorted((images / "masks").iterdir())
+    image = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    cv2.imwrite(str(other), image[::-1])
     with pytest.raises(CheckpointError, match="with other content"):
         train_on(moved, workdir, until=5)
 

@@ -8,7 +8,7 @@ import jax
 from lungseg_jax.network import make_model, split_model
 from lungseg_jax.prediction.table import TABLE
 from lungseg_jax.weights import Calibration, Weights
-from tests.pictures import chest
+from tests.images import chest
 from tests.small import small_config
 
 CHEST = chest(120, 110, 0)[0]

@@ -148,9 +148,9 @@ def summary(entries: Sequence[FileEntry]) -> str:
     # An image's masks have its notes, too.
     noted = {(entry.example_id or entry.file, note) for entry in entries for note in entry.notes}
     notes = collections.Counter(_without_numbers(note) for _, note in noted)
-    pictures = {entry.example_id for entry in entries if entry.status == "taken"}
+    images = {entry.example_id for entry in entries if entry.status == "taken"}
     parts = [
-        f"Images in the records: {len(pictures)} (files below include their masks)",
+        f"Images in the records: {len(images)} (files below include their masks)",
         table(
             ("files", "count"),
             [*((name, str(count)) for name, count in sorted(by_status.items())),

@@ -103,9 +103,9 @@ def _drawn(mask: UInt8[np.ndarray, "s s"]) -> Structure:
     return functools.reduce(operator.or_, shown)
 
 
-def _sheet_size(pictures: int) -> tuple[int, int]:
+def _sheet_size(images: int) -> tuple[int, int]:
     # As wide for few images as for many, because the key needs the width.
-    rows = -(-pictures // COLUMNS)
+    rows = -(-images // COLUMNS)
     return GAP + COLUMNS * (TILE + GAP), HEADER + rows * (TILE + LABEL + GAP)
 
 

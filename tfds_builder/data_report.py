@@ -95,7 +95,7 @@ def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:
 
 def _duplicates_json(total: int, pairs: Sequence[Pair]) -> str:
     content = {
-        "pictures": total,
+        "images": total,
         "alike_from_correlation": ALIKE_CORRELATION,
         "pairs": [
             dataclasses.asdict(pair) | {"across_splits": pair.across_splits} for pair in pairs

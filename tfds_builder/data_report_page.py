@@ -174,7 +174,7 @@ def _spacing(figures: Figures) -> str:
 
 
 def _mean_masks(figures: Figures) -> str:
-    pictures = [
+    images = [
         f'<figure><img src="{_mean_mask(group)}" width="{MEAN_MASK_SIDE}" '
         f'height="{MEAN_MASK_SIDE}" alt="mean mask of {html.escape(name)}">'
         f"<figcaption>{html.escape(name)}, {group.number} records</figcaption></figure>"
@@ -182,7 +182,7 @@ def _mean_masks(figures: Figures) -> str:
     ]
     return (
         "<h2>Where the lungs are</h2><p>The share of records in which a pixel of the model's "
-        f'square is lung: black none, white all.</p><div class="masks">{"".join(pictures)}</div>'
+        f'square is lung: black none, white all.</p><div class="masks">{"".join(images)}</div>'
     )
 
 
@@ -283,10 +283,10 @@ def _mean_mask(group: GroupFigures) -> str:
     return f"data:image/png;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
-def _jpeg(picture: Image.Image) -> str:
+def _jpeg(image: Image.Image) -> str:
     """Returns an image as a data URL, a fifth as long as that of a PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
+    image.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -35,7 +35,7 @@ BLOCK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Example:
     """Which image of the records.
 
     Attributes:
@@ -62,8 +62,8 @@ class Pair:
 
     kind: Literal["same pixels", "alike"]
     correlation: float
-    first: Picture
-    second: Picture
+    first: Example
+    second: Example
 
     @property
     def across_splits(self) -> bool:
@@ -95,16 +95,16 @@ class Fingerprints:
     """Fingerprints of all images, to compare every image with every other."""
 
     def __init__(self) -> None:
-        self._pictures: list[Picture] = []
+        self._examples: list[Example] = []
         self._fingerprints: list[Fingerprint] = []
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._examples)
 
     def add(self, split: str, record: Mapping[str, Any], seen: Fingerprint) -> None:
         """Remembers the image of a record by its fingerprint."""
         example_id, patient_id = record["example_id"].decode(), record["patient_id"].decode()
-        self._pictures.append(Picture(example_id, patient_id, split))
+        self._examples.append(Example(example_id, patient_id, split))
         self._fingerprints.append(seen)
 
     def pairs(self) -> list[Pair]:
@@ -121,7 +121,7 @@ class Fingerprints:
         for position, seen in enumerate(self._fingerprints):
             first = first_with.setdefault(seen.pixels, position)
             if first != position:
-                yield Pair("same pixels", 1.0, self._pictures[first], self._pictures[position])
+                yield Pair("same pixels", 1.0, self._examples[first], self._examples[position])
 
     def _alike(self) -> Iterator[Pair]:
         for top in range(0, len(self), BLOCK):
@@ -130,7 +130,7 @@ class Fingerprints:
                 correlations = rows @ self._block(left).T
                 for row, column in np.argwhere(correlations >= ALIKE_CORRELATION):
                     i, j = top + row, left + column
-                    first, second = self._pictures[i], self._pictures[j]
+                    first, second = self._examples[i], self._examples[j]
                     follow_up = (first.patient_id, first.split) == (
                         second.patient_id,
                         second.split,

@@ -42,7 +42,7 @@ class Outcome:
     digests: dict[str, FileDigest]
 
     @property
-    def picture_digest(self) -> str | None:
+    def image_digest(self) -> str | None:
         """SHA-256 of the image's file, if it was read."""
         return next((digest.sha256 for digest in self.digests.values()), None)
 

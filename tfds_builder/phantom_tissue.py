@@ -78,7 +78,7 @@ def optical_depth(
     """Returns the line integral of the attenuation through the patient and attached devices.
 
     Args:
-        scene: what is pictured.
+        scene: what is shown.
         fluid: side and outline (mm) of a pleural effusion, if any.
         rng: places the findings and devices.
 
@@ -378,7 +378,7 @@ def _draw_vertebra(
     """Draws the vertebra below `top`: a waisted body with end plates, pedicles and processes.
 
     Args:
-        scene: what is pictured.
+        scene: what is shown.
         top: level of the disc above.
         size: height with the disc.
         half: half width of the body.

@@ -16,7 +16,7 @@ from lungseg_jax.imaging.radiograph import SpacingSource
 from lungseg_jax.imaging.spacing import PLAUSIBLE_MAGNIFICATION, PLAUSIBLE_SPACING_MM
 from lungseg_jax.imaging.structures import Structure
 
-PICTURES = ("image", "mask", "original_mask")
+IMAGE_FIELDS = ("image", "mask", "original_mask")
 LABELS = ("example_id", "patient_id", "source")
 
 ALL_BITS = int(~Structure(0))
@@ -43,16 +43,16 @@ class CheckedRecord:
 
 def check_record(content: bytes, features: tfds.features.FeaturesDict) -> CheckedRecord:
     """Returns the id and all faults of a record, given as it is stored."""
-    skip = dict.fromkeys(PICTURES, tfds.decode.SkipDecoding())
+    skip = dict.fromkeys(IMAGE_FIELDS, tfds.decode.SkipDecoding())
     try:
         record: Any = features.deserialize_example_np(content, decoders=skip)
     # TFDS lets through whatever its parsers raise; the message may quote the record.
     except Exception as error:  # noqa: BLE001
         return CheckedRecord("", "", (("", f"does not decode ({type(error).__name__})"),))
     faults = []
-    for name in PICTURES:
+    for name in IMAGE_FIELDS:
         try:
-            record[name] = _decode_picture(record[name], features[name])
+            record[name] = _decode_image(record[name], features[name])
         # Pillow and OpenCV each raise their own kinds.
         except Exception as error:  # noqa: BLE001
             faults.append((name, f"does not decode ({type(error).__name__})"))
@@ -78,7 +78,7 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return faults
 
 
-def _decode_picture(
+def _decode_image(
     content: bytes, feature: tfds.features.FeatureConnector
 ) -> Num[np.ndarray, "h w c"]:
     # OpenCV returns what it can decode of a broken file; Pillow checks the checksums.

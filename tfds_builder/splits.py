@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 
 # A message is printed if one patient has more images than this number and this share of all: these
 # are more often of many patients under one number than of one who was ill for long.
-MOST_PICTURES = 20
+MOST_IMAGES = 20
 MOST_SHARE = 0.05
 
 
@@ -142,9 +142,9 @@ def _strata(
     """Returns each patient's images, and the patients of each stratum in a random order."""
     by_patient = _by_patient(taken)
     strata = collections.defaultdict(list)
-    for patient_id, pictures in by_patient.items():
+    for patient_id, images in by_patient.items():
         # min() because "abnormal" sorts before "normal" and "unknown".
-        stratum = min(one.source for one in pictures), min(one.finding for one in pictures)
+        stratum = min(one.source for one in images), min(one.finding for one in images)
         strata[stratum].append(patient_id)
     for patients in strata.values():
         patients.sort(key=lambda patient_id: _hash(seed, by_patient[patient_id]))
@@ -162,8 +162,8 @@ def _by_patient(taken: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 
     first_with: dict[str, str] = {}
     for outcome in taken:
-        picture = outcome.picture_digest or outcome.example_id
-        one = known_as(first_with.setdefault(picture, outcome.patient_id))
+        image = outcome.image_digest or outcome.example_id
+        one = known_as(first_with.setdefault(image, outcome.patient_id))
         other = known_as(outcome.patient_id)
         merged[max(one, other)] = min(one, other)
     by_patient = collections.defaultdict(list)
@@ -191,7 +191,7 @@ def _checked(
             _remedy_of_few(key, taken),
         )
     largest = max(by_patient.values(), key=len)
-    if len(largest) > max(MOST_PICTURES, MOST_SHARE * len(taken)):
+    if len(largest) > max(MOST_IMAGES, MOST_SHARE * len(taken)):
         terminal.say(
             f"{len(largest)} of {len(taken)} images, such as {largest[0].example_id}, are of one "
             f"patient, and so in one split; {_NAME_PATIENTS}"
@@ -217,7 +217,7 @@ def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Outc
     return [one.example_id for patient_id in patients for one in by_patient[patient_id]]
 
 
-def _hash(seed: int, pictures: Sequence[Outcome]) -> bytes:
-    hashed = any(one.patient_is_hashed for one in pictures)
-    name = min(one.example_id for one in pictures) if hashed else pictures[0].patient_id
+def _hash(seed: int, images: Sequence[Outcome]) -> bytes:
+    hashed = any(one.patient_is_hashed for one in images)
+    name = min(one.example_id for one in images) if hashed else images[0].patient_id
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()

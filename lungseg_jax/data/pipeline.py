@@ -14,8 +14,8 @@ from jaxtyping import Int
 
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.data.pictures import Batch, Pictures
 from lungseg_jax.data.records import Records
+from lungseg_jax.data.samples import Batch, Samples
 from tfds_builder.fields import READING_THREADS
 
 # Share of a device's memory that resident images may take: activations need the rest.
@@ -50,12 +50,12 @@ def training_batches(
         batch = {"position": host_positions, "slot": slots}
         if resident:
             return batch
-        pictures = records.pictures(host_positions.tolist())
-        return batch | {"image": pictures.image, "mask": pictures.mask}
+        samples = records.samples(host_positions.tolist())
+        return batch | {"image": samples.image, "mask": samples.mask}
 
     order = Order(len(records), config.batch_size, config.seed)
     positions = grain.MapDataset.source(order)
-    threads = 0 if resident else reading_threads(len(slots) * _bytes_per_picture(records))
+    threads = 0 if resident else reading_threads(len(slots) * _bytes_per_sample(records))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(positions.map(to_batch).to_iter_dataset(options))
 
@@ -103,22 +103,22 @@ def use_resident(records: Records, config: Config) -> bool:
     """Whether to keep the decoded split in device memory, according to `data.resident`."""
     if config.data.resident != "auto":
         return config.data.resident == "true"
-    return len(records) * _bytes_per_picture(records) <= _resident_budget()
+    return len(records) * _bytes_per_sample(records) <= _resident_budget()
 
 
-def read_store(records: Records) -> Pictures:
+def read_store(records: Records) -> Samples:
     """Returns every image of a split, decoded by all cores."""
     positions = np.array_split(np.arange(len(records)), max(1, len(records) // 16))
     chunks = [chunk.tolist() for chunk in positions]
-    dataset = grain.MapDataset.source(chunks).map(records.pictures)  # type: ignore[arg-type]
+    dataset = grain.MapDataset.source(chunks).map(records.samples)  # type: ignore[arg-type]
     parts = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=READING_THREADS)))
-    return Pictures(
+    return Samples(
         np.concatenate([part.image for part in parts]),
         np.concatenate([part.mask for part in parts]),
     )
 
 
-def _bytes_per_picture(records: Records) -> int:
+def _bytes_per_sample(records: Records) -> int:
     """Returns the size of a decoded 16-bit image and its 8-bit masks."""
     return records.image_size**2 * (2 + len(CHANNELS[records.labels]))
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
 from lungseg_jax.data.labels import channels, has_sides, missing, present_in, tells_sides
-from lungseg_jax.data.pictures import Pictures
+from lungseg_jax.data.samples import Samples
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.structures import Structure
@@ -78,12 +78,12 @@ class Records:
     def __init__(self, builder: Builder, split: str, labels: Labels) -> None:
         info: Any = builder.info
         fields = Fields(builder, split)
-        self._pictures = fields.select("example_id", "image", "mask")
+        self._samples = fields.select("example_id", "image", "mask")
         self._images = fields.select("image")
         self._examples = fields.select("example_id", "source", "spacing_mm", "original_mask")
         self._names = fields.select(*Names._fields)
         # So that a truncated shard is reported before the first step.
-        for chosen in (self._pictures, self._examples):
+        for chosen in (self._samples, self._examples):
             chosen.read([len(fields) - 1])
         self.split = split
         self.labels: Labels = labels
@@ -94,14 +94,14 @@ class Records:
     def __len__(self) -> int:
         return len(self._names)
 
-    def pictures(self, positions: Sequence[int]) -> Pictures:
+    def samples(self, positions: Sequence[int]) -> Samples:
         """Returns the images and masks at the positions, in their order.
 
         Raises:
           DataError: a record is damaged, or a mask does not tell the sides that the labels ask for.
         """
-        records = self._pictures.read(positions)
-        return Pictures(
+        records = self._samples.read(positions)
+        return Samples(
             np.stack([record["image"] for record in records]),
             np.stack([self._channels(record, "mask") for record in records]),
         )
@@ -161,7 +161,7 @@ class Records:
 
     def has_sides(self) -> bool:
         """Whether the first example's mask tells right from left."""
-        (record,) = self._pictures.read([0])
+        (record,) = self._samples.read([0])
         return has_sides(record["mask"])
 
     def missing_structures(self) -> tuple[Structure, ...]:
@@ -172,7 +172,7 @@ class Records:
         """
         present = Structure(0)
         for position in range(len(self)):
-            (record,) = self._pictures.read([position])
+            (record,) = self._samples.read([position])
             present |= present_in(record["mask"])
             if not missing(self.labels, present):
                 break

@@ -5,7 +5,7 @@ import numpy as np
 
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.data.pictures import Batch
+from lungseg_jax.data.samples import Batch
 
 
 def synthetic_batch(config: Config, count: int) -> Batch:

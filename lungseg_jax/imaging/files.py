@@ -20,7 +20,7 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Formats that are not read, by how their files begin.
-_OTHER_PICTURES = {
+_OTHER_FORMATS = {
     b"II*\0": "a TIFF file",
     b"MM\0*": "a TIFF file",
     b"BM": "a BMP file",
@@ -124,14 +124,14 @@ def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
     return remedy
 
 
-def as_array(picture: ArrayLike) -> np.ndarray:
+def as_array(image: ArrayLike) -> np.ndarray:
     """Returns what was given as an image as an array; `radiograph_of` checks that it is an image.
 
     Raises:
       DataError: it cannot be made into an array.
     """
     try:
-        return np.asarray(picture)
+        return np.asarray(image)
     except (TypeError, ValueError) as error:
         # NumPy's own message says which rows differ in length.
         raise DataError("array", str(error), "give grey values, height x width") from error
@@ -174,7 +174,7 @@ def describe(content: bytes) -> tuple[str, str]:
         return "an empty file", "fetch it again"
     if any(tag in head for tag in (b"<!doctype", b"<html", b"<?xml")):
         return "a web page", "fetch the image itself"
-    for signature, kind in _OTHER_PICTURES.items():
+    for signature, kind in _OTHER_FORMATS.items():
         if content.startswith(signature):
             return kind, "convert it to PNG, without scaling its grey values"
     for signature, kind in _ARCHIVES.items():

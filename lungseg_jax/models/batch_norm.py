@@ -21,12 +21,12 @@ MOMENTUM = 0.9
 
 EPSILON = 1e-5
 
-Pictures = Float[Array, "b h w c"]
+Features = Float[Array, "b h w c"]
 Channels = Float[Array, " c"]
 Activation = Callable[[Array], Array]
 
 # What the backward pass gets: x, scale, bias, mean and inverse deviation.
-Saved = tuple[Pictures, Channels, Channels, Channels, Channels]
+Saved = tuple[Features, Channels, Channels, Channels, Channels]
 
 
 class BatchNorm(nnx.Module):
@@ -44,7 +44,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(features))
         self.axis_name = axis_name
 
-    def __call__(self, x: Pictures, activation: Activation) -> Pictures:
+    def __call__(self, x: Features, activation: Activation) -> Features:
         """Returns `x` normalised by its own statistics and activated; updates the running ones."""
         result: Any = normalise(x, self.scale[...], self.bias[...], activation, self.axis_name)
         y, mean, var = result
@@ -60,12 +60,12 @@ class BatchNorm(nnx.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
-    x: Pictures,
+    x: Features,
     scale: Channels,
     bias: Channels,
     activation: Activation,
     axis_name: str | None,
-) -> tuple[Pictures, Channels, Channels]:
+) -> tuple[Features, Channels, Channels]:
     """Returns normalised and activated `x`, in its type, and the batch's mean and variance.
 
     With σ = √(variance + EPSILON), x̂ = (x − mean)/σ and y = activation(scale · x̂ + bias), and with
@@ -89,12 +89,12 @@ def normalise(
 
 
 def _forward(
-    x: Pictures,
+    x: Features,
     scale: Channels,
     bias: Channels,
     activation: Activation,
     axis_name: str | None,
-) -> tuple[tuple[Pictures, Channels, Channels], Saved]:
+) -> tuple[tuple[Features, Channels, Channels], Saved]:
     wide = x.astype(jnp.float32)
     mean, mean_square = _means(wide, jnp.square(wide), axis_name)
     var = jnp.maximum(mean_square - jnp.square(mean), 0)
@@ -107,16 +107,16 @@ def _backward(
     activation: Activation,
     axis_name: str | None,
     saved: Saved,
-    gradients: tuple[Pictures, Channels, Channels],
-) -> tuple[Pictures, Channels, Channels]:
+    gradients: tuple[Features, Channels, Channels],
+) -> tuple[Features, Channels, Channels]:
     """Returns (d_x, d_scale, d_bias); see `normalise` for the formula."""
     x, scale, bias, mean, inverse_deviation = saved
     d_y, *_ = gradients
 
-    def normal_and_gradient(pictures: Pictures) -> tuple[Pictures, Pictures]:
+    def normal_and_gradient(features: Features) -> tuple[Features, Features]:
         """Returns the formula's x̂ and g."""
-        normal = (pictures.astype(jnp.float32) - mean) * inverse_deviation
-        _, pull = jax.vjp(activation, (normal * scale + bias).astype(pictures.dtype))
+        normal = (features.astype(jnp.float32) - mean) * inverse_deviation
+        _, pull = jax.vjp(activation, (normal * scale + bias).astype(features.dtype))
         return normal, pull(d_y)[0].astype(jnp.float32)
 
     normal, gradient = normal_and_gradient(x)
@@ -135,7 +135,7 @@ def _backward(
 normalise.defvjp(_forward, _backward)
 
 
-def _means(first: Pictures, second: Pictures, axis_name: str | None) -> tuple[Channels, Channels]:
+def _means(first: Features, second: Features, axis_name: str | None) -> tuple[Channels, Channels]:
     """Returns the channel means of both, over images, pixels and the mapped axis."""
     # Not a 32-bit integer, which a large global batch would overflow.
     count = float(first.size // first.shape[-1])
@@ -146,6 +146,6 @@ def _means(first: Pictures, second: Pictures, axis_name: str | None) -> tuple[Ch
     return sums[0] / count, sums[1] / count
 
 
-def _sums(first: Pictures, second: Pictures) -> tuple[Channels, Channels]:
+def _sums(first: Features, second: Features) -> tuple[Channels, Channels]:
     """Returns the channel sums of both, over this device's images and pixels."""
     return first.sum((0, 1, 2)), second.sum((0, 1, 2))

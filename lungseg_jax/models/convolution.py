@@ -112,8 +112,8 @@ def _kernel_gradient_by_strips(x: Array, gradient: Array, size: int) -> Array:
             (((1,), (1,)), ((0,), (0,))),
         )
 
-    by_picture = lax.fori_loop(0, w // columns, add_strip, jnp.zeros((b, d, size**2 * c)))
-    return by_picture.sum(0).reshape(d, size, size, c).transpose(1, 2, 3, 0)
+    by_image = lax.fori_loop(0, w // columns, add_strip, jnp.zeros((b, d, size**2 * c)))
+    return by_image.sum(0).reshape(d, size, size, c).transpose(1, 2, 3, 0)
 
 
 def _columns_of_a_strip(x: Array, size: int) -> int:

@@ -41,8 +41,8 @@ def onnx_model(network: UNet, image_size: int) -> "ModelProto":
     from onnx import TensorProto, checker, helper
 
     graph = _Graph()
-    pictures = graph.add("Cast", INPUT, to=TensorProto.FLOAT)
-    logits = _logits(graph, network, graph.add("Div", pictures, np.float32(65535)))
+    images = graph.add("Cast", INPUT, to=TensorProto.FLOAT)
+    logits = _logits(graph, network, graph.add("Div", images, np.float32(65535)))
     graph.add("Sigmoid", logits, result=OUTPUT)
     classes = network.head.bias.shape[0] // network.block_size**2
     model = helper.make_model(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from lungseg_jax.config import Config, num_trimmed
-from lungseg_jax.data.pictures import Store
+from lungseg_jax.data.samples import Store
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, Step
@@ -71,8 +71,8 @@ def time_stages(
     } | {"whole": step}
     calls: dict[str, Call] = {name: partial(dispatch, each, batch) for name, each in steps.items()}
     # Where rows are spread, one device may not be able to hold an image.
-    whole_pictures = parallel.batch_shards > 1 and parallel.space_shards == 1
-    if whole_pictures and parallel.devices[0].platform != "cpu":
+    whole_images = parallel.batch_shards > 1 and parallel.space_shards == 1
+    if whole_images and parallel.devices[0].platform != "cpu":
         calls["one_device"] = step_of_one_device(config, parallel, dispatch.store)
     seconds = time_in_turn(calls, config.benchmark.warmup_steps, rounds)
     return stage_figures(seconds)
@@ -107,10 +107,10 @@ def cut_steps(config: Config, parallel: Parallel) -> dict[str, Step]:
         return state, state.step + 0
 
     def augment(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:
-        pictures = load_batch(config, state.step, store, batch)
+        samples = load_batch(config, state.step, store, batch)
         # Sums alone would let the compiler skip writing the images.
-        pictures = jax.lax.optimization_barrier(pictures)
-        total = jnp.stack([array.sum() for array in pictures])
+        samples = jax.lax.optimization_barrier(samples)
+        total = jnp.stack([array.sum() for array in samples])
         return state, total if axis_name is None else jax.lax.psum(total, axis_name)
 
     def loss(state: TrainState, store: Store, batch: PyTree) -> tuple[TrainState, PyTree]:

@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
-from lungseg_jax.data.pictures import Batch, Store
+from lungseg_jax.data.samples import Batch, Store
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.performance.roofline import bytes_accessed

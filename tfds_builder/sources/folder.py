@@ -26,7 +26,7 @@ from tfds_builder.sources.layout import (
 from tfds_builder.sources.pairs import PAIRS, SOURCE, list_pairs
 
 # Files that lie beside images; a DICOM file may have any other suffix, or none.
-_NO_PICTURE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx", ".zip", ".db")
+_NO_IMAGE = (".txt", ".csv", ".json", ".xml", ".md", ".pdf", ".docx", ".xlsx", ".zip", ".db")
 
 
 # Most folders named if nothing matches.
@@ -101,31 +101,31 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         re.compile(_expression(pattern))
         for pattern in (patterns.images, patterns.masks.replace("{stem}", "*"))
     )
-    images = {
+    matched = {
         name: path
         for name, path in visible.items()
-        if is_image.fullmatch(name) and path.suffix.lower() not in _NO_PICTURE
+        if is_image.fullmatch(name) and path.suffix.lower() not in _NO_IMAGE
     }
     candidates = {
         name: path
         for name, path in visible.items()
         if is_mask.fullmatch(name) and path.suffix.lower() in MASK_SUFFIXES
     }
-    pictures = _pictures_by_stem(images, candidates)
+    images = _images_by_stem(matched, candidates)
     # If there are no images, the fault is not that each mask lacks its image.
-    masks = _masks_by_stem(candidates, pictures, patterns.masks) if pictures else {}
+    masks = _masks_by_stem(candidates, images, patterns.masks) if images else {}
     taken = {path for mask_paths in masks.values() for path in mask_paths.values()}
-    pictures = {stem: path for stem, path in pictures.items() if path not in taken}
-    if not pictures or not masks:
+    images = {stem: path for stem, path in images.items() if path not in taken}
+    if not images or not masks:
         raise DataError(
             root,
-            f"data.images={patterns.images} matches {len(pictures)} images, "
+            f"data.images={patterns.images} matches {len(images)} images, "
             f"data.masks={patterns.masks} masks for {len(masks)}, of {_describe(visible)}",
             "change the folder or the patterns, such as data.images='CXR_png/*' and "
             "data.masks='masks/*/{stem}*'",
         )
     for stem, mask_paths in masks.items():
-        if stem not in pictures:
+        if stem not in images:
             raise DataError(
                 min(mask_paths.values()),
                 "its image is a mask too",
@@ -136,20 +136,20 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
             example_id=stem,
             patient_id=None,
             source=SOURCE,
-            image=pictures[stem],
+            image=images[stem],
             masks=_lungs(stem, mask_paths),
             clinical=Clinical(),
         )
         for stem, mask_paths in masks.items()
     ]
-    unlabelled = [path for stem, path in pictures.items() if stem not in masks]
+    unlabelled = [path for stem, path in images.items() if stem not in masks]
     return make_listing(root, paths, cases, unlabelled, {})
 
 
 def _describe(names: Iterable[str]) -> str:
     """Returns where most of the files that may be images or masks are, and how many."""
     folders = collections.Counter(
-        str(PurePosixPath(name).parent) for name in names if not name.lower().endswith(_NO_PICTURE)
+        str(PurePosixPath(name).parent) for name in names if not name.lower().endswith(_NO_IMAGE)
     )
     if not folders:
         return "no files"
@@ -157,29 +157,29 @@ def _describe(names: Iterable[str]) -> str:
     return ", ".join(f"{count} in {folder}" for folder, count in most)
 
 
-def _pictures_by_stem(
-    images: Mapping[str, epath.Path], candidates: Mapping[str, epath.Path]
+def _images_by_stem(
+    matched: Mapping[str, epath.Path], candidates: Mapping[str, epath.Path]
 ) -> dict[str, epath.Path]:
-    pictures: dict[str, epath.Path] = {}
+    images: dict[str, epath.Path] = {}
     # Files that may be masks come last, because they give way to an image of the same name.
-    for name, path in sorted(images.items(), key=lambda item: item[0] in candidates):
-        other = pictures.setdefault(stem_of(path), path)
+    for name, path in sorted(matched.items(), key=lambda item: item[0] in candidates):
+        other = images.setdefault(stem_of(path), path)
         if other != path and name not in candidates:
             raise DataError(
                 path, f"{other} has the same name", f"give them ids of their own in {PAIRS}"
             )
-    return pictures
+    return images
 
 
 def _masks_by_stem(
-    candidates: Mapping[str, epath.Path], pictures: Mapping[str, epath.Path], pattern: str
+    candidates: Mapping[str, epath.Path], images: Mapping[str, epath.Path], pattern: str
 ) -> dict[str, dict[str, epath.Path]]:
     """Returns each image's masks by the rest of their names without the image's name."""
     masks: dict[str, dict[str, epath.Path]] = {}
-    lengths = sorted({len(stem) for stem in pictures}, reverse=True)
-    known = set(pictures.values())
+    lengths = sorted({len(stem) for stem in images}, reverse=True)
+    known = set(images.values())
     for name, path in candidates.items():
-        fit = _picture_of(name, path, pictures, lengths, pattern)
+        fit = _image_of(name, path, images, lengths, pattern)
         if fit is not None:
             stem, rest = fit
             masks.setdefault(stem, {})[rest] = path
@@ -194,10 +194,10 @@ def _expression(pattern: str) -> str:
     return re.escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
-def _picture_of(
+def _image_of(
     name: str,
     path: epath.Path,
-    pictures: Mapping[str, epath.Path],
+    images: Mapping[str, epath.Path],
     lengths: Sequence[int],
     pattern: str,
 ) -> tuple[str, str] | None:
@@ -209,8 +209,8 @@ def _picture_of(
         for start in range(len(name) - length + 1):
             stem = name[start : start + length]
             if (
-                stem in pictures
-                and pictures[stem] != path
+                stem in images
+                and images[stem] != path
                 and is_before.fullmatch(name[:start])
                 and is_after.fullmatch(name[start + length :])
             ):

@@ -30,7 +30,7 @@ from tfds_builder.sources.layout import (
     Listing,
     MaskFile,
     check_both_lungs,
-    check_masks_have_pictures,
+    check_masks_have_images,
     files_below,
     is_hidden,
     make_listing,
@@ -61,17 +61,17 @@ def list_jsrt(directory: epath.Path) -> Listing:
     paths = files_below(directory)
     visible = nearest_first(path for path in paths if not is_hidden(path, directory))
     masks = _find_masks(visible)
-    pictures = _find_pictures(visible)
+    images = _find_images(visible)
     left, right = (masks.get(side, {}) for side in ("leftlung", "rightlung"))
-    if not pictures or not left:
+    if not images or not left:
         raise DataError(
             directory,
-            f"{len(pictures)} images JPC*.IMG or JPC*.png and {len(left)} masks in `left lung/` "
+            f"{len(images)} images JPC*.IMG or JPC*.png and {len(left)} masks in `left lung/` "
             "below it",
             "unpack the images of JSRT and the masks of SCR into this folder",
         )
     for by_stem in masks.values():
-        check_masks_have_pictures(by_stem, pictures)
+        check_masks_have_images(by_stem, images)
     check_both_lungs(left, right)
     _check_lungs_are_there({stem for by_stem in masks.values() for stem in by_stem} - set(left))
     readings = [path for path in visible if _READINGS.fullmatch(path.name)]
@@ -81,7 +81,7 @@ def list_jsrt(directory: epath.Path) -> Listing:
             example_id=stem,
             patient_id=stem,
             source="jsrt",
-            image=pictures[stem][0],
+            image=images[stem][0],
             masks=tuple(
                 MaskFile(pick_mask(by_stem[stem]), _STRUCTURES[name])
                 for name, by_stem in sorted(masks.items())
@@ -92,10 +92,10 @@ def list_jsrt(directory: epath.Path) -> Listing:
         )
         for stem in left
     ]
-    unlabelled = [copies[0] for stem, copies in pictures.items() if stem not in left]
+    unlabelled = [copies[0] for stem, copies in images.items() if stem not in left]
     reasons = {
         path: SECOND_COPY
-        for found in (pictures, *masks.values())
+        for found in (images, *masks.values())
         for _, *copies in found.values()
         for path in copies
     } | dict.fromkeys(readings, CLINICAL_READING)
@@ -112,7 +112,7 @@ def _find_masks(paths: list[epath.Path]) -> dict[str, dict[str, list[epath.Path]
     return found
 
 
-def _find_pictures(paths: list[epath.Path]) -> dict[str, list[epath.Path]]:
+def _find_images(paths: list[epath.Path]) -> dict[str, list[epath.Path]]:
     """Returns the files of each image by stem, raw ones first: they have all 12 bits."""
     found: dict[str, list[epath.Path]] = {}
     for suffix in (".img", ".png"):

@@ -16,7 +16,7 @@ from tfds_builder.sources.layout import (
     Listing,
     MaskFile,
     by_stem,
-    check_masks_have_pictures,
+    check_masks_have_images,
     check_not_empty,
     files_below,
     find_root,
@@ -33,21 +33,21 @@ def list_kaggle(directory: epath.Path) -> Listing:
     """
     root = find_root(directory, ("CXR_png", "masks"))
     paths = files_below(directory)
-    pictures = by_stem(paths, root / "CXR_png", (".png",))
+    images = by_stem(paths, root / "CXR_png", (".png",))
     masks = by_stem(paths, root / "masks", (".png",), ending="_mask")
     readings = by_stem(paths, root / "ClinicalReadings", (".txt",))
-    check_not_empty(root, pictures, masks)
-    check_masks_have_pictures(masks, pictures)
+    check_not_empty(root, images, masks)
+    check_masks_have_images(masks, images)
     cases = [
         make_case(
             stem,
-            pictures[stem],
+            images[stem],
             [MaskFile(mask, Structure.LUNGS)],
             readings.get(stem),
             other_source="kaggle",
         )
         for stem, mask in masks.items()
     ]
-    unlabelled = [path for stem, path in pictures.items() if stem not in masks]
+    unlabelled = [path for stem, path in images.items() if stem not in masks]
     reasons = dict.fromkeys(readings.values(), CLINICAL_READING)
     return make_listing(directory, paths, cases, unlabelled, reasons)

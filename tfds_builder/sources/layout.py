@@ -23,7 +23,7 @@ LIST_OF_PAIRS = "list of pairs"
 SECOND_COPY = "second copy"
 
 # Suffixes of images; DICOM files also have others, or none.
-PICTURE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".gif")
 
 # The publishers' readings have a few lines, or one line per image.
@@ -238,7 +238,7 @@ def stem_of(path: epath.Path) -> str:
 
     The path's own `stem` would cut file names that are DICOM UIDs at their last dot.
     """
-    return path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
 
 
 def by_stem(
@@ -315,27 +315,27 @@ def read_regular(path: epath.Path, max_bytes: int) -> bytes:
     return files.read_bytes(path)
 
 
-def check_not_empty(root: epath.Path, pictures: Collection, masks: Collection) -> None:
+def check_not_empty(root: epath.Path, images: Collection, masks: Collection) -> None:
     """Refuses a folder without images or without masks.
 
     Raises:
       DataError: the folder has no images or no masks.
     """
-    if not pictures or not masks:
+    if not images or not masks:
         raise DataError(
             root,
-            f"{len(pictures)} images and {len(masks)} masks",
+            f"{len(images)} images and {len(masks)} masks",
             "point data.manual_dir at a folder with both",
         )
 
 
-def check_masks_have_pictures(masks: Iterable[str], pictures: Iterable[str]) -> None:
+def check_masks_have_images(masks: Iterable[str], images: Iterable[str]) -> None:
     """Refuses stems of masks that no image has, since the folder was copied only in part.
 
     Raises:
       DataError: a mask lacks its image.
     """
-    orphans = sorted(set(masks) - set(pictures))
+    orphans = sorted(set(masks) - set(images))
     if orphans:
         raise DataError(
             orphans[0],
@@ -362,7 +362,7 @@ def _why_unused(path: epath.Path, root: epath.Path, used_names: Collection[str])
         return "its name is not UTF-8"
     if path.name in used_names:
         return SECOND_COPY
-    if path.suffix.lower() in (*PICTURE_SUFFIXES, *MASK_SUFFIXES):
+    if path.suffix.lower() in (*IMAGE_SUFFIXES, *MASK_SUFFIXES):
         return "not where the layout has images or masks"
     return "not an image"
 

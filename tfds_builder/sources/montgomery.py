@@ -15,7 +15,7 @@ from tfds_builder.sources.layout import (
     MaskFile,
     by_stem,
     check_both_lungs,
-    check_masks_have_pictures,
+    check_masks_have_images,
     check_not_empty,
     files_below,
     find_root,
@@ -32,19 +32,19 @@ def list_montgomery(directory: epath.Path) -> Listing:
     """
     root = find_root(directory, ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask"))
     paths = files_below(directory)
-    pictures = by_stem(paths, root / "CXR_png", (".png",))
+    images = by_stem(paths, root / "CXR_png", (".png",))
     left, right = (
         by_stem(paths, root / "ManualMask" / name, (".png",), ending="_mask")
         for name in ("leftMask", "rightMask")
     )
     readings = by_stem(paths, root / "ClinicalReadings", (".txt",))
-    check_not_empty(root, pictures, left)
-    check_masks_have_pictures({*left, *right}, pictures)
+    check_not_empty(root, images, left)
+    check_masks_have_images({*left, *right}, images)
     check_both_lungs(left, right)
     cases = [
         make_case(
             stem,
-            pictures[stem],
+            images[stem],
             [
                 MaskFile(left[stem], Structure.LEFT_LUNG),
                 MaskFile(right[stem], Structure.RIGHT_LUNG),
@@ -54,6 +54,6 @@ def list_montgomery(directory: epath.Path) -> Listing:
         )
         for stem in left
     ]
-    unlabelled = [path for stem, path in pictures.items() if stem not in left]
+    unlabelled = [path for stem, path in images.items() if stem not in left]
     reasons = dict.fromkeys(readings.values(), CLINICAL_READING)
     return make_listing(directory, paths, cases, unlabelled, reasons)

@@ -10,7 +10,7 @@ from tfds_builder.sources.layout import (
     MaskFile,
     by_stem,
     check_both_lungs,
-    check_masks_have_pictures,
+    check_masks_have_images,
     check_not_empty,
     files_below,
     make_listing,
@@ -24,12 +24,12 @@ def list_phantoms(directory: epath.Path) -> Listing:
       DataError: a folder is empty, or a mask lacks its image or the other lung's mask.
     """
     paths = files_below(directory)
-    pictures = by_stem(paths, directory / "images", (".dcm",))
+    images = by_stem(paths, directory / "images", (".dcm",))
     left, right = (
         by_stem(paths, directory / "masks" / side, (".png",)) for side in ("left", "right")
     )
-    check_not_empty(directory, pictures, left)
-    check_masks_have_pictures({*left, *right}, pictures)
+    check_not_empty(directory, images, left)
+    check_masks_have_images({*left, *right}, images)
     check_both_lungs(left, right)
     cases = []
     for stem in left:
@@ -37,6 +37,6 @@ def list_phantoms(directory: epath.Path) -> Listing:
             MaskFile(left[stem], Structure.LEFT_LUNG),
             MaskFile(right[stem], Structure.RIGHT_LUNG),
         )
-        cases.append(Case(stem, None, "phantom", pictures[stem], masks, Clinical()))
-    unlabelled = [path for stem, path in pictures.items() if stem not in left]
+        cases.append(Case(stem, None, "phantom", images[stem], masks, Clinical()))
+    unlabelled = [path for stem, path in images.items() if stem not in left]
     return make_listing(directory, paths, cases, unlabelled, {})

@@ -19,7 +19,7 @@ from tfds_builder.sources.layout import (
     SECOND_COPY,
     Listing,
     MaskFile,
-    check_masks_have_pictures,
+    check_masks_have_images,
     files_below,
     is_hidden,
     make_listing,
@@ -29,7 +29,7 @@ from tfds_builder.sources.layout import (
 from tfds_builder.sources.nlm import make_case
 
 _NAME = re.compile(r"(CHNCXR_\d{4}_[01])(_mask\.png|\.png|\.txt)", re.IGNORECASE)
-_PICTURES, _READINGS = "CXR_png", "ClinicalReadings"
+_IMAGES, _READINGS = "CXR_png", "ClinicalReadings"
 
 
 def list_shenzhen(directory: epath.Path) -> Listing:
@@ -40,7 +40,7 @@ def list_shenzhen(directory: epath.Path) -> Listing:
         differ.
     """
     paths = files_below(directory)
-    pictures: dict[str, list[epath.Path]] = {}
+    images: dict[str, list[epath.Path]] = {}
     masks: dict[str, list[epath.Path]] = {}
     readings: dict[str, list[epath.Path]] = {}
     for path in nearest_first(path for path in paths if not is_hidden(path, directory)):
@@ -50,33 +50,33 @@ def list_shenzhen(directory: epath.Path) -> Listing:
         stem, kind = match[1].upper(), match[2].lower()
         if kind == "_mask.png":
             masks.setdefault(stem, []).append(path)
-        elif kind == ".png" and path.parent.name == _PICTURES:
-            pictures.setdefault(stem, []).append(path)
+        elif kind == ".png" and path.parent.name == _IMAGES:
+            images.setdefault(stem, []).append(path)
         elif kind == ".txt" and path.parent.name == _READINGS:
             readings.setdefault(stem, []).append(path)
-    if not pictures or not masks:
+    if not images or not masks:
         raise DataError(
             directory,
-            f"{len(pictures)} images {_PICTURES}/CHNCXR_*.png and {len(masks)} masks "
+            f"{len(images)} images {_IMAGES}/CHNCXR_*.png and {len(masks)} masks "
             "CHNCXR_*_mask.png below it",
             "unpack the images' archive and the masks' into this folder",
         )
-    check_masks_have_pictures(masks, pictures)
+    check_masks_have_images(masks, images)
     used_readings = {stem: copies[0] for stem, copies in readings.items()}
     cases = [
         make_case(
             stem,
-            pictures[stem][0],
+            images[stem][0],
             [MaskFile(pick_mask(copies), Structure.LUNGS)],
             used_readings.get(stem),
             other_source="shenzhen",
         )
         for stem, copies in masks.items()
     ]
-    unlabelled = [copies[0] for stem, copies in pictures.items() if stem not in masks]
+    unlabelled = [copies[0] for stem, copies in images.items() if stem not in masks]
     reasons = {
         path: SECOND_COPY
-        for found in (pictures, masks, readings)
+        for found in (images, masks, readings)
         for _, *copies in found.values()
         for path in copies
     } | dict.fromkeys(used_readings.values(), CLINICAL_READING)

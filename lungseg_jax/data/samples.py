@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, UInt8, UInt16
 
 
-class Pictures(NamedTuple):
+class Samples(NamedTuple):
     """Images and masks in the model's square.
 
     Attributes:
@@ -20,7 +20,7 @@ class Pictures(NamedTuple):
 
 Batch = dict[str, np.ndarray]
 # The whole split on the device, or None where batches carry their own images.
-Store = Pictures | None
+Store = Samples | None
 
 
 def fetch(

@@ -79,8 +79,8 @@ def write_kaggle(root: Path, height: int = 40, width: int = 36) -> Path:
         (tree / name).mkdir(parents=True)
     for seed, stem in enumerate((*KAGGLE_STEMS, *KAGGLE_UNLABELLED)):
         # Sizes differ as those of the originals do.
-        picture, mask = chest(height + seed, width + 2 * seed, seed)
-        (tree / "CXR_png" / f"{stem}.png").write_bytes(png_bytes(picture))
+        image, mask = chest(height + seed, width + 2 * seed, seed)
+        (tree / "CXR_png" / f"{stem}.png").write_bytes(png_bytes(image))
         if stem in KAGGLE_STEMS:
             suffix = "_mask" if stem.startswith("CHNCXR") else ""
             (tree / "masks" / f"{stem}{suffix}.png").write_bytes(png_bytes(mask))
