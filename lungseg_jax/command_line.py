@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 from etils import epath
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.prediction.results import Extra
 from lungseg_jax.workdir import default_workdir
 
 # Keys of `DataConfig` on how files are read.
@@ -95,7 +96,7 @@ class PredictionArguments:
       output: folder for results.
       checkpoints: folders of runs and files of weights; none for the weights in the package.
       both_ways: whether the prediction of the mirrored image is averaged in.
-      dicom_seg: whether lungs are written as DICOM SEG, too.
+      extras: what is written besides masks and overlays.
       config: only how files are read matters.
     """
 
@@ -103,7 +104,7 @@ class PredictionArguments:
     output: str
     checkpoints: list[str]
     both_ways: bool
-    dicom_seg: bool
+    extras: tuple[Extra, ...]
     config: Config
 
 
@@ -119,7 +120,10 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
         "checkpoint", [], "Folder of a run.", flag_values=values
     )
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
-    dicom_seg = flags.DEFINE_boolean("dicom_seg", False, "As DICOM, too.", flag_values=values)
+    extras = {
+        extra: flags.DEFINE_boolean(extra, False, "Write these, too.", flag_values=values)
+        for extra in get_args(Extra)
+    }
     reading = {key: getattr(DataConfig(), key) for key in READING_KEYS}
     config = define_keys(values, given, {"data": reading})
     paths = parse_flags(values, given)
@@ -132,7 +136,7 @@ def parse_prediction(arguments: Sequence[str]) -> PredictionArguments:
         output.value,
         checkpoints.value,
         bool(both_ways.value),
-        bool(dicom_seg.value),
+        tuple(extra for extra, wanted in extras.items() if wanted.value),
         resolve(config.value),
     )
 

@@ -8,6 +8,8 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
                     not calibrated; given several times, the networks' mean, such as that of the
                     folds of a cross-validation
 --both_ways         average with the prediction of the mirrored image, at twice the time
+--sides             write a mask of each lung, too: <name>_right.png, <name>_left.png
+--probabilities     write the probability of lung, too: <name>_probabilities.png, 65535 for one
 --dicom_seg         write the lungs of accepted DICOM files as DICOM SEG, too: <name>_seg.dcm, with
                     the patient's name; needs pip install -e '.[seg]'
 --config.KEY=VALUE  changes how files are read, such as --config.data.frontal_only=false
@@ -21,10 +23,11 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
 import numpy as np
 from etils import epath
+from jaxtyping import Bool
 from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
@@ -41,14 +44,15 @@ from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.prediction.inputs import Input, name_files
 from lungseg_jax.prediction.results import (
+    Extra,
     Result,
+    extra_of,
     key_of,
     make_room,
     open_note,
     overlay_of,
     read_note,
     results_of,
-    seg_of,
     what_it_is_made_of,
 )
 from lungseg_jax.prediction.segmentation import Segmentation
@@ -100,7 +104,7 @@ def predict(
     output: epath.PathLike,
     options: ReadOptions = ReadOptions(),
     *,
-    dicom_seg: bool = False,
+    extras: Collection[Extra] = (),
 ) -> list[Row]:
     """Segments files, writes masks, overlays and the table, and returns the table's rows.
 
@@ -113,7 +117,9 @@ def predict(
       paths: files, and folders, in which every file is taken but results of earlier calls.
       output: folder to write to.
       options: how files are read.
-      dicom_seg: write the lungs of accepted DICOM files as DICOM SEG, too.
+      extras: what to write besides masks and overlays: `sides`, a mask of each lung;
+        `probabilities`, that of lung times 65535; `dicom_seg`, the lungs of accepted DICOM files as
+        DICOM SEG.
 
     Raises:
       ConfigError: a path, or the output, is not on disk, or DICOM SEG cannot be written.
@@ -121,13 +127,13 @@ def predict(
         someone else's or another file's result where a result goes, or is being written to.
     """
     paths, output = [local_path(path) for path in paths], local_path(output)
-    if dicom_seg:
+    if "dicom_seg" in extras:
         check_highdicom()
     earlier = results_of(read_note(output))
-    inputs = name_files(paths, output, earlier, dicom_seg=dicom_seg)
+    inputs = name_files(paths, output, earlier, extras)
     make_folder(output)
     with alone_in(output, "wait for its end, or give another --output"):
-        return _segment_what_is_left(segmenter, inputs, output, options, dicom_seg)
+        return _segment_what_is_left(segmenter, inputs, output, options, tuple(sorted(extras)))
 
 
 def _segment_what_is_left(
@@ -135,11 +141,11 @@ def _segment_what_is_left(
     inputs: Sequence[Input],
     output: epath.Path,
     options: ReadOptions,
-    dicom_seg: bool,
+    extras: tuple[Extra, ...],
 ) -> list[Row]:
     makers = (segmenter.identity(), repr(options), digest_of_program())
     wanted = {
-        file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, makers), dicom_seg)
+        file.mask: Result(key_of(file.path), what_it_is_made_of(file.path, makers), extras)
         for file in inputs
     }
     # Read here: until now another call may have been writing.
@@ -153,7 +159,7 @@ def _segment_what_is_left(
         open_table(output) as add_row,
         open_note(output) as add_result,
         contextlib.closing(
-            _segment_files(segmenter, left, options, output, makers if dicom_seg else ())
+            _segment_files(segmenter, left, options, output, extras, makers)
         ) as made,
     ):
         for file in inputs:
@@ -174,7 +180,8 @@ def _segment_files(
     inputs: Sequence[Input],
     options: ReadOptions,
     output: epath.Path,
-    seg_makers: Sequence[str],
+    extras: Collection[Extra],
+    makers: Sequence[str],
 ) -> Generator[Row]:
     """Yields a row for each file in order, once its results are written.
 
@@ -183,7 +190,8 @@ def _segment_files(
       inputs: the files.
       options: how they are read.
       output: folder for the results.
-      seg_makers: the `makers` of `encode_dicom_seg`; empty where no DICOM SEG is wanted.
+      extras: what is written besides masks and overlays.
+      makers: those of `encode_dicom_seg`.
     """
     workers, size = num_readers(), segmenter.image_size
     with (
@@ -200,11 +208,9 @@ def _segment_files(
 
         def encode_seg(file: Input, lungs: Segmentation) -> bytes:
             sides = lungs.right, lungs.left
-            return sandboxes.call(
-                file.path, encode_dicom_seg, file.path, *sides, options, seg_makers
-            )
+            return sandboxes.call(file.path, encode_dicom_seg, file.path, *sides, options, makers)
 
-        finish = functools.partial(_finish, segmenter, output, encode_seg if seg_makers else None)
+        finish = functools.partial(_finish, segmenter, output, extras, encode_seg)
         try:
             yield from _segment_all(writers, segmenter, opened, finish)
         finally:
@@ -258,7 +264,8 @@ def _segment_all(
 def _finish(
     segmenter: Segmenter,
     output: epath.Path,
-    encode_seg: Callable[[Input, Segmentation], bytes] | None,
+    extras: Collection[Extra],
+    encode_seg: Callable[[Input, Segmentation], bytes],
     opened: Opened,
     prediction: Prediction | None,
 ) -> Row:
@@ -269,22 +276,19 @@ def _finish(
     try:
         with opencv_memory_errors():
             result = segmenter.finish(radiograph, prediction)
-            mask = png.encode_png(result.mask.astype(np.uint8) * 255, png.UNFILTERED)
-            upright = radiograph.orientation.to_upright
-            sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
-            overlay = png.encode_png(draw_overlay(radiograph.pixels, sides))
+            images = _encode_images(file.mask, radiograph, result, extras)
     except MemoryError:
         return Row(file.label, "rejected", "needs more memory than there is")
-    (output / file.mask).write_bytes(mask)
-    (output / overlay_of(file.mask)).write_bytes(overlay)
+    for name, content in images.items():
+        (output / name).write_bytes(content)
     notes, seg = result.notes, ""
-    if encode_seg is not None and result.accepted:
+    if "dicom_seg" in extras and result.accepted:
         try:
             content = encode_seg(file, result)
         except DataError as error:
             notes = (*notes, f"no DICOM SEG: {error.fault}")
         else:
-            seg = seg_of(file.mask)
+            (seg,) = extra_of(file.mask, "dicom_seg")
             (output / seg).write_bytes(content)
     height, width = result.mask.shape
     right_px, left_px = result.area_px
@@ -307,6 +311,29 @@ def _finish(
     )
 
 
+def _encode_images(
+    mask: str, radiograph: Radiograph, result: Segmentation, extras: Collection[Extra]
+) -> dict[str, bytes]:
+    """Returns the contents of a mask's PNG files, by their names."""
+    upright = radiograph.orientation.to_upright
+    sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
+    images = {
+        mask: _encode_mask(result.mask),
+        overlay_of(mask): png.encode_png(draw_overlay(radiograph.pixels, sides)),
+    }
+    if "sides" in extras:
+        lungs = map(_encode_mask, (result.right, result.left))
+        images |= zip(extra_of(mask, "sides"), lungs, strict=True)
+    if "probabilities" in extras:
+        (name,) = extra_of(mask, "probabilities")
+        images[name] = png.encode_png(np.rint(result.probabilities * 65535).astype(np.uint16))
+    return images
+
+
+def _encode_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:
+    return png.encode_png(mask.astype(np.uint8) * 255, png.UNFILTERED)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Segments what the command line names; returns the exit code."""
     again = "run the same command to go on"
@@ -319,7 +346,7 @@ def _run(arguments: Sequence[str]) -> None:
     members = [find_weights(checkpoint) for checkpoint in given.checkpoints or [PACKAGED]]
     segmenter = Segmenter(*members, both_ways=given.both_ways)
     options = read_options(given.config.data)
-    rows = predict(segmenter, given.paths, given.output, options, dicom_seg=given.dicom_seg)
+    rows = predict(segmenter, given.paths, given.output, options, extras=given.extras)
     terminal.say(_closing_words(rows, epath.Path(given.output)))
     if not any(row.mask for row in rows):
         table = epath.Path(given.output) / TABLE

@@ -173,7 +173,7 @@ def test_without_its_library_it_is_refused_before_anything_is_done(
     (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"--dicom_seg: needs highdicom; pip install -e"):
-        predict(untrained, [tmp_path / "a.png"], tmp_path / "out", dicom_seg=True)
+        predict(untrained, [tmp_path / "a.png"], tmp_path / "out", extras=["dicom_seg"])
     assert not (tmp_path / "out").exists()
 
 
@@ -185,7 +185,7 @@ def test_what_gets_none_says_why_and_has_its_mask(tmp_path):
     (images / "a.png").write_bytes(png_bytes(pixels))
     (images / "b.dcm").write_bytes(dicom_bytes(pixels))
     (images / "c.dcm").write_bytes(dicom_bytes(pixels, STUDY))
-    predict(packaged_segmenter(), [images], output, dicom_seg=True)
+    predict(packaged_segmenter(), [images], output, extras=["dicom_seg"])
     png, incomplete, complete = table(output)
     assert all((output / row["mask"]).exists() for row in (png, incomplete, complete))
     assert "no DICOM SEG: not a DICOM file" in png["notes"]

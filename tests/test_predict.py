@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import Opened, main, packaged_segmenter, predict, segment
-from lungseg_jax.prediction.results import overlay_of
+from lungseg_jax.prediction.results import Extra, overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.weights import Calibration, load_weights, save_weights
 from tests.deadly_reading import read_or_die
@@ -255,6 +256,12 @@ def test_estimates_that_are_not_calibrated_are_said_to_be(tmp_path, capsys, cali
     assert said == (calibration.slope is None)
 
 
+def read_png(path: Path) -> np.ndarray:
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return pixels
+
+
 def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
     """Fault: weights that do not belong to the code; the mask of a turned image upright."""
     phantom = generate_phantom(5, 4)
@@ -266,10 +273,9 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
     }  # fmt: skip
     path = tmp_path / "turned.dcm"
     path.write_bytes(dicom_bytes(pixels[::-1].copy(), turned))
-    (row,) = predict(packaged_segmenter(), [path], tmp_path / "out", dicom_seg=True)
+    (row,) = predict(packaged_segmenter(), [path], tmp_path / "out", extras=get_args(Extra))
     assert row.status == "accepted"
-    mask = cv2.imread(str(tmp_path / "out" / row.mask), cv2.IMREAD_UNCHANGED)
-    assert mask is not None
+    mask = read_png(tmp_path / "out" / row.mask)
     found = segment(path)
     np.testing.assert_array_equal(mask == 255, found.mask)
     for lung, truth in ((found.right, phantom.right_lung), (found.left, phantom.left_lung)):
@@ -278,6 +284,11 @@ def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
     sides = {"right": found.right, "left": found.left}
     frames = pydicom.dcmread(tmp_path / "out" / row.dicom_seg).pixel_array
     np.testing.assert_array_equal(frames == 1, np.stack(list(sides.values())))
+    for side, lung in sides.items():
+        written = read_png(tmp_path / "out" / f"turned_{side}.png")
+        np.testing.assert_array_equal(written == 255, lung)
+    probabilities = read_png(tmp_path / "out" / "turned_probabilities.png") / 65535
+    np.testing.assert_allclose(probabilities, found.probabilities, atol=1 / 65535)
     areas = [np.count_nonzero(side) for side in sides.values()]
     assert [row.right_px, row.left_px] == areas
     assert [row.right_cm2, row.left_cm2] == pytest.approx(

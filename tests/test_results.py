@@ -54,9 +54,26 @@ def test_a_seg_that_was_not_asked_for_is_someone_elses(tmp_path, untrained):
     assert [row.file for row in rows] == ["1.png", "1_seg.dcm"]
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match=r"1_seg.dcm: would be overwritten"):
-        predict(untrained, [tmp_path / "1.png"], tmp_path, dicom_seg=True)
+        predict(untrained, [tmp_path / "1.png"], tmp_path, extras=["dicom_seg"])
     assert sorted(tmp_path.iterdir()) == before
     assert theirs.read_bytes() == b"dear"
+
+
+def test_extras_of_an_earlier_call_go_and_are_no_images(tmp_path, untrained):
+    """Fault: a right lung's mask segmented as a chest, or left over from another network's call."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path], tmp_path, extras=["sides", "probabilities"])
+    extras = {"1_right.png", "1_left.png", "1_probabilities.png"}
+    assert extras < {path.name for path in tmp_path.iterdir()}
+    before = (tmp_path / "1_right.png").stat()
+    predict(untrained, [tmp_path], tmp_path, extras=["probabilities", "sides"])
+    assert (tmp_path / "1_right.png").stat() == before
+    predict(untrained, [tmp_path], tmp_path / "out", extras=["sides"])
+    written = {path.name for path in (tmp_path / "out").glob("1_*")}
+    assert written == {"1_mask.png", "1_overlay.png", "1_right.png", "1_left.png"}
+    (row,) = predict(untrained, [tmp_path], tmp_path)
+    assert row.file == "1.png"
+    assert not extras & {path.name for path in tmp_path.iterdir()}
 
 
 def test_results_given_by_name_are_not_segmented(tmp_path, untrained):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.prediction.results import MASK_ENDING, files_of, place_of, results_in
+from lungseg_jax.prediction.results import MASK_ENDING, Extra, files_of, place_of, results_in
 from lungseg_jax.prediction.table import TABLE
 from lungseg_jax.workdir import VALIDATION
 from tfds_builder.sources.layout import files_below, is_hidden, stem_of
@@ -44,8 +44,7 @@ def name_files(
     paths: Sequence[epath.PathLike],
     output: epath.Path,
     earlier: Collection[str],
-    *,
-    dicom_seg: bool = False,
+    extras: Collection[Extra] = (),
 ) -> list[Input]:
     """Returns the files at the paths, each with a label and a name of its own.
 
@@ -57,7 +56,7 @@ def name_files(
         calls do not count, wherever they went, nor does what a training run or validation wrote.
       output: where results go.
       earlier: names of results of earlier calls there, the only ones that may be overwritten.
-      dicom_seg: whether DICOM SEG goes there, too.
+      extras: what goes there besides masks and overlays.
 
     Raises:
       DataError: a path is absent, there is no file, or a result would overwrite another's file.
@@ -68,7 +67,7 @@ def name_files(
             paths[0], "holds no file to segment", "give a folder of DICOM, PNG or JPEG files"
         )
     inputs = [Input(path, found[path], name) for path, name in _names(found).items()]
-    files = (files_of(file.mask, dicom_seg=dicom_seg) for file in inputs)
+    files = (files_of(file.mask, extras) for file in inputs)
     for name in (TABLE, *itertools.chain.from_iterable(files)):
         if name not in earlier and os.path.lexists(output / name):
             raise DataError(

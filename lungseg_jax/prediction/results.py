@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from etils import epath
 
@@ -19,7 +20,14 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.prediction.table import TABLE, Row
 from tfds_builder.digest import stamp
 
-MASK_ENDING, OVERLAY_ENDING, SEG_ENDING = "_mask.png", "_overlay.png", "_seg.dcm"
+MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
+# What is written only if asked for, by the command's flag of that name.
+Extra = Literal["dicom_seg", "sides", "probabilities"]
+_EXTRA_ENDINGS: dict[Extra, tuple[str, ...]] = {
+    "dicom_seg": ("_seg.dcm",),
+    "sides": ("_right.png", "_left.png"),
+    "probabilities": ("_probabilities.png",),
+}
 
 NOTE = ".predictions.json"
 
@@ -31,7 +39,7 @@ class Result:
     Attributes:
       image: key of the mask's image; see `key_of`.
       made_of: what it is computed from; see `what_it_is_made_of`.
-      dicom_seg: whether a DICOM SEG was wanted, too.
+      extras: what was wanted besides mask and overlay, sorted.
       sizes: sizes of `files_of` in bytes, -1 where there is none, once they are written; truncated
         results are made again.
       row: row of the table, without the image's name, once it is known.
@@ -39,7 +47,7 @@ class Result:
 
     image: str
     made_of: str
-    dicom_seg: bool = False
+    extras: tuple[Extra, ...] = ()
     sizes: tuple[int, ...] = ()
     row: Row | None = None
 
@@ -52,19 +60,20 @@ def overlay_of(mask: str) -> str:
     return mask.removesuffix(MASK_ENDING) + OVERLAY_ENDING
 
 
-def seg_of(mask: str) -> str:
-    """Returns the name of the DICOM SEG that goes with a mask."""
-    return mask.removesuffix(MASK_ENDING) + SEG_ENDING
+def extra_of(mask: str, extra: Extra) -> tuple[str, ...]:
+    """Returns the names of the files of an extra that go with a mask: of sides, right and left."""
+    return tuple(mask.removesuffix(MASK_ENDING) + ending for ending in _EXTRA_ENDINGS[extra])
 
 
-def files_of(mask: str, *, dicom_seg: bool) -> tuple[str, ...]:
+def files_of(mask: str, extras: Collection[Extra]) -> tuple[str, ...]:
     """Returns the names of all files that may be written for an image, from its mask's name.
 
     Args:
       mask: name of the mask.
-      dicom_seg: whether a DICOM SEG is wanted. Otherwise a file of that name is someone else's.
+      extras: what is wanted, too. A file that would be another extra's is someone else's.
     """
-    return mask, overlay_of(mask), *[seg_of(mask)] * dicom_seg
+    more = (extra_of(mask, extra) for extra in extras)
+    return mask, overlay_of(mask), *itertools.chain.from_iterable(more)
 
 
 def place_of(file: epath.Path) -> str:
@@ -114,7 +123,7 @@ def results_of(noted: Note | None) -> frozenset[str]:
     """Returns the names of all results in a note, given as `read_note` returns it."""
     if noted is None:
         return frozenset()
-    files = (files_of(mask, dicom_seg=result.dicom_seg) for mask, result in noted.items())
+    files = (files_of(mask, result.extras) for mask, result in noted.items())
     return frozenset({TABLE, *itertools.chain.from_iterable(files)})
 
 
@@ -146,7 +155,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     images = {result.image for result in wanted.values()}
     stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
     for mask, result in wanted.items():
-        names = files_of(mask, dicom_seg=result.dicom_seg)
+        names = files_of(mask, result.extras)
         there = any(os.path.lexists(output / name) for name in names)
         if there and noted.get(mask, result).image not in images:
             # Archives give the images of all patients the same names.
@@ -154,7 +163,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
             raise DataError(output / mask, fault, "give another --output")
     of_others = {mask: result for mask, result in noted.items() if result.image not in images}
     for mask in noted.keys() - of_others.keys() - stay.keys():
-        for name in files_of(mask, dicom_seg=noted[mask].dicom_seg):
+        for name in files_of(mask, noted[mask].extras):
             (output / name).unlink(missing_ok=True)
     masks = of_others | dict(wanted) | stay
     partial = output / f"{NOTE}.partial"
@@ -173,7 +182,7 @@ def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
 
 
 def _sizes(output: epath.Path, mask: str, result: Result) -> tuple[int, ...]:
-    names = files_of(mask, dicom_seg=result.dicom_seg)
+    names = files_of(mask, result.extras)
     return tuple(stamp(output / name)[0] for name in names)
 
 
@@ -202,7 +211,7 @@ def _parse(line: str) -> tuple[str, Result] | None:
         result = Result(
             str(fields["image"]),
             str(fields["made_of"]),
-            fields.get("dicom_seg") is True,
+            tuple(sorted(set(get_args(Extra)).intersection(fields.get("extras", ())))),
             tuple(fields["sizes"]),
         )
         # A file elsewhere is not a result, whatever a note written by others says.
