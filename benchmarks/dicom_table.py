@@ -13,10 +13,11 @@ from benchmarks.command import call_with_arguments
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom_file import guarded, is_dicom, parse_dicom
 from lungseg_jax.imaging.files import decode_radiograph
+from lungseg_jax.imaging.find_files import files_below
 from lungseg_jax.imaging.greyscale import read_greyscale
 from lungseg_jax.imaging.header import read_numbers, read_word
 from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, Radiograph
-from tfds_builder.sources.layout import files_below, read_regular
+from tfds_builder.sources.layout import read_regular
 
 COLUMNS = (
     "file", "rows x columns", "bits", "photometric", "transfer syntax", "grey scale",

@@ -63,9 +63,8 @@ from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import digest_of_program
+from lungseg_jax.runtime.sandbox import Sandboxes
 from lungseg_jax.workdir import local_path, make_folder
-from tfds_builder.convert_case import worker_memory_bytes
-from tfds_builder.sandbox import Sandboxes
 
 # Most rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20
@@ -195,7 +194,7 @@ def _segment_files(
     """
     workers, size = num_readers(), segmenter.image_size
     with (
-        Sandboxes(workers, worker_memory_bytes(options)) as sandboxes,
+        Sandboxes(workers, options.memory_bytes, read_network_input) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(workers) as readers,
         concurrent.futures.ThreadPoolExecutor(workers) as writers,
     ):

@@ -49,10 +49,9 @@ from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
+from lungseg_jax.runtime.sandbox import Sandboxes
 from lungseg_jax.workdir import VALIDATION, local_path, make_folder, write_whole
-from tfds_builder.convert_case import worker_memory_bytes
 from tfds_builder.read_case import Labelled, read_labelled
-from tfds_builder.sandbox import Sandboxes
 from tfds_builder.sources import Case, FolderPatterns, list_source
 from tfds_builder.splits import read_split_file
 
@@ -120,7 +119,7 @@ def validate(
     make_folder(output)
     with (
         alone_in(output, "wait for its end, or give another --output"),
-        Sandboxes(num_readers(), worker_memory_bytes(read_options(data))) as sandboxes,
+        Sandboxes(num_readers(), read_options(data).memory_bytes, read_labelled) as sandboxes,
     ):
         # Only which images share a patient is reported: nobody needs the key again.
         key = secrets.token_bytes(32)

@@ -20,6 +20,7 @@ from etils import epath
 
 from lungseg_jax.build import main
 from lungseg_jax.errors import DataError
+from lungseg_jax.file_digest import digest_file
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.archive import write_archive
 from tests.images import chest, dicom_bytes, png_bytes
@@ -29,7 +30,6 @@ from tfds_builder.build_report import REPORT, SUMMARY
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion
 from tfds_builder.convert_case import ConvertSettings
-from tfds_builder.digest import digest_file
 from tfds_builder.id_key import read_or_make_key
 from tfds_builder.prepare import prepare
 from tfds_builder.verify import verify

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 from etils import epath
 
+from lungseg_jax.file_digest import FileDigest
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.images import chest, png_bytes
 from tfds_builder.build_report import (
@@ -16,7 +17,6 @@ from tfds_builder.build_report import (
     write_report,
 )
 from tfds_builder.convert_case import ConvertSettings, convert_case
-from tfds_builder.digest import FileDigest
 from tfds_builder.sources import list_source
 
 

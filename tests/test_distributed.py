@@ -33,7 +33,7 @@ join_hosts()
 assert len(jax.local_devices()) == 4 and len(jax.devices()) == 8
 config = small_config(
     num_steps=10, evaluation__every=5, parallel=kind,
-    data__source="kaggle", data__manual_dir=root + "/images",
+    data__source="kaggle", data__manual_dir=root + "/archive",
     data__data_dir=root + "/records", data__resident=resident, space_shards=int(space_shards),
     shard_optimizer=kind == "mesh", optimizer__learning_rate=float(rate),
 )

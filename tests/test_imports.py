@@ -14,16 +14,20 @@ PACKAGES = ("lungseg_jax", "tfds_builder")
 BELOW = {
     "lungseg_jax.models": (),
     "lungseg_jax.imaging": ("errors", "config"),
-    "lungseg_jax.runtime": ("errors", "config", "device_counts", "terminal"),
+    "lungseg_jax.runtime": (
+        "errors", "config", "device_counts", "terminal", "imaging.opencv_memory",
+    ),
     "lungseg_jax.data": ("errors", "config", "imaging", "tfds_builder"),
     "lungseg_jax.prediction": (
         "errors", "config", "imaging", "data.labels", "network", "weights", "workdir",
-        "tfds_builder.digest", "tfds_builder.sources.layout",
+        "file_digest",
     ),
     "lungseg_jax.performance": (
         "config", "data", "network", "optim", "parallel", "state", "step", "terminal",
     ),
-    "tfds_builder": ("errors", "config", "imaging", "runtime", "terminal", "command"),
+    "tfds_builder": (
+        "errors", "config", "file_digest", "imaging", "runtime", "terminal", "command",
+    ),
 }  # fmt: skip
 
 # What the step is made of, and what stands below that.

@@ -14,13 +14,13 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
+from lungseg_jax.runtime.sandbox import Sandbox, SandboxStoppedError
 from tests.images import chest, png_bytes
-from tfds_builder.convert_case import ConvertSettings, convert_case, worker_memory_bytes
-from tfds_builder.sandbox import Sandbox, SandboxStoppedError
+from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.sources import Case, Clinical, MaskFile
 
 SETTINGS = ConvertSettings(32, b"key", ReadOptions())
-MEMORY_BYTES = worker_memory_bytes(SETTINGS.reading)
+MEMORY_BYTES = SETTINGS.reading.memory_bytes
 
 
 def make_case(folder: Path, name: str, image: bytes | None) -> Case:
@@ -81,7 +81,7 @@ def test_one_death_is_forgiven(tmp_path, good):
     """Fault: a good file called bad because the machine killed its worker for want of memory."""
     content = Path(good.image).read_bytes()
     case = make_case(tmp_path, "unlucky", None)
-    with Sandbox(MEMORY_BYTES) as sandbox:
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
 
         def kill_once_and_write() -> None:
             kill_readers(Path(case.image), 1)
@@ -96,14 +96,14 @@ def test_one_death_is_forgiven(tmp_path, good):
 
 def test_the_answer_is_that_of_the_plain_call(good):
     """Fault: a record that depends on where it is made."""
-    with Sandbox(MEMORY_BYTES) as sandbox:
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         # As text, for an unknown age is NaN.
         assert repr(convert_in(sandbox, good)) == repr(convert_case(good, SETTINGS))
 
 
 def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: one file holds up an archive's build for good."""
-    with Sandbox(MEMORY_BYTES, seconds=3.0) as sandbox:
+    with Sandbox(MEMORY_BYTES, convert_case, seconds=3.0) as sandbox:
         with pytest.raises(DataError, match=r"endless\.png: takes more than 3 s"):
             convert_in(sandbox, make_case(tmp_path, "endless", None))
         assert convert_in(sandbox, good)[0].status == "taken"
@@ -112,7 +112,7 @@ def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
 def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: a crash of a decoder ends the build."""
     case = make_case(tmp_path, "deadly", None)
-    with Sandbox(MEMORY_BYTES) as sandbox:
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         assert convert_in(sandbox, good)[0].status == "taken"
         killer = threading.Thread(target=kill_readers, args=(Path(case.image), 2))
         killer.start()
@@ -125,7 +125,7 @@ def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, 
 def test_a_file_beyond_the_memory_is_bad(tmp_path, good):
     """Fault: an image of a few bytes that takes the machine's memory."""
     large = make_case(tmp_path, "large", png_bytes(np.zeros((9000, 9000), np.uint8)))
-    with Sandbox(300 * 2**20) as sandbox:
+    with Sandbox(300 * 2**20, convert_case) as sandbox:
         outcome, _ = convert_in(sandbox, large)
         assert outcome.status == "bad"
         assert "MemoryError" in outcome.fault or "memory" in outcome.fault
@@ -135,7 +135,7 @@ def test_a_file_beyond_the_memory_is_bad(tmp_path, good):
 def test_no_process_is_left(good):
     """Fault: workers that outlive the build and keep its memory."""
     before = children()
-    with Sandbox(MEMORY_BYTES) as sandbox:
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         convert_in(sandbox, good)
         assert len(children() - before) == 1
     assert children() == before
@@ -144,7 +144,7 @@ def test_no_process_is_left(good):
 def test_stop_interrupts_a_read(tmp_path):
     """Fault: an interrupted build that waits for a file, or writes it down as bad."""
     case = make_case(tmp_path, "endless", None)
-    with Sandbox(MEMORY_BYTES) as sandbox:
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         threading.Timer(1.5, sandbox.stop).start()
         start = time.monotonic()
         with pytest.raises(SandboxStoppedError):
@@ -157,7 +157,7 @@ def test_stop_interrupts_a_read(tmp_path):
 def test_an_error_that_nobody_expected_tells_the_line_and_not_the_message(tmp_path):
     """Fault: a header quoted in a message, or a traceback that ends a build."""
     path = tmp_path / "secret.png"
-    with Sandbox(MEMORY_BYTES) as sandbox:
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         with pytest.raises(DataError, match=r"secret\.png: ValueError in .*line \d+") as caught:
             sandbox.call(path, np.loadtxt, ["DOE^JANE"])
         assert "DOE" not in str(caught.value)

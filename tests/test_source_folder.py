@@ -117,7 +117,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
 def test_nothing_that_fits(tmp_path):
     """Fault: an empty data set where the patterns have a typing error."""
     with pytest.raises(DataError, match=r"matches 0 images, data\.masks=.* masks for 0"):
-        list_source("folder", write_tree(tmp_path, FOLDER), FolderPatterns("images/*", "m/{stem}"))
+        list_source("folder", write_tree(tmp_path, FOLDER), FolderPatterns("scans/*", "m/{stem}"))
 
 
 def test_patterns_that_do_not_tell_masks_from_images(tmp_path):

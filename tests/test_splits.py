@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 
 from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError
-from tfds_builder.digest import FileDigest
+from lungseg_jax.file_digest import FileDigest
 from tfds_builder.outcome import Outcome
 from tfds_builder.splits import HELD_OUT_SHARES, SPLITS, assign_fold, assign_splits, read_splits
 

@@ -11,11 +11,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.file_digest import digest_bytes
+from lungseg_jax.runtime.sandbox import Sandbox
 from tfds_builder.conversion import Chunk, Conversion
-from tfds_builder.convert_case import worker_memory_bytes
-from tfds_builder.digest import digest_bytes
+from tfds_builder.convert_case import convert_case
 from tfds_builder.id_key import read_key
-from tfds_builder.sandbox import Sandbox
 
 
 class _ConvertChunk(beam.DoFn):
@@ -36,7 +36,7 @@ class _ConvertChunk(beam.DoFn):
                 "mount the folder of the build",
             )
         self._conversion = _with_key(self._conversion, key)
-        self._sandbox = Sandbox(worker_memory_bytes(self._conversion.settings.reading))
+        self._sandbox = Sandbox(self._conversion.settings.reading.memory_bytes, convert_case)
 
     def teardown(self) -> None:
         """Ends the sandbox's process."""

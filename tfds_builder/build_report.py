@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.file_digest import FileDigest, digest_file
 from lungseg_jax.terminal import table
-from tfds_builder.digest import FileDigest, digest_file
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import Listing
 

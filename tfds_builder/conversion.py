@@ -20,10 +20,10 @@ import msgpack
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.file_digest import stamp
+from lungseg_jax.runtime.sandbox import Sandbox, Sandboxes
 from tfds_builder.convert_case import ConvertSettings, convert_case
-from tfds_builder.digest import stamp
 from tfds_builder.outcome import Outcome
-from tfds_builder.sandbox import Sandbox, Sandboxes
 from tfds_builder.sources import Case
 
 CASES_PER_CHUNK = 16

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from lungseg_jax import terminal
 from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.sandbox import Sandboxes
 from tfds_builder.conversion import Chunk, Conversion, Converted, first_bad
-from tfds_builder.convert_case import worker_memory_bytes
-from tfds_builder.sandbox import Sandboxes
+from tfds_builder.convert_case import convert_case
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -52,7 +52,7 @@ def _convert_on_all_cores(
     """Converts chunks in one worker process per core, each fed by a thread that waits for it."""
     workers = max(1, min(usable_cores(), len(chunks)))
     with (
-        Sandboxes(workers, worker_memory_bytes(conversion.settings.reading)) as sandboxes,
+        Sandboxes(workers, conversion.settings.reading.memory_bytes, convert_case) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
         try:

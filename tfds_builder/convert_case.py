@@ -12,13 +12,13 @@ from etils import epath
 from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError, NotFrontalError
+from lungseg_jax.file_digest import FileDigest, digest_bytes
 from lungseg_jax.imaging import files, png
 from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
 from lungseg_jax.imaging.network_input import stored_square
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
-from tfds_builder.digest import FileDigest, digest_bytes
 from tfds_builder.outcome import Outcome
 from tfds_builder.read_case import patient_of, read_case
 from tfds_builder.sources import Case
@@ -28,14 +28,6 @@ NO_SPACING = (0.0, 0.0)
 
 # Stored if the age is not known.
 UNKNOWN_AGE = math.nan
-
-# Memory for a DICOM file's content, its values and intensities, and what resizing needs.
-BYTES_PER_PIXEL = 28
-
-
-def worker_memory_bytes(reading: ReadOptions) -> int:
-    """Returns how much memory a worker may take for the largest image, beyond that at its start."""
-    return 2**29 + BYTES_PER_PIXEL * reading.max_pixels
 
 
 @dataclasses.dataclass(frozen=True)

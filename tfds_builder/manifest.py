@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.file_digest import FileDigest, digest_file
 from lungseg_jax.runtime.cores import usable_cores
-from tfds_builder.digest import FileDigest, digest_file
 from tfds_builder.records_folder import RECORD_FILES, open_folder, shards
 
 MANIFEST = "manifest.json"

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from lungseg_jax.errors import DataError
-from tfds_builder.digest import FileDigest
+from lungseg_jax.file_digest import FileDigest
 from tfds_builder.sources import Case
 
 Status = Literal["taken", "left out", "bad"]

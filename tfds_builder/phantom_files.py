@@ -36,8 +36,8 @@ from pydicom.uid import (
 from lungseg_jax import terminal
 from lungseg_jax.errors import DataError
 from lungseg_jax.runtime.cores import usable_cores
+from lungseg_jax.runtime.sandbox import Sandboxes
 from tfds_builder.phantom import Phantom, generate_phantom, patient_number
-from tfds_builder.sandbox import Sandboxes
 
 # Version of the generator: another version gives other phantoms.
 VERSION = 1
@@ -261,7 +261,7 @@ def _write_all(root: Path, count: int, seed: int) -> None:
 
     with (
         terminal.progress("phantoms", count, "file") as bar,
-        Sandboxes(workers, _MEMORY_BYTES) as sandboxes,
+        Sandboxes(workers, _MEMORY_BYTES, _write_one) as sandboxes,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
         try:

@@ -38,6 +38,10 @@ class Orientation:
         return stored.T if self.transpose else stored
 
 
+# Memory for a DICOM file's content, its values and intensities, and what resizing needs.
+BYTES_PER_PIXEL = 28
+
+
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
     """How files are read.
@@ -52,6 +56,11 @@ class ReadOptions:
     max_pixels: int = round(DataConfig.max_megapixels * 1e6)
     frontal_only: bool = DataConfig.frontal_only
     correct_polarity: bool = DataConfig.correct_polarity
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that a process may take for the largest image, beyond that at its start."""
+        return 2**29 + BYTES_PER_PIXEL * self.max_pixels
 
 
 def read_options(data: DataConfig) -> ReadOptions:

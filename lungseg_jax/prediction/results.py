@@ -17,8 +17,8 @@ from typing import Literal, get_args
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.file_digest import stamp
 from lungseg_jax.prediction.table import TABLE, Row
-from tfds_builder.digest import stamp
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
 # What is written only if asked for, by the command's flag of that name.

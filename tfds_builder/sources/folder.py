@@ -11,6 +11,7 @@ from etils import epath
 
 from lungseg_jax.config import DataConfig
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.find_files import files_below, is_hidden, stem_of
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
     MASK_SUFFIXES,
@@ -18,10 +19,7 @@ from tfds_builder.sources.layout import (
     Clinical,
     Listing,
     MaskFile,
-    files_below,
-    is_hidden,
     make_listing,
-    stem_of,
 )
 from tfds_builder.sources.pairs import PAIRS, SOURCE, list_pairs
 

@@ -18,6 +18,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import raw
+from lungseg_jax.imaging.find_files import files_below, is_hidden
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.clinical import jsrt_finding, parse_jsrt
 from tfds_builder.sources.layout import (
@@ -31,8 +32,6 @@ from tfds_builder.sources.layout import (
     MaskFile,
     check_both_lungs,
     check_masks_have_images,
-    files_below,
-    is_hidden,
     make_listing,
     nearest_first,
     pick_mask,

@@ -10,6 +10,7 @@ The published archive holds the tree twice, so the topmost folder that has both 
 
 from etils import epath
 
+from lungseg_jax.imaging.find_files import files_below
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
     CLINICAL_READING,
@@ -18,7 +19,6 @@ from tfds_builder.sources.layout import (
     by_stem,
     check_masks_have_images,
     check_not_empty,
-    files_below,
     find_root,
     make_listing,
 )

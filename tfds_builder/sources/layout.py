@@ -1,6 +1,5 @@
-"""What every folder layout yields, and the search functions that layouts share."""
+"""What every folder layout yields, and the functions that layouts share."""
 
-import collections
 import dataclasses
 import os
 import stat
@@ -12,6 +11,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files
+from lungseg_jax.imaging.find_files import IMAGE_SUFFIXES, children_of, is_hidden, unreadable
 from lungseg_jax.imaging.structures import Structure
 
 Sex = Literal["F", "M", ""]
@@ -22,8 +22,6 @@ CLINICAL_READING = "clinical reading"
 LIST_OF_PAIRS = "list of pairs"
 SECOND_COPY = "second copy"
 
-# Suffixes of images; DICOM files also have others, or none.
-IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".gif")
 
 # The publishers' readings have a few lines, or one line per image.
@@ -179,66 +177,9 @@ def _is_utf8(path: epath.Path) -> bool:
     return True
 
 
-def files_below(folder: epath.Path, *, go_on: bool = False) -> list[epath.Path]:
-    """Returns every file below a folder, including hidden ones, sorted.
-
-    Links to folders are followed. A folder that is reached in several ways is listed once, by its
-    own name if it lies below the folder itself. Links that lead nowhere count as files, and so do
-    hidden folders that cannot be read.
-
-    Args:
-      folder: the folder to search.
-      go_on: whether to list every folder that cannot be read as if it were a file.
-
-    Raises:
-      DataError: the folder, or another that is not listed, cannot be read.
-    """
-    found: list[epath.Path] = []
-    visited: set[tuple[int, int]] = set()
-    # Links wait until no folder is left, because a folder's own name takes precedence over links.
-    folders, links = [folder], collections.deque[epath.Path]()
-    while folders or links:
-        current = folders.pop() if folders else links.popleft()
-        try:
-            children = {child: _leads_to_folder(child) for child in _children(current)}
-        except DataError:
-            if current == folder or not (go_on or is_hidden(current, folder)):
-                raise
-            found.append(current)
-            continue
-        status = Path(current).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        for child, leads_to_folder in children.items():
-            if not leads_to_folder:
-                found.append(child)
-            elif Path(child).is_symlink():
-                links.append(child)
-            else:
-                folders.append(child)
-    return sorted(found)
-
-
 def nearest_first(paths: Iterable[epath.Path]) -> list[epath.Path]:
     """Returns paths in the order of their depth, since of several copies the topmost is used."""
     return sorted(paths, key=lambda path: (len(path.parts), path))
-
-
-def is_hidden(path: epath.Path, root: epath.Path) -> bool:
-    """Whether a file, or a folder between it and the root, is hidden.
-
-    Copying through macOS leaves a hidden `._` file beside each image; Jupyter makes hidden folders.
-    """
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def stem_of(path: epath.Path) -> str:
-    """Returns a file's name without the suffix of an image.
-
-    The path's own `stem` would cut file names that are DICOM UIDs at their last dot.
-    """
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
 
 
 def by_stem(
@@ -273,7 +214,7 @@ def find_root(directory: epath.Path, subfolders: Sequence[str]) -> epath.Path:
         for folder in level:
             if all((folder / name).is_dir() for name in subfolders):
                 return folder
-        children = (child for folder in level for child in _children(folder))
+        children = (child for folder in level for child in children_of(folder))
         below = [child for child in children if child.name[0] != "." and child.is_dir()]
         level = sorted(below, key=lambda child: (Path(child).is_symlink(), child))
     wanted = " and ".join(f"{name}/" for name in subfolders)
@@ -368,44 +309,20 @@ def _why_unused(path: epath.Path, root: epath.Path, used_names: Collection[str])
 
 
 def _contents(directory: epath.Path) -> str:
-    found = [child.name for child in _children(directory)]
+    found = [child.name for child in children_of(directory)]
     return ", ".join(found[:8]) + (", …" if len(found) > 8 else "") if found else "nothing"
-
-
-def _children(folder: epath.Path) -> list[epath.Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-
-
-def _leads_to_folder(path: epath.Path) -> bool:
-    try:
-        return stat.S_ISDIR(Path(path).stat().st_mode)
-    except PermissionError as error:
-        # The target of a link may be inaccessible while the link's own folder is not.
-        if os.path.islink(path):  # noqa: PTH114 - pathlib raises where the parent is closed
-            return False
-        # A folder that may be listed but not entered says nothing about what it holds.
-        raise _unreadable(path.parent, error) from error
-    except OSError:
-        return False
 
 
 def _regular_size(path: epath.Path, max_bytes: int) -> int:
     try:
         status = Path(path).stat()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise DataError(path, "not a regular file", "replace or remove it")
     if status.st_size > max_bytes:
         raise DataError(path, f"larger than {max_bytes} bytes", "replace or remove it")
     return status.st_size
-
-
-def _unreadable(path: epath.Path, error: OSError) -> DataError:
-    return DataError(path, error.strerror or "not readable", "check path and permissions")
 
 
 def _rival(first: epath.Path, other: epath.Path) -> DataError:

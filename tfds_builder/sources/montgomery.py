@@ -8,6 +8,7 @@ MontgomerySet/ClinicalReadings/MCUCXR_0001_0.txt
 
 from etils import epath
 
+from lungseg_jax.imaging.find_files import files_below
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
     CLINICAL_READING,
@@ -17,7 +18,6 @@ from tfds_builder.sources.layout import (
     check_both_lungs,
     check_masks_have_images,
     check_not_empty,
-    files_below,
     find_root,
     make_listing,
 )

@@ -20,6 +20,7 @@ from typing import NoReturn, cast
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.find_files import stem_of
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.clinical import MAX_AGE_YEARS
 from tfds_builder.sources.layout import (
@@ -34,7 +35,6 @@ from tfds_builder.sources.layout import (
     check_not_empty,
     make_listing,
     read_regular,
-    stem_of,
 )
 
 PAIRS = "pairs.csv"

@@ -2,6 +2,7 @@
 
 from etils import epath
 
+from lungseg_jax.imaging.find_files import files_below
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
     Case,
@@ -12,7 +13,6 @@ from tfds_builder.sources.layout import (
     check_both_lungs,
     check_masks_have_images,
     check_not_empty,
-    files_below,
     make_listing,
 )
 

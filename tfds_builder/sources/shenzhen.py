@@ -13,6 +13,7 @@ import re
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.find_files import files_below, is_hidden
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
     CLINICAL_READING,
@@ -20,8 +21,6 @@ from tfds_builder.sources.layout import (
     Listing,
     MaskFile,
     check_masks_have_images,
-    files_below,
-    is_hidden,
     make_listing,
     nearest_first,
     pick_mask,

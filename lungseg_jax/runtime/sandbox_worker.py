@@ -1,6 +1,6 @@
 """The process that reads files for a `Sandbox`; its imports are light.
 
-python -m tfds_builder.worker DESCRIPTOR MEMORY_BYTES
+python -m lungseg_jax.runtime.sandbox_worker DESCRIPTOR MEMORY_BYTES MODULE
 """
 
 import signal
@@ -11,6 +11,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 import contextlib
+import importlib
 import resource
 import sys
 import traceback
@@ -21,14 +22,12 @@ from typing import Any
 
 import cv2
 
-# The called function's module is imported by name; here, so that the first file need not wait.
-import tfds_builder.convert_case  # noqa: F401
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
-from tfds_builder.sandbox import THE_FILE
+from lungseg_jax.runtime.sandbox import THE_FILE
 
 
-def main(descriptor: int, memory_bytes: int) -> None:
+def main(descriptor: int, memory_bytes: int, module: str) -> None:
     """Says that it is ready, then answers each (function, arguments).
 
     The answer is (result, error, place), of which one is set: the result, the `DataError` that the
@@ -37,7 +36,9 @@ def main(descriptor: int, memory_bytes: int) -> None:
     Args:
       descriptor: file descriptor of the connection; the worker ends with it.
       memory_bytes: memory that reading may take.
+      module: that of the functions to come; imported now, so that the first file need not wait.
     """
+    importlib.import_module(module)
     cv2.setNumThreads(1)
     _bound_memory(memory_bytes)
     connection = Connection(descriptor)
@@ -80,4 +81,4 @@ def _bound_memory(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

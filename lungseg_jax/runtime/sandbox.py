@@ -37,10 +37,17 @@ class SandboxStoppedError(Exception):
 
 
 class Sandbox:
-    """A worker process with limits on time and memory, replaced when a file has ended it."""
+    """A worker process with limits on time and memory, replaced when a file has ended it.
 
-    def __init__(self, memory_bytes: int, seconds: float = SECONDS) -> None:
+    Args:
+      memory_bytes: how much memory reading may take.
+      function: one to call; its module is imported before the clock of the first file starts.
+      seconds: how long a file may take.
+    """
+
+    def __init__(self, memory_bytes: int, function: Callable, seconds: float = SECONDS) -> None:
         self._seconds, self._memory_bytes = seconds, memory_bytes
+        self._module = function.__module__
         self._stopped = False
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
@@ -110,8 +117,8 @@ class Sandbox:
         with there:
             self._process = subprocess.Popen(  # noqa: S603
                 [
-                    sys.executable, "-m", "tfds_builder.worker",
-                    str(there.fileno()), str(self._memory_bytes),
+                    sys.executable, "-m", "lungseg_jax.runtime.sandbox_worker",
+                    str(there.fileno()), str(self._memory_bytes), self._module,
                 ],
                 env=os.environ | one_thread | {"PYTHONPATH": search},
                 pass_fds=[there.fileno()],
@@ -135,7 +142,7 @@ class Sandbox:
             raise UserError(
                 "worker processes",
                 "do not start",
-                "`python -c 'import tfds_builder.worker'` says why, or memory is short",
+                f"`python -c 'import {self._module}'` says why, or memory is short",
             )
 
     def _last_words(self) -> str:
@@ -150,8 +157,8 @@ class Sandbox:
 class Sandboxes:
     """Several sandboxes, for as many threads at a time; other threads wait for an idle one."""
 
-    def __init__(self, count: int, memory_bytes: int) -> None:
-        self._every = [Sandbox(memory_bytes) for _ in range(count)]
+    def __init__(self, count: int, memory_bytes: int, function: Callable) -> None:
+        self._every = [Sandbox(memory_bytes, function) for _ in range(count)]
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         for sandbox in self._every:
             self._idle.put(sandbox)
