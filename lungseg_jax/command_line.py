@@ -1,5 +1,6 @@
 """Command-line flags: which job, with which configuration, in which folder."""
 
+import contextlib
 import dataclasses
 import re
 import shlex
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.prediction.results import Extra
-from lungseg_jax.workdir import default_workdir
+from lungseg_jax.workdir import default_workdir, read_config, run_folder
 
 # Keys of `DataConfig` on how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")
@@ -59,7 +60,7 @@ def parse(arguments: Sequence[str]) -> Job:
     mode = flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
     topology = flags.DEFINE_string("topology", None, "TPUs to compile for.", flag_values=values)
     step = flags.DEFINE_integer("step", None, "Checkpoint to evaluate.", flag_values=values)
-    file, resolved = _read_config(arguments, values)
+    file, resolved = _read_config(arguments, values, _config_of_evaluated_run(arguments))
     if resolved.distributed and not workdir.value:
         raise ConfigError("--workdir", "is missing", "several hosts need one folder for all")
     if mode.value == "eval" and not workdir.value:
@@ -73,6 +74,23 @@ def parse(arguments: Sequence[str]) -> Job:
         raise ConfigError("--step", "is given", "is for --mode=eval only")
     folder = workdir.value or default_workdir(file)
     return Job(str(mode.value), resolved, folder, topology.value, step.value)
+
+
+def _config_of_evaluated_run(arguments: Sequence[str]) -> Config | None:
+    """Returns the configuration of the run to evaluate; `None` if a file is given, or none is."""
+    values = flags.FlagValues()
+    config, mode, workdir = (
+        flags.DEFINE_string(name, None, "", flag_values=values)
+        for name in ("config", "mode", "workdir")
+    )
+    # Mistakes show when all flags are parsed.
+    with contextlib.suppress(flags.Error):
+        values([_expand_home(argument) for argument in arguments], known_only=True)
+    if mode.value != "eval" or config.value is not None:
+        return None
+    if not workdir.value:
+        raise ConfigError("--workdir", "is missing", "give the folder of a finished run")
+    return read_config(run_folder(workdir.value))
 
 
 def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:
@@ -166,13 +184,32 @@ def define_keys(
         raise ConfigError("command line", reason, f"one of {', '.join(known)}") from error
 
 
-def _read_config(arguments: Sequence[str], values: flags.FlagValues) -> tuple[str, Config]:
-    """Parses all flags; returns the config file's name and the configuration."""
+def _read_config(
+    arguments: Sequence[str], values: flags.FlagValues, own: Config | None = None
+) -> tuple[str, Config]:
+    """Parses all flags; returns the config file's name, if there is one, and the configuration.
+
+    Args:
+      arguments: the command's arguments.
+      values: where flags are defined.
+      own: a run's configuration, which stands in for a file.
+    """
     given = list(arguments)
-    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
-    rest = parse_flags(values, given)
-    if rest:
+    if own is not None:
+        own_keys = ConfigDict(dataclasses.asdict(own))
+        try:
+            config = config_flags.DEFINE_config_dict(
+                "config", own_keys, flag_values=values, sys_argv=given
+            )
+        except (AttributeError, KeyError) as error:
+            remedy = "see lungseg_jax/config.py for keys"
+            raise ConfigError("command line", _reason(error), remedy) from error
+    else:
+        config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
+    if rest := parse_flags(values, given):
         raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    if own is not None:
+        return "", resolve(config.value)
     if config.value is None:
         raise ConfigError("command line", "--config is missing", "pass --config=configs/unet.py")
     file = config_flags.get_config_filename(values["config"])

@@ -1,13 +1,18 @@
 """Weights by name: from the package, a file, or a run."""
 
 import dataclasses
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jaxtyping import PyTree
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, ModelConfig, SourceName
+from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
 from lungseg_jax.parallel import all_devices
@@ -16,8 +21,9 @@ from lungseg_jax.workdir import read_config, run_folder
 
 PACKAGED = "packaged"
 
-# Sources of the images that the weights in the package were trained on.
+# Sources of the images that the weights in the package were trained on, and what these are called.
 SEEN_BY_PACKAGED = ("kaggle", "montgomery", "shenzhen")
+_SEEN_IDS = re.compile(r"(MCUCXR|CHNCXR)_\d{4}_[01]")
 
 
 def find_weights(name: str) -> Weights:
@@ -92,28 +98,38 @@ def variables_to_start_from(config: Config) -> Variables | None:
             f"{config.start_from} belongs to another network",
             f"set {', '.join(differences)}",
         )
-    if config.data.labels != weights.config.data.labels:
-        terminal.say(f"{config.start_from} has other labels: its last layer begins anew")
-        return _with_random_head(config, weights.variables)
-    return weights.variables
+    if config.data.labels == weights.config.data.labels:
+        return weights.variables
+    parameters, batch_stats = weights.variables
+    return {**parameters, "head": _head_for_other_labels(config, weights)}, batch_stats
 
 
-def _with_random_head(config: Config, variables: Variables) -> Variables:
-    """Returns variables with the last layer of the configured network's initial ones."""
+def _head_for_other_labels(config: Config, weights: Weights) -> PyTree:
+    """Returns the last layer that a network with the configured labels starts with."""
+    if weights.config.data.labels == "lungs":
+        terminal.say(f"{config.start_from} has other labels: each class begins as lung")
+        classes = len(CHANNELS[config.data.labels])
+        # Classes are the fastest axis of the last layer's channels; see `depth_to_space`.
+        return jax.tree.map(lambda x: np.repeat(x, classes, axis=-1), weights.variables[0]["head"])
+    terminal.say(f"{config.start_from} has other labels: its last layer begins anew")
     _, initial, _ = split_model(make_model(config))
-    parameters, batch_stats = variables
-    return {**parameters, "head": jax.device_get(initial["head"])}, batch_stats
+    return jax.device_get(initial["head"])
 
 
-def say_if_seen(name: str, trained: Config, source: SourceName) -> None:
+def say_if_seen(
+    name: str, trained: Config, source: SourceName, example_ids: Iterable[str] = ()
+) -> None:
     """Warns if weights, or those they started from, were trained on the images to be measured.
 
     Args:
       name: the weights' name.
       trained: the configuration they were trained with.
       source: the images' source.
+      example_ids: the images' ids, where they are known: those of copies tell, too.
     """
-    if PACKAGED in (name, trained.start_from) and source in SEEN_BY_PACKAGED:
+    if PACKAGED not in (name, trained.start_from):
+        return
+    if source in SEEN_BY_PACKAGED or any(map(_SEEN_IDS.search, example_ids)):
         terminal.say(
             "The weights in the package were trained on images of Montgomery and Shenzhen: "
             "on these, metrics will be too high"

@@ -3,6 +3,7 @@
 Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE …]
 
 --config=FILE       experiment, a file with get_config(); every key is in lungseg_jax/config.py
+                    (with --mode=eval, default: the configuration of the run in --workdir)
 --config.KEY=VALUE  changes one key
 --workdir=DIR       folder of the run, or gs://BUCKET/FOLDER (default: runs/<experiment>-<time>);
                     give it again to resume

@@ -8,6 +8,7 @@ exactly the batches that the interrupted one would have taken.
 import collections
 import contextlib
 import dataclasses
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from lungseg_jax.runtime.preemption import stop_after_step
 from lungseg_jax.state import Metrics, TrainState
 from lungseg_jax.step import prepare_step
 from lungseg_jax.weights import checksum
+from tfds_builder.build_report import read_build_report, splits_in
 
 # Interval at which figures are fetched from the device, unless too many steps are pending: often
 # enough for a person, rarely enough that the device never waits.
@@ -159,9 +161,21 @@ def start(
         step=int(state.step),
         begun_with=None if begun_with is None else checksum(begun_with),
     )
+    _write_splits(workdir, records["train"].folder)
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
+
+
+def _write_splits(workdir: epath.Path, records: epath.Path) -> None:
+    """Writes `splits.json`, by which other runs get the same splits: `data.splits` takes it."""
+    path = workdir / workdir_lib.SPLITS
+    if jax.process_index() > 0 or path.exists():
+        return
+    # Records that were copied here may have come without their report.
+    if (report := read_build_report(records)) is not None:
+        text = json.dumps(splits_in(report), indent=1) + "\n"
+        workdir_lib.write_whole(path, text.encode())
 
 
 def _restored_or_begun(

@@ -24,7 +24,7 @@ import itertools
 import json
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,10 @@ from etils import epath
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import READING_KEYS, define_keys, parse_flags
-from lungseg_jax.config import DataConfig, EvaluationConfig, resolve
+from lungseg_jax.config import Config, DataConfig, EvaluationConfig, resolve
 from lungseg_jax.data.labels import channels, has_sides, tells_sides
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
-from lungseg_jax.find_weights import PACKAGED, find_weights, say_if_seen
+from lungseg_jax.find_weights import PACKAGED, find_weights, run_and_step, say_if_seen
 from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
@@ -50,7 +50,7 @@ from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.sandbox import Sandboxes
-from lungseg_jax.workdir import VALIDATION, local_path, make_folder, write_whole
+from lungseg_jax.workdir import SPLITS, VALIDATION, local_path, make_folder, run_folder, write_whole
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sources import Case, FolderPatterns, list_source
 from tfds_builder.splits import read_split_file
@@ -87,7 +87,7 @@ def validate(
     segmenter: Segmenter,
     data: DataConfig,
     output: epath.PathLike,
-    names: Sequence[str] = (),
+    trained: Mapping[str, Config] | None = None,
     evaluation: EvaluationConfig = EvaluationConfig(),
 ) -> evaluation_report.Summary:
     """Measures masks of a folder's labelled images; writes and returns the metrics.
@@ -98,7 +98,7 @@ def validate(
       segmenter: makes the masks.
       data: which images, and how they are read.
       output: folder to write to.
-      names: names of the networks, for `validation.json`.
+      trained: names of the networks, for `validation.json`, and what they were trained with.
       evaluation: tolerances of surface Dice.
 
     Returns:
@@ -116,6 +116,11 @@ def validate(
     listing = list_source(data.source, data.manual_dir, patterns)
     terminal.say(f"{data.source}: {listing.describe()}")
     cases = _test_split(listing.cases, data.splits) if data.splits else listing.cases
+    ids = [case.example_id for case in cases]
+    trained = trained or {}
+    for name, config in trained.items():
+        say_if_seen(name, config, data.source, ids)
+        _say_if_trained_on(name, config.data, data, ids)
     make_folder(output)
     with (
         alone_in(output, "wait for its end, or give another --output"),
@@ -133,7 +138,7 @@ def validate(
         }
         summary = {SPLIT: _summary(rows, len(left_out), evaluation)}
         evaluation_report.remove_summary(output)
-        _note(output, segmenter, data, names, left_out)
+        _note(output, segmenter, data, list(trained), left_out)
         summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
         evaluation_report.write_summary(output, summary)
         evaluation_report.write_overlays(output, rows, ranked, overlays)
@@ -348,15 +353,41 @@ def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
         )
 
 
-def _say_if_trained_there(name: str, trained: DataConfig, data: DataConfig) -> None:
-    """Warns if a run's own images, most of which it was trained on, are to be measured."""
+def _say_if_trained_on(
+    name: str, trained: DataConfig, data: DataConfig, example_ids: Collection[str]
+) -> None:
+    """Warns if a run's own images, most of which it was trained on, are to be measured.
+
+    Args:
+      name: what was given as --checkpoint.
+      trained: the data that it was trained on.
+      data: the data to be measured.
+      example_ids: the ids of the images to be measured.
+    """
+    remedy = "figures will be too high; of images it has not seen, --mode=eval of the run tells"
+    seen = _ids_trained_on(name)
+    if seen is not None:
+        if common := len(seen.intersection(example_ids)):
+            count = f"{common} of {len(example_ids)} images have ids of its training images"
+            terminal.say(f"{name}: {count}: if they are the same, {remedy}")
+        return
+    # A file of weights does not name the images, which may identify patients.
     folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
     held_out = bool(data.splits) and data.splits == trained.splits
     if name != PACKAGED and trained.manual_dir and len(folders) == 1 and not held_out:
-        terminal.say(
-            f"{name} was trained on images of this folder: figures will be too high; of those "
-            "that it has not seen, lungseg_jax.main --mode=eval tells"
-        )
+        terminal.say(f"{name} was trained on images of this folder: {remedy}")
+
+
+def _ids_trained_on(name: str) -> set[str] | None:
+    """Returns the ids that a run was trained and selected on; `None` where no file names them."""
+    if name == PACKAGED:
+        return None
+    path = run_and_step(run_folder(name))[0] / SPLITS
+    try:
+        splits = read_split_file(path)
+    except ConfigError:
+        return None
+    return {*splits["train"], *splits["val"]}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -388,10 +419,8 @@ def _run(arguments: Sequence[str]) -> None:
     names = checkpoints.value or [PACKAGED]
     members = list(map(find_weights, names))
     segmenter = Segmenter(*members, both_ways=bool(both_ways.value))
-    for name, member in zip(names, members, strict=True):
-        say_if_seen(name, member.config, data.source)
-        _say_if_trained_there(name, member.config.data, data)
-    summary = validate(segmenter, data, output.value, names, resolved.evaluation)
+    trained = dict(zip(names, (member.config for member in members), strict=True))
+    summary = validate(segmenter, data, output.value, trained, resolved.evaluation)
     figures = summary[SPLIT]
     shown = {SPLIT: figures, "accepted": figures["accepted"]}
     terminal.say(

@@ -26,6 +26,9 @@ BUCKETS = "gs://"
 # The file that `lungseg_jax.validate` writes beside its figures, which marks its folders.
 VALIDATION = "validation.json"
 
+# The file that names the images of each split of a run.
+SPLITS = "splits.json"
+
 # Keys that may differ between a run and its resumption: they change weights by rounding at most.
 _FREE_KEYS = frozenset(
     {

@@ -62,6 +62,13 @@ def test_black_bars_do_not_matter(phantoms):
         assert chest_template.judge(wide) == "frontal"
 
 
+def test_a_chest_within_wide_black_bars_is_a_chest(phantoms):
+    """Fault: a newborn on a large plate, or a padded image, taken for a mask for all its black."""
+    for image in phantoms:
+        small = cv2.resize(image, (50, 50), interpolation=cv2.INTER_AREA)
+        assert chest_template.judge(np.pad(small, ((30, 30), (28, 32)))) == "frontal"
+
+
 def test_a_chest_on_a_small_part_of_the_image_is_not_enlarged(phantoms):
     """Fault: what is left on an all but black image cut out, stretched and called a chest."""
     for image in phantoms:

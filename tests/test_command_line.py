@@ -1,10 +1,14 @@
 """Flags and what they ask for."""
 
+import dataclasses
+
 import pytest
+from etils import epath
 
 from lungseg_jax.command_line import parse, parse_build, parse_prediction
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.workdir import default_workdir
+from lungseg_jax.workdir import claim, default_workdir
+from tests.small import small_config
 
 
 def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
@@ -31,6 +35,24 @@ def test_jobs_that_need_a_folder_ask_for_it(argument):
     """Fault: a new folder for each host, or one that holds no run to evaluate."""
     with pytest.raises(ConfigError, match="--workdir: is missing; "):
         parse(["main", "--config=configs/unet.py", argument])
+
+
+def test_a_run_is_evaluated_by_its_own_configuration(tmp_path):
+    """Fault: every flag of a training to be typed again, or the defaults in place of them."""
+    config = small_config(fold=2, data__source="kaggle", data__manual_dir="/archive")
+    claim(epath.Path(tmp_path), config)
+    arguments = ["main", "--mode=eval", f"--workdir={tmp_path}"]
+    assert parse(arguments).config == config
+    changed = parse([*arguments, "--config.evaluation.batch_size=3", "--step=5"])
+    expected = dataclasses.replace(config.evaluation, batch_size=3)
+    assert changed.config == dataclasses.replace(config, evaluation=expected)
+    assert changed.step == 5
+    with pytest.raises(ConfigError, match="unknown key 'batch_sise'"):
+        parse([*arguments, "--config.batch_sise=3"])
+    with pytest.raises(ConfigError, match="holds no run"):
+        parse(["main", "--mode=eval", f"--workdir={tmp_path.parent}"])
+    with pytest.raises(ConfigError, match="--workdir: is missing"):
+        parse(["main", "--mode=eval"])
 
 
 def test_a_step_is_asked_of_an_evaluation_alone():

@@ -146,7 +146,7 @@ def test_duplicates_are_those_that_are_found(folder, page):
     """Fault: the file and the page tell of other pairs than the search."""
     pairs = pairs_in(folder)
     content = json.loads((folder / "data_report" / "duplicates.json").read_text())
-    assert content["archive"] == 20
+    assert content["images"] == 20
     told = [(x["kind"], x["first"], x["second"], x["across_splits"]) for x in content["pairs"]]
     assert told == [
         (pair.kind, vars(pair.first), vars(pair.second), pair.across_splits) for pair in pairs

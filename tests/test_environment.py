@@ -64,7 +64,10 @@ def test_no_git_is_no_error(tmp_path, monkeypatch):
 
 def test_environment_is_json_and_does_not_import_jax():
     """Fault: the platform chosen by an import; figures that no result file can hold."""
-    assert json.loads(json.dumps(environment())) == environment()
+    found = environment()
+    assert json.loads(json.dumps(found)) == found
+    # Those that read files and measure masks, too.
+    assert {"jax", "numpy", "opencv-python-headless", "pydicom", "grain"} <= set(found["versions"])
     program = "import sys, lungseg_jax.runtime.environment; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -13,9 +13,9 @@ from etils import epath
 
 from lungseg_jax.config import Config, DataConfig, SourceName
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.find_weights import find_weights, variables_to_start_from
+from lungseg_jax.find_weights import find_weights, say_if_seen, variables_to_start_from
 from lungseg_jax.log import Log
-from lungseg_jax.network import make_model, split_model
+from lungseg_jax.network import make_forward, make_model, split_model
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.step import prepare_step
 from lungseg_jax.train import loop, start
@@ -141,10 +141,13 @@ def test_images_that_the_packaged_weights_have_seen_are_named(source, capsys):
     variables_to_start_from(Config(start_from="packaged", data=DataConfig(source=source)))
     seen = source in ("kaggle", "montgomery", "shenzhen")
     assert ("metrics will be too high" in capsys.readouterr().err) == seen
+    # Copies, too, whatever they are read as.
+    say_if_seen("packaged", Config(), source, ["p1", "MCUCXR_0001_0"])
+    assert "metrics will be too high" in capsys.readouterr().err
 
 
-def test_weights_of_other_labels_give_all_but_the_last_layer(tmp_path, saved, capsys):
-    """Fault: sides that cannot be learnt from a network of lungs, or a head that does not fit."""
+def test_each_class_begins_as_lung(tmp_path, saved, capsys):
+    """Fault: what a network knows of lungs lost where sides are learnt, or classes mixed up."""
     path = str(tmp_path / "other.safetensors")
     config = small_config_with_data(
         tmp_path, data__labels="left_right", augment__flip=False, parallel="mesh", start_from=path
@@ -153,9 +156,27 @@ def test_weights_of_other_labels_give_all_but_the_last_layer(tmp_path, saved, ca
     assert found is not None
     parameters, batch_stats = found
     assert_trees_equal(batch_stats, saved.variables[1])
-    _, initial, _ = split_model(make_model(config))
-    for name, layer in parameters.items():
-        assert_trees_equal(layer, initial[name] if name == "head" else saved.variables[0][name])
-    assert "other labels: its last layer begins anew" in capsys.readouterr().err
+    rest = {name: layer for name, layer in parameters.items() if name != "head"}
+    assert_trees_equal(rest, {name: saved.variables[0][name] for name in rest})
+    assert "other labels: each class begins as lung" in capsys.readouterr().err
+    images = jax.random.bits(jax.random.key(0), (2, 32, 32, 1), "uint16")
+    of_lungs = make_forward(saved.config)(saved.variables, images)
+    of_sides = make_forward(config)(found, images)
+    np.testing.assert_allclose(of_sides, np.repeat(of_lungs, 2, axis=-1), atol=1e-6)
     state, _ = prepare_step(config, all_devices("mesh"), found)
     assert_trees_equal(jax.device_get(state.parameters), parameters)
+
+
+def test_classes_of_sides_say_nothing_of_both_lungs(tmp_path, capsys):
+    """Fault: the right lung's layer taken for that of both."""
+    config = small_config(data__labels="left_right", augment__flip=False, start_from="")
+    _, parameters, batch_stats = split_model(make_model(config))
+    sided = tmp_path / "sided.safetensors"
+    save_weights(sided, Weights(config, jax.device_get((parameters, batch_stats)), Calibration()))
+    lungs = small_config(seed=3, start_from=str(sided))
+    found = variables_to_start_from(lungs)
+    assert found is not None
+    _, initial, _ = split_model(make_model(lungs))
+    assert_trees_equal(found[0]["head"], initial["head"])
+    assert_trees_equal(found[0]["encoder"], find_weights(str(sided)).variables[0]["encoder"])
+    assert "other labels: its last layer begins anew" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks.peers_plot import IMAGE, Row, chart, read_results, sections_of
+from benchmarks.peers_plot import PLOT, Row, chart, read_results, sections_of
 from benchmarks.programs import Program
 from benchmarks.race import compare, race
 
@@ -80,6 +80,6 @@ def test_places_on_the_axis():
 def test_image_is_that_of_the_result_files():
     """Fault: an image in the README that no committed measurement has."""
     if not read_results():
-        assert not IMAGE.exists()
+        assert not PLOT.exists()
         pytest.skip("no comparison is committed")
-    assert IMAGE.read_text() == chart(sections_of(read_results()))
+    assert PLOT.read_text() == chart(sections_of(read_results()))

@@ -39,6 +39,7 @@ from lungseg_jax.weights import load_weights
 from lungseg_jax.workdir import read_config, read_starts
 from tests.events import events_in
 from tests.small import LISTENING, REPOSITORY, assert_trees_equal, small_config, write_small_data
+from tfds_builder.splits import read_split_file
 
 STEPS = 40
 
@@ -191,6 +192,9 @@ def test_finished_run_leaves_what_the_readme_says(finished):
         assert float(row["train_loss"]) == pytest.approx(mean)
     assert max(float(row["val_dice"]) for row in history) == metrics["val"]["dice"]
     assert float(history[-1]["val_cross_entropy"]) > 0
+    splits = read_split_file(finished / "splits.json")
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 21, "val": 3, "test": 6}
+    assert set(splits["test"]) == {row["id"] for row in rows}
 
 
 def test_same_seed_gives_the_same_bits(data, finished, tmp_path):
@@ -203,11 +207,12 @@ def test_same_seed_gives_the_same_bits(data, finished, tmp_path):
     assert losses(tmp_path / "again") == losses(finished)
 
 
-def test_eval_mode_gives_the_same_figures(data, finished):
+def test_eval_mode_gives_the_same_figures(finished):
     """Fault: evaluation of another checkpoint or of unaveraged parameters."""
     before = (finished / "metrics.json").read_bytes()
     (finished / "metrics.json").unlink()
-    result = run(command(data, finished, "--mode=eval"))
+    main = [sys.executable, "-m", "lungseg_jax.main"]
+    result = run([*main, "--mode=eval", f"--workdir={finished}"])
     assert result.returncode == 0, result.stderr
     assert (finished / "metrics.json").read_bytes() == before
     assert [start["mode"] for start in read_starts(epath.Path(finished))] == ["train", "eval"]

@@ -59,12 +59,25 @@ def test_a_header_that_states_the_sides_is_believed():
 
 def test_channels_of_the_network_name_the_sides_where_it_has_them():
     """Fault: a model of two classes whose own sides are thrown away, or taken in another order."""
-    square = square_of(PHANTOM.right_lung, PHANTOM.left_lung)
-    # Mirrored without a note: the network says which is which, whatever the image looks like.
-    radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none")
-    found = make_segmentation(radiograph, square[:, ::-1], 0.5, 0.96)
-    assert iou(found.right, PHANTOM.right_lung[:, ::-1]) > 0.95
-    assert found.notes == ()
+    for masks in ((PHANTOM.right_lung, PHANTOM.left_lung), (PHANTOM.left_lung, PHANTOM.right_lung)):
+        found = make_segmentation(Radiograph(IMAGE, None, "none"), square_of(*masks), 0.5, 0.96)
+        assert iou(found.right, masks[0]) > 0.95
+        assert iou(found.left, masks[1]) > 0.95
+        assert found.notes == ()
+
+
+@pytest.mark.parametrize("by_place", [True, False])
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_network_that_tells_sides_is_corrected_on_mirrored_images(by_place, stated):
+    """Fault: its sides go by the place, so that a mirrored film has them swapped without a word."""
+    right, left = PHANTOM.right_lung[:, ::-1], PHANTOM.left_lung[:, ::-1]
+    # By place, the lung at the viewer's left, or by the heart, as a network might learn to.
+    told = (left, right) if by_place else (right, left)
+    radiograph = Radiograph(IMAGE[:, ::-1].copy(), None, "none", orientation_stated=stated)
+    found = make_segmentation(radiograph, square_of(*told), 0.5, 0.96)
+    assert iou(found.right, told[0] if stated else right) > 0.95
+    assert iou(found.left, told[1] if stated else left) > 0.95
+    assert "mirrored" in found.notes[0]
 
 
 @pytest.mark.parametrize("transpose", [False, True])

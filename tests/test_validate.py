@@ -25,7 +25,7 @@ from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.surface import outline, surface_distances
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
-from lungseg_jax.validate import IMAGE_KEYS, _say_if_trained_there, main, validate
+from lungseg_jax.validate import IMAGE_KEYS, _say_if_trained_on, main, validate
 from lungseg_jax.weights import Calibration, load_weights, packaged_weights, save_weights
 from lungseg_jax.workdir import VALIDATION, check_free
 from tests.images import chest, dicom_bytes, png_bytes
@@ -229,9 +229,9 @@ def test_its_own_folder_is_known(tmp_path, segmenter):
     """Fault: overlays segmented as patients' images, or figures that a training run replaces."""
     data = write_images(tmp_path / "data")
     out = tmp_path / "data" / "figures"
-    for names in (["first"], ["second"]):
-        validate(segmenter, data, out, names)
-        assert json.loads((out / VALIDATION).read_text())["networks"] == names
+    for name in ("first", "second"):
+        validate(segmenter, data, out, {name: small_config()})
+        assert json.loads((out / VALIDATION).read_text())["networks"] == [name]
     rows = predict(segmenter, [tmp_path / "data"], tmp_path / "masks", read_options(data))
     assert not any("figures" in row.file for row in rows)
     assert any(row.mask for row in rows)
@@ -277,8 +277,26 @@ def test_a_run_on_its_own_images_is_warned_of(tmp_path, capsys, folder, warned):
     trained, data = (
         DataConfig(source="folder", manual_dir=str(tmp_path / name)) for name in ("own", folder)
     )
-    _say_if_trained_there("runs/first", trained, data)
-    assert ("runs/first was trained on images of this folder" in capsys.readouterr().err) == warned
+    _say_if_trained_on("first.safetensors", trained, data, ["a"])
+    said = "first.safetensors was trained on images of this folder" in capsys.readouterr().err
+    assert said == warned
+
+
+@pytest.mark.parametrize(("ids", "count"), [(["a", "b", "c"], 2), (["c", "d"], 0)])
+def test_training_images_are_known_by_their_ids_in_any_folder(tmp_path, capsys, ids, count):
+    """Fault: a copy of the training images in another folder, measured as external."""
+    splits = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "splits.json").write_text(json.dumps(splits))
+    trained, data = (
+        DataConfig(source="folder", manual_dir=name) for name in ("/archive", "/copies")
+    )
+    for name in (str(tmp_path / "run"), str(tmp_path / "run" / "checkpoints" / "50")):
+        _say_if_trained_on(name, trained, data, ids)
+        said = capsys.readouterr().err
+        assert (f"{count} of {len(ids)} images have ids of its training images" in said) == (
+            count > 0
+        )
 
 
 def test_nothing_to_measure_is_refused(tmp_path, segmenter):
@@ -335,9 +353,9 @@ def test_a_split_file_leaves_the_images_that_were_trained_on_out(tmp_path, segme
     assert summary["external"]["num_examples"] == 2
     note = json.loads((tmp_path / "out" / VALIDATION).read_text())
     assert note["data"]["splits"] == str(splits)
-    _say_if_trained_there("run", data, dataclasses.replace(data, splits=""))
+    _say_if_trained_on("run", data, dataclasses.replace(data, splits=""), ["0"])
     assert "figures will be too high" in capsys.readouterr().err
-    _say_if_trained_there("run", data, data)
+    _say_if_trained_on("run", data, data, ["3"])
     assert "too high" not in capsys.readouterr().err
     splits.write_text(json.dumps({"train": ["0"], "val": ["2"], "test": ["3", "7"]}))
     with pytest.raises(ConfigError, match="test lists '7', which is not in the data"):

@@ -137,6 +137,15 @@ def read_digests(folder: epath.Path) -> dict[str, FileDigest]:
     }
 
 
+def splits_in(report: dict) -> dict[str, list[str]]:
+    """Returns the ids of each split's examples, sorted, in the form of a split file."""
+    splits: dict[str, set[str]] = collections.defaultdict(set)
+    for entry in report["files"]:
+        if entry["split"]:
+            splits[entry["split"]].add(entry["example_id"])
+    return {name: sorted(ids) for name, ids in splits.items()}
+
+
 def summary(entries: Sequence[FileEntry]) -> str:
     """Returns the counts by status, and by reason and note, and the bad files, as text."""
     by_status = collections.Counter(entry.status for entry in entries)

@@ -71,6 +71,7 @@ class Records:
       split: the split's name.
       name: the records' name; other inputs give another name.
       content: a checksum of the split's records.
+      folder: the folder of the records of all splits.
       image_size: side of the images in pixels.
       labels: what the channels of the masks are.
     """
@@ -88,7 +89,8 @@ class Records:
         self.split = split
         self.labels: Labels = labels
         self.name: str = info.config_name
-        self.content = content_of(builder.data_path, split)
+        self.folder = builder.data_path
+        self.content = content_of(self.folder, split)
         self.image_size: int = info.features["image"].shape[0]
 
     def __len__(self) -> int:

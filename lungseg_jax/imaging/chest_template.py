@@ -22,9 +22,10 @@ from lungseg_jax.imaging.borders import without_bars
 MIN_LIKENESS = 0.55
 MIN_LEAD = 0.25
 
-# Least share of greys between black and white: a mask of two lungs has the figure of a chest, but
-# next to no greys. Images of Montgomery and Shenzhen have 0.32 or more, their masks 0.03 or less.
-MIN_GREY = 0.12
+# Least share of greys in what is not background, which is black or white, whichever there is more
+# of: a mask of two lungs has the figure of a chest, but next to no greys. Images of Montgomery and
+# Shenzhen have 0.78 or more, their masks 0.15 or less.
+MIN_GREY = 0.35
 _BLACK, _WHITE = 0.05, 0.95
 
 # Proportions of the figure as shares of the image's side, from its centre.
@@ -78,7 +79,8 @@ def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
 def _share_of_grey(pixels: Float[np.ndarray, "h w"]) -> float:
     low, high = float(pixels.min()), float(pixels.max())
     scaled = (pixels - low) / max(high - low, 1e-6)
-    return float(np.mean((scaled > _BLACK) & (scaled < _WHITE)))
+    black, white = float((scaled <= _BLACK).mean()), float((scaled >= _WHITE).mean())
+    return (1 - black - white) / (1 - max(black, white) + 1e-6)
 
 
 def _ranks(values: Float32[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:

@@ -91,6 +91,12 @@ def sizes_tell(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) 
     return bool(smaller >= max(1, _LEAST_SYMMETRY * larger))
 
 
+def lies_left_of(first: Bool[np.ndarray, "h w"], second: Bool[np.ndarray, "h w"]) -> bool:
+    """Whether one lung lies farther to the viewer's left than the other; neither is empty."""
+    first_column, second_column = (np.flatnonzero(lung) % lung.shape[1] for lung in (first, second))
+    return bool(first_column.mean() < second_column.mean())
+
+
 def orientation_score(pixels: Float[np.ndarray, "h w"], lungs: Bool[np.ndarray, "h w"]) -> float:
     """Returns how much an image looks the right way round: near 1, or near -1 if it is mirrored.
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32
 
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
-from lungseg_jax.imaging.sides import looks_mirrored, split_lungs
+from lungseg_jax.imaging.sides import lies_left_of, looks_mirrored, split_lungs
 from lungseg_jax.prediction import plausibility
 from lungseg_jax.prediction.postprocessing import keep_lungs, smooth
 
@@ -92,12 +92,14 @@ def make_segmentation(
     else:
         # The viewer's left is the patient's right.
         right, left = split_lungs(lungs)
-        if looks_mirrored(radiograph.pixels, right, left):
-            if radiograph.orientation_stated:
-                notes = (*notes, "appears mirrored (right and left as in the header)")
-            else:
+    if looks_mirrored(radiograph.pixels, right, left):
+        if radiograph.orientation_stated:
+            notes = (*notes, "appears mirrored (right and left as in the header)")
+        else:
+            # Networks that tell sides have seen hardly any mirrored image: they go by the place.
+            if lies_left_of(right, left):
                 right, left = left, right
-                notes = (*notes, "appears mirrored (right and left by the position of the heart)")
+            notes = (*notes, "appears mirrored (right and left by the position of the heart)")
     turn, spacing_mm = radiograph.orientation, radiograph.spacing_mm
     if spacing_mm and turn.transpose:
         row, column = spacing_mm

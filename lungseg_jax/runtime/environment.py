@@ -1,6 +1,7 @@
 """What a result was computed with: code, libraries, hardware."""
 
 import contextlib
+import datetime
 import hashlib
 import importlib.metadata
 import platform
@@ -12,6 +13,9 @@ import lungseg_jax
 from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+
+# Libraries that keep records and checkpoints.
+STORES = ("array-record", "grain", "orbax-checkpoint", "tensorflow-datasets")
 
 # Libraries by which files become images and masks.
 READERS = (
@@ -26,11 +30,12 @@ _GIT_SECONDS = 10
 
 
 def environment() -> dict[str, Any]:
-    """Returns `revision`, `python`, `versions` of libraries, and `hardware`, as JSON values."""
+    """Returns date, revision, Python's and libraries' versions, and hardware, as JSON values."""
     return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "revision": revision(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": _versions(*LIBRARIES, *STORES, *READERS),
         "hardware": hardware(),
     }
 
@@ -64,10 +69,17 @@ def digest_of_program(packages: Path = _CHECKOUT) -> str:
         for path in sorted((packages / package).rglob("*.*")):
             if path.suffix in (".py", ".npy"):
                 digest.update(path.read_bytes())
-    for name in (*LIBRARIES, *READERS):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            digest.update(f"{name} {importlib.metadata.version(name)}".encode())
+    digest.update(repr(_versions(*LIBRARIES, *READERS)).encode())
     return digest.hexdigest()
+
+
+def _versions(*libraries: str) -> dict[str, str]:
+    """Returns the versions of those libraries that are installed."""
+    found = {}
+    for name in libraries:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def hardware() -> str:

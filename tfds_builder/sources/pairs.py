@@ -4,10 +4,13 @@
     a/1.dcm,outlines/1.png,p1,normal
 
 The columns are `image` and `mask`, or `left_mask` and `right_mask` (the patient's sides); `id`,
-`patient`, `source`, `finding`, `sex` and `age` (years) are optional. A row without a mask is an
-unlabelled image. Records hold a keyed hash of `patient`, the same as for an equal DICOM PatientID.
+`patient`, `source`, `finding`, `sex` and `age` (years) are optional. Without `id`, an image is
+called by its file's name or, where several images have that name, by its path in the list. A row
+without a mask is an unlabelled image. Records hold a keyed hash of `patient`, the same as for an
+equal DICOM PatientID.
 """
 
+import collections
 import csv
 import dataclasses
 import io
@@ -69,17 +72,19 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
     cases: dict[str, Case] = {}
     unlabelled: list[epath.Path] = []
     first_use: dict[epath.Path, int] = {}
-    for line, row in _read_rows(pairs):
-        cells = _Row(pairs, line, row)
+    rows = [_Row(pairs, line, row) for line, row in _read_rows(pairs)]
+    # Archives give the images of all patients the same names.
+    stems = collections.Counter(stem_of(epath.Path(row.cells["image"])) for row in rows)
+    for cells in rows:
         image, masks = cells.pair(root, known)
         for column, path in (("image", image), *((_COLUMN[m.structure], m.path) for m in masks)):
             if path in first_use:
                 cells.refuse(column, f"already used in line {first_use[path]}", "use files once")
-            first_use[path] = line
+            first_use[path] = cells.line
         if not masks:
             unlabelled.append(image)
             continue
-        case = cells.case(image, masks)
+        case = cells.case(image, masks, stems)
         if cases.setdefault(case.example_id, case) is not case:
             cells.refuse("id", "duplicate id", "give each image its own id")
     check_not_empty(root, [*cases, *unlabelled], cases)
@@ -154,15 +159,25 @@ class _Row:
             self.refuse("mask", "given beside left_mask and right_mask", "leave it empty")
         return image, tuple(MaskFile(*mask) for mask in found.values())
 
-    def case(self, image: epath.Path, masks: tuple[MaskFile, ...]) -> Case:
-        """Returns the line's case."""
+    def case(
+        self, image: epath.Path, masks: tuple[MaskFile, ...], stems: Mapping[str, int]
+    ) -> Case:
+        """Returns the line's case, whose id, if none is given, is its image's name, or its path.
+
+        Args:
+          image: the image.
+          masks: its masks.
+          stems: how many images have each name.
+        """
+        stem = stem_of(image)
+        name = stem if stems[stem] == 1 else self.cells["image"]
         clinical = Clinical(
             sex=cast(Sex, self._word("sex", ("", "F", "M"))),
             age_years=self._age(),
             finding=cast(Finding, self._word("finding", ("", *_FINDINGS)) or "unknown"),
         )
         return Case(
-            example_id=self.cells.get("id") or stem_of(image),
+            example_id=self.cells.get("id") or name,
             patient_id=self.cells.get("patient") or None,
             source=self.cells.get("source") or SOURCE,
             image=image,
