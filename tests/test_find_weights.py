@@ -160,8 +160,8 @@ def test_each_class_begins_as_lung(tmp_path, saved, capsys):
     assert_trees_equal(rest, {name: saved.variables[0][name] for name in rest})
     assert "other labels: each class begins as lung" in capsys.readouterr().err
     images = jax.random.bits(jax.random.key(0), (2, 32, 32, 1), "uint16")
-    of_lungs = make_forward(saved.config)(saved.variables, images)
-    of_sides = make_forward(config)(found, images)
+    of_lungs = jax.jit(make_forward(saved.config))(saved.variables, images)
+    of_sides = jax.jit(make_forward(config))(found, images)
     np.testing.assert_allclose(of_sides, np.repeat(of_lungs, 2, axis=-1), atol=1e-6)
     state, _ = prepare_step(config, all_devices("mesh"), found)
     assert_trees_equal(jax.device_get(state.parameters), parameters)
