@@ -14,6 +14,7 @@ Interval and p are about other patients: two seeds of one recipe differ, too. Of
 import collections
 import csv
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -33,11 +34,15 @@ from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals, p_values
-from lungseg_jax.metrics import DISTANCES
+from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
 from lungseg_jax.workdir import run_folder
 
-# Metrics that are compared.
-COMPARED = ("dice", "iou", "hd95_px", "assd_px", "surface_dice")
+# Metrics that are compared: those in pixels between files of one size, those in percent of the
+# longer side between others, and optional ones if all tables have them.
+_IN_PIXELS = ("hd95_px", "assd_px", "surface_dice")
+_IN_PERCENT = ("hd95_percent", "assd_percent")
+_OPTIONAL = (*SIDE_FIGURES, "hd95_mm", "surface_dice_mm")
+COMPARED = ("dice", "iou", *_IN_PIXELS, *_IN_PERCENT, *_OPTIONAL)
 
 # On a command line, between two groups of runs.
 BETWEEN_GROUPS = "vs"
@@ -93,6 +98,8 @@ class Table:
       tolerance_px: tolerance of surface Dice.
       patients: each image's patient, by the image's id.
       reference_px: pixels of each image's reference, which identify reference and frame.
+      sizes: the longer sides of the files.
+      optional: which of the optional metrics it has; of those in mm, for all of its images.
       metrics: of each image those of `COMPARED`; NaN where one has no meaning.
     """
 
@@ -100,6 +107,8 @@ class Table:
     tolerance_px: float
     patients: dict[str, str]
     reference_px: dict[str, int]
+    sizes: frozenset[int]
+    optional: frozenset[str]
     metrics: dict[str, list[float]]
 
 
@@ -213,8 +222,11 @@ def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Differ
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         change = np.nanmean(theirs, axis=0) - np.nanmean(ours, axis=0)
     intervals, tests = mean_intervals(change, patients), p_values(change, patients)
+    hidden = _hidden([*first, *second])
     found = []
     for column, metric in enumerate(COMPARED):
+        if metric in hidden:
+            continue
         has = ~np.isnan(change[:, column])
         our_runs, their_runs = (group[:, has, column] for group in (ours, theirs))
         low, high = intervals[column].tolist()
@@ -234,6 +246,13 @@ def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Differ
             )
         )
     return found
+
+
+def _hidden(tables: Sequence[Table]) -> set[str]:
+    """Returns the metrics that not all tables have, or that do not suit files of these sizes."""
+    sizes = frozenset().union(*(table.sizes for table in tables))
+    shared = frozenset.intersection(*(table.optional for table in tables))
+    return {*_OPTIONAL} - shared | {*(_IN_PIXELS if len(sizes) > 1 else _IN_PERCENT)}
 
 
 def _metrics_of_runs(tables: Sequence[Table], ids: Sequence[str]) -> Float64[np.ndarray, "r n f"]:
@@ -279,8 +298,8 @@ def _read(workdir: epath.Path, split: str) -> Table:
         rows = []
     if not rows or not {"id", "dice"} <= rows[0].keys():
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
-    for name in (*COMPARED, "patient", "reference_px"):
-        if name not in rows[0]:
+    for name in (*COMPARED, "patient", "reference_px", "height", "width"):
+        if name not in rows[0] and name not in _OPTIONAL:
             raise DataError(path, f"has no column {name}", AGAIN)
     metrics = {row["id"]: [_number(path, row, name) for name in COMPARED] for row in rows}
     return Table(
@@ -288,13 +307,21 @@ def _read(workdir: epath.Path, split: str) -> Table:
         _tolerance(workdir, split),
         {row["id"]: row["patient"] for row in rows},
         {row["id"]: int(_number(path, row, "reference_px")) for row in rows},
+        frozenset(int(max(_number(path, row, x) for x in ("height", "width"))) for row in rows),
+        frozenset(filter(functools.partial(_has, rows), _OPTIONAL)),
         metrics,
     )
 
 
+def _has(rows: Sequence[dict[str, str]], metric: str) -> bool:
+    """Whether a table has an optional metric: in mm, of every image that has one in pixels."""
+    cells = [row.get(metric, "") for row in rows if row["hd95_px"]]
+    return all(cells) if metric.endswith("_mm") else any(cells)
+
+
 def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
     """Returns a number from a row; NaN where a metric has no meaning and its cell is empty."""
-    cell = row[name]
+    cell = row.get(name, "") if name in _OPTIONAL else row[name]
     if cell == "" and name in COMPARED:
         return math.nan
     try:
@@ -332,6 +359,7 @@ def _run(arguments: Sequence[str]) -> None:
             "The interval and p say what other patients might give, not what training again would: "
             "two seeds of one recipe may differ as much."
         )
+    terminal.say("Each p is of one metric alone: choose the one that decides before you look.")
     if min(difference.patients for difference in differences) < MIN_PATIENTS:
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
 

@@ -116,6 +116,7 @@ def evaluate_splits(
     overlays = evaluator.overlays(saved.variables, records["test"], list(ranked.values()))
     measured_by = {
         "checkpoint_step": saved.step,
+        "masks": f"network output above {THRESHOLD}",
         "tolerance_px": evaluator.evaluation.tolerance_px,
         "tolerance_mm": evaluator.evaluation.tolerance_mm,
     }
@@ -272,6 +273,8 @@ def _as_metrics(names: Names, numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
         names.source,
         patient=names.patient_id,
         finding=names.finding,
+        sex=names.sex,
+        age_years=names.age_years,
         **values | {name: int(values[name]) for name in COUNTS},
     )
 

@@ -1,11 +1,12 @@
 """What an evaluation writes: tables, overlays, `metrics.json`, and a table to read."""
 
+import collections
 import csv
 import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,11 +14,28 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.imaging import png
-from lungseg_jax.metrics import SIDE_FIGURES, ImageMetrics, spread, summarize
+from lungseg_jax.metrics import (
+    SIDE_FIGURES,
+    ImageMetrics,
+    dice_of_classes,
+    spread,
+    summarize,
+)
 from lungseg_jax.workdir import write_whole
 
-# Metrics that a whole table may lack.
-_SOMETIMES = (*SIDE_FIGURES, "cross_entropy")
+# Columns that a whole table may lack.
+_SOMETIMES = (*SIDE_FIGURES, "cross_entropy", "sex", "age_years")
+
+# First year of each age group.
+_AGES = {0: "0 to 17", 18: "18 to 39", 40: "40 to 64", 65: "65 and over"}
+
+# What images are grouped by in a summary.
+_GROUPS: dict[str, Callable[[ImageMetrics], str]] = {
+    "source": lambda row: row.source,
+    "finding": lambda row: row.finding,
+    "sex": lambda row: row.sex or "unknown",
+    "age": lambda row: _age_group(row.age_years),
+}
 
 Summary = dict[str, dict]
 
@@ -29,18 +47,24 @@ _COLUMNS = {
     "hd95_px": "HD95 px",
     "assd_px": "ASSD px",
     "surface_dice": "surface Dice",
+    "hd95_percent": "HD95 %",
+    "assd_percent": "ASSD %",
     "hd95_mm": "HD95 mm",
     "dice_right": "right Dice",
     "dice_left": "left Dice",
     "num_examples": "images",
 }
 
+# Those of them that are for files of one size, and for files of several.
+_OF_ONE_SIZE = ("hd95_px", "assd_px", "surface_dice")
+_OF_SEVERAL = ("hd95_percent", "assd_percent")
+
 # Columns for what rarely happens: shown only where it did.
 _FAILURES = {"num_empty_predictions": "missed", "num_false_lungs": "false lungs"}
 
 
 def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -> dict:
-    """Writes `eval/<split>.csv` by id; returns its summary, with those by source and finding.
+    """Writes `eval/<split>.csv` by id; returns its summary, with those of groups of images.
 
     Columns of `_SOMETIMES` are written only if some row has them, the others always; what rows
     have beyond `ImageMetrics` comes last.
@@ -48,7 +72,7 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
     text = io.StringIO(newline="")
     fields = [field.name for field in dataclasses.fields(rows[0] if rows else ImageMetrics)]
     for name in _SOMETIMES:
-        if all(math.isnan(getattr(row, name)) for row in rows):
+        if all(value == "" or _is_nan(value) for value in (getattr(row, name) for row in rows)):
             fields.remove(name)
     writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -57,14 +81,19 @@ def write_split(workdir: epath.Path, split: str, rows: Sequence[ImageMetrics]) -
         writer.writerow({key: "" if _is_nan(value) else value for key, value in cells})
     _write(workdir / "eval" / f"{split}.csv", text.getvalue().encode())
     summary = summary_of(rows)
-    for group in ("source", "finding"):
-        names = sorted({getattr(row, group) for row in rows})
-        if len(names) > 1:
-            summary[f"by_{group}"] = {
-                name: summary_of([row for row in rows if getattr(row, group) == name])
-                for name in names
-            }
+    for group, name_of in _GROUPS.items():
+        members = collections.defaultdict(list)
+        for row in rows:
+            members[name_of(row)].append(row)
+        if len(members) > 1:
+            summary[f"by_{group}"] = {name: summary_of(members[name]) for name in sorted(members)}
     return summary
+
+
+def _age_group(years: float) -> str:
+    if math.isnan(years):
+        return "unknown"
+    return _AGES[max(first for first in _AGES if first <= years)]
 
 
 def summary_of(rows: Sequence[ImageMetrics]) -> dict:
@@ -105,10 +134,11 @@ def read_summary(workdir: epath.Path) -> Summary:
 
 
 def best_median_worst(rows: Sequence[ImageMetrics]) -> dict[str, int]:
-    """Returns the positions of the images with the highest, middle and lowest Dice."""
+    """Returns the positions of the images with the highest, middle and lowest Dice of classes."""
+    dice = [dice_of_classes(vars(row)) for row in rows]
     ranked = sorted(
-        (position for position, row in enumerate(rows) if not math.isnan(row.dice)),
-        key=lambda position: -rows[position].dice,
+        (position for position, value in enumerate(dice) if not math.isnan(value)),
+        key=lambda position: -dice[position],
     )
     if not ranked:
         return {}
@@ -128,7 +158,7 @@ def write_overlays(
             path = workdir / "overlays" / f"{rank}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, png.encode_png(overlays[position]))
-            terminal.say(f"{rank}: {row.id}, Dice {row.dice:.4f}, {path}")
+            terminal.say(f"{rank}: {row.id}, Dice {dice_of_classes(vars(row)):.4f}, {path}")
 
 
 def closing_table(summary: Summary) -> str:
@@ -138,10 +168,13 @@ def closing_table(summary: Summary) -> str:
         lines[split] = _with_interval(figures)
         for source, source_figures in figures.get("by_source", {}).items():
             lines[f"{split} {source}"] = _with_interval(source_figures)
+    # A mean over files of several sizes is dominated by the largest if it is in pixels.
+    several = any(figures.get("num_sizes", 1) > 1 for figures in summary.values())
+    hidden = _OF_ONE_SIZE if several else _OF_SEVERAL
     columns = {
         key: heading
         for key, heading in _COLUMNS.items()
-        if any(key in figures for figures in lines.values())
+        if key not in hidden and any(key in figures for figures in lines.values())
     }
     columns |= {
         key: heading

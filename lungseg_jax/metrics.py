@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +35,8 @@ class ImageMetrics:
       source: where the image was taken.
       patient: id of the patient's first image by name: no other identifier goes into a table.
       finding: the finding of the image, or of the patient.
+      sex: `F`, `M` or empty.
+      age_years: NaN where it is not known.
       dice: 2 |A ∩ B| / (|A| + |B|).
       iou: |A ∩ B| / |A ∪ B|.
       hd95_px: see `SurfaceDistances.hd95`; pixels.
@@ -54,12 +56,16 @@ class ImageMetrics:
         shows when one begins to overfit. NaN where only a mask is known.
       predicted_px: pixels of both lungs in the prediction, in the file's frame.
       reference_px: the same in the reference.
+      height: rows of the file's frame, in pixels.
+      width: its columns.
     """
 
     id: str
     source: str
     patient: str = dataclasses.field(default="", kw_only=True)
     finding: str = dataclasses.field(default="", kw_only=True)
+    sex: str = dataclasses.field(default="", kw_only=True)
+    age_years: float = dataclasses.field(default=NAN, kw_only=True)
     dice: float
     iou: float
     hd95_px: float
@@ -77,9 +83,11 @@ class ImageMetrics:
     cross_entropy: float = NAN
     predicted_px: int = dataclasses.field(kw_only=True)
     reference_px: int = dataclasses.field(kw_only=True)
+    height: int = dataclasses.field(kw_only=True)
+    width: int = dataclasses.field(kw_only=True)
 
 
-COUNTS = ("predicted_px", "reference_px")
+COUNTS = ("predicted_px", "reference_px", "height", "width")
 
 # In the order of the channels.
 SIDE_FIGURES = ("dice_right", "dice_left")
@@ -87,7 +95,7 @@ SIDE_FIGURES = ("dice_right", "dice_left")
 FIGURES = tuple(
     field.name
     for field in dataclasses.fields(ImageMetrics)
-    if field.name not in ("id", "source", "patient", "finding", *COUNTS)
+    if field.name not in ("id", "source", "patient", "finding", "sex", "age_years", *COUNTS)
 )
 
 DISTANCES = tuple(name for name in FIGURES if name.startswith(("hd95", "assd")))
@@ -137,7 +145,7 @@ def image_metrics(
         surface_dice=surface_dice, hd95_percent=percent * hd95_px, assd_percent=percent * assd_px,
         hd95_mm=hd95_mm, assd_mm=assd_mm, surface_dice_mm=surface_dice_mm, precision=precision,
         recall=recall, **sides, cross_entropy=unsure, predicted_px=counts[0],
-        reference_px=counts[1],
+        reference_px=counts[1], height=true.shape[0], width=true.shape[1],
     )  # fmt: skip
 
 
@@ -228,12 +236,27 @@ def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def dice_of_classes(figures: Mapping[str, Any]) -> float:
+    """Returns the mean Dice of the right and the left lung or, where lungs are one class, theirs.
+
+    That of both lungs together does not tell whether they are exchanged. NaN where there is none.
+
+    Args:
+      figures: figures of an image, or their means.
+    """
+    sides = [figures.get(name, NAN) for name in SIDE_FIGURES]
+    known = [value for value in sides if not math.isnan(value)]
+    return float(np.mean(known)) if known else float(figures.get("dice", NAN))
+
+
 def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
     """Returns the mean of each metric over the images where it has a meaning, and counts.
 
     `num_without_lung` counts images with an empty reference, `num_false_lungs` those of them with
     lung in the prediction, `num_empty_predictions` images with lung in the reference only,
-    `num_with_mm` those whose distances are known in mm. A metric that no image has is left out.
+    `num_with_mm` those whose distances are known in mm, and `num_sizes` the sizes of files, by
+    their longer sides: of more than one, means in pixels depend on the mixture. A metric that no
+    image has is left out.
     """
     summary: dict[str, float | int] = {}
     for name in FIGURES:
@@ -243,6 +266,7 @@ def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
     return summary | {
         "num_examples": len(rows),
         "num_patients": len({row.patient or row.id for row in rows}),
+        "num_sizes": len({max(row.height, row.width) for row in rows}),
         "num_with_mm": sum(not math.isnan(row.hd95_mm) for row in rows),
         "num_without_lung": sum(row.reference_px == 0 for row in rows),
         "num_empty_predictions": sum(row.predicted_px == 0 < row.reference_px for row in rows),

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from lungseg_jax.errors import ConfigError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import variables_to_start_from
 from lungseg_jax.log import Log
-from lungseg_jax.metrics import NAN, summarize
+from lungseg_jax.metrics import NAN, SIDE_FIGURES, dice_of_classes, summarize
 from lungseg_jax.network import Variables, count_parameters
 from lungseg_jax.parallel import MAX_PENDING, Parallel, all_devices
 from lungseg_jax.runtime.environment import environment
@@ -250,7 +251,9 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
 
 
 def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
-    """Measures the averaged model on the validation split, logs it, and returns the mean Dice.
+    """Measures the averaged model on the validation split, logs it, and returns its Dice.
+
+    By that Dice, the mean of the classes', the best checkpoint is chosen.
 
     Args:
       run: the run in progress.
@@ -272,13 +275,15 @@ def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
     median = [ranked["median"]] if ranked else []
     for image in run.evaluator.overlays(run.state.ema, records, median).values():
         log.image("val/median", step, image)
-    dice = float(figures.get("dice", 0.0))
+    dice = dice_of_classes(figures)
+    of_sides = [f"{figures[name]:.4f}" for name in SIDE_FIGURES if name in figures]
+    sides = f" (right {of_sides[0]}, left {of_sides[1]})" if len(of_sides) == 2 else ""
     terminal.say(
-        f"step {step}: {pending.summary()}; validation Dice {dice:.4f}, "
+        f"step {step}: {pending.summary()}; validation Dice {dice:.4f}{sides}, "
         f"cross-entropy {figures.get('cross_entropy', np.nan):.4f}, "
         f"HD95 {figures.get('hd95_px', np.nan):.2f} px"
     )
-    return dice
+    return 0.0 if math.isnan(dice) else dice
 
 
 class Pending:

@@ -42,7 +42,7 @@ from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
-from lungseg_jax.metrics import ImageMetrics, image_metrics, name_patients
+from lungseg_jax.metrics import NAN, ImageMetrics, image_metrics, name_patients
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
@@ -136,7 +136,7 @@ def validate(
         overlays = {
             position: _overlay(segmenter, read(taken[position])) for position in ranked.values()
         }
-        summary = {SPLIT: _summary(rows, len(left_out), evaluation)}
+        summary = {SPLIT: _summary(segmenter, rows, len(left_out), evaluation)}
         evaluation_report.remove_summary(output)
         _note(output, segmenter, data, list(trained), left_out)
         summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
@@ -308,8 +308,13 @@ def _figures(
             tolerance_px=evaluation.tolerance_px,
             tolerance_mm=evaluation.tolerance_mm,
         )
+    age = case.clinical.age_years
     figures = dataclasses.replace(
-        figures, patient=labelled.patient_id, finding=case.clinical.finding
+        figures,
+        patient=labelled.patient_id,
+        finding=case.clinical.finding,
+        sex=case.clinical.sex,
+        age_years=NAN if age is None else age,
     )
     return Validated(
         **dataclasses.asdict(figures),
@@ -319,12 +324,18 @@ def _figures(
     )
 
 
-def _summary(rows: Sequence[Validated], num_left_out: int, evaluation: EvaluationConfig) -> dict:
+def _summary(
+    segmenter: Segmenter,
+    rows: Sequence[Validated],
+    num_left_out: int,
+    evaluation: EvaluationConfig,
+) -> dict:
     """Returns what a summary has besides the metrics of all images."""
     accepted = [row for row in rows if row.status == "accepted"]
     return {
         "accepted": evaluation_report.summary_of(accepted),
         "num_left_out": num_left_out,
+        "masks": f"as predict makes them, above {segmenter.threshold:.2f}",
         "tolerance_px": evaluation.tolerance_px,
         "tolerance_mm": evaluation.tolerance_mm,
     }

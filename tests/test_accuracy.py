@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import by_source, judge_quality
-from lungseg_jax.compare import COMPARED
+from benchmarks.accuracy import METRICS, by_source, judge_quality
 from lungseg_jax.metrics import COUNTS, ImageMetrics
 
 
 def row(
     name: str, source: str, dice: float, hd95_px: float, pixels: tuple[int, int] = (9, 8)
 ) -> ImageMetrics:
-    figures = dict.fromkeys(COMPARED, 1.0) | {"dice": dice, "hd95_px": hd95_px}
-    return ImageMetrics(name, source, **figures, **dict(zip(COUNTS, pixels, strict=True)))
+    figures = dict.fromkeys(METRICS, 1.0) | {"dice": dice, "hd95_px": hd95_px}
+    counts = dict(zip(COUNTS, (*pixels, 9, 8), strict=True))
+    return ImageMetrics(name, source, **figures, **counts)
 
 
 def test_figures_by_source():

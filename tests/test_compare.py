@@ -1,6 +1,7 @@
 """Two runs on the same images."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from lungseg_jax import evaluation_report
 from lungseg_jax.compare import COMPARED, compare, main
 from lungseg_jax.errors import DataError
 
+# The columns of every table.
+USUAL = tuple(name for name in COMPARED if not name.endswith(("_mm", "_right", "_left")))
+
 
 def write_run(
     folder: Path,
@@ -18,17 +22,19 @@ def write_run(
     ids: list[str] | None = None,
     tolerance_px: float = 2.0,
     images_of_a_patient: int = 1,
+    columns: Sequence[str] = USUAL,
+    size: int = 512,
 ) -> Path:
     (folder / "eval").mkdir(parents=True)
     figures = {"tolerance_px": tolerance_px}
     evaluation_report.write_summary(epath.Path(folder), {"test": figures, "val": figures})
     ids = ids or [f"p{number}" for number in range(len(dice))]
-    lines = [",".join(("id", "source", "patient", *COMPARED, "reference_px"))]
+    lines = [",".join(("id", "source", "patient", *columns, "reference_px", "height", "width"))]
     for place, (name, value) in enumerate(zip(ids, dice, strict=True)):
         patient = ids[place - place % images_of_a_patient]
         cell = "" if np.isnan(value) else f"{value}"
-        others = ["" if np.isnan(value) else "0.5"] * (len(COMPARED) - 1)
-        lines.append(",".join((name, "folder", patient, cell, *others, "1000")))
+        others = ["" if np.isnan(value) else "0.5"] * (len(columns) - 1)
+        lines.append(",".join((name, "folder", patient, cell, *others, "1000", f"{size}", "9")))
     (folder / "eval" / "test.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -144,7 +150,7 @@ def test_every_fold_is_checked_against_its_like(tmp_path, dice):
         for name in "ab"
     ]
     path = groups[1][1] / "eval" / "test.csv"
-    path.write_text(path.read_text().replace(",1000\n", ",1024\n"))
+    path.write_text(path.read_text().replace(",1000,", ",1024,"))
     with pytest.raises(DataError, match=r"b1: 35 of 35 references have another size than in .*a1"):
         compare(*groups)
 
@@ -159,7 +165,7 @@ def test_groups_that_cannot_be_told_are_refused(words, capsys):
 def test_equal_runs_do_not_differ(tmp_path, dice):
     """Fault: a warning or NaN where no image differs."""
     found = compare([write_run(tmp_path / "a", dice)], [write_run(tmp_path / "b", dice)])
-    assert [(row.low, row.high, row.p_patients) for row in found] == [(0, 0, 1)] * len(COMPARED)
+    assert [(row.low, row.high, row.p_patients) for row in found] == [(0, 0, 1)] * 5
 
 
 def test_figures_without_meaning_are_left_out_in_pairs(tmp_path, dice):
@@ -216,11 +222,29 @@ def test_runs_on_other_images_are_refused(tmp_path, dice, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+def test_what_is_compared_suits_all_files_of_both(tmp_path, dice):
+    """Fault: a mean in pixels over files of two sizes; sides of one run against nothing."""
+    usual = write_run(tmp_path / "a", dice)
+    whole = write_run(tmp_path / "b", dice, columns=COMPARED)
+    larger = write_run(tmp_path / "c", dice, columns=COMPARED, size=1024)
+    common, pixels = ["dice", "iou"], ["hd95_px", "assd_px", "surface_dice"]
+    optional = ["dice_right", "dice_left", "hd95_mm", "surface_dice_mm"]
+    other = write_run(tmp_path / "d", dice, columns=COMPARED)
+    assert [one.metric for one in compare([usual], [whole])] == [*common, *pixels]
+    assert [one.metric for one in compare([other], [whole])] == [*common, *pixels, *optional]
+    percent = ["hd95_percent", "assd_percent"]
+    assert [one.metric for one in compare([whole], [larger])] == [*common, *percent, *optional]
+    # In mm of some images alone: not the images that the other metrics are of.
+    path = other / "eval" / "test.csv"
+    path.write_text(re.sub(r"(?m)^(p3,.*,)0.5,0.5,1000", r"\1,,1000", path.read_text()))
+    assert [one.metric for one in compare([other], [whole])] == [*common, *pixels, *optional[:2]]
+
+
 def test_other_references_are_refused(tmp_path, dice):
     """Fault: figures of two frames, or of two annotators, compared because the ids are the same."""
     first, second = write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice)
     path = second / "eval" / "test.csv"
-    path.write_text(re.sub(r"^(p[37],.*),1000$", r"\1,1024", path.read_text(), flags=re.MULTILINE))
+    path.write_text(re.sub(r"(?m)^(p[37],.*),1000,", r"\1,1024,", path.read_text()))
     with pytest.raises(DataError, match=r"b: 2 of 60 references .*p3 has 1024 pixels, not 1000; "):
         compare([first], [second])
 
@@ -243,8 +267,8 @@ def test_another_tolerance_is_refused(tmp_path, dice):
     [
         (b",p3,0", b",p3,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
         (b",p3,0", b",p3,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
-        (b",0.5,0.5,1000\np4", b"\np4", rf"test.csv: p3 has no {COMPARED[-2]}; evaluate"),
-        (b",1000\np4", b",\np4", r"test.csv: p3 has no reference_px; evaluate"),
+        (b",0.5,0.5,1000,512,9\np4", b"\np4", r"test.csv: p3 has no hd95_percent; evaluate"),
+        (b",1000,512,9\np4", b",,512,9\np4", r"test.csv: p3 has no reference_px; evaluate"),
         (b"reference_px", b"pixels", r"test.csv: has no column reference_px; evaluate"),
         (b"patient", b"person", r"test.csv: has no column patient; evaluate"),
         # Fault: tables of before a new metric called no tables.

@@ -19,8 +19,9 @@ def row(
     figures = {"iou": dice, "hd95_px": 1.0, "assd_px": 1.0, "surface_dice": dice} | more
     predicted, reference = pixels
     return ImageMetrics(
-        name, source, dice, **figures, predicted_px=predicted, reference_px=reference
-    )
+        name, source, dice, predicted_px=predicted, reference_px=reference,
+        **{"height": 9, "width": 8} | figures,
+    )  # fmt: skip
 
 
 ROWS = [
@@ -50,12 +51,12 @@ def test_csv_has_the_fixed_columns_and_empty_cells_for_nan(tmp_path):
         "id", "source", "patient", "finding", "dice", "iou", "hd95_px", "assd_px", "surface_dice",
         "hd95_percent", "assd_percent", "hd95_mm", "assd_mm", "surface_dice_mm", "precision",
         "recall",
-        "predicted_px", "reference_px",
+        "predicted_px", "reference_px", "height", "width",
     ]  # fmt: skip
     # By id, so that a person finds an image: records are shuffled.
     assert [cells[0] for cells in table[1:]] == ["w", "x", "y", "z"]
     assert table[1][:5] == ["w", "a", "", "", ""]
-    assert table[2][-2:] == ["9", "8"]
+    assert table[2][-4:] == ["9", "8", "9", "8"]
 
 
 def test_sides_have_columns_where_a_row_has_them(tmp_path):
@@ -99,6 +100,47 @@ def test_findings_have_figures_of_their_own(tmp_path):
     assert {name: figures["dice"] for name, figures in found.items()} == {
         "ill": 0.25, "normal": 0.875,
     }  # fmt: skip
+
+
+def test_sexes_and_ages_have_figures_of_their_own(tmp_path):
+    """Fault: a network that fails on the old, or on women, hidden by the mean of all."""
+    known = [("F", 17.0), ("F", 18.0), ("M", 64.0), ("M", 65.0), ("", math.nan)]
+    rows = [
+        replace(row(f"{place}", place / 8), sex=sex, age_years=age)
+        for place, (sex, age) in enumerate(known)
+    ]
+    summary = evaluation_report.write_split(epath.Path(tmp_path), "test", rows)
+    assert {name: figures["dice"] for name, figures in summary["by_sex"].items()} == {
+        "F": 0.0625, "M": 0.3125, "unknown": 0.5,
+    }  # fmt: skip
+    assert {name: figures["dice"] for name, figures in summary["by_age"].items()} == {
+        "0 to 17": 0, "18 to 39": 0.125, "40 to 64": 0.25, "65 and over": 0.375, "unknown": 0.5,
+    }  # fmt: skip
+    with (tmp_path / "eval" / "test.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [(cells["sex"], cells["age_years"]) for cells in table[1:4:2]] == [
+        ("F", "18.0"), ("M", "65.0"),
+    ]  # fmt: skip
+
+
+def test_closing_table_of_several_sizes_has_no_pixels(tmp_path):
+    """Fault: a mean that says how many large files there are, not how good the masks are."""
+    for height, size in ((9, "px"), (18, "%")):
+        rows = [row("x", 0.5, hd95_percent=1.0), row("y", 0.7, hd95_percent=1.0, height=height)]
+        summary = {"test": evaluation_report.write_split(epath.Path(tmp_path), "test", rows)}
+        header = evaluation_report.closing_table(summary).splitlines()[0]
+        assert [unit for unit in ("px", "%") if f"HD95 {unit}" in header] == [size]
+        assert ("surface Dice" in header) == (size == "px")
+
+
+def test_images_with_exchanged_sides_are_the_worst():
+    """Fault: right taken for left at the top of the ranking, for both together are right."""
+    rows = [
+        row("x", 1.0, dice_right=0.0, dice_left=0.0),
+        row("y", 0.6, dice_right=0.6),
+        row("z", 0.7),
+    ]
+    assert evaluation_report.best_median_worst(rows) == {"best": 2, "median": 1, "worst": 0}
 
 
 def test_closing_table_has_the_interval_of_enough_patients(tmp_path):

@@ -192,8 +192,8 @@ def test_summary_has_failures_in_its_means_and_counts():
     assert "hd95_mm" not in summary
     counts = {name: count for name, count in summary.items() if name.startswith("num_")}
     assert counts == {
-        "num_examples": 7, "num_patients": 1, "num_with_mm": 0, "num_without_lung": 4,
-        "num_empty_predictions": 2, "num_false_lungs": 1,
+        "num_examples": 7, "num_patients": 1, "num_sizes": 1, "num_with_mm": 0,
+        "num_without_lung": 4, "num_empty_predictions": 2, "num_false_lungs": 1,
     }  # fmt: skip
 
 

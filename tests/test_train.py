@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -21,7 +22,7 @@ from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import Log
-from lungseg_jax.metrics import summarize
+from lungseg_jax.metrics import image_metrics, summarize
 from lungseg_jax.parallel import MAX_PENDING, all_devices
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.step import prepare_step
@@ -36,7 +37,8 @@ def test_each_figure_that_is_not_finite_ends_the_run(tmp_path, name):
     """Fault: weights that overflowed are trained on, as long as loss and gradient are finite."""
     run = object.__new__(Training)
     run.config = Config(batch_size=2)
-    run.records = {"train": SimpleNamespace(names=lambda i: Names(f"p{i}", "folder", "", ""))}
+    names = functools.partial(Names, source="", patient_id="", finding="", sex="", age_years=0.0)
+    run.records = {"train": SimpleNamespace(names=lambda i: names(f"p{i}"))}
     run.checkpoints = SimpleNamespace(wait=lambda: None, latest_step=lambda: None)
     named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0, name: np.inf}
     with Log(epath.Path(tmp_path), first_step=1) as log:
@@ -65,6 +67,31 @@ def test_steps_in_flight_are_bounded_and_the_newest_is_not_waited_for(monkeypatc
         assert step - len(fetched) < MAX_PENDING
     pending.drain()
     assert [step for step, figures in logged if "loss" in figures] == list(range(1, 101))
+
+
+def test_exchanged_sides_make_no_best_checkpoint(tmp_path, capsys):
+    """Fault: a checkpoint kept, and shown, as the best that takes right for left."""
+    both = np.zeros((8, 8, 2), bool)
+    both[2:6, 1:3, 0] = both[2:6, 5:7, 1] = True
+    measured = functools.partial(
+        image_metrics,
+        example_id="a",
+        source="",
+        spacing_mm=None,
+        tolerance_px=2.0,
+        tolerance_mm=2.0,
+    )
+    run = object.__new__(Training)
+    run.records, run.state = {"val": None}, SimpleNamespace(ema=None)
+    pending = SimpleNamespace(summary=str, means=dict)
+    for predicted, dice in ((both, 1.0), (both[..., ::-1], 0.0)):
+        rows = [measured(predicted, both)]
+        assert rows[0].dice == 1
+        run.evaluator = SimpleNamespace(measure=lambda *_, rows=rows: rows, overlays=lambda *_: {})
+        with Log(epath.Path(tmp_path), first_step=1) as log:
+            assert validate(run, log, 10, pending) == dice
+        said = capsys.readouterr().err
+        assert f"Dice {dice:.4f} (right {dice:.4f}, left {dice:.4f})" in said
 
 
 def test_a_stop_during_a_validation_trains_no_further(tmp_path, monkeypatch):

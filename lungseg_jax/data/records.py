@@ -49,19 +49,23 @@ class Example:
 
 
 class Names(NamedTuple):
-    """What a record is called, and what it shows.
+    """What a record is called, and whom it shows.
 
     Attributes:
       example_id: unique in the data set.
       source: where the image was taken.
       patient_id: the patient's id, a keyed hash where it is secret.
       finding: the finding of the image, or of the patient.
+      sex: `F`, `M` or empty.
+      age_years: NaN where it is not known.
     """
 
     example_id: str
     source: str
     patient_id: str
     finding: str
+    sex: str
+    age_years: float
 
 
 class Records:
@@ -159,7 +163,8 @@ class Records:
     def names(self, position: int) -> Names:
         """Returns the names of the example at a position."""
         (record,) = self._names.read([position])
-        return Names(*(record[name].decode() for name in Names._fields))
+        *words, age_years = (record[name] for name in Names._fields)
+        return Names(*(word.decode() for word in words), age_years=float(age_years))
 
     def has_sides(self) -> bool:
         """Whether the first example's mask tells right from left."""

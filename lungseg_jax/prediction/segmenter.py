@@ -54,6 +54,7 @@ class Segmenter:
     Attributes:
       image_size: side of the model's square in pixels.
       calibrated: whether every network's estimate of Dice is calibrated.
+      threshold: probability above which a pixel is lung, the mean of the networks'.
     """
 
     def __init__(self, *members: Weights, both_ways: bool = False) -> None:
@@ -75,7 +76,7 @@ class Segmenter:
         self.image_size = data[0].image_size
         self._labels: Labels = data[0].labels
         self.calibrated = all(member.calibration.slope is not None for member in members)
-        self._threshold = float(np.mean([member.calibration.threshold for member in members]))
+        self.threshold = float(np.mean([member.calibration.threshold for member in members]))
         # Networks of one form share a program.
         forwards = {x.config.model: jax.jit(make_forward(x.config)) for x in members}
         self._members = [
@@ -192,7 +193,7 @@ class Segmenter:
         return make_segmentation(
             radiograph,
             lungs_of(prediction.square, self._labels),
-            self._threshold,
+            self.threshold,
             prediction.estimated_dice,
             calibrated=self.calibrated,
         )
