@@ -24,6 +24,7 @@ from tfds_builder.duplicates import ALIKE_CORRELATION, Fingerprint, Fingerprints
 from tfds_builder.records_folder import image_size, open_folder, read_records, the_folder
 
 PAGE = "data_report/index.html"
+DUPLICATES = "data_report/duplicates.json"
 
 
 def write_data_report(folder: epath.PathLike) -> epath.Path:
@@ -52,20 +53,15 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
             fingerprints.add(split, record, seen[1])
             bar.update()
     pairs = fingerprints.pairs()
-    leaks = collections.Counter(pair.kind for pair in pairs if pair.across_splits)
-    # Each phantom is a patient of its own, however alike two of them are.
-    if leaks and set(figures.by_source) != {"phantom"}:
-        terminal.say(
-            f"Pairs of images in different splits: {leaks['same pixels']} with the same pixels, "
-            f"{leaks['alike']} that look alike, which may be chance; see {folder / PAGE}"
-        )
     output = (folder / PAGE).parent
     output.mkdir(exist_ok=True)
     contact_sheet = sheet.image()
     # Fast rather than small, because it is the largest image of all.
     with (output / "contact_sheet.png").open("wb") as file:
         contact_sheet.save(file, "PNG", compress_level=1)
-    (output / "duplicates.json").write_text(_duplicates_json(total, pairs))
+    generated = set(figures.by_source) == {"phantom"}
+    (folder / DUPLICATES).write_text(_duplicates_json(total, pairs, generated=generated))
+    _say_duplicates(folder)
     name = builder.info.config_name or builder.info.name
     # The page comes last: if it exists, so does the rest.
     (folder / PAGE).write_text(page(name, figures, pairs, build_report, contact_sheet))
@@ -75,10 +71,13 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
 def ensure_data_report(folder: epath.PathLike) -> None:
     """Writes the report on a folder of records if it has none and can be written to.
 
+    Duplicates across splits are reported either way, at the start of every run.
+
     Raises:
       DataError: there is no such folder, or a record or the build report is damaged.
     """
     if (epath.Path(folder) / PAGE).exists():
+        _say_duplicates(epath.Path(folder))
         return
     try:
         (epath.Path(folder) / PAGE).parent.mkdir(exist_ok=True)
@@ -93,9 +92,31 @@ def _look(record: dict[str, Any]) -> tuple[Look, Fingerprint]:
     return Look.at(record), Fingerprint.of(record)
 
 
-def _duplicates_json(total: int, pairs: Sequence[Pair]) -> str:
+def _say_duplicates(folder: epath.Path) -> None:
+    """Warns if images of different splits seem to show the same chest."""
+    try:
+        found = json.loads((folder / DUPLICATES).read_text())
+        pairs = [pair for pair in found["pairs"] if pair["across_splits"]]
+        kinds = collections.Counter(pair["kind"] for pair in pairs)
+        alike = [pair["correlation"] for pair in pairs if pair["kind"] == "alike"]
+        generated = found["generated"]
+    except (OSError, ValueError, TypeError, KeyError):
+        # It is for people: no run depends on it.
+        return
+    # Each phantom is a patient of its own, however alike two of them are.
+    if pairs and not generated:
+        reach = f" (correlation up to {max(alike):.3f}, of two patients rarely above .75)"
+        terminal.say(
+            f"Pairs of images in different splits: {kinds['same pixels']} with the same pixels, "
+            f"{len(alike)} that look alike{reach if alike else ''}. If they show one patient, "
+            f"metrics are too high: see {folder / PAGE}, and name the patient in pairs.csv"
+        )
+
+
+def _duplicates_json(total: int, pairs: Sequence[Pair], *, generated: bool) -> str:
     content = {
         "images": total,
+        "generated": generated,
         "alike_from_correlation": ALIKE_CORRELATION,
         "pairs": [
             dataclasses.asdict(pair) | {"across_splits": pair.across_splits} for pair in pairs
