@@ -11,13 +11,9 @@ Interval and p are about other patients: two seeds of one recipe differ, too. Of
 "p (runs)" is about other seeds.
 """
 
-import collections
-import csv
 import dataclasses
-import functools
 import itertools
 import math
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,29 +21,26 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from etils import epath
 from jaxtyping import Float64
 from scipy.stats import ttest_ind
 
-from lungseg_jax import evaluation_report, terminal
+from lungseg_jax import terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals, p_values
-from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
-from lungseg_jax.workdir import run_folder
-
-# Metrics that are compared: those in pixels between files of one size, those in percent of the
-# longer side between others, and optional ones if all tables have them.
-_IN_PIXELS = ("hd95_px", "assd_px", "surface_dice")
-_IN_PERCENT = ("hd95_percent", "assd_percent")
-_OPTIONAL = (*SIDE_FIGURES, "hd95_mm", "surface_dice_mm")
-COMPARED = ("dice", "iou", *_IN_PIXELS, *_IN_PERCENT, *_OPTIONAL)
+from lungseg_jax.run_tables import (
+    COMPARED,
+    Runs,
+    Table,
+    deviation_of_runs,
+    metrics_of_runs,
+    metrics_to_show,
+    read_tables,
+)
 
 # On a command line, between two groups of runs.
 BETWEEN_GROUPS = "vs"
-
-AGAIN = "evaluate the run again by --mode=eval, or validate again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,37 +82,12 @@ class Difference:
     patients: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Metrics of a run's images.
-
-    Attributes:
-      workdir: the run's folder.
-      tolerance_px: tolerance of surface Dice.
-      patients: each image's patient, by the image's id.
-      reference_px: pixels of each image's reference, which identify reference and frame.
-      sizes: the longer sides of the files.
-      optional: which of the optional metrics it has; of those in mm, for all of its images.
-      metrics: of each image those of `COMPARED`; NaN where one has no meaning.
-    """
-
-    workdir: epath.Path
-    tolerance_px: float
-    patients: dict[str, str]
-    reference_px: dict[str, int]
-    sizes: frozenset[int]
-    optional: frozenset[str]
-    metrics: dict[str, list[float]]
-
-
-def compare(
-    first: Sequence[epath.PathLike], second: Sequence[epath.PathLike], split: str = "test"
-) -> list[Difference]:
+def compare(first: Runs, second: Runs, split: str = "test") -> list[Difference]:
     """Returns the differences between two groups of runs, of a run or more each.
 
     Args:
-      first: folders of finished runs, such as the seeds or the folds of a recipe.
-      second: folders of others.
+      first: folder of a finished run, or those of the seeds or the folds of a recipe.
+      second: that of another, or those of others.
       split: the split whose images are compared.
 
     Raises:
@@ -127,40 +95,9 @@ def compare(
       DataError: a folder holds no table of the split, a run is given twice, or the tables differ
         in their images, references, frames or tolerances.
     """
-    groups = [[_read(run_folder(workdir), split) for workdir in group] for group in (first, second)]
-    expected, *others = itertools.chain(*groups)
-    for other in others:
-        _check_same_tolerance(expected, other)
-    _check_given_once([expected, *others])
-    for group in groups:
-        _check_seeds_or_folds(group)
-    _check_same_images(*groups)
-    for before, other in itertools.combinations([expected, *others], 2):
-        _check_same_references(before, other)
-    return _differences(*groups)
-
-
-def _check_given_once(tables: Sequence[Table]) -> None:
-    """Raises DataError if a run is named several times: p over runs would count it as several."""
-    folders = collections.Counter(os.path.realpath(table.workdir) for table in tables)
-    folder, times = folders.most_common(1)[0]
-    if times > 1:
-        raise DataError(folder, f"is given {times} times", "name each run once")
-
-
-def _check_seeds_or_folds(group: Sequence[Table]) -> None:
-    """Raises DataError if some, but not all, images of two runs of a group are the same.
-
-    Each table names patients by its own images.
-    """
-    for table, other in itertools.combinations(group, 2):
-        common = table.metrics.keys() & other.metrics.keys()
-        if common and table.metrics.keys() != other.metrics.keys():
-            raise DataError(
-                other.workdir,
-                f"shares {len(common)} of {len(other.metrics)} images with {table.workdir}",
-                "make groups of runs with the same test split, or of the folds of one split",
-            )
+    ours, theirs = read_tables([first, second], split)
+    _check_same_images(ours, theirs)
+    return _differences(ours, theirs)
 
 
 def _check_same_images(first: Sequence[Table], second: Sequence[Table]) -> None:
@@ -177,66 +114,29 @@ def _check_same_images(first: Sequence[Table], second: Sequence[Table]) -> None:
         )
 
 
-def _check_same_references(table: Table, other: Table) -> None:
-    """Raises DataError if images of one id differ in the size of their reference."""
-    common = [name for name in table.reference_px if name in other.reference_px]
-    pairs = ((name, table.reference_px[name], other.reference_px[name]) for name in common)
-    if differing := [pair for pair in pairs if pair[1] != pair[2]]:
-        name, ours, theirs = differing[0]
-        raise DataError(
-            other.workdir,
-            f"{len(differing)} of {len(common)} references have another size than in "
-            f"{table.workdir}: that of {name} has {theirs} pixels, not {ours}",
-            "compare runs on the same files, at the same size (phantoms are made from the seed)",
-        )
-
-
-def _check_same_tolerance(table: Table, other: Table) -> None:
-    """Raises DataError if surface Dice was measured at different tolerances."""
-    if other.tolerance_px != table.tolerance_px:
-        raise DataError(
-            other.workdir,
-            f"was evaluated with evaluation.tolerance_px={other.tolerance_px}, "
-            f"{table.workdir} with {table.tolerance_px}",
-            "measure one again with --config.evaluation.tolerance_px=VALUE",
-        )
-
-
-def _tolerance(workdir: epath.Path, split: str) -> float:
-    """Returns the tolerance of the surface Dice in a table, in pixels."""
-    try:
-        return float(evaluation_report.read_summary(workdir)[split]["tolerance_px"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        fault = f"does not tell the tolerance of surface Dice ({type(error).__name__})"
-        raise DataError(workdir / "metrics.json", fault, AGAIN) from error
-
-
 def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Difference]:
     patient_of = {name: patient for table in first for name, patient in table.patients.items()}
     ids = sorted(patient_of)
     patients = [patient_of[name] for name in ids]
-    runs = _metrics_of_runs([*first, *second], ids)
+    runs = metrics_of_runs([*first, *second], ids)
     ours, theirs = runs[: len(first)], runs[len(first) :]
     with warnings.catch_warnings():
         # Of metrics that no run has.
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         change = np.nanmean(theirs, axis=0) - np.nanmean(ours, axis=0)
     intervals, tests = mean_intervals(change, patients), p_values(change, patients)
-    hidden = _hidden([*first, *second])
     found = []
-    for column, metric in enumerate(COMPARED):
-        if metric in hidden:
-            continue
+    for column in metrics_to_show([*first, *second]):
         has = ~np.isnan(change[:, column])
         our_runs, their_runs = (group[:, has, column] for group in (ours, theirs))
         low, high = intervals[column].tolist()
         found.append(
             Difference(
-                metric=metric,
+                metric=COMPARED[column],
                 first=_mean(our_runs),
                 second=_mean(their_runs),
-                first_deviation=_deviation(our_runs),
-                second_deviation=_deviation(their_runs),
+                first_deviation=deviation_of_runs(our_runs),
+                second_deviation=deviation_of_runs(their_runs),
                 low=low,
                 high=high,
                 p_patients=float(tests[column]),
@@ -248,91 +148,18 @@ def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Differ
     return found
 
 
-def _hidden(tables: Sequence[Table]) -> set[str]:
-    """Returns the metrics that not all tables have, or that do not suit files of these sizes."""
-    sizes = frozenset().union(*(table.sizes for table in tables))
-    shared = frozenset.intersection(*(table.optional for table in tables))
-    return {*_OPTIONAL} - shared | {*(_IN_PIXELS if len(sizes) > 1 else _IN_PERCENT)}
-
-
-def _metrics_of_runs(tables: Sequence[Table], ids: Sequence[str]) -> Float64[np.ndarray, "r n f"]:
-    """Returns each run's metrics of all images; NaN where it has not measured one.
-
-    What a run lacks of an image that it has measured, and another run has, is the best value.
-    """
-    nothing = [math.nan] * len(COMPARED)
-    runs = np.array([[table.metrics.get(name, nothing) for name in ids] for table in tables])
-    measured = np.array([[name in table.metrics for name in ids] for table in tables])
-    best = np.array([0.0 if metric in DISTANCES else 1.0 for metric in COMPARED])
-    known = ~np.isnan(runs).all(axis=0)
-    return np.where(np.isnan(runs) & measured[..., None] & known, best, runs)
-
-
 def _mean(runs: Float64[np.ndarray, "r n"]) -> float:
     """Returns the mean over images of their means over the runs that measured them."""
     return float(np.nanmean(runs, axis=0).mean()) if runs.size else math.nan
 
 
-def _deviation(runs: Float64[np.ndarray, "r n"]) -> float:
-    """Returns the standard deviation of the runs' means; NaN if they are not of the same images."""
-    return float(runs.mean(axis=1).std(ddof=1)) if len(runs) > 1 and runs.size else math.nan
-
-
 def _p_runs(first: Float64[np.ndarray, "r n"], second: Float64[np.ndarray, "s n"]) -> float:
     """Returns the p-value of Welch's t-test of the runs' means; NaN without a deviation."""
     # Means of equal runs differ by rounding.
-    if not _deviation(first) + _deviation(second) > 1e-12 * _mean(first):
+    if not deviation_of_runs(first) + deviation_of_runs(second) > 1e-12 * _mean(first):
         return math.nan
     test: Any = ttest_ind(first.mean(axis=1), second.mean(axis=1), equal_var=False)
     return float(test.pvalue)
-
-
-def _read(workdir: epath.Path, split: str) -> Table:
-    path = workdir / "eval" / f"{split}.csv"
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except OSError as error:
-        remedy = "give finished runs, or with --split=external folders of lungseg_jax.validate"
-        raise DataError(path, error.strerror or "not readable", remedy) from error
-    except (UnicodeDecodeError, csv.Error):
-        rows = []
-    if not rows or not {"id", "dice"} <= rows[0].keys():
-        raise DataError(path, "is not a table of an evaluation", "give finished runs")
-    for name in (*COMPARED, "patient", "reference_px", "height", "width"):
-        if name not in rows[0] and name not in _OPTIONAL:
-            raise DataError(path, f"has no column {name}", AGAIN)
-    metrics = {row["id"]: [_number(path, row, name) for name in COMPARED] for row in rows}
-    return Table(
-        workdir,
-        _tolerance(workdir, split),
-        {row["id"]: row["patient"] for row in rows},
-        {row["id"]: int(_number(path, row, "reference_px")) for row in rows},
-        frozenset(int(max(_number(path, row, x) for x in ("height", "width"))) for row in rows),
-        frozenset(filter(functools.partial(_has, rows), _OPTIONAL)),
-        metrics,
-    )
-
-
-def _has(rows: Sequence[dict[str, str]], metric: str) -> bool:
-    """Whether a table has an optional metric: in mm, of every image that has one in pixels."""
-    cells = [row.get(metric, "") for row in rows if row["hd95_px"]]
-    return all(cells) if metric.endswith("_mm") else any(cells)
-
-
-def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
-    """Returns a number from a row; NaN where a metric has no meaning and its cell is empty."""
-    cell = row.get(name, "") if name in _OPTIONAL else row[name]
-    if cell == "" and name in COMPARED:
-        return math.nan
-    try:
-        number = float(cell or "")
-    except ValueError:
-        number = math.nan
-    # A truncated row has no such cell.
-    if not math.isfinite(number):
-        fault = f"{name} of {row['id']} is {cell!r}" if cell else f"{row['id']} has no {name}"
-        raise DataError(path, fault, AGAIN)
-    return number
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,8 +9,9 @@ import pytest
 from etils import epath
 
 from lungseg_jax import evaluation_report
-from lungseg_jax.compare import COMPARED, compare, main
+from lungseg_jax.compare import compare, main
 from lungseg_jax.errors import DataError
+from lungseg_jax.run_tables import COMPARED
 
 # The columns of every table.
 USUAL = tuple(name for name in COMPARED if not name.endswith(("_mm", "_right", "_left")))

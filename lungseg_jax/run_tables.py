@@ -1,0 +1,210 @@
+"""The tables of finished runs, and what makes them comparable."""
+
+import collections
+import csv
+import dataclasses
+import functools
+import itertools
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float64
+
+from lungseg_jax import evaluation_report
+from lungseg_jax.errors import DataError
+from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
+from lungseg_jax.workdir import run_folder
+
+# Metrics that are compared: those in pixels between files of one size, those in percent of the
+# longer side between others, and optional ones if all tables have them.
+_IN_PIXELS = ("hd95_px", "assd_px", "surface_dice")
+_IN_PERCENT = ("hd95_percent", "assd_percent")
+_OPTIONAL = (*SIDE_FIGURES, "hd95_mm", "surface_dice_mm")
+COMPARED = ("dice", "iou", *_IN_PIXELS, *_IN_PERCENT, *_OPTIONAL)
+
+# The folder of a finished run, or those of the seeds or the folds of a recipe.
+Runs = epath.PathLike | Sequence[epath.PathLike]
+
+AGAIN = "evaluate the run again by --mode=eval, or validate again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Metrics of a run's images.
+
+    Attributes:
+      workdir: the run's folder.
+      tolerance_px: tolerance of surface Dice.
+      patients: each image's patient, by the image's id.
+      reference_px: pixels of each image's reference, which identify reference and frame.
+      sizes: the longer sides of the files.
+      optional: which of the optional metrics it has; of those in mm, for all of its images.
+      metrics: of each image those of `COMPARED`; NaN where one has no meaning.
+    """
+
+    workdir: epath.Path
+    tolerance_px: float
+    patients: dict[str, str]
+    reference_px: dict[str, int]
+    sizes: frozenset[int]
+    optional: frozenset[str]
+    metrics: dict[str, list[float]]
+
+
+def read_tables(groups: Sequence[Runs], split: str) -> list[list[Table]]:
+    """Returns the tables of groups of runs; a group's are of the same images, or of none in common.
+
+    Args:
+      groups: the runs of each group.
+      split: the split whose images the tables are of.
+
+    Raises:
+      ConfigError: an address that is not a folder.
+      DataError: a folder holds no table of the split, a run is given twice, a group's tables share
+        some of their images, or tables differ in references, frames or tolerances.
+    """
+    folders = [[group] if isinstance(group, str | os.PathLike) else group for group in groups]
+    tables = [[_read(run_folder(workdir), split) for workdir in group] for group in folders]
+    first, *others = itertools.chain(*tables)
+    for other in others:
+        _check_same_tolerance(first, other)
+    _check_given_once([first, *others])
+    for group in tables:
+        _check_seeds_or_folds(group)
+    for before, other in itertools.combinations([first, *others], 2):
+        _check_same_references(before, other)
+    return tables
+
+
+def metrics_to_show(tables: Sequence[Table]) -> list[int]:
+    """Returns the places in `COMPARED` of what all tables have and suits files of their sizes."""
+    sizes = frozenset().union(*(table.sizes for table in tables))
+    shared = frozenset.intersection(*(table.optional for table in tables))
+    hidden = {*_OPTIONAL} - shared | {*(_IN_PIXELS if len(sizes) > 1 else _IN_PERCENT)}
+    return [place for place, metric in enumerate(COMPARED) if metric not in hidden]
+
+
+def metrics_of_runs(tables: Sequence[Table], ids: Sequence[str]) -> Float64[np.ndarray, "r n f"]:
+    """Returns each run's metrics of all images; NaN where it has not measured one.
+
+    What a run lacks of an image that it has measured, and another run has, is the best value.
+    """
+    nothing = [math.nan] * len(COMPARED)
+    runs = np.array([[table.metrics.get(name, nothing) for name in ids] for table in tables])
+    measured = np.array([[name in table.metrics for name in ids] for table in tables])
+    best = np.array([0.0 if metric in DISTANCES else 1.0 for metric in COMPARED])
+    known = ~np.isnan(runs).all(axis=0)
+    return np.where(np.isnan(runs) & measured[..., None] & known, best, runs)
+
+
+def deviation_of_runs(runs: Float64[np.ndarray, "r n"]) -> float:
+    """Returns the standard deviation of the runs' means; NaN if they are not of the same images."""
+    return float(runs.mean(axis=1).std(ddof=1)) if len(runs) > 1 and runs.size else math.nan
+
+
+def _check_given_once(tables: Sequence[Table]) -> None:
+    """Raises DataError if a run is named several times: p over runs would count it as several."""
+    folders = collections.Counter(os.path.realpath(table.workdir) for table in tables)
+    folder, times = folders.most_common(1)[0]
+    if times > 1:
+        raise DataError(folder, f"is given {times} times", "name each run once")
+
+
+def _check_seeds_or_folds(group: Sequence[Table]) -> None:
+    """Raises DataError if some, but not all, images of two runs of a group are the same.
+
+    Each table names patients by its own images.
+    """
+    for table, other in itertools.combinations(group, 2):
+        common = table.metrics.keys() & other.metrics.keys()
+        if common and table.metrics.keys() != other.metrics.keys():
+            raise DataError(
+                other.workdir,
+                f"shares {len(common)} of {len(other.metrics)} images with {table.workdir}",
+                "make groups of runs with the same test split, or of the folds of one split",
+            )
+
+
+def _check_same_references(table: Table, other: Table) -> None:
+    """Raises DataError if images of one id differ in the size of their reference."""
+    common = [name for name in table.reference_px if name in other.reference_px]
+    pairs = ((name, table.reference_px[name], other.reference_px[name]) for name in common)
+    if differing := [pair for pair in pairs if pair[1] != pair[2]]:
+        name, ours, theirs = differing[0]
+        raise DataError(
+            other.workdir,
+            f"{len(differing)} of {len(common)} references have another size than in "
+            f"{table.workdir}: that of {name} has {theirs} pixels, not {ours}",
+            "compare runs on the same files, at the same size (phantoms are made from the seed)",
+        )
+
+
+def _check_same_tolerance(table: Table, other: Table) -> None:
+    """Raises DataError if surface Dice was measured at different tolerances."""
+    if other.tolerance_px != table.tolerance_px:
+        raise DataError(
+            other.workdir,
+            f"was evaluated with evaluation.tolerance_px={other.tolerance_px}, "
+            f"{table.workdir} with {table.tolerance_px}",
+            "measure one again with --config.evaluation.tolerance_px=VALUE",
+        )
+
+
+def _tolerance(workdir: epath.Path, split: str) -> float:
+    """Returns the tolerance of the surface Dice in a table, in pixels."""
+    try:
+        return float(evaluation_report.read_summary(workdir)[split]["tolerance_px"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        fault = f"does not tell the tolerance of surface Dice ({type(error).__name__})"
+        raise DataError(workdir / "metrics.json", fault, AGAIN) from error
+
+
+def _read(workdir: epath.Path, split: str) -> Table:
+    path = workdir / "eval" / f"{split}.csv"
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except OSError as error:
+        remedy = "give finished runs, or with --split=external folders of lungseg_jax.validate"
+        raise DataError(path, error.strerror or "not readable", remedy) from error
+    except (UnicodeDecodeError, csv.Error):
+        rows = []
+    if not rows or not {"id", "dice"} <= rows[0].keys():
+        raise DataError(path, "is not a table of an evaluation", "give finished runs")
+    for name in (*COMPARED, "patient", "reference_px", "height", "width"):
+        if name not in rows[0] and name not in _OPTIONAL:
+            raise DataError(path, f"has no column {name}", AGAIN)
+    metrics = {row["id"]: [_number(path, row, name) for name in COMPARED] for row in rows}
+    return Table(
+        workdir,
+        _tolerance(workdir, split),
+        {row["id"]: row["patient"] for row in rows},
+        {row["id"]: int(_number(path, row, "reference_px")) for row in rows},
+        frozenset(int(max(_number(path, row, x) for x in ("height", "width"))) for row in rows),
+        frozenset(filter(functools.partial(_has, rows), _OPTIONAL)),
+        metrics,
+    )
+
+
+def _has(rows: Sequence[dict[str, str]], metric: str) -> bool:
+    """Whether a table has an optional metric: in mm, of every image that has one in pixels."""
+    cells = [row.get(metric, "") for row in rows if row["hd95_px"]]
+    return all(cells) if metric.endswith("_mm") else any(cells)
+
+
+def _number(path: epath.Path, row: dict[str, str | None], name: str) -> float:
+    """Returns a number from a row; NaN where a metric has no meaning and its cell is empty."""
+    cell = row.get(name, "") if name in _OPTIONAL else row[name]
+    if cell == "" and name in COMPARED:
+        return math.nan
+    try:
+        number = float(cell or "")
+    except ValueError:
+        number = math.nan
+    # A truncated row has no such cell.
+    if not math.isfinite(number):
+        fault = f"{name} of {row['id']} is {cell!r}" if cell else f"{row['id']} has no {name}"
+        raise DataError(path, fault, AGAIN)
+    return number

@@ -1,0 +1,72 @@
+"""The folds or the seeds of a recipe, summed up."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lungseg_jax.errors import DataError
+from lungseg_jax.run_tables import COMPARED
+from lungseg_jax.summarize import main, summarize_runs
+from tests.test_compare import PARTS, write_run
+
+
+@pytest.fixture
+def dice() -> np.ndarray:
+    return np.random.default_rng(0).normal(0.95, 0.02, 60)
+
+
+def test_folds_together_are_one_table(tmp_path, dice):
+    """Fault: the mean of means of folds of unequal size; an interval of the folds, not patients."""
+    ids = [f"p{i}" for i in range(60)]
+    whole = summarize_runs(write_run(tmp_path / "whole", dice, ids))[0]
+    folds = [write_run(tmp_path / f"{i}", dice[x], ids[x]) for i, x in enumerate(PARTS)]
+    found = summarize_runs(folds)[0]
+    assert found.mean == pytest.approx(dice.mean())
+    assert found.mean == pytest.approx(whole.mean)
+    assert found.interval == pytest.approx(whole.interval)
+    assert (found.images, found.patients) == (60, 60)
+    means = [dice[part].mean() for part in PARTS]
+    assert found.of_runs == pytest.approx(means)
+    assert found.deviation == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
+    assert whole.deviation is None
+
+
+def test_seeds_are_averaged_image_by_image(tmp_path, dice):
+    """Fault: each image counted once per seed, so that the interval shrinks with the seeds."""
+    shift = np.where(np.arange(60) % 2, 0.02, -0.02)
+    runs = [write_run(tmp_path / "a", dice + shift), write_run(tmp_path / "b", dice - shift)]
+    found, whole = summarize_runs(runs)[0], summarize_runs(write_run(tmp_path / "c", dice))[0]
+    assert found.mean == pytest.approx(dice.mean())
+    assert found.interval == pytest.approx(whole.interval)
+    assert found.deviation == pytest.approx(0, abs=1e-12)
+    assert (found.images, found.patients) == (60, 60)
+
+
+def test_an_image_without_a_metric_is_not_in_its_mean(tmp_path, dice):
+    """Fault: NaN, or zero, for an image whose mask and prediction are both empty."""
+    dice[3] = np.nan
+    found = summarize_runs(write_run(tmp_path / "a", dice))[0]
+    assert found.mean == pytest.approx(np.nanmean(dice))
+    assert found.images == 59
+
+
+def test_the_command_prints_and_writes_the_same(tmp_path, dice, capsys):
+    """Fault: figures under the name of another metric, or a file that lacks the runs."""
+    runs = [str(write_run(tmp_path / name, dice, columns=COMPARED)) for name in "ab"]
+    output = tmp_path / "sum.json"
+    assert main(["summarize", *runs, f"--output={output}"]) == 0
+    written = json.loads(output.read_text())
+    assert written["runs"] == runs
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line.split()[0]: line.split()[1] for line in lines[2:]}
+    assert shown == {name: f"{one['mean']:.4f}" for name, one in written["metrics"].items()}
+    assert "dice_left" in shown
+
+
+def test_a_split_that_is_shared_in_part_is_refused(tmp_path, dice):
+    """Fault: runs of two splits pooled as if they were folds of one."""
+    ids = [f"p{i}" for i in range(61)]
+    runs = [write_run(tmp_path / f"{i}", dice, ids[i : i + 60]) for i in range(2)]
+    with pytest.raises(DataError, match="shares 59 of 60 images"):
+        summarize_runs(runs)
