@@ -63,6 +63,8 @@ class DataConfig:
         those with next to no greys, and note those that do not look like chests.
       correct_polarity: invert an image whose pixels contradict its photometric tag.
       max_megapixels: the largest image that is decoded.
+      sex_and_age: keep PatientSex and PatientAge (90 from 90 years up) of DICOM files in records,
+        for metrics by sex and age; otherwise nothing that a header says about a patient is kept.
       resident: whether the decoded training split stays in each device's memory; `auto`: if it
         takes at most a fifth of that. Otherwise, threads of one process stream the images.
     """
@@ -81,6 +83,7 @@ class DataConfig:
     frontal_only: bool = True
     correct_polarity: bool = True
     max_megapixels: float = 128.0
+    sex_and_age: bool = False
     resident: Literal["auto", "true", "false"] = "auto"
 
 

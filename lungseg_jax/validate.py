@@ -59,7 +59,9 @@ from tfds_builder.splits import read_split_file
 SPLIT = "external"
 
 # Keys of `DataConfig`: which images, and what happens to bad ones.
-IMAGE_KEYS = ("source", "manual_dir", "images", "masks", "splits", "on_error", "max_bad_share")
+IMAGE_KEYS = (
+    "source", "manual_dir", "images", "masks", "splits", "on_error", "max_bad_share", "sex_and_age",
+)  # fmt: skip
 
 # Keys of `EvaluationConfig`.
 TOLERANCE_KEYS = ("tolerance_px", "tolerance_mm")
@@ -308,13 +310,13 @@ def _figures(
             tolerance_px=evaluation.tolerance_px,
             tolerance_mm=evaluation.tolerance_mm,
         )
-    age = case.clinical.age_years
+    clinical = labelled.clinical
     figures = dataclasses.replace(
         figures,
         patient=labelled.patient_id,
-        finding=case.clinical.finding,
-        sex=case.clinical.sex,
-        age_years=NAN if age is None else age,
+        finding=clinical.finding,
+        sex=clinical.sex,
+        age_years=NAN if clinical.age_years is None else clinical.age_years,
     )
     return Validated(
         **dataclasses.asdict(figures),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,18 @@ def test_another_key_is_another_setting_and_stays_secret():
     for text in (first, other):
         assert "secret" not in text
         assert not any(key.hex() in text for key in keys)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_sex_and_age_of_a_header_are_kept_only_if_asked(tmp_path, wanted: bool):
+    """Fault: what a header says about a patient in records; or a list overruled by a header."""
+    pixels, mask = chest(64, 60, 0)
+    header = {"PatientSex": "F", "PatientAge": "045Y"}
+    listed = Clinical(sex="M")
+    settings = ConvertSettings(32, b"key", ReadOptions(frontal_only=False, sex_and_age=wanted))
+    case = write_case(tmp_path, dicom_bytes(pixels, header), png_bytes(mask))
+    for clinical, sex in ((Clinical(), "F" if wanted else ""), (listed, "M")):
+        _, record = convert_case(dataclasses.replace(case, clinical=clinical), settings)
+        assert record is not None
+        assert record["sex"] == sex
+        np.testing.assert_equal(record["age_years"], 45 if wanted else math.nan)

@@ -15,10 +15,10 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from lungseg_jax.errors import DataError, NotFrontalError
-from lungseg_jax.imaging.dicom import hash_patient, read_dicom, read_patient_id
+from lungseg_jax.imaging.dicom import hash_patient, read_dicom, read_patient_id, read_sex_and_age
 from lungseg_jax.imaging.files import read_radiograph
 from lungseg_jax.imaging.radiograph import ReadOptions
-from tests.images import PATIENT_ID, PATIENT_NAME, SHARED, dicom_bytes
+from tests.images import PATIENT_ID, PATIENT_NAME, SHARED, chest, dicom_bytes
 
 STORED = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
 SIGNED = STORED.astype(np.int16) - 2048
@@ -129,6 +129,19 @@ def patient_hash(key: bytes = KEY, **attributes: Any) -> str | None:
     patient_id, notes = read_patient_id(dicom_bytes(STORED, attributes), "image.dcm", key)
     assert notes == ()
     return patient_id
+
+
+@pytest.mark.parametrize(
+    ("sex", "age", "expected"),
+    [
+        ("F", "045Y", ("F", 45)), ("M", "010M", ("M", 0)), ("m ", "105W", ("M", 2)),
+        ("O", "091Y", ("", 90)), ("", "", ("", None)), ("F", "45", ("F", None)),
+    ],
+)  # fmt: skip
+def test_sex_and_age_are_read_where_they_are_known(sex, age, expected):
+    """Fault: months for years, a slip for an age, or the age of the few who are older than 90."""
+    content = dicom_bytes(chest(32, 32, 0)[0], {"PatientSex": sex, "PatientAge": age})
+    assert read_sex_and_age(content, "image.dcm") == expected
 
 
 def test_patient_ids_are_compared_but_not_kept():

@@ -171,6 +171,23 @@ def test_images_of_a_patient_are_told_without_a_number(tmp_path, segmenter):
     assert summary["external"]["num_patients"] == 5
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_sex_and_age_are_told_only_if_asked(tmp_path, segmenter, wanted: bool):
+    """Fault: what a header says about a patient in a table that is passed on."""
+    data = dataclasses.replace(write_images(tmp_path / "data"), sex_and_age=wanted)
+    for number, sex, age in ((1, "F", "030Y"), (2, "M", "070Y")):
+        (tmp_path / "data" / "images" / f"{number}.png").unlink()
+        header = {"PatientSex": sex, "PatientAge": age}
+        content = dicom_bytes(chest(120 + number, 110, number)[0], header)
+        (tmp_path / "data" / "images" / f"{number}.dcm").write_bytes(content)
+    summary = validate(segmenter, data, tmp_path / "out")["external"]
+    assert ("sex" in table(tmp_path / "out")[0]) == wanted
+    assert ("by_age" in summary) == wanted
+    if wanted:
+        assert set(summary["by_sex"]) == {"F", "M", "unknown"}
+        assert set(summary["by_age"]) == {"18 to 39", "65 and over", "unknown"}
+
+
 def test_surface_dice_is_at_the_tolerance_that_is_asked_for(tmp_path):
     """Fault: a key that is taken and does nothing, or a summary that tells another tolerance."""
     data = write_images(tmp_path / "data")

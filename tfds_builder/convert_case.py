@@ -20,7 +20,7 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.outcome import Outcome
-from tfds_builder.read_case import patient_of, read_case
+from tfds_builder.read_case import clinical_of, patient_of, read_case
 from tfds_builder.sources import Case
 
 # Stored if the spacing is not known; readers turn it back into None.
@@ -89,7 +89,7 @@ def _take(
     if not radiograph.looks_frontal:
         # A mask was drawn on it, so what makes it look unlike a chest is most often illness.
         notes = (NOT_LIKE_A_CHEST, *notes)
-    age = case.clinical.age_years
+    clinical = clinical_of(case, contents[case.image], settings.reading)
     record = {
         "image": png.encode_png(stored_square(radiograph, fit), png.UNCOMPRESSED),
         "mask": png.encode_png(structures_to_square(mask, fit), png.UNFILTERED),
@@ -97,10 +97,10 @@ def _take(
         "example_id": case.example_id,
         "patient_id": patient_id,
         "source": case.source,
-        "finding": case.clinical.finding,
-        "sex": case.clinical.sex,
-        "age_years": UNKNOWN_AGE if age is None else age,
-        "reading": case.clinical.reading,
+        "finding": clinical.finding,
+        "sex": clinical.sex,
+        "age_years": UNKNOWN_AGE if clinical.age_years is None else clinical.age_years,
+        "reading": clinical.reading,
         "original_size": [height, width],
         "spacing_mm": list(radiograph.spacing_mm or NO_SPACING),
         "spacing_source": radiograph.spacing_source,

@@ -12,7 +12,7 @@ from lungseg_jax.imaging import dicom, files
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from tfds_builder.masks import read_structures
-from tfds_builder.sources import Case, documented_spacing
+from tfds_builder.sources import Case, Clinical, documented_spacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Labelled:
       square: what a network sees of it; see `network_input`.
       mask: the reference mask, in the frame of the file; see `Structure`.
       patient_id: the patient's id; a keyed hash if it is secret.
+      clinical: what is known about the patient.
     """
 
     radiograph: Radiograph
     square: UInt16[np.ndarray, "s s 1"]
     mask: UInt8[np.ndarray, "h w"]
     patient_id: str
+    clinical: Clinical
 
 
 def read_case(
@@ -82,6 +84,25 @@ def patient_of(
     return patient_id or case.example_id, patient_id is not None, notes
 
 
+def clinical_of(case: Case, content: bytes, reading: ReadOptions) -> Clinical:
+    """Returns what is known about the patient; by the DICOM header only where that is wanted.
+
+    Args:
+      case: the patient's case.
+      content: content of its image's file.
+      reading: how files are read.
+    """
+    if not reading.sex_and_age or not files.is_dicom(content):
+        return case.clinical
+    sex, age = dicom.read_sex_and_age(content, os.fspath(case.image), reading)
+    known = case.clinical
+    return dataclasses.replace(
+        known,
+        sex=known.sex or sex,
+        age_years=age if known.age_years is None else known.age_years,
+    )
+
+
 def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) -> Labelled:
     """Returns a case as a network and its evaluation need it.
 
@@ -99,4 +120,5 @@ def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) ->
     radiograph, mask, _ = read_case(case, contents, reading)
     square = network_input(radiograph, case.image.name, size)
     patient_id, _, _ = patient_of(case, contents[case.image], id_key, reading)
-    return Labelled(radiograph, square, mask, patient_id)
+    clinical = clinical_of(case, contents[case.image], reading)
+    return Labelled(radiograph, square, mask, patient_id, clinical)

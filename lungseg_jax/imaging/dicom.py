@@ -2,6 +2,8 @@
 
 import dataclasses
 import hmac
+import re
+from typing import Literal, cast
 
 import numpy as np
 
@@ -23,6 +25,11 @@ _IDENTIFIERS = {
 
 # Room for what a deflated file holds besides its pixels of up to four bytes each.
 _HEADER_BYTES = 2**26
+
+# An age string (PS3.5, section 6.2): a number of days, weeks, months or years.
+_AGE = re.compile(r"(\d{1,3})([DWMY])")
+_IN_A_YEAR = {"D": 365, "W": 52, "M": 12, "Y": 1}
+_OLDEST = 90
 
 
 def read_dicom(
@@ -96,6 +103,24 @@ def read_patient_id(
             if identifier:
                 return hash_patient(identifier, key), note
     return None, ("no PatientID: counts as a patient of its own",)
+
+
+def read_sex_and_age(
+    content: bytes, name: str, options: ReadOptions = ReadOptions()
+) -> tuple[Literal["F", "M", ""], float | None]:
+    """Returns a patient's sex and age in whole years by the DICOM header, where it tells them.
+
+    From 90 years up the age is 90: so few are older that it would tell who they are.
+
+    Raises:
+      DataError: not DICOM, or deflated and larger than the largest image.
+    """
+    with guarded(name, "broken DICOM header"):
+        dataset = parse_dicom(content, name, max_bytes(options), until_pixels=True)
+        sex = read_word(dataset, "PatientSex")
+        age = _AGE.fullmatch(read_word(dataset, "PatientAge"))
+    years = None if age is None else float(min(int(age[1]) // _IN_A_YEAR[age[2]], _OLDEST))
+    return cast(Literal["F", "M", ""], sex if sex in ("F", "M") else ""), years
 
 
 def hash_patient(patient_id: str, key: bytes) -> str:

@@ -51,11 +51,13 @@ class ReadOptions:
       frontal_only: refuse what the header says is no frontal chest radiograph, and images with next
         to no greys; doubt what does not look like one.
       correct_polarity: invert an image whose pixels contradict its photometric tag.
+      sex_and_age: take a patient's sex and age from DICOM headers, where no list gives them.
     """
 
     max_pixels: int = round(DataConfig.max_megapixels * 1e6)
     frontal_only: bool = DataConfig.frontal_only
     correct_polarity: bool = DataConfig.correct_polarity
+    sex_and_age: bool = DataConfig.sex_and_age
 
     @property
     def memory_bytes(self) -> int:
@@ -69,6 +71,7 @@ def read_options(data: DataConfig) -> ReadOptions:
         max_pixels=round(data.max_megapixels * 1e6),
         frontal_only=data.frontal_only,
         correct_polarity=data.correct_polarity,
+        sex_and_age=data.sex_and_age,
     )
 
 

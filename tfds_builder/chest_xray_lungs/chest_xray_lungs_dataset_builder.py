@@ -69,8 +69,10 @@ class Builder(tfds.core.ShardBasedBuilder):
     records in memory and needs TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.8")
+    VERSION = tfds.core.Version("2.1.9")
     RELEASE_NOTES: ClassVar = {
+        "2.1.9": "Chests within wide black bars are not taken for masks; sex and age by the header, "
+        "if wanted.",
         "2.1.8": "White bars, and what a DICOM shutter hides, are black; broken VOI LUTs give way "
         "to windows; spacing of scanned films; slips in headers are forgiven.",
         "2.1.7": "Images with a mask are taken, and noted, though they do not look like chests.",
