@@ -138,6 +138,7 @@ def patient_hash(key: bytes = KEY, **attributes: Any) -> str | None:
         ("O", "091Y", ("", 90)), ("", "", ("", None)), ("F", "45", ("F", None)),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_sex_and_age_are_read_where_they_are_known(sex, age, expected):
     """Fault: months for years, a slip for an age, or the age of the few who are older than 90."""
     content = dicom_bytes(chest(32, 32, 0)[0], {"PatientSex": sex, "PatientAge": age})

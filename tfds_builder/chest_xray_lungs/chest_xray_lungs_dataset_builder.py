@@ -71,7 +71,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     VERSION = tfds.core.Version("2.1.9")
     RELEASE_NOTES: ClassVar = {
-        "2.1.9": "Chests within wide black bars are not taken for masks; sex and age by the header, "
+        "2.1.9": "Chests within wide black bars are not taken for masks; sex and age by headers, "
         "if wanted.",
         "2.1.8": "White bars, and what a DICOM shutter hides, are black; broken VOI LUTs give way "
         "to windows; spacing of scanned films; slips in headers are forgiven.",
