@@ -26,7 +26,7 @@ from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals
-from lungseg_jax.run_tables import COMPARED, Runs, metrics_of_runs, metrics_to_show, read_tables
+from lungseg_jax.run_tables import COMPARED, Runs, metrics_run_means, metrics_to_show, read_tables
 from lungseg_jax.workdir import run_folder, write_whole
 
 
@@ -38,7 +38,7 @@ class MetricOfRuns:
       metric: its name.
       mean: mean over the images.
       interval: its 95 % interval over patients; `None` for few. See `mean_intervals`.
-      of_runs: each run's mean.
+      run_means: each run's mean.
       deviation: standard deviation of these; `None` for one run.
       images: number of images that have the metric.
       patients: number of their patients.
@@ -47,7 +47,7 @@ class MetricOfRuns:
     metric: str
     mean: float
     interval: tuple[float, float] | None
-    of_runs: tuple[float, ...]
+    run_means: tuple[float, ...]
     deviation: float | None
     images: int
     patients: int
@@ -69,7 +69,7 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
     patient_of = {name: patient for table in tables for name, patient in table.patients.items()}
     ids = sorted(patient_of)
     patients = [patient_of[name] for name in ids]
-    runs_of_all = metrics_of_runs(tables, ids)
+    runs_of_all = metrics_run_means(tables, ids)
     counts = (~np.isnan(runs_of_all)).sum(axis=0)
     # Sums, because NumPy warns of the mean of nothing.
     values = np.where(counts, np.nansum(runs_of_all, axis=0) / np.maximum(counts, 1), np.nan)
@@ -79,7 +79,7 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
         has = counts[:, column] > 0
         if not has.any():
             continue
-        of_runs = [
+        run_means = [
             float(np.nanmean(run)) for run in runs_of_all[..., column] if not np.isnan(run).all()
         ]
         low, high = intervals[column].tolist()
@@ -88,8 +88,8 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
                 metric=COMPARED[column],
                 mean=float(values[has, column].mean()),
                 interval=None if math.isnan(low) else (low, high),
-                of_runs=tuple(of_runs),
-                deviation=float(np.std(of_runs, ddof=1)) if len(of_runs) > 1 else None,
+                run_means=tuple(run_means),
+                deviation=float(np.std(run_means, ddof=1)) if len(run_means) > 1 else None,
                 images=int(has.sum()),
                 patients=len(set(itertools.compress(patients, has))),
             )
@@ -134,7 +134,7 @@ def _table(found: Sequence[MetricOfRuns]) -> str:
             f"{one.mean:.4f}",
             "-" if one.interval is None else f"{one.interval[0]:.4f} to {one.interval[1]:.4f}",
             "-" if one.deviation is None else f"{one.deviation:.4f}",
-            str(len(one.of_runs)),
+            str(len(one.run_means)),
             str(one.images),
             str(one.patients),
         ]

@@ -27,7 +27,7 @@ def test_folds_together_are_one_table(tmp_path, dice):
     assert found.interval == pytest.approx(whole.interval)
     assert (found.images, found.patients) == (60, 60)
     means = [dice[part].mean() for part in PARTS]
-    assert found.of_runs == pytest.approx(means)
+    assert found.run_means == pytest.approx(means)
     assert found.deviation == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
     assert whole.deviation is None
 
