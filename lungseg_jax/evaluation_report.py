@@ -158,7 +158,9 @@ def write_overlays(
             path = workdir / "overlays" / f"{rank}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, png.encode_png(overlays[position]))
-            terminal.say(f"{rank}: {row.id}, Dice {dice_of_classes(vars(row)):.4f}, {path}")
+            has_sides = any(not math.isnan(getattr(row, name)) for name in SIDE_FIGURES)
+            kind = "mean Dice of right and left" if has_sides else "Dice"
+            terminal.say(f"{rank}: {row.id}, {kind} {dice_of_classes(vars(row)):.4f}, {path}")
 
 
 def closing_table(summary: Summary) -> str:
@@ -169,7 +171,8 @@ def closing_table(summary: Summary) -> str:
         for source, source_figures in figures.get("by_source", {}).items():
             lines[f"{split} {source}"] = _with_interval(source_figures)
     # A mean over files of several sizes is dominated by the largest if it is in pixels.
-    several = any(figures.get("num_sizes", 1) > 1 for figures in summary.values())
+    sides = {figures["longer_side_px"] for figures in summary.values()}
+    several = len(sides) > 1 or None in sides
     hidden = _OF_ONE_SIZE if several else _OF_SEVERAL
     columns = {
         key: heading

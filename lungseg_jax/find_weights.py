@@ -1,6 +1,7 @@
 """Weights by name: from the package, a file, or a run."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -13,11 +14,11 @@ from jaxtyping import PyTree
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, ModelConfig, SourceName
 from lungseg_jax.data.labels import CHANNELS
-from lungseg_jax.errors import ConfigError
+from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, packaged_weights
-from lungseg_jax.workdir import read_config, run_folder
+from lungseg_jax.workdir import SPLITS, read_config, run_folder
 
 PACKAGED = "packaged"
 
@@ -134,6 +135,29 @@ def say_if_seen(
             "The weights in the package were trained on images of Montgomery and Shenzhen: "
             "on these, metrics will be too high"
         )
+
+
+def ids_trained_on(name: str) -> set[str]:
+    """Returns the ids of the images that weights were trained or selected on, as far as is known.
+
+    Those of a run and of the runs that it started from; none of files.
+
+    Args:
+      name: the weights' name.
+    """
+    seen: set[str] = set()
+    visited: set[str] = set()
+    while name and name != PACKAGED and name not in visited:
+        visited.add(name)
+        workdir, _ = run_and_step(run_folder(name))
+        try:
+            splits = json.loads((workdir / SPLITS).read_text())
+            seen |= {*splits["train"], *splits["val"]}
+            name = read_config(workdir).start_from
+        except (OSError, ValueError, TypeError, KeyError, UserError):
+            # A file, a run of an earlier version, or one that was removed since.
+            break
+    return seen
 
 
 def _differences(config: Config, other: Config) -> list[str]:

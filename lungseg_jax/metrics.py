@@ -249,16 +249,17 @@ def dice_of_classes(figures: Mapping[str, Any]) -> float:
     return float(np.mean(known)) if known else float(figures.get("dice", NAN))
 
 
-def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
+def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int | None]:
     """Returns the mean of each metric over the images where it has a meaning, and counts.
 
     `num_without_lung` counts images with an empty reference, `num_false_lungs` those of them with
     lung in the prediction, `num_empty_predictions` images with lung in the reference only,
-    `num_with_mm` those whose distances are known in mm, and `num_sizes` the sizes of files, by
-    their longer sides: of more than one, means in pixels depend on the mixture. A metric that no
-    image has is left out.
+    `num_with_mm` those whose distances are known in mm. `longer_side_px` is that of all files;
+    `None` if it differs, so that means in pixels depend on the mixture. A metric that no image has
+    is left out.
     """
-    summary: dict[str, float | int] = {}
+    summary: dict[str, float | int | None] = {}
+    sides = {max(row.height, row.width) for row in rows}
     for name in FIGURES:
         values = np.array([getattr(row, name) for row in rows], np.float64)
         if not np.isnan(values).all():
@@ -266,7 +267,7 @@ def summarize(rows: Sequence[ImageMetrics]) -> dict[str, float | int]:
     return summary | {
         "num_examples": len(rows),
         "num_patients": len({row.patient or row.id for row in rows}),
-        "num_sizes": len({max(row.height, row.width) for row in rows}),
+        "longer_side_px": sides.pop() if len(sides) == 1 else None,
         "num_with_mm": sum(not math.isnan(row.hd95_mm) for row in rows),
         "num_without_lung": sum(row.reference_px == 0 for row in rows),
         "num_empty_predictions": sum(row.predicted_px == 0 < row.reference_px for row in rows),

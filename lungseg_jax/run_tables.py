@@ -14,7 +14,7 @@ from etils import epath
 from jaxtyping import Float64
 
 from lungseg_jax import evaluation_report
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
 from lungseg_jax.workdir import run_folder
 
@@ -37,16 +37,18 @@ class Table:
 
     Attributes:
       workdir: the run's folder.
-      tolerance_px: tolerance of surface Dice.
+      tolerance_px: tolerance of surface Dice in pixels.
+      tolerance_mm: that in mm.
       patients: each image's patient, by the image's id.
       reference_px: pixels of each image's reference, which identify reference and frame.
-      sizes: the longer sides of the files.
+      sizes: the longer sides of the files; none in a table of an earlier version.
       optional: which of the optional metrics it has; of those in mm, for all of its images.
       metrics: of each image those of `COMPARED`; NaN where one has no meaning.
     """
 
     workdir: epath.Path
     tolerance_px: float
+    tolerance_mm: float
     patients: dict[str, str]
     reference_px: dict[str, int]
     sizes: frozenset[int]
@@ -62,11 +64,13 @@ def read_tables(groups: Sequence[Runs], split: str) -> list[list[Table]]:
       split: the split whose images the tables are of.
 
     Raises:
-      ConfigError: an address that is not a folder.
+      ConfigError: an address that is not a folder, or a group without a run.
       DataError: a folder holds no table of the split, a run is given twice, a group's tables share
         some of their images, or tables differ in references, frames or tolerances.
     """
     folders = [[group] if isinstance(group, str | os.PathLike) else group for group in groups]
+    if not all(folders):
+        raise ConfigError("runs", "none is given", "name the folders of finished runs")
     tables = [[_read(run_folder(workdir), split) for workdir in group] for group in folders]
     first, *others = itertools.chain(*tables)
     for other in others:
@@ -84,6 +88,8 @@ def metrics_to_show(tables: Sequence[Table]) -> list[int]:
     sizes = frozenset().union(*(table.sizes for table in tables))
     shared = frozenset.intersection(*(table.optional for table in tables))
     hidden = {*_OPTIONAL} - shared | {*(_IN_PIXELS if len(sizes) > 1 else _IN_PERCENT)}
+    if len({table.tolerance_mm for table in tables}) > 1:
+        hidden.add("surface_dice_mm")
     return [place for place, metric in enumerate(COMPARED) if metric not in hidden]
 
 
@@ -153,10 +159,11 @@ def _check_same_tolerance(table: Table, other: Table) -> None:
         )
 
 
-def _tolerance(workdir: epath.Path, split: str) -> float:
-    """Returns the tolerance of the surface Dice in a table, in pixels."""
+def _tolerances(workdir: epath.Path, split: str) -> tuple[float, float]:
+    """Returns the tolerances of the surface Dice in a table, in pixels and in mm."""
     try:
-        return float(evaluation_report.read_summary(workdir)[split]["tolerance_px"])
+        summary = evaluation_report.read_summary(workdir)[split]
+        return float(summary["tolerance_px"]), float(summary["tolerance_mm"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         fault = f"does not tell the tolerance of surface Dice ({type(error).__name__})"
         raise DataError(workdir / "metrics.json", fault, AGAIN) from error
@@ -173,23 +180,31 @@ def _read(workdir: epath.Path, split: str) -> Table:
         rows = []
     if not rows or not {"id", "dice"} <= rows[0].keys():
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
-    for name in (*COMPARED, "patient", "reference_px", "height", "width"):
+    for name in (*COMPARED, "patient", "reference_px"):
         if name not in rows[0] and name not in _OPTIONAL:
             raise DataError(path, f"has no column {name}", AGAIN)
     metrics = {row["id"]: [_number(path, row, name) for name in COMPARED] for row in rows}
     return Table(
         workdir,
-        _tolerance(workdir, split),
+        *_tolerances(workdir, split),
         {row["id"]: row["patient"] for row in rows},
         {row["id"]: int(_number(path, row, "reference_px")) for row in rows},
-        frozenset(int(max(_number(path, row, x) for x in ("height", "width"))) for row in rows),
+        _sizes(path, rows),
         frozenset(filter(functools.partial(_has, rows), _OPTIONAL)),
         metrics,
     )
 
 
-def _has(rows: Sequence[dict[str, str]], metric: str) -> bool:
-    """Whether a table has an optional metric: in mm, of every image that has one in pixels."""
+def _sizes(path: epath.Path, rows: Sequence[dict[str, str | None]]) -> frozenset[int]:
+    """Returns the longer sides of a table's images."""
+    sides = ("height", "width")
+    if not {*sides} <= rows[0].keys():
+        return frozenset()
+    return frozenset(int(max(_number(path, row, side) for side in sides)) for row in rows)
+
+
+def _has(rows: Sequence[dict[str, str | None]], metric: str) -> bool:
+    """Whether a table has an optional metric: in mm, of all images that have one in pixels."""
     cells = [row.get(metric, "") for row in rows if row["hd95_px"]]
     return all(cells) if metric.endswith("_mm") else any(cells)
 

@@ -20,14 +20,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
+from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
-from lungseg_jax.errors import ConfigError
+from lungseg_jax.errors import DataError
 from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals
-from lungseg_jax.run_tables import COMPARED, Runs, metrics_run_means, metrics_to_show, read_tables
-from lungseg_jax.workdir import run_folder, write_whole
+from lungseg_jax.run_tables import COMPARED, Runs, metrics_of_runs, metrics_to_show, read_tables
+from lungseg_jax.workdir import local_path, write_whole
+
+# The key by which this command knows a file of its own.
+KEY = "metrics_of_runs"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,8 @@ class MetricOfRuns:
       metric: its name.
       mean: mean over the images.
       interval: its 95 % interval over patients; `None` for few. See `mean_intervals`.
-      run_means: each run's mean.
-      deviation: standard deviation of these; `None` for one run.
+      run_means: each run's mean; `None` where a run has no image with the metric.
+      deviation: standard deviation of these; `None` for fewer than two.
       images: number of images that have the metric.
       patients: number of their patients.
     """
@@ -47,7 +51,7 @@ class MetricOfRuns:
     metric: str
     mean: float
     interval: tuple[float, float] | None
-    run_means: tuple[float, ...]
+    run_means: tuple[float | None, ...]
     deviation: float | None
     images: int
     patients: int
@@ -69,7 +73,7 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
     patient_of = {name: patient for table in tables for name, patient in table.patients.items()}
     ids = sorted(patient_of)
     patients = [patient_of[name] for name in ids]
-    runs_of_all = metrics_run_means(tables, ids)
+    runs_of_all = metrics_of_runs(tables, ids)
     counts = (~np.isnan(runs_of_all)).sum(axis=0)
     # Sums, because NumPy warns of the mean of nothing.
     values = np.where(counts, np.nansum(runs_of_all, axis=0) / np.maximum(counts, 1), np.nan)
@@ -80,8 +84,10 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
         if not has.any():
             continue
         run_means = [
-            float(np.nanmean(run)) for run in runs_of_all[..., column] if not np.isnan(run).all()
+            None if np.isnan(run).all() else float(np.nanmean(run))
+            for run in runs_of_all[..., column]
         ]
+        known = [mean for mean in run_means if mean is not None]
         low, high = intervals[column].tolist()
         found.append(
             MetricOfRuns(
@@ -89,7 +95,7 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
                 mean=float(values[has, column].mean()),
                 interval=None if math.isnan(low) else (low, high),
                 run_means=tuple(run_means),
-                deviation=float(np.std(run_means, ddof=1)) if len(run_means) > 1 else None,
+                deviation=float(np.std(known, ddof=1)) if len(known) > 1 else None,
                 images=int(has.sum()),
                 patients=len(set(itertools.compress(patients, has))),
             )
@@ -108,21 +114,40 @@ def _run(arguments: Sequence[str]) -> None:
     split = flags.DEFINE_enum(
         "split", "test", ["test", "val", "external"], "Split.", flag_values=values
     )
-    output = flags.DEFINE_string("output", None, "JSON file.", flag_values=values)
+    path = flags.DEFINE_string("output", None, "JSON file.", flag_values=values)
     runs = parse_flags(values, arguments)
-    if not runs:
-        raise ConfigError("command line", "no run is given", "name the folders of finished runs")
+    output = None if path.value is None else _free(path.value)
     found = summarize_runs(runs, str(split.value))
     terminal.show(_table(found))
-    if min(one.patients for one in found) < MIN_PATIENTS:
+    if any(one.patients < MIN_PATIENTS for one in found):
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
-    if output.value:
+    if output is not None:
         content = {
             "runs": [os.fspath(run) for run in runs],
             "split": split.value,
-            "metrics": {one.metric: dataclasses.asdict(one) for one in found},
+            KEY: {one.metric: dataclasses.asdict(one) for one in found},
         }
-        write_whole(run_folder(output.value), (json.dumps(content, indent=2) + "\n").encode())
+        write_whole(output, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _free(path: str) -> epath.Path:
+    """Returns the file to write to, which may hold what an earlier call wrote.
+
+    Raises:
+      DataError: it holds something else, or lies in no folder.
+    """
+    output = local_path(path)
+    if not output.parent.is_dir():
+        raise DataError(output, "lies in no folder", "make the folder, or give another --output")
+    if output.exists():
+        try:
+            ours = KEY in json.loads(output.read_text())
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if not ours:
+            fault = "was not written by this command"
+            raise DataError(output, fault, "give another --output")
+    return output
 
 
 def _table(found: Sequence[MetricOfRuns]) -> str:
@@ -134,7 +159,7 @@ def _table(found: Sequence[MetricOfRuns]) -> str:
             f"{one.mean:.4f}",
             "-" if one.interval is None else f"{one.interval[0]:.4f} to {one.interval[1]:.4f}",
             "-" if one.deviation is None else f"{one.deviation:.4f}",
-            str(len(one.run_means)),
+            str(len(one.run_means) - one.run_means.count(None)),
             str(one.images),
             str(one.patients),
         ]

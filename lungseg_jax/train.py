@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,9 +27,9 @@ from lungseg_jax.data.pipeline import read_store, training_batches, use_resident
 from lungseg_jax.data.records import Records, check_same_records, identity, open_records
 from lungseg_jax.data.samples import Batch, Store
 from lungseg_jax.device_counts import check_devices
-from lungseg_jax.errors import ConfigError, DivergedError
+from lungseg_jax.errors import ConfigError, DataError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
-from lungseg_jax.find_weights import variables_to_start_from
+from lungseg_jax.find_weights import ids_trained_on, variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import NAN, SIDE_FIGURES, dice_of_classes, summarize
 from lungseg_jax.network import Variables, count_parameters
@@ -162,21 +162,44 @@ def start(
         step=int(state.step),
         begun_with=None if begun_with is None else checksum(begun_with),
     )
-    _write_splits(workdir, records["train"].folder)
+    _write_splits(workdir, records["train"].folder, config.start_from, begins=data_state is None)
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
     return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
 
 
-def _write_splits(workdir: epath.Path, records: epath.Path) -> None:
-    """Writes `splits.json`, by which other runs get the same splits: `data.splits` takes it."""
+def _write_splits(
+    workdir: epath.Path, records: epath.Path, start_from: str, *, begins: bool
+) -> None:
+    """Writes `splits.json`, by which other runs get the same splits: `data.splits` takes it.
+
+    Warns if weights that the run starts from have seen its test images.
+
+    Args:
+      workdir: the run's folder.
+      records: the folder of its records.
+      start_from: the weights that it starts from, if any.
+      begins: whether the run has just begun, so that a file that is there is another run's.
+    """
     path = workdir / workdir_lib.SPLITS
-    if jax.process_index() > 0 or path.exists():
+    if jax.process_index() > 0 or (path.exists() and not begins):
         return
+    try:
+        report = read_build_report(records)
+    except DataError as error:
+        report = None
+        terminal.say(f"No {workdir_lib.SPLITS}: {error}")
     # Records that were copied here may have come without their report.
-    if (report := read_build_report(records)) is not None:
-        text = json.dumps(splits_in(report), indent=1) + "\n"
-        workdir_lib.write_whole(path, text.encode())
+    if report is None:
+        path.unlink(missing_ok=True)
+        return
+    splits = splits_in(report)
+    workdir_lib.write_whole(path, (json.dumps(splits, indent=1) + "\n").encode())
+    if seen := len(ids_trained_on(start_from).intersection(splits.get("test", ()))):
+        terminal.say(
+            f"{seen} of {len(splits['test'])} test images have ids of images that {start_from} was "
+            "trained or selected on: metrics on these will be too high"
+        )
 
 
 def _restored_or_begun(
@@ -281,9 +304,15 @@ def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
     terminal.say(
         f"step {step}: {pending.summary()}; validation Dice {dice:.4f}{sides}, "
         f"cross-entropy {figures.get('cross_entropy', np.nan):.4f}, "
-        f"HD95 {figures.get('hd95_px', np.nan):.2f} px"
+        f"HD95 {_hd95(figures)}"
     )
     return 0.0 if math.isnan(dice) else dice
+
+
+def _hd95(figures: Mapping[str, float | int | None]) -> str:
+    """Returns the mean HD95 as text: in percent of the longer side where files differ in that."""
+    name, unit = ("hd95_px", "px") if figures["longer_side_px"] else ("hd95_percent", "%")
+    return f"{figures.get(name, math.nan):.2f} {unit}"
 
 
 class Pending:

@@ -24,25 +24,27 @@ import itertools
 import json
 import secrets
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 from etils import epath
+from jaxtyping import Bool
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import READING_KEYS, define_keys, parse_flags
-from lungseg_jax.config import Config, DataConfig, EvaluationConfig, resolve
-from lungseg_jax.data.labels import channels, has_sides, tells_sides
+from lungseg_jax.config import Config, DataConfig, EvaluationConfig, Labels, resolve
+from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
-from lungseg_jax.find_weights import PACKAGED, find_weights, run_and_step, say_if_seen
+from lungseg_jax.find_weights import PACKAGED, find_weights, ids_trained_on, say_if_seen
 from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.metrics import NAN, ImageMetrics, image_metrics, name_patients
+from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
@@ -50,7 +52,7 @@ from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.sandbox import Sandboxes
-from lungseg_jax.workdir import SPLITS, VALIDATION, local_path, make_folder, run_folder, write_whole
+from lungseg_jax.workdir import VALIDATION, local_path, make_folder, write_whole
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sources import Case, FolderPatterns, list_source
 from tfds_builder.splits import read_split_file
@@ -89,7 +91,7 @@ def validate(
     segmenter: Segmenter,
     data: DataConfig,
     output: epath.PathLike,
-    trained: Mapping[str, Config] | None = None,
+    networks: Sequence[tuple[str, Config]] = (),
     evaluation: EvaluationConfig = EvaluationConfig(),
 ) -> evaluation_report.Summary:
     """Measures masks of a folder's labelled images; writes and returns the metrics.
@@ -100,7 +102,7 @@ def validate(
       segmenter: makes the masks.
       data: which images, and how they are read.
       output: folder to write to.
-      trained: names of the networks, for `validation.json`, and what they were trained with.
+      networks: their names, for `validation.json`, and what they were trained with.
       evaluation: tolerances of surface Dice.
 
     Returns:
@@ -119,8 +121,7 @@ def validate(
     terminal.say(f"{data.source}: {listing.describe()}")
     cases = _test_split(listing.cases, data.splits) if data.splits else listing.cases
     ids = [case.example_id for case in cases]
-    trained = trained or {}
-    for name, config in trained.items():
+    for name, config in networks:
         say_if_seen(name, config, data.source, ids)
         _say_if_trained_on(name, config.data, data, ids)
     make_folder(output)
@@ -140,7 +141,7 @@ def validate(
         }
         summary = {SPLIT: _summary(segmenter, rows, len(left_out), evaluation)}
         evaluation_report.remove_summary(output)
-        _note(output, segmenter, data, list(trained), left_out)
+        _note(output, segmenter, data, [name for name, _ in networks], left_out)
         summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
         evaluation_report.write_summary(output, summary)
         evaluation_report.write_overlays(output, rows, ranked, overlays)
@@ -298,11 +299,9 @@ def _figures(
     case, labelled, prediction = predicted
     with opencv_memory_errors():
         found = segmenter.finish(labelled.radiograph, prediction)
-        # Sides where the reference has them, to see whether predict takes one for the other.
-        labels = "left_right" if has_sides(labelled.mask) else "lungs"
-        lungs = [found.right, found.left] if tells_sides(labels) else [found.mask]
+        labels, lungs = _as_measured(labelled, found)
         figures = image_metrics(
-            np.stack(lungs, axis=-1),
+            lungs,
             channels(labelled.mask[..., None], labels, case.example_id) > 0,
             example_id=case.example_id,
             source=case.source,
@@ -324,6 +323,18 @@ def _figures(
         reason="; ".join(found.doubts),
         estimated_dice=round(found.estimated_dice, 4),
     )
+
+
+def _as_measured(
+    labelled: Labelled, found: Segmentation
+) -> tuple[Labels, Bool[np.ndarray, "h w c"]]:
+    """Returns what is measured, and predict's masks of it.
+
+    Sides where the reference has them, to see whether predict takes one for the other.
+    """
+    if has_sides(labelled.mask):
+        return "left_right", np.stack([found.right, found.left], axis=-1)
+    return "lungs", found.mask[..., None]
 
 
 def _summary(
@@ -349,9 +360,9 @@ def _overlay(segmenter: Segmenter, labelled: Labelled | DataError) -> np.ndarray
         raise labelled
     (prediction,) = segmenter.predict([labelled.square])
     found = segmenter.finish(labelled.radiograph, prediction)
-    upright = labelled.radiograph.orientation.to_upright
-    reference = channels(labelled.mask[..., None], "lungs", "reference")[..., 0] > 0
-    masks = (upright(mask)[..., None] for mask in (found.mask, reference))
+    labels, lungs = _as_measured(labelled, found)
+    reference = channels(labelled.mask[..., None], labels, "reference") > 0
+    masks = map(labelled.radiograph.orientation.to_upright, (lungs, reference))
     return draw_overlay(labelled.radiograph.pixels, *masks)
 
 
@@ -377,30 +388,23 @@ def _say_if_trained_on(
       data: the data to be measured.
       example_ids: the ids of the images to be measured.
     """
-    remedy = "figures will be too high; of images it has not seen, --mode=eval of the run tells"
-    seen = _ids_trained_on(name)
-    if seen is not None:
-        if common := len(seen.intersection(example_ids)):
-            count = f"{common} of {len(example_ids)} images have ids of its training images"
-            terminal.say(f"{name}: {count}: if they are the same, {remedy}")
+    remedy = (
+        "figures will be too high; --config.data.splits=RUN/splits.json measures the run's test "
+        "images alone"
+    )
+    seen = ids_trained_on(name)
+    if common := len(seen.intersection(example_ids)):
+        terminal.say(
+            f"{name}: {common} of {len(example_ids)} images have ids of images that it was trained "
+            f"or selected on; if they are the same, {remedy}"
+        )
+    if seen:
         return
-    # A file of weights does not name the images, which may identify patients.
+    # A run of an earlier version. Files of weights name no images, which may identify patients.
     folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
     held_out = bool(data.splits) and data.splits == trained.splits
     if name != PACKAGED and trained.manual_dir and len(folders) == 1 and not held_out:
         terminal.say(f"{name} was trained on images of this folder: {remedy}")
-
-
-def _ids_trained_on(name: str) -> set[str] | None:
-    """Returns the ids that a run was trained and selected on; `None` where no file names them."""
-    if name == PACKAGED:
-        return None
-    path = run_and_step(run_folder(name))[0] / SPLITS
-    try:
-        splits = read_split_file(path)
-    except ConfigError:
-        return None
-    return {*splits["train"], *splits["val"]}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -432,8 +436,8 @@ def _run(arguments: Sequence[str]) -> None:
     names = checkpoints.value or [PACKAGED]
     members = list(map(find_weights, names))
     segmenter = Segmenter(*members, both_ways=bool(both_ways.value))
-    trained = dict(zip(names, (member.config for member in members), strict=True))
-    summary = validate(segmenter, data, output.value, trained, resolved.evaluation)
+    networks = [(name, one.config) for name, one in zip(names, members, strict=True)]
+    summary = validate(segmenter, data, output.value, networks, resolved.evaluation)
     figures = summary[SPLIT]
     shown = {SPLIT: figures, "accepted": figures["accepted"]}
     terminal.say(

@@ -25,16 +25,18 @@ def write_run(
     images_of_a_patient: int = 1,
     columns: Sequence[str] = USUAL,
     size: int = 512,
+    tolerance_mm: float = 2.0,
 ) -> Path:
     (folder / "eval").mkdir(parents=True)
-    figures = {"tolerance_px": tolerance_px}
+    figures = {"tolerance_px": tolerance_px, "tolerance_mm": tolerance_mm}
     evaluation_report.write_summary(epath.Path(folder), {"test": figures, "val": figures})
     ids = ids or [f"p{number}" for number in range(len(dice))]
     lines = [",".join(("id", "source", "patient", *columns, "reference_px", "height", "width"))]
     for place, (name, value) in enumerate(zip(ids, dice, strict=True)):
         patient = ids[place - place % images_of_a_patient]
         cell = "" if np.isnan(value) else f"{value}"
-        others = ["" if np.isnan(value) else "0.5"] * (len(columns) - 1)
+        # Of each metric another, so that none passes for another's.
+        others = ["" if np.isnan(value) else f"0.{5 + i}" for i in range(len(columns) - 1)]
         lines.append(",".join((name, "folder", patient, cell, *others, "1000", f"{size}", "9")))
     (folder / "eval" / "test.csv").write_text("\n".join(lines) + "\n")
     return folder
@@ -235,9 +237,12 @@ def test_what_is_compared_suits_all_files_of_both(tmp_path, dice):
     assert [one.metric for one in compare([other], [whole])] == [*common, *pixels, *optional]
     percent = ["hd95_percent", "assd_percent"]
     assert [one.metric for one in compare([whole], [larger])] == [*common, *percent, *optional]
+    looser = write_run(tmp_path / "e", dice, columns=COMPARED, tolerance_mm=3.0)
+    shown = [one.metric for one in compare([looser], [whole])]
+    assert shown == [*common, *pixels, *optional[:-1]]
     # In mm of some images alone: not the images that the other metrics are of.
     path = other / "eval" / "test.csv"
-    path.write_text(re.sub(r"(?m)^(p3,.*,)0.5,0.5,1000", r"\1,,1000", path.read_text()))
+    path.write_text(re.sub(r"(?m)^(p3,.*,)0.13,0.14,1000", r"\1,,1000", path.read_text()))
     assert [one.metric for one in compare([other], [whole])] == [*common, *pixels, *optional[:2]]
 
 
@@ -268,7 +273,7 @@ def test_another_tolerance_is_refused(tmp_path, dice):
     [
         (b",p3,0", b",p3,high0", r"test.csv: dice of p3 is 'high0[.0-9]*'; evaluate"),
         (b",p3,0", b",p3,inf,0", r"test.csv: dice of p3 is 'inf'; evaluate"),
-        (b",0.5,0.5,1000,512,9\np4", b"\np4", r"test.csv: p3 has no hd95_percent; evaluate"),
+        (b",0.9,0.10,1000,512,9\np4", b"\np4", r"test.csv: p3 has no hd95_percent; evaluate"),
         (b",1000,512,9\np4", b",,512,9\np4", r"test.csv: p3 has no reference_px; evaluate"),
         (b"reference_px", b"pixels", r"test.csv: has no column reference_px; evaluate"),
         (b"patient", b"person", r"test.csv: has no column patient; evaluate"),

@@ -175,6 +175,16 @@ def test_phantoms_that_look_alike_are_no_alarm(tmp_path, capsys):
     assert json.loads((folder / "data_report" / "duplicates.json").read_text())["pairs"]
 
 
+def test_the_same_pixels_alone_are_told(tmp_path, capsys):
+    """Fault: a traceback for copies in two splits where nothing else is alike."""
+    folder = write_records(tmp_path, size=32)
+    twin = read_split(folder, "train")[0]
+    same = {"image": twin["image"], "mask": twin["mask"]}
+    rewrite(folder, "test", lambda records: [records[0] | same, *records[1:]])
+    write_data_report(folder)
+    assert "1 with the same pixels, 0 that look alike. If they" in capsys.readouterr().err
+
+
 def test_absent_build_report_leaves_its_part_out(tmp_path):
     """Fault: records of an older build cannot be looked at; an old figure remains."""
     folder = write_records(tmp_path, size=32)

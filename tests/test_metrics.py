@@ -190,9 +190,10 @@ def test_summary_has_failures_in_its_means_and_counts():
     assert summary["dice"] == pytest.approx(1 / 4)
     assert summary["hd95_px"] == pytest.approx(math.hypot(64, 64) * 3 / 4)
     assert "hd95_mm" not in summary
+    assert summary["longer_side_px"] == 64
     counts = {name: count for name, count in summary.items() if name.startswith("num_")}
     assert counts == {
-        "num_examples": 7, "num_patients": 1, "num_sizes": 1, "num_with_mm": 0,
+        "num_examples": 7, "num_patients": 1, "num_with_mm": 0,
         "num_without_lung": 4, "num_empty_predictions": 2, "num_false_lungs": 1,
     }  # fmt: skip
 

@@ -93,12 +93,16 @@ def test_faults_of_a_list_are_named_by_line_and_column(tmp_path, pairs, message)
 def test_images_of_one_name_are_called_by_their_paths(tmp_path):
     """Fault: an export in which every image is called IM0001 refused, or one taken for another."""
     folder = write_tree(tmp_path, ("st0/IM1", "st1/IM1", "st2/IM2", "0.png", "1.png", "2.png"))
-    lines = ["image,mask", "st0/IM1,0.png", "st1/IM1,1.png", "st2/IM2,2.png"]
+    lines = ["image,mask", "./st0/IM1,0.png", "st1/IM1,1.png", "st2/IM2,2.png"]
     (folder / "pairs.csv").write_text("\n".join(lines))
     cases = list_source("folder", folder).cases
     assert {case.example_id: case.masks[0].path.name for case in cases} == {
         "st0/IM1": "0.png", "st1/IM1": "1.png", "IM2": "2.png",
     }  # fmt: skip
+    # Fault: another name for an image, because there is one that needs none.
+    lines = ["image,mask,id", "st0/IM1,0.png,", "st1/IM1,,", "st2/IM2,2.png,x"]
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    assert [case.example_id for case in list_source("folder", folder).cases] == ["IM1", "x"]
 
 
 def test_a_list_in_another_encoding_is_refused(tmp_path):

@@ -58,10 +58,28 @@ def test_the_command_prints_and_writes_the_same(tmp_path, dice, capsys):
     assert main(["summarize", *runs, f"--output={output}"]) == 0
     written = json.loads(output.read_text())
     assert written["runs"] == runs
+    first = {name: one["run_means"][0] for name, one in written["metrics_of_runs"].items()}
+    # As the table was written: another figure for each metric.
+    shown_metrics = [name for name in COMPARED if not name.endswith("_percent")]
+    expected = {name: float(f"0.{4 + COMPARED.index(name)}") for name in shown_metrics[1:]}
+    assert first == pytest.approx({"dice": dice.mean()} | expected)
     lines = capsys.readouterr().out.splitlines()
     shown = {line.split()[0]: line.split()[1] for line in lines[2:]}
-    assert shown == {name: f"{one['mean']:.4f}" for name, one in written["metrics"].items()}
-    assert "dice_left" in shown
+    assert shown == {name: f"{one['mean']:.4f}" for name, one in written["metrics_of_runs"].items()}
+    assert main(["summarize", *runs, f"--output={output}"]) == 0
+    # Fault: a run's own metrics replaced.
+    for path in (f"{runs[0]}/metrics.json", str(tmp_path / "absent" / "x.json")):
+        capsys.readouterr()
+        assert main(["summarize", *runs, f"--output={path}"]) == 1
+        assert "give another --output" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["test"]["tolerance_px"] == 2
+
+
+def test_no_run_and_no_metric_are_no_tracebacks(tmp_path, capsys):
+    """Fault: an error of Python's for a command without folders, or for images without lungs."""
+    assert main(["summarize"]) == 1
+    assert "name the folders of finished runs" in capsys.readouterr().err
+    assert main(["summarize", str(write_run(tmp_path / "a", np.full(12, np.nan)))]) == 0
 
 
 def test_a_split_that_is_shared_in_part_is_refused(tmp_path, dice):

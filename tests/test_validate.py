@@ -27,7 +27,7 @@ from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.validate import IMAGE_KEYS, _say_if_trained_on, main, validate
 from lungseg_jax.weights import Calibration, load_weights, packaged_weights, save_weights
-from lungseg_jax.workdir import VALIDATION, check_free
+from lungseg_jax.workdir import VALIDATION, check_free, claim
 from tests.images import chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config
 from tests.untrained import untrained_weights
@@ -247,7 +247,7 @@ def test_its_own_folder_is_known(tmp_path, segmenter):
     data = write_images(tmp_path / "data")
     out = tmp_path / "data" / "figures"
     for name in ("first", "second"):
-        validate(segmenter, data, out, {name: small_config()})
+        validate(segmenter, data, out, [(name, small_config())])
         assert json.loads((out / VALIDATION).read_text())["networks"] == [name]
     rows = predict(segmenter, [tmp_path / "data"], tmp_path / "masks", read_options(data))
     assert not any("figures" in row.file for row in rows)
@@ -294,24 +294,29 @@ def test_a_run_on_its_own_images_is_warned_of(tmp_path, capsys, folder, warned):
     trained, data = (
         DataConfig(source="folder", manual_dir=str(tmp_path / name)) for name in ("own", folder)
     )
-    _say_if_trained_on("first.safetensors", trained, data, ["a"])
-    said = "first.safetensors was trained on images of this folder" in capsys.readouterr().err
-    assert said == warned
+    # A run without `splits.json`.
+    _say_if_trained_on("runs/first", trained, data, ["a"])
+    assert ("runs/first was trained on images of this folder" in capsys.readouterr().err) == warned
 
 
-@pytest.mark.parametrize(("ids", "count"), [(["a", "b", "c"], 2), (["c", "d"], 0)])
+@pytest.mark.parametrize(("ids", "count"), [(["a", "b", "c", "e"], 3), (["c", "d"], 0)])
 def test_training_images_are_known_by_their_ids_in_any_folder(tmp_path, capsys, ids, count):
     """Fault: a copy of the training images in another folder, measured as external."""
     splits = {"train": ["a"], "val": ["b"], "test": ["c"]}
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "splits.json").write_text(json.dumps(splits))
+    # What a run started from was trained on others.
+    before = small_config()
+    after = small_config(start_from=str(tmp_path / "before" / "checkpoints" / "7"))
+    for name, config, train in (("before", before, ["e"]), ("run", after, ["a"])):
+        claim(epath.Path(tmp_path / name), config)
+        content = json.dumps(splits | {"train": train})
+        (tmp_path / name / "splits.json").write_text(content)
     trained, data = (
         DataConfig(source="folder", manual_dir=name) for name in ("/archive", "/copies")
     )
     for name in (str(tmp_path / "run"), str(tmp_path / "run" / "checkpoints" / "50")):
         _say_if_trained_on(name, trained, data, ids)
         said = capsys.readouterr().err
-        assert (f"{count} of {len(ids)} images have ids of its training images" in said) == (
+        assert (f"{count} of {len(ids)} images have ids of images that it was trained" in said) == (
             count > 0
         )
 

@@ -141,7 +141,7 @@ def splits_in(report: dict) -> dict[str, list[str]]:
     """Returns the ids of each split's examples, sorted, in the form of a split file."""
     splits: dict[str, set[str]] = collections.defaultdict(set)
     for entry in report["files"]:
-        if entry["split"]:
+        if entry.get("split"):
             splits[entry["split"]].add(entry["example_id"])
     return {name: sorted(ids) for name, ids in splits.items()}
 

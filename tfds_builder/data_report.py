@@ -105,11 +105,13 @@ def _say_duplicates(folder: epath.Path) -> None:
         return
     # Each phantom is a patient of its own, however alike two of them are.
     if pairs and not generated:
-        reach = f" (correlation up to {max(alike):.3f}, of two patients rarely above .75)"
+        reach = ""
+        if alike:
+            reach = f" (correlation up to {max(alike):.3f}, of two patients rarely above .75)"
         terminal.say(
             f"Pairs of images in different splits: {kinds['same pixels']} with the same pixels, "
-            f"{len(alike)} that look alike{reach if alike else ''}. If they show one patient, "
-            f"metrics are too high: see {folder / PAGE}, and name the patient in pairs.csv"
+            f"{len(alike)} that look alike{reach}. If they show one patient, metrics are too high: "
+            f"see {folder / PAGE}, and name the patient in pairs.csv"
         )
 
 

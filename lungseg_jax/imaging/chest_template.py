@@ -26,6 +26,8 @@ MIN_LEAD = 0.25
 # of: a mask of two lungs has the figure of a chest, but next to no greys. Images of Montgomery and
 # Shenzhen have 0.78 or more, their masks 0.15 or less.
 MIN_GREY = 0.35
+# And of the whole image: a line of text is grey, too.
+MIN_GREY_OF_ALL = 0.03
 _BLACK, _WHITE = 0.05, 0.95
 
 # Proportions of the figure as shares of the image's side, from its centre.
@@ -57,7 +59,8 @@ def judge(
     It is a guess: a chest with a lung that is white all over often counts as something else.
     """
     small = _shrink(pixels, _THUMBNAIL)
-    if _share_of_grey(small) < MIN_GREY:
+    grey, grey_of_all = _shares_of_grey(small)
+    if grey < MIN_GREY or grey_of_all < MIN_GREY_OF_ALL:
         return "no greys"
     as_is, negative = likeness(small), likeness(1 - small)
     if max(as_is, negative) < MIN_LIKENESS or abs(as_is - negative) < MIN_LEAD:
@@ -76,11 +79,13 @@ def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
     return float((figures @ ranks / spread).max())
 
 
-def _share_of_grey(pixels: Float[np.ndarray, "h w"]) -> float:
+def _shares_of_grey(pixels: Float[np.ndarray, "h w"]) -> tuple[float, float]:
+    """Returns the share of greys in what is not background, and in all."""
     low, high = float(pixels.min()), float(pixels.max())
     scaled = (pixels - low) / max(high - low, 1e-6)
     black, white = float((scaled <= _BLACK).mean()), float((scaled >= _WHITE).mean())
-    return (1 - black - white) / (1 - max(black, white) + 1e-6)
+    grey = 1 - black - white
+    return grey / (1 - max(black, white) + 1e-6), grey
 
 
 def _ranks(values: Float32[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:

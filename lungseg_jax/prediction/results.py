@@ -172,13 +172,23 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     return {mask: result.row for mask, result in stay.items() if result.row}
 
 
+def _extras_in(fields: Mapping) -> tuple[Extra, ...]:
+    known = set(get_args(Extra)).intersection(fields.get("extras", ()))
+    # As notes said before there were other extras.
+    if fields.get("dicom_seg") is True:
+        known.add("dicom_seg")
+    return tuple(sorted(known))
+
+
 def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
     """Whether a mask's files and row are there, made from what this call would make them from."""
     earlier = noted.get(mask)
     if earlier is None or earlier.row is None:
         return False
-    same = dataclasses.replace(earlier, sizes=(), row=None) == wanted[mask]
-    return same and earlier.sizes == _sizes(output, mask, earlier)
+    now = wanted[mask]
+    same = dataclasses.replace(earlier, extras=now.extras, sizes=(), row=None) == now
+    enough = {*now.extras} <= {*earlier.extras}
+    return same and enough and earlier.sizes == _sizes(output, mask, earlier)
 
 
 def _sizes(output: epath.Path, mask: str, result: Result) -> tuple[int, ...]:
@@ -211,7 +221,7 @@ def _parse(line: str) -> tuple[str, Result] | None:
         result = Result(
             str(fields["image"]),
             str(fields["made_of"]),
-            tuple(sorted(set(get_args(Extra)).intersection(fields.get("extras", ())))),
+            _extras_in(fields),
             tuple(fields["sizes"]),
         )
         # A file elsewhere is not a result, whatever a note written by others says.

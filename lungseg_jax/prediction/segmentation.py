@@ -93,13 +93,12 @@ def make_segmentation(
         # The viewer's left is the patient's right.
         right, left = split_lungs(lungs)
     if looks_mirrored(radiograph.pixels, right, left):
-        if radiograph.orientation_stated:
-            notes = (*notes, "appears mirrored (right and left as in the header)")
-        else:
-            # Networks that tell sides have seen hardly any mirrored image: they go by the place.
-            if lies_left_of(right, left):
-                right, left = left, right
-            notes = (*notes, "appears mirrored (right and left by the position of the heart)")
+        stated = radiograph.orientation_stated
+        # Networks that tell sides have seen hardly any mirrored image: who knows what they go by?
+        if lies_left_of(right, left) != stated:
+            right, left = left, right
+        by = "as in the header" if stated else "by the position of the heart"
+        notes = (*notes, f"appears mirrored (right and left {by})")
     turn, spacing_mm = radiograph.orientation, radiograph.spacing_mm
     if spacing_mm and turn.transpose:
         row, column = spacing_mm

@@ -74,7 +74,9 @@ def list_pairs(root: epath.Path, paths: list[epath.Path], pairs: epath.Path) -> 
     first_use: dict[epath.Path, int] = {}
     rows = [_Row(pairs, line, row) for line, row in _read_rows(pairs)]
     # Archives give the images of all patients the same names.
-    stems = collections.Counter(stem_of(epath.Path(row.cells["image"])) for row in rows)
+    stems = collections.Counter(
+        stem_of(epath.Path(row.cells["image"])) for row in rows if row.needs_name()
+    )
     for cells in rows:
         image, masks = cells.pair(root, known)
         for column, path in (("image", image), *((_COLUMN[m.structure], m.path) for m in masks)):
@@ -140,6 +142,10 @@ class _Row:
     def refuse(self, column: str, fault: str, remedy: str) -> NoReturn:
         raise DataError(self.pairs, f"line {self.line}, column {column}: {fault}", remedy)
 
+    def needs_name(self) -> bool:
+        """Whether the line's image has a mask and no id."""
+        return not self.cells.get("id") and any(map(self.cells.get, _MASK_COLUMNS))
+
     def pair(
         self, root: epath.Path, known: Mapping[tuple[str, str], epath.Path]
     ) -> tuple[epath.Path, tuple[MaskFile, ...]]:
@@ -167,10 +173,10 @@ class _Row:
         Args:
           image: the image.
           masks: its masks.
-          stems: how many images have each name.
+          stems: how many images of those that need a name would have each.
         """
         stem = stem_of(image)
-        name = stem if stems[stem] == 1 else self.cells["image"]
+        name = stem if stems[stem] == 1 else PurePosixPath(self.cells["image"]).as_posix()
         clinical = Clinical(
             sex=cast(Sex, self._word("sex", ("", "F", "M"))),
             age_years=self._age(),
