@@ -10,7 +10,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.prediction.inputs import name_files
-from tests.test_sources import AS_ANYBODY
+from tests.test_find_files import AS_ANYBODY
 from tests.untrained import touch
 
 
@@ -34,6 +34,15 @@ def test_names_and_labels_of_several_folders_do_not_collide(tmp_path):
     assert len({one.name for one in named}) == len({one.label for one in named}) == 6
 
 
+def test_labels_of_several_folders_say_which(tmp_path):
+    """Fault: a table in which nobody finds the folder of a file again."""
+    touch(tmp_path, "a/1.png", "b/2.png")
+    named = name_files([tmp_path / "a", tmp_path / "b"], epath.Path(tmp_path / "out"), ())
+    assert {one.label: one.name for one in named} == {"a/1.png": "1", "b/2.png": "2"}
+    (alone,) = name_files([tmp_path / "a"], epath.Path(tmp_path / "out"), ())
+    assert alone.label == "1.png"
+
+
 def test_folders_of_one_name_are_told_apart(tmp_path):
     """Fault: rows of two patients that both say images/1.png."""
     touch(tmp_path, "p1/images/1.png", "p2/images/1.png", "p2/images/2.png")
@@ -55,9 +64,13 @@ def test_results_of_files_above_the_working_directory_are_not_hidden(tmp_path, m
     assert {one.label: one.name for one in named} == {"../1.png": "1.png", "1.png": "1.png-2"}
 
 
-def test_long_names_leave_room_for_endings(tmp_path):
-    """Fault: folders named by UIDs, joined to a name that no file may have, end the run."""
-    folders = "/".join([".".join(["1234567"] * 8)] * 4)
+@pytest.mark.parametrize("folder", [".".join(["1234567"] * 8), "я" * 50])
+def test_long_names_leave_room_for_endings(tmp_path, folder: str):
+    """Fault: folders named by UIDs, joined to a name that no file may have, end the run.
+
+    Four of them have more than 255 bytes, though those of two bytes a letter have fewer letters.
+    """
+    folders = "/".join([folder] * 4)
     touch(tmp_path, f"{folders}/1-1.dcm", f"{folders}/x/1-1.dcm")
     for one in name_files([tmp_path], epath.Path(tmp_path / "out"), ()):
         (tmp_path / f"{one.name}_overlay.png").touch()

@@ -28,8 +28,9 @@ def assign_splits(taken: Sequence[Outcome], seed: int) -> dict[str, list[str]]:
 
     All images of a patient go to one split, and so do copies of one file. Within each stratum
     (source and finding; a patient with any abnormal image counts as abnormal) patients are
-    ordered by a hash of seed and id, and the first ones are held out. If the id is a keyed hash,
-    the first of the patient's images stands for it, because splits must not depend on the key.
+    ordered by a hash of seed and id, and the first ones are held out. Patients with
+    copies of one file count as one, whose id is that of their first image by id. If it is a keyed
+    hash, that image stands for it, because splits must not depend on the key.
 
     Raises:
       ConfigError: too few patients for three splits.
@@ -219,5 +220,6 @@ def _example_ids(patients: Iterable[str], by_patient: Mapping[str, Sequence[Outc
 
 def _hash(seed: int, images: Sequence[Outcome]) -> bytes:
     hashed = any(one.patient_is_hashed for one in images)
-    name = min(one.example_id for one in images) if hashed else images[0].patient_id
+    first = min(images, key=lambda one: one.example_id)
+    name = first.example_id if hashed else first.patient_id
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()
