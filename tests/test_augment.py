@@ -105,6 +105,109 @@ def test_geometry_reaches_its_limit_and_no_farther(name, limit):
     np.testing.assert_allclose(kept, 0, atol=1e-6)
 
 
+def test_bodies_are_stretched_along_the_images_axes_and_then_turned():
+    """Fault: turned first, so that a tilted chest is also skewed, more than shear allows."""
+    keys = jax.random.split(jax.random.key(0), 64)
+
+    def products(config: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
+        matrices = np.asarray(jax.vmap(partial(random_affine, config=config))(keys))[:, :, :2]
+        transposed = matrices.swapaxes(1, 2)
+        return transposed @ matrices, matrices @ transposed
+
+    stretched = dataclasses.replace(OFF, rotation_degrees=20.0, scale=0.2, aspect=0.25)
+    of_columns, of_rows = products(stretched)
+    np.testing.assert_allclose(of_columns[:, 0, 1], 0, atol=1e-6)
+    assert np.abs(of_rows[:, 0, 1]).max() > 0.05
+    skewed = dataclasses.replace(OFF, rotation_degrees=20.0, shear=0.2)
+    of_columns, of_rows = products(skewed)
+    np.testing.assert_allclose(of_columns[:, 1, 1], 1, atol=1e-6)
+    assert np.abs(of_rows[:, 1, 1] - 1).max() > 0.05
+    # The stretched image is skewed by no more than shear, however wide it is.
+    both = dataclasses.replace(OFF, shear=0.2, aspect=1.0)
+    matrices = np.asarray(jax.vmap(partial(random_affine, config=both))(keys))
+    skews = np.abs(matrices[:, 1, 0] / matrices[:, 0, 0])
+    assert 0.18 < skews.max() < 0.2
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def changed(config: AugmentConfig, image: jax.Array, *masks: jax.Array, count: int = 256):
+    """One image changed for each of many slots, and its masks with it."""
+    stacks = [
+        jnp.broadcast_to(x, (count, *x.shape[:2], x.shape[2]))
+        for x in (image[..., None], jnp.stack(masks or (0 * image,), axis=-1))
+    ]
+    found, moved = augment(jax.random.key(5), jnp.arange(count), *stacks, config)
+    return np.asarray(found[..., 0]), np.asarray(moved)
+
+
+GREY = jnp.full((16, 16), 0.5)
+
+
+def test_size_and_aspect_are_drawn_apart():
+    """Fault: only wide chests large and narrow ones small, because two changes share a number."""
+    config = dataclasses.replace(OFF, scale=0.2, aspect=0.25)
+    keys = jax.random.split(jax.random.key(0), 512)
+    matrices = np.asarray(jax.vmap(partial(random_affine, config=config))(keys))
+    height, width = np.log(matrices[:, 0, 0]), np.log(matrices[:, 1, 1])
+    assert abs(correlation(height + width, height - width)) < 0.2
+    # Apart, variances add up; an aspect that repeats the weaker factor would add deviations.
+    alone = [
+        np.asarray(jax.vmap(partial(random_affine, config=dataclasses.replace(OFF, **one)))(keys))
+        for one in ({"scale": 0.2}, {"aspect": 0.25})
+    ]
+    variances = [np.log(m[:, 0, 0] / m[:, 1, 1]).var() for m in (matrices, *alone)]
+    assert variances[0] == pytest.approx(variances[1] + variances[2], rel=0.25)
+
+
+def test_looks_do_not_go_with_geometry():
+    """Fault: chests turned to the left all darkened, those to the right all lightened."""
+    config = dataclasses.replace(OFF, rotation_degrees=20.0, shear=0.2, tone=0.2)
+    upper = jnp.zeros((16, 16)).at[:8].set(1)
+    found, masks = changed(config, GREY, upper)
+    tilt = masks[:, :, :8].sum((1, 2, 3)) - masks[:, :, 8:].sum((1, 2, 3))
+    assert tilt.std() > 2
+    assert abs(correlation(found[:, 8, 8], tilt)) < 0.2
+
+
+def test_grey_stays_grey_under_more_contrast():
+    """Fault: contrast about black, which is brightness under another name."""
+    found, _ = changed(dataclasses.replace(OFF, contrast=0.5), GREY)
+    np.testing.assert_allclose(found, 0.5, atol=1e-6)
+
+
+def test_gamma_darkens_by_as_much_as_it_lightens():
+    """Fault: a power of 1 + x, which reaches 0: an image of one white."""
+    found, _ = changed(dataclasses.replace(OFF, gamma=1.0), GREY)
+    # Powers of 2 and of 1/2.
+    assert (found.min(), found.max()) == pytest.approx((0.25, 0.5**0.5), abs=0.01)
+    assert 100 < np.count_nonzero(found[:, 0, 0] < 0.5) < 156
+
+
+def test_noise_has_any_level_up_to_its_own_in_every_pixel():
+    """Fault: all images as noisy as the worst; a pixel that tells how noisy its image is."""
+    found, _ = changed(dataclasses.replace(OFF, noise=0.05), GREY)
+    deviation = found.std((1, 2))
+    assert deviation.min() < 0.003
+    assert 0.045 < deviation.max() < 0.056
+    scores = (found - 0.5) / deviation[:, None, None]
+    related = [correlation(deviation, pixel) for pixel in scores.reshape(256, -1).T]
+    assert np.abs(related).max() < 0.35
+
+
+def test_no_lung_of_two_is_under_a_bar():
+    """Fault: bars kept off the first class alone, so that black pixels are called left lung."""
+    right = jnp.zeros((16, 16)).at[4:12, 6:9].set(1)
+    left = jnp.zeros((16, 16)).at[2:15, 11:15].set(1)
+    bars = dataclasses.replace(OFF, bars=0.5)
+    found, masks = changed(bars, jnp.ones((16, 16)), right, left)
+    assert masks[..., 1].all(0).sum() == left.sum()
+    assert found[masks.any(-1)].min() > 0.99
+    assert np.count_nonzero(found[:, 8, 0] < 0.01) > 30
+
+
 def test_each_slot_is_changed_the_same_in_any_batch():
     """Fault: random numbers that depend on how the batch is spread over devices."""
     images, masks = batch()

@@ -24,12 +24,25 @@ def test_white_bars_are_blackened_and_nothing_else(sides, grey):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_white_bar_may_end_in_a_line_that_is_not_quite_white():
+    """Fault: an unexposed border left white, because interpolation made its edge soft."""
+    soft = np.pad(FIELD, 1, constant_values=np.float32(0.9))
+    found, had_bars = blacken_white_bars(np.pad(soft, 30, constant_values=1))
+    assert had_bars
+    np.testing.assert_array_equal(found, np.pad(soft, 30))
+
+
 def test_an_image_without_bars_stays_as_it_is():
     """Fault: white lines within the image, or a white image, blackened."""
     lines = FIELD.copy()
     lines[200] = lines[:, 300] = 1
-    mostly_white = np.pad(FIELD, 4 * FIELD.shape[0], constant_values=1)
-    for image in (FIELD, lines, mostly_white, np.ones((9, 9), np.float32)):
+    # Fault: an image of which little would be left in one direction alone.
+    height, width = FIELD.shape
+    mostly_white = [
+        np.pad(FIELD, sides, constant_values=1)
+        for sides in (4 * height, ((4 * height,), (0,)), ((0,), (4 * width,)))
+    ]
+    for image in (FIELD, lines, *mostly_white, np.ones((9, 9), np.float32)):
         found, had_bars = blacken_white_bars(image)
         assert not had_bars
         np.testing.assert_array_equal(found, image)

@@ -16,6 +16,7 @@ from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
+from tests.images import chest, dicom_bytes, png_bytes
 from tests.small import small_config, small_config_with_data, write_small_data
 
 
@@ -136,6 +137,42 @@ def test_perfect_prediction_is_nearly_perfect_in_the_original_frame(records):
         assert len(differing) < 0.12 * len(reference)
         shift = np.argwhere(mask).mean(axis=0) - reference.mean(axis=0)
         assert np.abs(shift).max() < 0.12
+
+
+def test_distances_are_measured_in_the_spacing_and_at_the_tolerance_of_each(
+    tmp_path, eight_devices
+):
+    """Fault: rows and columns of a file's spacing exchanged; a tolerance in mm taken for pixels."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(10):
+        image, mask = chest(40, 36, number)
+        header = {"PatientID": f"{number}", "ImagerPixelSpacing": ["0.2", "0.3"]}
+        content = dicom_bytes(image, header)
+        (tmp_path / "images" / f"{number}.dcm").write_bytes(content)
+        (tmp_path / "masks" / f"{number}.png").write_bytes(png_bytes(mask))
+    config = small_config(
+        data__source="folder",
+        data__manual_dir=str(tmp_path),
+        data__data_dir=str(tmp_path / "records"),
+        evaluation__tolerance_px=2.0,
+    )
+    records = open_records(config)["test"]
+    assert records.example(0).spacing_mm == pytest.approx((0.2, 0.3))
+    rows = []
+    for tolerance_mm in (0.05, 1.0):
+        changed = dataclasses.replace(config.evaluation, tolerance_mm=tolerance_mm)
+        config = dataclasses.replace(config, evaluation=changed)
+        parallel = Parallel("mesh", eight_devices[:1])
+        evaluator, variables = evaluator_and_variables(config, parallel)
+        # In place of the network: what is dark, three rows too low.
+        evaluator.forward = parallel.wrap_forward(
+            lambda _, images: jnp.roll(images < 32768, 3, axis=1).astype(jnp.float32)
+        )
+        rows.append(evaluator.measure(variables, records)[0])
+    strict, loose = rows
+    assert strict.surface_dice == loose.surface_dice
+    assert strict.surface_dice_mm < strict.surface_dice < loose.surface_dice_mm
 
 
 def test_overlays_show_the_asked_examples(config, records, eight_devices):

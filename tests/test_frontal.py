@@ -38,6 +38,8 @@ def coded(value: str, scheme: str = "SCT") -> list[Dataset]:
         ),
         *({"ViewPosition": value} for value in ("PA", "AP", "", "CHEST AP", "ROE")),
         *({"AnatomicRegionSequence": coded(value)} for value in ("816094009", "51185008", "1")),
+        # Heart, chest and abdomen.
+        *({"AnatomicRegionSequence": coded(value)} for value in ("80891009", "416550000")),
         {"AnatomicRegionSequence": coded("T-D3000", "SRT")},
         *({"ViewCodeSequence": coded(value)} for value in ("272479007", "399348003", "399033003")),
         {"ViewCodeSequence": coded("R-10214", "SRT")},

@@ -171,6 +171,11 @@ def test_voi_table_whose_first_value_lost_its_sign():
     high = STORED + np.uint16(2**16 - 4096)
     attributes = {"BitsStored": 16, "HighBit": 15, "VOILUTSequence": [lut_item(61440, 12, table)]}
     np.testing.assert_allclose(read(high, attributes).pixels, STORED / 4095, atol=1e-5)
+    # Nor has a first value lost its sign that some values are below and others above.
+    attributes["VOILUTSequence"] = [lut_item(40000, 12, table)]
+    astride = STORED + np.uint16(38000)
+    expected = np.maximum(STORED.astype(int) - 2000, 0) / 4095
+    np.testing.assert_allclose(read(astride, attributes).pixels, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("transfer_syntax", NATIVE)
@@ -186,6 +191,28 @@ def test_table_of_eight_bits(kept_as, transfer_syntax):
     attributes = {"VOILUTSequence": [lut_item(0, 8, table)]}
     pixels = read(stored, attributes, transfer_syntax=transfer_syntax).pixels
     np.testing.assert_allclose(pixels, table[stored] / 255, atol=1e-5)
+
+
+def test_a_table_of_every_word_has_no_entries_by_its_descriptor():
+    """Fault: files refused whose table is the longest there is, of which DICOM writes 0 entries."""
+    item = lut_item(0, 16, np.zeros(0, np.uint16))
+    table = np.arange(2**16, dtype=np.uint16)[::-1]
+    item.LUTData = table.astype("<u2").tobytes()
+    assert item.LUTDescriptor[0] == 0
+    stored = STORED * 16
+    attributes = {"BitsStored": 16, "HighBit": 15, "VOILUTSequence": [item]}
+    expected = 1 - stored / (2**16 - 1)
+    np.testing.assert_allclose(read(stored, attributes).pixels, expected, atol=1e-5)
+
+
+def test_a_packed_table_of_an_odd_length_ends_in_a_byte_of_no_meaning():
+    """Fault: files refused whose table of bytes was filled up to whole words, as DICOM demands."""
+    table = (np.arange(251) * 7 % 251).astype(np.uint8)
+    item = lut_item(0, 8, table)
+    item.LUTData = table.tobytes() + b"\0"
+    stored = np.arange(251, dtype=np.uint16)[None]
+    expected = table[stored] / 255
+    np.testing.assert_allclose(read(stored, {"VOILUTSequence": [item]}).pixels, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [12, 16])

@@ -60,6 +60,17 @@ def test_p_is_the_share_of_flips_that_do_as_much():
     assert found[0] == pytest.approx(exact, abs=0.01)
 
 
+def test_flips_that_do_as_much_but_for_rounding_count():
+    """Fault: a p-value that is too small, or another on each machine, by the order of a sum."""
+    tenths = np.array([2, 4, -2, -4, 4])
+    flips = np.array(list(itertools.product([-1, 1], repeat=5))) @ tenths
+    # In whole numbers, where sums are exact; most of these flips do exactly as much.
+    exact = np.mean(np.abs(flips) >= tenths.sum())
+    assert exact - np.mean(np.abs(flips) > tenths.sum()) > 0.3
+    (found,) = p_values(tenths[:, None] / 10, [f"{number}" for number in range(5)])
+    assert found == pytest.approx(exact, abs=0.02)
+
+
 def test_figures_without_meaning_do_not_count():
     """Fault: NaN in every interval, or an image without lung taken for one without change."""
     values, whose = drawn(1, 40, 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.structures import Structure
 from tests.small import small_config, small_config_with_data
+from tests.stored import raw_records, shard
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.prepare import prepare
 
@@ -108,6 +110,17 @@ def test_every_example_read_is_checked(config):
         records.example(3)
     with pytest.raises(DataError, match="right from left"):
         read_store(records)
+
+
+def test_records_whose_end_is_damaged_are_not_opened(tmp_path):
+    """Fault: a copy that broke off is noticed in the middle of the first epoch."""
+    config = small_config_with_data(tmp_path)
+    path = shard(Path(open_records(config)["train"].folder), "train")
+    content, last = path.read_bytes(), raw_records(path)[-1]
+    assert content.count(last) == 1
+    path.write_bytes(content.replace(last, bytes(len(last))))
+    with pytest.raises(DataError, match="a record of the train split is damaged"):
+        open_records(config)
 
 
 def test_sides_of_phantoms_are_the_patients(tmp_path):

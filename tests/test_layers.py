@@ -42,6 +42,19 @@ def test_convolution_takes_over_the_running_statistics(dtype: str, tolerance: fl
     assert float(error) < tolerance
 
 
+def test_eight_channels_are_normalised_together_and_no_more():
+    """Fault: one group of all channels, so that a loud one silences the rest of a wide network."""
+    layer = ConvNormActivation(
+        16, 16, norm="group", activation="relu", dtype=jnp.float32, axis_name=None,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 16))
+    before, after = layer.norm(x), layer.norm(x * jnp.ones(16).at[0].set(9))
+    np.testing.assert_allclose(after[..., 8:], before[..., 8:], atol=1e-6)
+    for channel in range(1, 8):
+        assert jnp.abs(after[..., channel] - before[..., channel]).max() > 0.1
+
+
 def test_one_logit_and_several_are_one_function():
     """Fault: the product and sum of a single logit differ from the convolution of several."""
     several = Head(6, 3, rngs=nnx.Rngs(0))

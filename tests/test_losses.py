@@ -104,6 +104,21 @@ def test_trimmed_loss_leaves_out_the_images_of_the_largest_loss(eight_devices):
     )
 
 
+def test_images_are_trimmed_by_cross_entropy_and_dice_together():
+    """Fault: by cross-entropy alone a large lung half right goes, and a small one missed stays."""
+    mask = jnp.ones((2, 8, 8, 1)).at[1].set(0).at[1, 0, :4].set(1)
+    logits = jnp.stack([jnp.full((8, 8, 1), logit(p)) for p in (0.45, 0.4)])
+    # By hand: 64 pixels of lung at .45; 4 at .4 with 60 of background.
+    cross_entropy = np.array([-np.log(0.45), (-4 * np.log(0.4) - 60 * np.log(0.6)) / 64])
+    dice = np.array([(57.6 + 1) / (28.8 + 64 + 1), (3.2 + 1) / (25.6 + 4 + 1)])
+    own = jax.vmap(segmentation_loss)(logits[:, None], mask[:, None])
+    np.testing.assert_allclose(own, cross_entropy + 1 - dice, rtol=1e-5)
+    assert cross_entropy[0] > 1.3 * cross_entropy[1]
+    assert own[1] > 1.15 * own[0]
+    gradient = jax.grad(lambda x: segmentation_loss(x, mask, trimmed_share=1 / 2))(logits)
+    assert gradient.any((1, 2, 3)).tolist() == [True, False]
+
+
 def test_an_image_without_lung_is_not_trimmed_for_a_dice_of_nothing():
     """Fault: images without lung the first to go, however little is predicted on them."""
     mask = (jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)) > 0.5).astype(jnp.float32)

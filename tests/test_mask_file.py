@@ -59,6 +59,11 @@ def test_masks_with_labels_are_refused_and_soft_outlines_are_not():
     labels[10:50, 10:30], labels[10:50, 50:70] = 127, 255
     with pytest.raises(DataError, match=r"^x\.png: mask with regions of 127 and of 255; "):
         read_mask(png_bytes(labels), "x.png")
+    # Fault: a label called small because the image around the mask is large.
+    labels = np.zeros((100, 100), np.uint8)
+    labels[10:70, 10:40], labels[10:30, 60:80] = 255, 127
+    with pytest.raises(DataError, match=r"^x\.png: mask with regions of 127 and of 255; "):
+        read_mask(png_bytes(labels), "x.png")
     soft = chest(300, 260, 0)[1]
     np.testing.assert_array_equal(read_mask(png_bytes(soft), "x.png"), soft > 127)
     # Enlarged without interpolation, an outline has flat pixels too.

@@ -240,6 +240,8 @@ def test_patients_are_named_by_their_first_image():
     patients = {"a": "17", "b": "", "c": "23", "d": "17", "e": ""}
     rows = [replace(row, id=name, patient=patient) for name, patient in patients.items()]
     assert [row.patient for row in name_patients(rows)] == ["a", "b", "c", "a", "e"]
+    # Fault: names by an order that differs from table to table.
+    assert [row.patient for row in name_patients(rows[::-1])] == ["e", "a", "c", "b", "a"]
     assert summarize(rows)["num_patients"] == 4
 
 

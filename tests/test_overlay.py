@@ -38,6 +38,14 @@ def test_outlines_lie_on_the_borders_of_their_masks():
     assert np.all(overlay[untouched] == 128)
 
 
+def test_holes_have_outlines_too():
+    """Fault: a mask with a hole shown as whole."""
+    ring = box((40, 40), 5, 5, 35, 35) & ~box((40, 40), 15, 15, 25, 25)
+    overlay = draw_overlay(np.zeros((40, 40), np.float32), ring)
+    points = drawn(overlay, PREDICTION_COLOURS[0])
+    assert points[points[:, 1] == 20, 0].tolist() == [5, 14, 25, 34]
+
+
 def test_prediction_lies_over_reference():
     """Hidden under the reference, a perfect prediction would look absent."""
     mask = box((40, 40), 10, 10, 30, 30)

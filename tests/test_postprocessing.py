@@ -52,6 +52,13 @@ def test_a_third_part_has_a_fifth_of_the_largest(height: int, stays: bool):
     np.testing.assert_array_equal(found, field(*parts) > 0.5)
 
 
+def test_a_third_part_is_held_against_the_largest():
+    """Fault: gas under a small lung kept, for it is a third of that lung."""
+    small, gas = np.s_[20:40, 60:75], np.s_[65:72, 60:75]
+    found = keep_lungs(field(RIGHT, small, gas), 0.5)
+    np.testing.assert_array_equal(found, field(RIGHT, small) > 0.5)
+
+
 def test_halves_that_meet_at_a_corner_are_one_lung():
     """Fault: the smaller half, beside the other and not below it, lost as a third part."""
     both = field(RIGHT, np.s_[20:50, 55:70], np.s_[50:80, 70:90])
@@ -93,12 +100,18 @@ def test_the_space_between_lungs_that_touch_twice_is_no_hole():
     np.testing.assert_array_equal(keep_lungs(both, 0.5), both > 0.5)
 
 
-def test_a_hole_that_only_a_corner_closes_is_open():
-    """Fault: background that joins the outside by a diagonal filled, or lung there cut apart."""
+def test_a_hole_that_a_corner_closes_is_filled():
+    """Fault: a hole left for meeting the outside at a corner, where lung is connected across it."""
     mask = np.ones((9, 9), bool)
     mask[4, 4] = False
     assert fill_holes(mask).all()
-    mask[0:4, 4] = False
+    # A bay of the outside that ends diagonally above the hole: lung joins lung between the two.
+    mask[0:4, 5] = False
+    expected = mask.copy()
+    expected[4, 4] = True
+    np.testing.assert_array_equal(fill_holes(mask), expected)
+    # One that reaches it along a row or a column opens it.
+    mask[3, 4] = False
     np.testing.assert_array_equal(fill_holes(mask), mask)
 
 

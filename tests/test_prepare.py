@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.mask_file import read_mask
@@ -22,10 +23,10 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.images import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder import prepare as prepare_module
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
-from tfds_builder.conversion import Conversion
+from tfds_builder.conversion import Conversion, describe_case
 from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.prepare import fingerprint, prepare
-from tfds_builder.sources import list_source
+from tfds_builder.sources import Clinical, list_source
 
 CONFIG = LungsConfig(source="kaggle", image_size=32)
 
@@ -87,6 +88,42 @@ def test_files_that_are_read_in_another_way_give_new_records(field):
     reading = dataclasses.replace(ReadOptions(), **{field.name: other})
     changed = dataclasses.replace(CONFIG, reading=reading)
     assert fingerprint(changed, []) != fingerprint(CONFIG, [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"example_id": "other"},
+        {"patient_id": "other"},
+        {"patient_is_secret": True},
+        {"source": "other"},
+        {"spacing_mm": (0.1, 0.2)},
+        {"clinical": Clinical(reading="scar")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_case_that_is_listed_otherwise_gives_new_records(tmp_path, change):
+    """Fault: old patients, and with them old splits, kept after a list of pairs was corrected."""
+    write_kaggle(tmp_path)
+    case = list_source("kaggle", tmp_path).cases[0]
+    assert describe_case(dataclasses.replace(case, **change)) != describe_case(case)
+
+
+def test_chunks_of_a_build_with_other_settings_are_not_used(tmp_path):
+    """Fault: images of the old size among the new, from a build stopped before a key changed."""
+    write_kaggle(tmp_path)
+    cases = list_source("kaggle", tmp_path).cases
+    folder = epath.Path(tmp_path)
+    names = [
+        {chunk.name for chunk in Conversion(folder, settings, folder, False).cut(cases)}
+        for settings in (
+            ConvertSettings(32, b"", ReadOptions()),
+            ConvertSettings(64, b"", ReadOptions()),
+            ConvertSettings(32, b"", ReadOptions(frontal_only=False)),
+        )
+    ]
+    assert len(cases) > 16
+    assert len(set.union(*names)) == sum(map(len, names)) == 6
 
 
 def test_whole_records_are_used_again(tmp_path, capsys):

@@ -78,6 +78,14 @@ def test_without_a_calibration_it_is_what_the_probabilities_expect():
     assert estimate_dice(square, Calibration()) == expected_dice(square, square > 0.5)
 
 
+def test_the_mask_is_that_of_the_calibrated_threshold():
+    """Fault: an estimate of 0, and a mask rejected, for lungs that are found below one half."""
+    square = np.full((64, 64), 0.4)
+    # All is lung: 2 * .4 / (.4 + 1).
+    assert estimate_dice(square, Calibration(0.3)) == pytest.approx(0.8 / 1.4)
+    assert estimate_dice(square, Calibration(0.5)) == 0
+
+
 def test_expected_dice_by_hand():
     """Fault: a factor of two, or probability outside the mask left out."""
     square = np.array([[1.0, 0.8], [0.4, 0.0]])

@@ -12,7 +12,7 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import _segment_all, predict
-from lungseg_jax.prediction.results import NOTE, key_of
+from lungseg_jax.prediction.results import NOTE, Result, key_of, open_note, read_note
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
 from lungseg_jax.runtime.alone import LOCK, alone_in
@@ -115,6 +115,16 @@ def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untraine
     (tmp_path / "2.dcm").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
     assert {path.name for path in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
+
+
+def test_what_is_done_is_noted_at_once(tmp_path):
+    """Fault: hours of finished masks made again, because a killed call had their rows in memory."""
+    row = Row("", "accepted", estimated_dice=0.9, right_px=5, right_cm2=0.2, left_cm2=0.0)
+    with open_note(epath.Path(tmp_path)) as add:
+        add("1_mask.png", Result("key", "checksum"), row)
+        noted = read_note(epath.Path(tmp_path))
+        assert noted is not None
+        assert noted["1_mask.png"].row == row
 
 
 def test_a_call_that_was_stopped_goes_on(tmp_path, untrained, monkeypatch):

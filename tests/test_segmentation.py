@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.geometry import channels_from_square, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph
+from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.prediction.segmentation import make_segmentation
 from tfds_builder.phantom import generate_phantom
 
@@ -102,6 +103,33 @@ def test_the_threshold_is_the_calibrated_one():
     assert not make_segmentation(radiograph, square, 0.5, 0.96).mask.any()
     low = make_segmentation(radiograph, square, 0.2, 0.96)
     assert iou(low.mask, LUNGS) > 0.95
+
+
+def test_an_estimate_speaks_against_a_mask_only_where_it_is_calibrated():
+    """Fault: every mask of a network of one's own rejected, for its estimate means nothing yet."""
+    radiograph, square = Radiograph(IMAGE, None, "none"), square_of(LUNGS)
+    assert make_segmentation(radiograph, square, 0.5, 0.3, calibrated=False).accepted
+    assert not make_segmentation(radiograph, square, 0.5, 0.3).accepted
+
+
+def test_a_pixel_is_of_the_likelier_side():
+    """Fault: what is above the threshold on both sides called right, though left is likelier."""
+    square = np.float32([0.6, 0.9]) * square_of(LUNGS)
+    found = make_segmentation(Radiograph(IMAGE, None, "none"), square, 0.5, 0.96)
+    assert not found.right.any()
+    assert iou(found.left, LUNGS) > 0.95
+
+
+def test_probabilities_are_smoothed_in_the_square():
+    """Fault: outlines in steps of the blocks that the network sees."""
+    blocks = np.random.default_rng(0).random((32, 32, 1)).astype(np.float32)
+    blocks = blocks.repeat(2, axis=0).repeat(2, axis=1)
+    found = make_segmentation(Radiograph(IMAGE, None, "none"), blocks, 0.5, 0.96).probabilities
+    smoothed, as_is = (
+        channels_from_square(square, *IMAGE.shape)[..., 0] for square in (smooth(blocks), blocks)
+    )
+    np.testing.assert_allclose(found, smoothed, atol=1e-6)
+    assert np.abs(found - as_is).max() > 0.1
 
 
 def test_an_empty_prediction_is_rejected_and_no_error():

@@ -113,9 +113,13 @@ def test_networks_of_different_image_sizes_are_refused():
         Segmenter(*members)
 
 
-def test_both_ways_is_symmetric():
-    """Fault: the mirrored prediction not mirrored back."""
-    both = Segmenter(untrained_weights(Calibration(0.0)), both_ways=True)
+def test_both_ways_is_symmetric_and_the_mean():
+    """Fault: the mirrored prediction not mirrored back; a sum, which calls all of a chest lung."""
+    weights = untrained_weights(Calibration(0.0))
+    one, both = Segmenter(weights), Segmenter(weights, both_ways=True)
     square = (np.random.default_rng(0).random((32, 32, 1)) * 65535).astype(np.uint16)
     (as_is,), (mirrored,) = both.predict([square]), both.predict([square[:, ::-1]])
     np.testing.assert_allclose(mirrored.square, as_is.square[:, ::-1], atol=1e-5)
+    (first,), (second,) = one.predict([square]), one.predict([square[:, ::-1]])
+    mean = (first.square + second.square[:, ::-1]) / 2
+    np.testing.assert_allclose(as_is.square, mean, atol=1e-5)

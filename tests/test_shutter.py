@@ -32,15 +32,42 @@ def test_outside_the_shutter_is_black(photometric):
 
 
 @pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        # Just outside, as where edges count from what is hidden.
+        ((2, 9), (3, 11)),
+        ((0, 8), (0, 9)),
+        # A third of each side, which differ.
+        ((3, 6), (4, 8)),
+    ],
+)
+def test_a_shutter_may_be_small_or_end_just_outside(rows, columns):
+    """Fault: white margins kept for an edge that is off by one; sides taken for one another."""
+    edges = zip(
+        ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical"),
+        (*rows, *columns),
+        strict=True,
+    )
+    header = SHUTTER | {f"Shutter{name}Edge": value for name, value in edges}
+    shown = np.zeros((8, 10), bool)
+    shown[max(rows[0] - 1, 0) : rows[1], max(columns[0] - 1, 0) : columns[1]] = True
+    pixels = read_dicom(dicom_bytes(STORED, header), "x").pixels
+    np.testing.assert_array_equal(pixels > 0, shown)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"ShutterShape": "CIRCULAR"},
         {"ShutterShape": None},
         {"ShutterLeftVerticalEdge": None},
         {"ShutterRightVerticalEdge": 3},
+        {"ShutterRightVerticalEdge": 6},
         {"ShutterUpperHorizontalEdge": 0, "ShutterLowerHorizontalEdge": 0},
         # Of an image that was larger before it was exported.
         {"ShutterLowerHorizontalEdge": 12},
+        {"ShutterLowerHorizontalEdge": 10},
+        {"ShutterRightVerticalEdge": 12},
         {"ShutterRightVerticalEdge": 20},
         # All of it, and beyond by the edges themselves.
         {

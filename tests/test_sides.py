@@ -32,6 +32,34 @@ def test_lungs_that_touch_are_cut_where_they_are_narrowest():
     assert right[:, 55:].sum() == boxes(np.s_[10:50, 55:90]).sum()
 
 
+def test_lungs_that_touch_are_cut_beside_a_third_part_too():
+    """Fault: a speck of lung elsewhere, for which both lungs are given to one side again."""
+    both = boxes(np.s_[10:50, 10:45], np.s_[30:32, 45:55], np.s_[10:50, 55:90])
+    speck = boxes(np.s_[52:58, 60:80])
+    left, right = split_lungs(both | speck)
+    np.testing.assert_array_equal(left[:, :45], both[:, :45])
+    np.testing.assert_array_equal(right[:, 55:], (both | speck)[:, 55:])
+    assert not left[:, 55:].any()
+    assert not right[:, :45].any()
+
+
+def test_what_meets_a_lung_at_a_corner_is_of_that_lung():
+    """Fault: the base of the right lung called left, because a diagonal was taken for a gap."""
+    left = boxes(np.s_[10:40, 5:35])
+    right = boxes(np.s_[10:50, 70:95], np.s_[50:56, 30:70])
+    for found, expected in zip(split_lungs(left | right), (left, right), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("start", [0, 50])
+def test_an_only_lung_in_two_pieces_has_its_side(start: int):
+    """Fault: a lung that a device cuts in two called two lungs, though both lie in one half."""
+    lung = boxes(np.s_[10:50, start + 5 : start + 20], np.s_[10:50, start + 25 : start + 45])
+    left, right = split_lungs(lung)
+    np.testing.assert_array_equal(left if start == 0 else right, lung)
+    assert not (right if start == 0 else left).any()
+
+
 def test_a_wide_bridge_is_cut_in_the_middle():
     """Fault: the whole bridge given to one lung, for all its columns are as narrow."""
     both = boxes(np.s_[10:50, 4:34], np.s_[30:32, 34:54], np.s_[10:50, 54:90])

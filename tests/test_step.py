@@ -11,7 +11,7 @@ import pytest
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
-from lungseg_jax.step import dice_sums, load_batch, prepare_step
+from lungseg_jax.step import accumulate, dice_sums, load_batch, make_train_step, prepare_step
 from tests.small import (
     assert_trees_close,
     assert_trees_equal,
@@ -79,6 +79,55 @@ def test_figures_of_a_step_are_those_of_its_docstring():
         True,
         False,
     ]
+
+
+def keeping_gradients() -> optax.GradientTransformation:
+    """An optimizer that changes nothing, and whose state is the gradients that it was given."""
+    return optax.GradientTransformation(
+        lambda parameters: parameters,
+        lambda gradients, *_: (jax.tree.map(jnp.zeros_like, gradients), gradients),
+    )
+
+
+def test_the_logged_gradient_is_that_of_the_update_and_dice_a_mean_over_classes():
+    """Fault: the norm of something else, so that nobody sees a run diverge; a Dice above 1."""
+    config = without_augmentation(small_config(data__labels="left_right", model__depth=1))
+    optimizer = keeping_gradients()
+    parallel = Parallel("mesh", tuple(jax.devices()[:1]))
+    step = jax.jit(make_train_step(config, optimizer, parallel))
+    image, mask = small_samples()
+    both = np.repeat(mask, 2, axis=-1)
+    batch = {"slot": jnp.arange(8), "image": jnp.asarray(image), "mask": jnp.asarray(both)}
+    state = create_state(config, optimizer)
+    after, figures = step(state, None, batch)
+    norm = float(optax.tree.norm(after.optimizer))
+    assert float(figures["gradient_norm"]) == pytest.approx(norm, rel=1e-5)
+    assert norm != pytest.approx(float(figures["parameter_norm"]), rel=0.01)
+    # Every pixel is lung, and so says the network.
+    sure = jax.tree.map_with_path(
+        lambda path, x: x + 40 if "head" in str(path) and "bias" in str(path) else x,
+        state.parameters,
+    )
+    batch["mask"] = jnp.ones_like(batch["mask"])
+    _, figures = step(state._replace(parameters=sure), None, batch)
+    assert float(figures["dice"]) == pytest.approx(1)
+
+
+def test_statistics_pass_through_every_part_of_a_batch():
+    """Fault: running statistics that the last part alone reaches, with accumulation_steps."""
+    state = create_state(CONFIG, make_optimizer(CONFIG))
+    state = state._replace(batch_stats=jax.tree.map(jnp.zeros_like, state.batch_stats))
+
+    def counted(parameters, batch_stats, images, masks):
+        sums = jnp.zeros((2, masks.shape[-1]))
+        after = jax.tree.map(lambda x: x + 1, batch_stats)
+        return (images.sum(), (after, sums)), parameters
+
+    images = jnp.ones((8, 4, 4, 1))
+    result = accumulate(counted, state, images, images, 4)
+    assert {float(x) for leaf in jax.tree.leaves(result.batch_stats) for x in leaf} == {4}
+    # Of two images in each part.
+    assert result.loss == 2 * 4 * 4
 
 
 def test_pmap_on_one_device_equals_mesh(on_one_device):
@@ -153,8 +202,11 @@ def test_each_step_changes_its_images_otherwise():
     batch = {"slot": jnp.arange(8), "image": image, "mask": mask}
     first, again, second = (load_batch(CONFIG, jnp.int32(step), None, batch) for step in (0, 0, 1))
     assert_trees_equal(first, again)
-    for one, other in zip(first, second, strict=True):
-        assert (np.asarray(one) != np.asarray(other)).any(axis=(1, 2, 3)).all()
+    # Fault: runs of other seeds that see the same turns and the same noise.
+    seeded = load_batch(dataclasses.replace(CONFIG, seed=1), jnp.int32(0), None, batch)
+    for changed in (second, seeded):
+        for one, other in zip(first, changed, strict=True):
+            assert (np.asarray(one) != np.asarray(other)).any(axis=(1, 2, 3)).all()
 
 
 def test_the_logged_learning_rate_is_the_one_of_the_update(on_one_device):

@@ -112,7 +112,7 @@ def test_a_stop_during_a_validation_trains_no_further(tmp_path, monkeypatch):
     assert [name for name in saved if name.isdigit()] == ["2"]
 
 
-def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch):
+def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch, capfd):
     """Fault: the last checkpoint evaluated, or the weights before averaging validated.
 
     Validation Dice falls, so that the best is not the last.
@@ -143,8 +143,13 @@ def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch):
     assert summary["test"]["dice"] == pytest.approx(summarize(rows)["dice"], abs=1e-6)
     of_last = summarize(evaluator.measure(last[0].ema, records["test"]))["dice"]
     assert summary["test"]["dice"] != pytest.approx(of_last, abs=1e-6)
+    capfd.readouterr()
     again = evaluate(config, tmp_path / "run")
     assert again == summary
+    # Fault: a run said to be unfinished because its best checkpoint is not its last.
+    said = capfd.readouterr().err
+    assert "Evaluating the checkpoint of step 2 of 6" in said
+    assert "not finished" not in said
     assert again["test"]["checkpoint_step"] == again["val"]["checkpoint_step"] == 2
     assert again["test"]["tolerance_px"] == config.evaluation.tolerance_px
     variables = find_weights(str(tmp_path / "run" / "checkpoints" / "6")).variables

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import encode_png
+from lungseg_jax.imaging.structures import Structure
 from tests.stored import raw_records, read_split, rewrite, shard, write_records
 from tfds_builder.manifest import FileDigest, digest_file, read_manifest, write_manifest
 from tfds_builder.verify import main, verify
@@ -145,8 +146,10 @@ def test_a_count_that_differs_is_named(folder):
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     content["counts"]["val"] += 1
+    # Fault: a split that dataset_info.json has lost looks like one that never was.
+    content["counts"]["more"] = 3
     path.write_text(json.dumps(content))
-    assert set(found(folder)) == {("val", "")}
+    assert set(found(folder)) == {("val", ""), ("more", "")}
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
@@ -182,6 +185,7 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
         ({"mask": SQUARE + 2, "original_mask": ORIGINAL + 2}, "mask", "but not as lung"),
         ({"mask": SQUARE + 33, "original_mask": ORIGINAL + 33}, "original_mask", "no known"),
         ({"spacing_mm": np.array([0.2, 0.2], np.float32)}, "spacing_mm", "source is none"),
+        ({"spacing_mm": np.array([0.2, 0], np.float32)}, "spacing_mm", "source is none"),
         ({"spacing_source": "calibrated"}, "spacing_mm", "not within"),
         (
             {"spacing_source": "detector", "spacing_mm": np.array([0.2, np.nan], np.float32)},
@@ -233,6 +237,19 @@ def test_a_mask_shifted_by_a_pixel_is_named(folder):
     record = read_split(folder, "test")[0]
     example_id = change_first(folder, mask=np.roll(record["mask"], 1, axis=1))
     assert set(found(folder)) == {(example_id, "mask")}
+
+
+def test_a_structure_that_one_mask_alone_has_is_named(folder):
+    """Fault: a heart that is trained on and never evaluated, or the reverse."""
+    for name in ("mask", "original_mask"):
+        record = read_split(folder, "test")[0]
+        more = record[name].copy()
+        more[20:50, 20:50] |= np.uint8(Structure.HEART)
+        change_first(folder, **{name: more})
+        faults = found(folder)
+        assert set(faults) == {(record["example_id"], "mask")}
+        assert "pixels of HEART" in faults[record["example_id"], "mask"]
+        change_first(folder, **{name: record[name]})
 
 
 def test_a_patient_in_two_splits_is_named(folder):

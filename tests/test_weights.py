@@ -116,6 +116,8 @@ def test_files_that_are_no_weights_are_refused(saved, content: bytes):
         (0.4, 1.47, -0.46),
         (2.0, -5.0, 1.0),
         (math.nan,),
+        (0.0,),
+        (1.0,),
         (0.4, -5.0, math.inf),
         *((0.4, -5.0, 1.0, margin) for margin in (-0.1, 2.0, math.nan)),
     ],

@@ -15,6 +15,7 @@ from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import open_records
 from lungseg_jax.errors import CheckpointError, ConfigError
+from lungseg_jax.evaluate import evaluate
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.state import TrainState
@@ -86,6 +87,9 @@ def test_a_run_goes_on_with_copies_of_its_images_and_with_no_others(tmp_path):
     cv2.imwrite(str(other), image[::-1])
     with pytest.raises(CheckpointError, match="with other content"):
         train_on(moved, workdir, until=5)
+    # Fault: figures against references that the network was not meant for, or of images it knows.
+    with pytest.raises(CheckpointError, match="with other content"):
+        evaluate(moved, workdir)
 
 
 def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
