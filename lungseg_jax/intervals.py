@@ -18,6 +18,9 @@ FLIPS = 10_000
 # in three of four cases or less, where values have a long tail.
 MIN_PATIENTS = 10
 
+# With more patients, resampled means are normally distributed, and take minutes.
+MANY_PATIENTS = 5_000
+
 # Numbers in a batch of resamples.
 _BATCH = 2**22
 
@@ -30,7 +33,8 @@ def mean_intervals(
     It is the percentile interval (Efron 1979, https://doi.org/10.1214/aos/1176344552), widened
     about the mean by as much as Student's interval is wider than a percentile interval: the spread
     of n patients is too small by √((n - 1) / n). With few patients and a long tail it is still too
-    narrow. NaN for fewer than `MIN_PATIENTS`.
+    narrow. NaN for fewer than `MIN_PATIENTS`. For more than `MANY_PATIENTS` it is Student's
+    interval of a ratio of sums.
 
     Args:
       values: one row per image; NaN where a metric has no meaning.
@@ -42,6 +46,8 @@ def mean_intervals(
     few = num_patients < MIN_PATIENTS
     if few.all():
         return np.full((values.shape[1], 2), np.nan)
+    if len(sums) > MANY_PATIENTS:
+        return _student_intervals(sums, counts)
     resampled = []
     for random, size in _batches(len(sums), RESAMPLES):
         chosen = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size)
@@ -54,6 +60,20 @@ def mean_intervals(
         mean, n = sums[:, column].sum() / counts[:, column].sum(), num_patients[column]
         wider = np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1) / norm.ppf(0.975)
         found[column] = mean + wider * (ends - mean)
+    return found
+
+
+def _student_intervals(
+    sums: Float64[np.ndarray, "m f"], counts: Float64[np.ndarray, "m f"]
+) -> Float64[np.ndarray, "f 2"]:
+    """Returns the interval of each mean, a ratio of sums over patients (Cochran 1977, ch. 6)."""
+    n, total = (counts > 0).sum(axis=0), counts.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums.sum(axis=0) / total
+        variances = ((sums - means * counts) ** 2).sum(axis=0) * n / (n - 1)
+        half = t.ppf(0.975, n - 1) * np.sqrt(variances) / total
+    found = np.stack([means - half, means + half], axis=-1)
+    found[n < MIN_PATIENTS] = np.nan
     return found
 
 

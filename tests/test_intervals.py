@@ -49,6 +49,24 @@ def test_patients_weigh_by_their_images():
     assert high > 0.6
 
 
+def test_of_many_patients_the_bootstrap_is_not_missed(monkeypatch):
+    """Fault: another interval for a large archive than for a small one, or one of images."""
+    random = np.random.default_rng(1)
+    whose = np.repeat(np.arange(3000), random.integers(1, 6, 3000))
+    # Skewed, the same within a patient, and of few in the last column.
+    values = random.exponential(size=(3000, 3))[whose] * [1, 10, 1]
+    values[whose > 4, 2] = np.nan
+    patients = [f"{name}" for name in whose]
+    slow = mean_intervals(values, patients)
+    monkeypatch.setattr(intervals, "MANY_PATIENTS", 2999)
+    fast = mean_intervals(values, patients)
+    width = slow[:2, 1] - slow[:2, 0]
+    np.testing.assert_allclose(fast[:2], slow[:2], atol=0.05 * width.max())
+    np.testing.assert_allclose(fast[:2, 1] - fast[:2, 0], width, rtol=0.05)
+    assert np.isnan(fast[2]).all()
+    assert np.isnan(slow[2]).all()
+
+
 def test_p_is_the_share_of_flips_that_do_as_much():
     """Fault: one side counted for two, or images flipped that belong to one patient."""
     change = np.array([3.0, 1.0, -0.5, 2.0, 0.7])
