@@ -149,8 +149,8 @@ def ids_trained_on(name: str) -> set[str]:
     visited: set[str] = set()
     while name and name != PACKAGED and name not in visited:
         visited.add(name)
-        workdir, _ = run_and_step(run_folder(name))
         try:
+            workdir, _ = run_and_step(run_folder(name))
             splits = json.loads((workdir / SPLITS).read_text())
             seen |= {*splits["train"], *splits["val"]}
             name = read_config(workdir).start_from

@@ -198,7 +198,7 @@ def _write_splits(
     if seen := len(ids_trained_on(start_from).intersection(splits.get("test", ()))):
         terminal.say(
             f"{seen} of {len(splits['test'])} test images have ids of images that {start_from} was "
-            "trained or selected on: metrics on these will be too high"
+            "trained or selected on: if they are the same, metrics on them will be too high"
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import typing
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from etils import epath
 
 from lungseg_jax.config import Config, DataConfig, SourceName
 from lungseg_jax.errors import CheckpointError, ConfigError
-from lungseg_jax.find_weights import find_weights, say_if_seen, variables_to_start_from
+from lungseg_jax.find_weights import (
+    find_weights,
+    ids_trained_on,
+    say_if_seen,
+    variables_to_start_from,
+)
 from lungseg_jax.log import Log
 from lungseg_jax.network import make_forward, make_model, split_model
 from lungseg_jax.parallel import all_devices
@@ -180,3 +186,31 @@ def test_classes_of_sides_say_nothing_of_both_lungs(tmp_path, capsys):
     assert_trees_equal(found[0]["head"], initial["head"])
     assert_trees_equal(found[0]["encoder"], find_weights(str(sided)).variables[0]["encoder"])
     assert "other labels: its last layer begins anew" in capsys.readouterr().err
+
+
+def test_a_run_names_its_splits_and_warns_of_test_images_that_were_trained_on(tmp_path, capsys):
+    """Fault: splits of an earlier run; a fine-tuned network tested on what it was trained on."""
+    config = small_config_with_data(tmp_path, parallel="mesh")
+    stale = tmp_path / "first" / "splits.json"
+    stale.parent.mkdir()
+    stale.write_text('{"train": ["a"], "val": ["b"], "test": ["c"]}')
+    train_until(config, tmp_path / "first", 5)
+    splits = json.loads(stale.read_text())
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 21, "val": 3, "test": 6}
+    assert ids_trained_on(str(tmp_path / "first")) == {*splits["train"], *splits["val"]}
+    tuned = dataclasses.replace(config, start_from=str(tmp_path / "first"))
+    devices = all_devices("mesh")
+    capsys.readouterr()
+    for seed, seen in ((config.seed, False), (config.seed + 1, True)):
+        workdir = epath.Path(tmp_path / f"{seed}")
+        with contextlib.ExitStack() as until_done:
+            start(dataclasses.replace(tuned, seed=seed), devices, workdir, until_done)
+        said = capsys.readouterr().err
+        assert (f"test images have ids of images that {tuned.start_from} was" in said) == seen
+    # Fault: a run that ends because a report for people is damaged.
+    for report in tmp_path.rglob("build_report.json"):
+        report.write_text("{")
+    with contextlib.ExitStack() as until_done:
+        start(config, devices, epath.Path(tmp_path / "last"), until_done)
+    assert "No splits.json: " in capsys.readouterr().err
+    assert not (tmp_path / "last" / "splits.json").exists()
