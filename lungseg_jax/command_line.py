@@ -90,7 +90,8 @@ def _config_of_evaluated_run(arguments: Sequence[str]) -> Config | None:
         return None
     if not workdir.value:
         raise ConfigError("--workdir", "is missing", "give the folder of a finished run")
-    return read_config(run_folder(workdir.value))
+    # On how many hosts a run was trained does not matter to who evaluates it.
+    return dataclasses.replace(read_config(run_folder(workdir.value)), distributed=False)
 
 
 def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:

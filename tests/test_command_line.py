@@ -40,7 +40,7 @@ def test_jobs_that_need_a_folder_ask_for_it(argument):
 def test_a_run_is_evaluated_by_its_own_configuration(tmp_path):
     """Fault: every flag of a training to be typed again, or the defaults in place of them."""
     config = small_config(fold=2, data__source="kaggle", data__manual_dir="/archive")
-    claim(epath.Path(tmp_path), config)
+    claim(epath.Path(tmp_path), dataclasses.replace(config, distributed=True))
     arguments = ["main", "--mode=eval", f"--workdir={tmp_path}"]
     assert parse(arguments).config == config
     changed = parse([*arguments, "--config.evaluation.batch_size=3", "--step=5"])
