@@ -362,7 +362,11 @@ def _overlay(segmenter: Segmenter, labelled: Labelled | DataError) -> np.ndarray
     found = segmenter.finish(labelled.radiograph, prediction)
     labels, lungs = _as_measured(labelled, found)
     reference = channels(labelled.mask[..., None], labels, "reference") > 0
-    masks = map(labelled.radiograph.orientation.to_upright, (lungs, reference))
+    upright = labelled.radiograph.orientation.to_upright
+    masks = (
+        np.stack([upright(mask) for mask in np.moveaxis(classes, -1, 0)], axis=-1)
+        for classes in (lungs, reference)
+    )
     return draw_overlay(labelled.radiograph.pixels, *masks)
 
 

@@ -193,8 +193,9 @@ def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
     assert found["dice"].second == pytest.approx((dice[30:] + 0.001).sum() / 60)
     assert found["dice"].high < 0
     # The best distance is none, the best share all.
-    for metric, best in (("hd95_px", 0), ("assd_px", 0), ("iou", 1), ("surface_dice", 1)):
-        expected = ((best + 0.5) / 2, 0.5)
+    cases = (("iou", 0.5, 1), ("hd95_px", 0.6, 0), ("assd_px", 0.7, 0), ("surface_dice", 0.8, 1))
+    for metric, written, best in cases:
+        expected = ((best + written) / 2, written)
         assert (found[metric].first, found[metric].second) == pytest.approx(expected), metric
 
 

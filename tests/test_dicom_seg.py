@@ -196,7 +196,11 @@ def test_what_gets_none_says_why_and_has_its_mask(tmp_path):
     seg = pydicom.dcmread(output / "c_seg.dcm")
     lungs = [int(complete["right_px"]), int(complete["left_px"])]
     assert [int(frame.sum()) for frame in seg.pixel_array] == lungs
-    # It is no image of a later call, and goes when it is no longer wanted.
+    # It is no image of a later call, and stays when it is not asked for again.
     rows = predict(packaged_segmenter(), [output, images], output)
     assert len(rows) == 3
+    assert rows[2].dicom_seg == "c_seg.dcm"
+    # It goes with the mask that it was made of.
+    options = ReadOptions(correct_polarity=False)
+    predict(packaged_segmenter(), [images], output, options)
     assert not list(output.glob("*.dcm"))
