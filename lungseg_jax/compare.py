@@ -37,6 +37,7 @@ from lungseg_jax.run_tables import (
     metrics_of_runs,
     metrics_to_show,
     read_tables,
+    which_checkpoint,
 )
 
 # On a command line, between two groups of runs.
@@ -175,6 +176,9 @@ def _run(arguments: Sequence[str]) -> None:
     )
     first, second = _groups(parse_flags(values, arguments))
     differences = compare(first, second, str(split.value))
+    for name, group in (("first", first), ("second", second)):
+        for workdir in group:
+            terminal.say(f"{name}: {which_checkpoint(workdir, str(split.value))}")
     terminal.show(_table(differences))
     if any(not math.isnan(difference.p_runs) for difference in differences):
         terminal.say(
@@ -224,6 +228,10 @@ def _table(differences: Sequence[Difference]) -> str:
         ]
         for one in differences
     ]
+    place = header.index("p (runs)")
+    if all(row[place] == "-" for row in rows):
+        for row in (header, *rows):
+            del row[place]
     return terminal.table(header, rows)
 
 

@@ -95,7 +95,8 @@ def _evaluate(
     terminal.say(f"Evaluating the checkpoint of step {saved.step} of {config.num_steps}")
     if newest is None or newest < config.num_steps:
         terminal.say(f"The run is not finished: figures are of what it reached by step {newest}")
-    summary = evaluate_splits(Evaluator(config, parallel), saved, records, workdir)
+    evaluator = Evaluator(config, parallel)
+    summary = evaluate_splits(evaluator, saved, records, workdir, is_best=step is None)
     if step is not None:
         terminal.say(
             f"The run's metrics, tables and overlays are of step {step} now; without --step they "
@@ -108,14 +109,28 @@ def _evaluate(
 
 
 def evaluate_splits(
-    evaluator: "Evaluator", saved: SavedWeights, records: dict[str, Records], workdir: epath.Path
+    evaluator: "Evaluator",
+    saved: SavedWeights,
+    records: dict[str, Records],
+    workdir: epath.Path,
+    *,
+    is_best: bool,
 ) -> evaluation_report.Summary:
-    """Measures the splits a run is judged by, then writes tables, overlays and `metrics.json`."""
+    """Measures the splits a run is judged by, then writes tables, overlays and `metrics.json`.
+
+    Args:
+      evaluator: measures a split.
+      saved: the weights of a checkpoint.
+      records: the records of each split.
+      workdir: the run's folder.
+      is_best: whether the checkpoint is the best, not one that was asked for.
+    """
     rows = {split: evaluator.measure(saved.variables, records[split]) for split in EVALUATED_SPLITS}
     ranked = evaluation_report.best_median_worst(rows["test"])
     overlays = evaluator.overlays(saved.variables, records["test"], list(ranked.values()))
     measured_by = {
         "checkpoint_step": saved.step,
+        "checkpoint_is_best": is_best,
         "masks": f"network output above {THRESHOLD}",
         "tolerance_px": evaluator.evaluation.tolerance_px,
         "tolerance_mm": evaluator.evaluation.tolerance_mm,

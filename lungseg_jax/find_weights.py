@@ -99,6 +99,12 @@ def variables_to_start_from(config: Config) -> Variables | None:
             f"{config.start_from} belongs to another network",
             f"set {', '.join(differences)}",
         )
+    side, trained = config.data.image_size, weights.config.data.image_size
+    if side != trained:
+        terminal.say(
+            f"{config.start_from} was trained with data.image_size={trained}, this run has {side}: "
+            "it must learn another scale first"
+        )
     if config.data.labels == weights.config.data.labels:
         return weights.variables
     parameters, batch_stats = weights.variables

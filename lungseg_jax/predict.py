@@ -365,6 +365,8 @@ def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:
     count = f"{len(accepted)} of {len(rows)} files accepted"
     if noted := sum(bool(row.notes) for row in accepted):
         count += f", {noted} of them with notes on what was corrected or is odd"
+    if mirrored := sum("appears mirrored" in row.notes for row in rows):
+        count += f"; {mirrored} appear mirrored: check right and left"
     return "\n".join([*lines, f"{count}; {output / TABLE}"])
 
 

@@ -83,6 +83,15 @@ def read_tables(groups: Sequence[Runs], split: str) -> list[list[Table]]:
     return tables
 
 
+def which_checkpoint(workdir: epath.PathLike, split: str) -> str:
+    """Returns which checkpoint a run's table is of, as text: `--mode=eval --step` changes it."""
+    summary = evaluation_report.read_summary(run_folder(workdir))[split]
+    if "checkpoint_step" not in summary:
+        return os.fspath(workdir)
+    asked = "" if summary.get("checkpoint_is_best", True) else ", which is not the best"
+    return f"{os.fspath(workdir)}, checkpoint of step {summary['checkpoint_step']}{asked}"
+
+
 def metrics_to_show(tables: Sequence[Table]) -> list[int]:
     """Returns the places in `COMPARED` of what all tables have and suits files of their sizes."""
     sizes = frozenset().union(*(table.sizes for table in tables))

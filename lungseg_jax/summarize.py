@@ -27,7 +27,14 @@ from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import DataError
 from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals
-from lungseg_jax.run_tables import COMPARED, Runs, metrics_of_runs, metrics_to_show, read_tables
+from lungseg_jax.run_tables import (
+    COMPARED,
+    Runs,
+    metrics_of_runs,
+    metrics_to_show,
+    read_tables,
+    which_checkpoint,
+)
 from lungseg_jax.workdir import local_path, write_whole
 
 # The key by which this command knows a file of its own.
@@ -118,6 +125,10 @@ def _run(arguments: Sequence[str]) -> None:
     runs = parse_flags(values, arguments)
     output = None if path.value is None else _free(path.value)
     found = summarize_runs(runs, str(split.value))
+    for place, workdir in enumerate(runs):
+        dice = next((one.run_means[place] for one in found if one.metric == "dice"), None)
+        shown = "" if dice is None else f": Dice {dice:.4f}"
+        terminal.say(f"{which_checkpoint(workdir, str(split.value))}{shown}")
     terminal.show(_table(found))
     if any(one.patients < MIN_PATIENTS for one in found):
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")

@@ -104,7 +104,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
             return None
         best = run.checkpoints.restore_weights(run.state.ema)
         terminal.say(f"Evaluating the best checkpoint by validation Dice, step {best.step}")
-        return evaluate_splits(run.evaluator, best, run.records, workdir)
+        return evaluate_splits(run.evaluator, best, run.records, workdir, is_best=True)
 
 
 def start(
@@ -288,23 +288,26 @@ def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
     rows = run.evaluator.measure(run.state.ema, records)
     figures = summarize(rows)
     means = {key: x for key, x in figures.items() if isinstance(x, float)}
-    log.scalars("val", step, means)
-    log.validation(
-        step,
-        {f"train_{name}": mean for name, mean in pending.means().items()}
-        | {f"val_{name}": mean for name, mean in means.items()},
-    )
     ranked = evaluation_report.best_median_worst(rows)
     median = [ranked["median"]] if ranked else []
     for image in run.evaluator.overlays(run.state.ema, records, median).values():
         log.image("val/median", step, image)
     dice = dice_of_classes(figures)
     of_sides = [f"{figures[name]:.4f}" for name in SIDE_FIGURES if name in figures]
-    sides = f" (right {of_sides[0]}, left {of_sides[1]})" if len(of_sides) == 2 else ""
+    sides = ""
+    if len(of_sides) == 2:
+        sides = f" (the mean of right, {of_sides[0]}, and left, {of_sides[1]})"
+        means["mean_dice_of_sides"] = dice
     terminal.say(
         f"step {step}: {pending.summary()}; validation Dice {dice:.4f}{sides}, "
         f"cross-entropy {figures.get('cross_entropy', np.nan):.4f}, "
         f"HD95 {_hd95(figures)}"
+    )
+    log.scalars("val", step, means)
+    log.validation(
+        step,
+        {f"train_{name}": mean for name, mean in pending.means().items()}
+        | {f"val_{name}": mean for name, mean in means.items()},
     )
     return 0.0 if math.isnan(dice) else dice
 

@@ -247,6 +247,21 @@ def test_what_is_compared_suits_all_files_of_both(tmp_path, dice):
     assert [one.metric for one in compare([other], [whole])] == [*common, *pixels, *optional[:2]]
 
 
+def test_runs_are_named_with_their_checkpoints(tmp_path, dice, capsys):
+    """Fault: a run that looks worse for being evaluated at an early step, without a word."""
+    runs = [write_run(tmp_path / name, dice) for name in "ab"]
+    for run, is_best in zip(runs, (True, False), strict=True):
+        figures = {"tolerance_px": 2.0, "tolerance_mm": 2.0, "checkpoint_step": 50}
+        summary = {"test": figures | {"checkpoint_is_best": is_best}}
+        evaluation_report.write_summary(epath.Path(run), summary)
+    assert main(["compare", *map(str, runs)]) == 0
+    told = capsys.readouterr()
+    assert f"first: {runs[0]}, checkpoint of step 50\n" in told.err
+    assert f"second: {runs[1]}, checkpoint of step 50, which is not the best\n" in told.err
+    # Of one run each there is nothing to say of other runs.
+    assert "p (runs)" not in told.out
+
+
 def test_other_references_are_refused(tmp_path, dice):
     """Fault: figures of two frames, or of two annotators, compared because the ids are the same."""
     first, second = write_run(tmp_path / "a", dice), write_run(tmp_path / "b", dice)

@@ -21,7 +21,7 @@ from lungseg_jax.errors import CheckpointError, DataError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.find_weights import find_weights
-from lungseg_jax.log import Log
+from lungseg_jax.log import HISTORY, Log
 from lungseg_jax.metrics import image_metrics, summarize
 from lungseg_jax.parallel import MAX_PENDING, all_devices
 from lungseg_jax.runtime.alone import LOCK, alone_in
@@ -91,7 +91,10 @@ def test_exchanged_sides_make_no_best_checkpoint(tmp_path, capsys):
         with Log(epath.Path(tmp_path), first_step=1) as log:
             assert validate(run, log, 10, pending) == dice
         said = capsys.readouterr().err
-        assert f"Dice {dice:.4f} (right {dice:.4f}, left {dice:.4f})" in said
+        history = (tmp_path / HISTORY).read_text().splitlines()
+        column = history[0].split(",").index("val_mean_dice_of_sides")
+        assert float(history[-1].split(",")[column]) == dice
+        assert f"Dice {dice:.4f} (the mean of right, {dice:.4f}, and left, {dice:.4f})" in said
 
 
 def test_a_stop_during_a_validation_trains_no_further(tmp_path, monkeypatch):
@@ -146,6 +149,8 @@ def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch, ca
     capfd.readouterr()
     again = evaluate(config, tmp_path / "run")
     assert again == summary
+    assert summary["test"]["checkpoint_is_best"]
+    assert not evaluate(config, tmp_path / "run", 6)["test"]["checkpoint_is_best"]
     # Fault: a run said to be unfinished because its best checkpoint is not its last.
     said = capfd.readouterr().err
     assert "Evaluating the checkpoint of step 2 of 6" in said
