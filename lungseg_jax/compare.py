@@ -34,6 +34,7 @@ from lungseg_jax.run_tables import (
     Runs,
     Table,
     deviation_of_runs,
+    images_and_patients,
     metrics_of_runs,
     metrics_to_show,
     read_tables,
@@ -116,9 +117,7 @@ def _check_same_images(first: Sequence[Table], second: Sequence[Table]) -> None:
 
 
 def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Difference]:
-    patient_of = {name: patient for table in first for name, patient in table.patients.items()}
-    ids = sorted(patient_of)
-    patients = [patient_of[name] for name in ids]
+    ids, patients = images_and_patients(first)
     runs = metrics_of_runs([*first, *second], ids)
     ours, theirs = runs[: len(first)], runs[len(first) :]
     with warnings.catch_warnings():

@@ -102,6 +102,13 @@ def metrics_to_show(tables: Sequence[Table]) -> list[int]:
     return [place for place, metric in enumerate(COMPARED) if metric not in hidden]
 
 
+def images_and_patients(tables: Sequence[Table]) -> tuple[list[str], list[str]]:
+    """Returns the ids of all images, sorted, and the patient of each."""
+    patient_of = {name: patient for table in tables for name, patient in table.patients.items()}
+    ids = sorted(patient_of)
+    return ids, [patient_of[name] for name in ids]
+
+
 def metrics_of_runs(tables: Sequence[Table], ids: Sequence[str]) -> Float64[np.ndarray, "r n f"]:
     """Returns each run's metrics of all images; NaN where it has not measured one.
 

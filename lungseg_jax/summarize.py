@@ -30,6 +30,7 @@ from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals
 from lungseg_jax.run_tables import (
     COMPARED,
     Runs,
+    images_and_patients,
     metrics_of_runs,
     metrics_to_show,
     read_tables,
@@ -77,9 +78,7 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
         some of their images, or differ in references, frames or tolerances.
     """
     (tables,) = read_tables([runs], split)
-    patient_of = {name: patient for table in tables for name, patient in table.patients.items()}
-    ids = sorted(patient_of)
-    patients = [patient_of[name] for name in ids]
+    ids, patients = images_and_patients(tables)
     runs_of_all = metrics_of_runs(tables, ids)
     counts = (~np.isnan(runs_of_all)).sum(axis=0)
     # Sums, because NumPy warns of the mean of nothing.
