@@ -114,7 +114,7 @@ def evaluate_splits(
     records: dict[str, Records],
     workdir: epath.Path,
     *,
-    is_best: bool,
+    is_best: bool = True,
 ) -> evaluation_report.Summary:
     """Measures the splits a run is judged by, then writes tables, overlays and `metrics.json`.
 

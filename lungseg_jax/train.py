@@ -104,7 +104,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
             return None
         best = run.checkpoints.restore_weights(run.state.ema)
         terminal.say(f"Evaluating the best checkpoint by validation Dice, step {best.step}")
-        return evaluate_splits(run.evaluator, best, run.records, workdir, is_best=True)
+        return evaluate_splits(run.evaluator, best, run.records, workdir)
 
 
 def start(
