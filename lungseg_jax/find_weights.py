@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from lungseg_jax import terminal
-from lungseg_jax.config import Config, ModelConfig, SourceName
+from lungseg_jax.config import Config, DataConfig, ModelConfig, SourceName
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
@@ -141,6 +142,36 @@ def say_if_seen(
             "The weights in the package were trained on images of Montgomery and Shenzhen: "
             "on these, metrics will be too high"
         )
+
+
+def say_if_trained_on(
+    name: str, trained: DataConfig, data: DataConfig, example_ids: Collection[str]
+) -> None:
+    """Warns if a run's own images, most of which it was trained on, are to be measured.
+
+    Args:
+      name: what was given as --checkpoint.
+      trained: the data that it was trained on.
+      data: the data to be measured.
+      example_ids: the ids of the images to be measured.
+    """
+    remedy = (
+        "figures will be too high; --config.data.splits=RUN/splits.json measures the run's test "
+        "images alone"
+    )
+    seen = ids_trained_on(name)
+    if common := len(seen.intersection(example_ids)):
+        terminal.say(
+            f"{name}: {common} of {len(example_ids)} images have ids of images that it was trained "
+            f"or selected on; if they are the same, {remedy}"
+        )
+    if seen:
+        return
+    # A run of an earlier version. Files of weights name no images, which may identify patients.
+    folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
+    held_out = bool(data.splits) and data.splits == trained.splits
+    if name != PACKAGED and trained.manual_dir and len(folders) == 1 and not held_out:
+        terminal.say(f"{name} was trained on images of this folder: {remedy}")
 
 
 def ids_trained_on(name: str) -> set[str]:

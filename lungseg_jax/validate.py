@@ -24,8 +24,7 @@ import itertools
 import json
 import secrets
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -38,7 +37,7 @@ from lungseg_jax.command_line import READING_KEYS, define_keys, parse_flags
 from lungseg_jax.config import Config, DataConfig, EvaluationConfig, Labels, resolve
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
-from lungseg_jax.find_weights import PACKAGED, find_weights, ids_trained_on, say_if_seen
+from lungseg_jax.find_weights import PACKAGED, find_weights, say_if_seen, say_if_trained_on
 from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
@@ -123,7 +122,7 @@ def validate(
     ids = [case.example_id for case in cases]
     for name, config in networks:
         say_if_seen(name, config, data.source, ids)
-        _say_if_trained_on(name, config.data, data, ids)
+        say_if_trained_on(name, config.data, data, ids)
     make_folder(output)
     with (
         alone_in(output, "wait for its end, or give another --output"),
@@ -379,36 +378,6 @@ def _say_if_sides_are_exchanged(rows: Sequence[Validated]) -> None:
             f"{len(rows)} images, such as {exchanged[0].id}: check that left masks are of the "
             "patient's left"
         )
-
-
-def _say_if_trained_on(
-    name: str, trained: DataConfig, data: DataConfig, example_ids: Collection[str]
-) -> None:
-    """Warns if a run's own images, most of which it was trained on, are to be measured.
-
-    Args:
-      name: what was given as --checkpoint.
-      trained: the data that it was trained on.
-      data: the data to be measured.
-      example_ids: the ids of the images to be measured.
-    """
-    remedy = (
-        "figures will be too high; --config.data.splits=RUN/splits.json measures the run's test "
-        "images alone"
-    )
-    seen = ids_trained_on(name)
-    if common := len(seen.intersection(example_ids)):
-        terminal.say(
-            f"{name}: {common} of {len(example_ids)} images have ids of images that it was trained "
-            f"or selected on; if they are the same, {remedy}"
-        )
-    if seen:
-        return
-    # A run of an earlier version. Files of weights name no images, which may identify patients.
-    folders = {Path(one.manual_dir).expanduser().resolve() for one in (trained, data)}
-    held_out = bool(data.splits) and data.splits == trained.splits
-    if name != PACKAGED and trained.manual_dir and len(folders) == 1 and not held_out:
-        terminal.say(f"{name} was trained on images of this folder: {remedy}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,12 +20,13 @@ from lungseg_jax import compare
 from lungseg_jax.command_line import READING_KEYS
 from lungseg_jax.config import DataConfig
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.find_weights import say_if_trained_on
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.surface import outline, surface_distances
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
-from lungseg_jax.validate import IMAGE_KEYS, _say_if_trained_on, main, validate
+from lungseg_jax.validate import IMAGE_KEYS, main, validate
 from lungseg_jax.weights import Calibration, load_weights, packaged_weights, save_weights
 from lungseg_jax.workdir import VALIDATION, check_free, claim
 from tests.images import chest, dicom_bytes, png_bytes
@@ -295,7 +296,7 @@ def test_a_run_on_its_own_images_is_warned_of(tmp_path, capsys, folder, warned):
         DataConfig(source="folder", manual_dir=str(tmp_path / name)) for name in ("own", folder)
     )
     # A run without `splits.json`.
-    _say_if_trained_on("runs/first", trained, data, ["a"])
+    say_if_trained_on("runs/first", trained, data, ["a"])
     assert ("runs/first was trained on images of this folder" in capsys.readouterr().err) == warned
 
 
@@ -314,7 +315,7 @@ def test_training_images_are_known_by_their_ids_in_any_folder(tmp_path, capsys, 
         DataConfig(source="folder", manual_dir=name) for name in ("/archive", "/copies")
     )
     for name in (str(tmp_path / "run"), str(tmp_path / "run" / "checkpoints" / "50")):
-        _say_if_trained_on(name, trained, data, ids)
+        say_if_trained_on(name, trained, data, ids)
         said = capsys.readouterr().err
         assert (f"{count} of {len(ids)} images have ids of images that it was trained" in said) == (
             count > 0
@@ -375,9 +376,9 @@ def test_a_split_file_leaves_the_images_that_were_trained_on_out(tmp_path, segme
     assert summary["external"]["num_examples"] == 2
     note = json.loads((tmp_path / "out" / VALIDATION).read_text())
     assert note["data"]["splits"] == str(splits)
-    _say_if_trained_on("run", data, dataclasses.replace(data, splits=""), ["0"])
+    say_if_trained_on("run", data, dataclasses.replace(data, splits=""), ["0"])
     assert "figures will be too high" in capsys.readouterr().err
-    _say_if_trained_on("run", data, data, ["3"])
+    say_if_trained_on("run", data, data, ["3"])
     assert "too high" not in capsys.readouterr().err
     splits.write_text(json.dumps({"train": ["0"], "val": ["2"], "test": ["3", "7"]}))
     with pytest.raises(ConfigError, match="test lists '7', which is not in the data"):
