@@ -258,7 +258,8 @@ def lung_probability(
 
 def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[np.ndarray, "h w c"]:
     """Returns values of the model's square in the frame of an example's file."""
-    return channels_from_square(square, *example.original_mask.shape[:2])
+    seen = channels_from_square(square, example.field)
+    return example.field.paste(seen, *example.original_mask.shape[:2])
 
 
 def _measure(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.imaging.borders import blacken_white_bars, without_bars
+from lungseg_jax.imaging.borders import between_bars, blacken_white_bars, exposed_field
 from lungseg_jax.imaging.files import radiograph_of
 from tfds_builder.phantom import generate_phantom
 
@@ -61,7 +61,7 @@ def test_a_white_belly_is_no_bar():
 def test_black_bars_within_white_ones_are_cut_too():
     """Fault: bars of one kind that hide those of the other from the comparison with a chest."""
     framed = np.pad(np.pad(FIELD, 20), 30, constant_values=1)
-    assert without_bars(framed).shape == without_bars(FIELD).shape
+    assert between_bars(framed)[2:] == between_bars(FIELD)[2:]
 
 
 def test_a_framed_chest_is_a_chest_either_way_up_in_grey():
@@ -73,3 +73,26 @@ def test_a_framed_chest_is_a_chest_either_way_up_in_grey():
         np.testing.assert_allclose(radiograph.pixels[90:-90, 90:-90], FIELD, atol=1e-6)
         assert not radiograph.pixels[:90].any()
         assert any("white bars" in note for note in radiograph.notes)
+
+
+@pytest.mark.parametrize("margins", [((300, 500), (420, 380)), ((90, 10), (700, 300))])
+def test_wide_bars_are_cut_off(margins):
+    """Fault: a child on a large plate seen as a few pixels; a part of the field cut off with it."""
+    grey = np.random.default_rng(0).uniform(0.2, 0.9, (400, 500)).astype(np.float32)
+    image = np.pad(grey, margins)
+    box = exposed_field(image)
+    (above, _), (before, _) = margins
+    thumbnail = [-(-side // 128) for side in image.shape]
+    for start, length, at, side, pixel in (
+        (box.top, box.height, above, 400, thumbnail[0]),
+        (box.left, box.width, before, 500, thumbnail[1]),
+    ):
+        assert at - 2 * pixel <= start <= at + pixel
+        assert at + side - pixel <= start + length <= at + side + 2 * pixel
+
+
+def test_narrow_bars_and_images_of_nothing_are_left():
+    """Fault: images cut that networks know as they are; a black image cut to a single pixel."""
+    images = [FIELD, np.pad(FIELD, 60), np.pad(FIELD, ((0, 0), (0, 100))), np.pad(FIELD, 3000)]
+    for image in (*images, np.zeros((200, 100), np.float32), np.ones((1, 1), np.float32)):
+        assert exposed_field(image) == (0, 0, *image.shape)

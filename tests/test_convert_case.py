@@ -40,9 +40,10 @@ def convert_taken(case: Case, image_size: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("as_dicom", [False, True])
-def test_networks_see_files_as_they_were_trained_on_them(tmp_path, as_dicom: bool):
-    """Fault: a shift, a scale or a window in training alone, or in prediction alone."""
-    pixels, mask = chest(130, 113, 0)
+@pytest.mark.parametrize("bars", [0, 90])
+def test_networks_see_files_as_they_were_trained_on_them(tmp_path, as_dicom: bool, bars: int):
+    """Fault: a shift, a scale, a part or a window in training alone, or in prediction alone."""
+    pixels, mask = (np.pad(x, bars) for x in chest(130, 113, 0))
     image = dicom_bytes(pixels, {"PatientOrientation": ["P", "F"]}) if as_dicom else None
     case = write_case(tmp_path, image or png_bytes(pixels), png_bytes(mask))
     _, square = read_network_input(case.image, ReadOptions(frontal_only=False), 48)

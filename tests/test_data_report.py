@@ -121,7 +121,7 @@ def test_sizes_lung_and_intensity_are_those_of_the_records(page, records):
         assert row[0] == (f"{low}" if low == high else f"{low} to {high}")
         shares, means = [], []
         for record in group_records:
-            fit = fit_to_square(*map(int, record["original_size"]), 64)
+            fit = fit_to_square(*map(int, record["field"][2:]), 64)
             inside = np.s_[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
             shares.append(record["mask"][inside].mean())
             means.append(record["image"][inside].mean() / 65535)
@@ -233,9 +233,7 @@ def test_damaged_records_point_to_verify(tmp_path):
 def test_a_record_that_no_build_writes_points_to_verify(tmp_path):
     """Fault: a traceback where a record can be read and its figures make no sense."""
     folder = write_records(tmp_path, size=32)
-    rewrite(
-        folder, "val", lambda records: [record | {"original_size": [0, 0]} for record in records]
-    )
+    rewrite(folder, "val", lambda records: [record | {"field": [0, 0, 0, 0]} for record in records])
     with pytest.raises(
         DataError, match=r"val split is damaged \(ZeroDivisionError\).*tfds_builder\.verify"
     ):
@@ -257,6 +255,7 @@ def example(number: int = 0, **fields) -> dict:
         "sex": b"",
         "age_years": np.float32(np.nan),
         "original_size": np.array([300, 300], np.int32),
+        "field": np.array([0, 0, 300, 300], np.int32),
         "spacing_mm": np.array([0.2, 0.3], np.float32),
         "spacing_source": b"calibrated",
     } | fields

@@ -139,6 +139,26 @@ def test_perfect_prediction_is_nearly_perfect_in_the_original_frame(records):
         assert np.abs(shift).max() < 0.12
 
 
+def test_masks_of_an_exposed_field_lie_where_it_lies(tmp_path):
+    """Fault: the masks of an image with wide bars enlarged to the whole image, or shifted."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            pixels = np.pad(chest(80, 72, number)[name == "masks"], ((90, 140), (200, 60)))
+            (tmp_path / name / f"{number}.png").write_bytes(png_bytes(pixels))
+    config = small_config(
+        data__source="folder",
+        data__manual_dir=str(tmp_path),
+        data__data_dir=str(tmp_path / "records"),
+    )
+    records = open_records(config)["train"]
+    mask = records.samples([0]).mask[0]
+    assert mask.mean() > 0.15, "the square shows more than the field"
+    example = records.example(0)
+    found, reference = predicted_mask(mask.astype(np.float32), example), example.original_mask > 0
+    assert np.count_nonzero(found & reference) > 0.9 * np.count_nonzero(found | reference)
+
+
 def test_distances_are_measured_in_the_spacing_and_at_the_tolerance_of_each(
     tmp_path, eight_devices
 ):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.imaging.geometry import channels_from_square, fit_to_square, to_square
+from lungseg_jax.imaging.geometry import Box, channels_from_square, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph
 from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.prediction.segmentation import make_segmentation
@@ -126,7 +126,8 @@ def test_probabilities_are_smoothed_in_the_square():
     blocks = blocks.repeat(2, axis=0).repeat(2, axis=1)
     found = make_segmentation(Radiograph(IMAGE, None, "none"), blocks, 0.5, 0.96).probabilities
     smoothed, as_is = (
-        channels_from_square(square, *IMAGE.shape)[..., 0] for square in (smooth(blocks), blocks)
+        channels_from_square(square, Box(0, 0, *IMAGE.shape))[..., 0]
+        for square in (smooth(blocks), blocks)
     )
     np.testing.assert_allclose(found, smoothed, atol=1e-6)
     assert np.abs(found - as_is).max() > 0.1

@@ -7,6 +7,7 @@ import pytest
 
 from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.imaging.files import radiograph_of
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from lungseg_jax.prediction.quality import estimate_dice
@@ -78,6 +79,24 @@ def test_probabilities_are_those_of_the_network_in_the_images_frame(labels: str)
     assert np.ptp(logits) > 0.1, "an image that shows nothing"
     np.testing.assert_allclose(found, jax.nn.sigmoid(logits), atol=1e-4)
     assert segmenter.probabilities(CHEST, options).shape == (*CHEST.shape, logits.shape[-1])
+
+
+def test_wide_bars_change_nothing_but_the_frame(untrained):
+    """Fault: a child on a large plate not found, called a sliver, or found in another place."""
+    image = np.pad(chest(200, 180, 0)[0], ((150, 230), (400, 80)))
+    field = radiograph_of(image).field
+    found, alone = untrained.segment(image), untrained.segment(field.cut(image))
+    assert alone.mask.any()
+    shape = image.shape
+    np.testing.assert_array_equal(found.right, field.paste(alone.right, *shape))
+    np.testing.assert_array_equal(found.left, field.paste(alone.left, *shape))
+    np.testing.assert_array_equal(found.probabilities, field.paste(alone.probabilities, *shape))
+    assert (found.doubts, found.estimated_dice) == (alone.doubts, alone.estimated_dice)
+    assert any("wide bars" in note for note in found.notes)
+    np.testing.assert_array_equal(
+        untrained.probabilities(image),
+        field.paste(untrained.probabilities(field.cut(image)), *shape),
+    )
 
 
 def test_bytes_of_a_file_are_segmented_as_the_file(tmp_path, untrained):

@@ -62,7 +62,7 @@ def test_a_shutter_may_be_small_or_end_just_outside(rows, columns):
         {"ShutterShape": None},
         {"ShutterLeftVerticalEdge": None},
         {"ShutterRightVerticalEdge": 3},
-        {"ShutterRightVerticalEdge": 6},
+        {"ShutterRightVerticalEdge": 4},
         {"ShutterUpperHorizontalEdge": 0, "ShutterLowerHorizontalEdge": 0},
         # Of an image that was larger before it was exported.
         {"ShutterLowerHorizontalEdge": 12},

@@ -169,12 +169,15 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
     [
         ({"original_size": np.array([9, 9], np.int32)}, "original_size", "is 9 x 9"),
         ({"original_size": np.array([0, 9], np.int32)}, "original_size", "not positive"),
+        ({"field": np.array([0, 1, 9, 999], np.int32)}, "field", "not lie within"),
+        ({"field": np.array([0, 0, 45, 40], np.int32)}, "mask", "differs from original_mask"),
         ({"image": np.full((64, 64), 700, np.uint16)}, "image", "is empty"),
         (
             # An image of one grey in its padding.
             {
                 "image": np.pad(np.full((64, 38), 700, np.uint16), ((0, 0), (13, 13))),
                 "original_size": np.array([100, 60], np.int32),
+                "field": np.array([0, 0, 100, 60], np.int32),
                 "mask": SQUARE,
                 "original_mask": np.zeros((100, 60), np.uint8),
             },

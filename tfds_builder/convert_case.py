@@ -79,7 +79,8 @@ def _take(
     turn = radiograph.orientation
     mask = np.ascontiguousarray(turn.to_upright(stored_mask))
     height, width = mask.shape
-    fit = fit_to_square(height, width, settings.image_size)
+    field = radiograph.field
+    fit = fit_to_square(field.height, field.width, settings.image_size)
     patient_id, hashed, patient_notes = patient_of(
         case, contents[case.image], settings.id_key, settings.reading
     )
@@ -91,8 +92,8 @@ def _take(
         notes = (NOT_LIKE_A_CHEST, *notes)
     clinical = clinical_of(case, contents[case.image], settings.reading)
     record = {
-        "image": png.encode_png(stored_square(radiograph, fit), png.UNCOMPRESSED),
-        "mask": png.encode_png(structures_to_square(mask, fit), png.UNFILTERED),
+        "image": png.encode_png(stored_square(radiograph, settings.image_size), png.UNCOMPRESSED),
+        "mask": png.encode_png(structures_to_square(field.cut(mask), fit), png.UNFILTERED),
         "original_mask": png.encode_png(mask, png.UNFILTERED),
         "example_id": case.example_id,
         "patient_id": patient_id,
@@ -102,6 +103,7 @@ def _take(
         "age_years": UNKNOWN_AGE if clinical.age_years is None else clinical.age_years,
         "reading": clinical.reading,
         "original_size": [height, width],
+        "field": list(field),
         "spacing_mm": list(radiograph.spacing_mm or NO_SPACING),
         "spacing_source": radiograph.spacing_source,
         "notes": "; ".join(notes),

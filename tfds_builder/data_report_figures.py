@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from lungseg_jax.imaging.geometry import fit_to_square
+from lungseg_jax.imaging.geometry import Box, fit_to_square
 from lungseg_jax.imaging.structures import Structure
 
 # A chest radiograph has 300 to 4000 pixels a side of 0.1 to 0.8 mm; the end bins take the rest.
@@ -68,7 +68,7 @@ class Look:
 
     Attributes:
       lungs: the pixels of the square that are lung.
-      lung_share: share of the image's area that is lung, without padding.
+      lung_share: share of the exposed field that is lung, without padding.
       intensity: share of the image's pixels in each bin.
       mean: mean intensity.
       span: smallest and largest intensity.
@@ -84,8 +84,8 @@ class Look:
     def at(cls, record: Mapping[str, Any]) -> "Look":
         """Returns what a record's pixels show."""
         mask = record["mask"][..., 0]
-        height, width = (int(side) for side in record["original_size"])
-        fit = fit_to_square(height, width, len(mask))
+        field = Box.of(record["field"])
+        fit = fit_to_square(field.height, field.width, len(mask))
         inside = np.s_[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
         lungs = (mask & np.uint8(Structure.LUNGS)) > 0
         image = record["image"][..., 0][inside]

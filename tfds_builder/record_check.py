@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Num, UInt8
 from PIL.PngImagePlugin import PngImageFile
 
-from lungseg_jax.imaging.geometry import fit_to_square, to_square
+from lungseg_jax.imaging.geometry import Box, Fit, fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import SpacingSource
 from lungseg_jax.imaging.spacing import PLAUSIBLE_MAGNIFICATION, PLAUSIBLE_SPACING_MM
 from lungseg_jax.imaging.structures import Structure
@@ -68,13 +68,17 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     faults += _check_spacing(record)
     if any(side <= 0 for side in record["original_size"]):
         return [*faults, ("original_size", "is not positive")]
-    if "image" in record:
-        faults += _check_image(record)
     for name in ("mask", "original_mask"):
         if name in record:
             faults += [(name, fault) for fault in _check_bits(record[name])]
-    if "original_mask" in record:
-        faults += _check_original_mask(record)
+    if "original_mask" in record and (fault := _wrong_size(record)):
+        return [*faults, ("original_size", fault)]
+    if not _lies_within(Box.of(record["field"]), *map(int, record["original_size"])):
+        return [*faults, ("field", "does not lie within the image")]
+    if "image" in record:
+        faults += _check_image(record)
+    if "mask" in record and "original_mask" in record:
+        faults += _compare_masks(record)
     return faults
 
 
@@ -88,8 +92,7 @@ def _decode_image(
 
 def _check_image(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     image = record["image"][..., 0]
-    height, width = (int(side) for side in record["original_size"])
-    fit = fit_to_square(height, width, len(image))
+    fit = _fit_of(record, len(image))
     # With the padding, an empty image would seem to have two values.
     inside = image[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     if inside.min() == inside.max():
@@ -105,28 +108,39 @@ def _check_bits(mask: UInt8[np.ndarray, "h w 1"]) -> Iterator[str]:
         yield f"has {outside} pixels marked as right or left lung but not as lung"
 
 
-def _check_original_mask(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    original = record["original_mask"][..., 0]
-    height, width = (int(side) for side in record["original_size"])
-    if original.shape != (height, width):
-        there = f"{original.shape[0]} x {original.shape[1]}"
-        yield "original_size", f"is {height} x {width}, but original_mask has {there} pixels"
-        return
-    if "mask" not in record:
-        return
-    mask = record["mask"][..., 0]
-    fit = fit_to_square(height, width, len(mask))
+def _wrong_size(record: Mapping[str, Any]) -> str:
+    """Says what is wrong with the stated size, if anything."""
+    stated, there = record["original_size"], record["original_mask"].shape[:2]
+    if tuple(stated) == there:
+        return ""
+    return "is {} x {}, but original_mask has {} x {} pixels".format(*stated, *there)
+
+
+def _compare_masks(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    original, mask = record["original_mask"][..., 0], record["mask"][..., 0]
+    fit = _fit_of(record, len(mask))
+    seen = Box.of(record["field"]).cut(original)
     # Bits that neither mask has need no resizing.
     used = int(np.bitwise_or.reduce(original, axis=None) | np.bitwise_or.reduce(mask, axis=None))
     for structure in Structure:
         if not structure & used:
             continue
-        inside = (original & np.uint8(structure)) > 0
+        inside = (seen & np.uint8(structure)) > 0
         share = to_square(inside.astype(np.uint8), fit)
         differs = (share > 0.5) != ((mask & np.uint8(structure)) > 0)
         wrong = np.count_nonzero(differs & (np.abs(share - 0.5) > UNDECIDED_SHARE))
         if wrong:
             yield "mask", f"differs from original_mask in {wrong} pixels of {structure.name}"
+
+
+def _lies_within(field: Box, height: int, width: int) -> bool:
+    inside = field.top + field.height <= height and field.left + field.width <= width
+    return min(field.top, field.left) >= 0 and min(field.height, field.width) > 0 and inside
+
+
+def _fit_of(record: Mapping[str, Any], size: int) -> Fit:
+    field = Box.of(record["field"])
+    return fit_to_square(field.height, field.width, size)
 
 
 def _check_spacing(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
 from lungseg_jax.data.labels import channels, has_sides, missing, present_in, tells_sides
 from lungseg_jax.data.samples import Samples
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from lungseg_jax.imaging.geometry import Box
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
@@ -39,12 +40,14 @@ class Example:
       example_id: unique in the data set.
       source: where the image was taken.
       original_mask: {0, 1} in the image's own frame, a channel for each of the labels.
+      field: the part of the image's own frame that its square shows.
       spacing_mm: (row, column) of the original frame; `None` where not known.
     """
 
     example_id: str
     source: str
     original_mask: UInt8[np.ndarray, "h w c"]
+    field: Box
     spacing_mm: tuple[float, float] | None
 
 
@@ -85,7 +88,9 @@ class Records:
         fields = Fields(builder, split)
         self._samples = fields.select("example_id", "image", "mask")
         self._images = fields.select("image")
-        self._examples = fields.select("example_id", "source", "spacing_mm", "original_mask")
+        self._examples = fields.select(
+            "example_id", "source", "spacing_mm", "field", "original_mask"
+        )
         self._names = fields.select(*Names._fields)
         # So that a truncated shard is reported before the first step.
         for chosen in (self._samples, self._examples):
@@ -157,6 +162,7 @@ class Records:
             example_id=record["example_id"].decode(),
             source=record["source"].decode(),
             original_mask=self._channels(record, "original_mask"),
+            field=Box.of(record["field"]),
             spacing_mm=(row, column) if row > 0 and column > 0 else None,
         )
 

@@ -4,8 +4,11 @@ Shadow is black where bone is bright; so is what detectors and viewers pad with.
 a plate whose image was never cropped are white.
 """
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
+
+from lungseg_jax.imaging.geometry import Box
 
 # Greys this close to the darkest or the brightest, as a share of the range, are black or white.
 _TOLERANCE = 0.06
@@ -14,7 +17,15 @@ _TOLERANCE = 0.06
 _REST = 0.1
 
 # What is left between bars is at least this share of each side.
-LEAST_LEFT = 1 / 3
+LEAST_LEFT = 1 / 5
+
+# Bars are wide if the longer side of what is between them is less than this share of the image's.
+# Networks, which see bars in training, are as good with narrower ones: at this share, the packaged
+# weights lose 0.001 of Dice, at 0.6 0.012, at 0.5 0.04, at 0.4 0.4.
+_WIDE = 0.75
+
+# Side of the image in which wide bars are searched for.
+_THUMBNAIL = 128
 
 # A white bar ends sharply: this share of the side farther in, most of a line is darker by more than
 # this share of the range. An abdomen that is white all over, at the lower border, ends gradually.
@@ -22,20 +33,50 @@ _EDGE = 0.02
 _DROP = 0.15
 
 
-def without_bars(pixels: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h2 w2"]:
-    """Returns pixels without the black and white lines around them, unless little would be left."""
-    left = pixels
+def exposed_field(pixels: Float32[np.ndarray, "h w"]) -> Box:
+    """Returns the exposed field of an image with wide bars, such as a child's on a large plate.
+
+    Of other images, and of those with hardly any field, it is the whole image.
+    """
+    height, width = pixels.shape
+    small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+    inner = between_bars(small)
+    # One more all around: the field's border may run through a pixel that counts as a bar's.
+    (top, bottom), (left, right) = (
+        (
+            max(start - 1, 0) * side // _THUMBNAIL,
+            -(-min(start + length + 1, _THUMBNAIL) * side // _THUMBNAIL),
+        )
+        for start, length, side in (
+            (inner.top, inner.height, height),
+            (inner.left, inner.width, width),
+        )
+    )
+    field = Box(top, left, bottom - top, right - left)
+    if max(field.height, field.width) < _WIDE * max(height, width):
+        return field
+    return Box(0, 0, height, width)
+
+
+def between_bars(pixels: Float32[np.ndarray, "h w"]) -> Box:
+    """Returns what the black and white lines around an image leave, unless that is little."""
+    inner = Box(0, 0, *pixels.shape)
     # Twice: there may be black bars inside white ones, or the reverse.
     for _ in range(2):
-        black, white = _black_and_white(left)
+        black, white = _black_and_white(inner.cut(pixels))
         rows, columns = (
             np.flatnonzero((black.mean(axis) < 1 - _REST) & (white.mean(axis) < 1 - _REST))
             for axis in (1, 0)
         )
         if _little_is_left(pixels, rows, columns):
-            return left
-        left = left[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return left
+            return inner
+        inner = Box(
+            inner.top + int(rows[0]),
+            inner.left + int(columns[0]),
+            int(rows[-1] - rows[0]) + 1,
+            int(columns[-1] - columns[0]) + 1,
+        )
+    return inner
 
 
 def blacken_white_bars(

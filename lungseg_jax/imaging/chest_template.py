@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
-from lungseg_jax.imaging.borders import without_bars
+from lungseg_jax.imaging.borders import between_bars
 
 # Least likeness to a frontal chest, and least lead over the image's negative.
 MIN_LIKENESS = 0.55
@@ -70,7 +70,8 @@ def judge(
 
 def likeness(pixels: Float[np.ndarray, "h w"]) -> float:
     """Returns the best correlation in [-1, 1] of pixels with the figure of a frontal chest."""
-    small = _shrink(without_bars(_shrink(pixels, _THUMBNAIL)), _SIDE)
+    thumbnail = _shrink(pixels, _THUMBNAIL)
+    small = _shrink(between_bars(thumbnail).cut(thumbnail), _SIDE)
     # Ranks instead of intensities, so that windows and film curves do not matter.
     ranks = (_ranks(small) / small.size - 0.5).astype(np.float32)
     figures, supports = _placements()

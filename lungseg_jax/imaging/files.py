@@ -71,13 +71,13 @@ def decode_radiograph(
         raise DataError(name, f"is {kind}, neither DICOM, PNG nor JPEG", remedy)
     if is_dicom(content):
         # Read again, because padding must stay black.
-        return _judge(
+        return _check(
             radiograph,
             name,
             options,
             lambda: dicom.read_dicom(content, name, options, against_tag=True),
         )
-    return _judge(radiograph, name, options, lambda: _negative(radiograph))
+    return _check(radiograph, name, options, lambda: _negative(radiograph))
 
 
 def radiograph_of(
@@ -113,7 +113,7 @@ def radiograph_of(
     scale, notes = largest_shown(pixels) if whole else (1, ())
     scaled = np.minimum(pixels.astype(np.float32) / np.float32(scale), 1)
     radiograph = Radiograph(scaled, None, "none", notes=notes)
-    return _judge(radiograph, name, options, lambda: _negative(radiograph))
+    return _check(radiograph, name, options, lambda: _negative(radiograph))
 
 
 def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
@@ -185,6 +185,16 @@ def describe(content: bytes) -> tuple[str, str]:
 
 def _noted(radiograph: Radiograph, note: str) -> Radiograph:
     return dataclasses.replace(radiograph, notes=(*radiograph.notes, note))
+
+
+def _check(
+    radiograph: Radiograph, name: str, options: ReadOptions, inverted: Callable[[], Radiograph]
+) -> Radiograph:
+    """Returns the radiograph as `_judge` leaves it, with a note if networks see a part of it."""
+    radiograph = _judge(radiograph, name, options, inverted)
+    if (radiograph.field.height, radiograph.field.width) == radiograph.pixels.shape:
+        return radiograph
+    return _noted(radiograph, "wide bars beside the exposed field cut off")
 
 
 def _judge(

@@ -5,10 +5,47 @@ centres stay aligned at every scale (half-pixel centres) and the way back has no
 """
 
 import dataclasses
+from collections.abc import Iterable
+from typing import NamedTuple, SupportsInt
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Num
+from jaxtyping import Float, Float32, Num, Shaped
+
+
+class Box(NamedTuple):
+    """A part of an image.
+
+    Attributes:
+      top: its first row.
+      left: its first column.
+      height: rows that it has.
+      width: columns that it has.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, numbers: Iterable[SupportsInt]) -> "Box":
+        """Returns the box of four numbers of any type, such as those in a record."""
+        return cls(*map(int, numbers))
+
+    def cut(self, image: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "h2 w2 *c"]:
+        """Returns this part of the image, as a view."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def paste(
+        self, part: Shaped[np.ndarray, "h2 w2 *c"], height: int, width: int
+    ) -> Shaped[np.ndarray, "h w *c"]:
+        """Returns an image of this size with `part` in its place, and 0 around it."""
+        if part.shape[:2] == (height, width):
+            return part
+        image = np.zeros((height, width, *part.shape[2:]), part.dtype)
+        self.cut(image)[:] = part
+        return image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +98,10 @@ def from_square(square: Float[np.ndarray, "s s"], fit: Fit) -> Float32[np.ndarra
 
 
 def channels_from_square(
-    square: Float[np.ndarray, "s s c"], height: int, width: int
+    square: Float[np.ndarray, "s s c"], field: Box
 ) -> Float32[np.ndarray, "h w c"]:
-    """Returns the channels of the square in the frame of an image of this size."""
-    fit = fit_to_square(height, width, square.shape[0])
+    """Returns the channels of the square in the frame of the part of an image that it shows."""
+    fit = fit_to_square(field.height, field.width, square.shape[0])
     return np.stack([from_square(channel, fit) for channel in np.moveaxis(square, -1, 0)], axis=-1)
 
 

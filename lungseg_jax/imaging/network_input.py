@@ -6,7 +6,7 @@ from jaxtyping import UInt16
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.files import read_radiograph
-from lungseg_jax.imaging.geometry import Fit, fit_to_square, to_square
+from lungseg_jax.imaging.geometry import fit_to_square, to_square
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 # In a smaller image, lungs cannot be made out.
@@ -17,24 +17,26 @@ def network_input(radiograph: Radiograph, name: str, size: int) -> UInt16[np.nda
     """Returns intensity × 65535 in the model's square.
 
     Args:
-      radiograph: an upright radiograph.
+      radiograph: an upright radiograph, of which its `field` is shown.
       name: what errors call it.
       size: side of the square.
 
     Raises:
       DataError: the radiograph is too small.
     """
-    height, width = radiograph.pixels.shape
+    height, width = radiograph.field.height, radiograph.field.width
     if min(height, width) < MIN_SIDE:
         raise DataError(
             name, f"too small: {height} x {width} pixels", f"give at least {MIN_SIDE} a side"
         )
-    return stored_square(radiograph, fit_to_square(height, width, size))[..., None]
+    return stored_square(radiograph, size)[..., None]
 
 
-def stored_square(radiograph: Radiograph, fit: Fit) -> UInt16[np.ndarray, "s s"]:
+def stored_square(radiograph: Radiograph, size: int) -> UInt16[np.ndarray, "s s"]:
     """Returns intensity × 65535 in a square, as records keep it and networks are trained on."""
-    return np.rint(to_square(radiograph.pixels, fit) * 65535).astype(np.uint16)
+    field = radiograph.field
+    fit = fit_to_square(field.height, field.width, size)
+    return np.rint(to_square(field.cut(radiograph.pixels), fit) * 65535).astype(np.uint16)
 
 
 def read_network_input(

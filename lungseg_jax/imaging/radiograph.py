@@ -1,12 +1,15 @@
 """A radiograph in memory, whatever file it came from."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 from lungseg_jax.config import DataConfig
+from lungseg_jax.imaging.borders import exposed_field
+from lungseg_jax.imaging.geometry import Box
 
 SpacingSource = Literal["calibrated", "magnification-corrected", "detector", "none"]
 
@@ -103,3 +106,8 @@ class Radiograph:
     notes: tuple[str, ...] = ()
     orientation_stated: bool = False
     looks_frontal: bool = True
+
+    @functools.cached_property
+    def field(self) -> Box:
+        """What networks see: the exposed field where bars beside it are wide, or the whole."""
+        return exposed_field(self.pixels)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Shaped
 
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
@@ -82,7 +82,8 @@ def make_segmentation(
       estimated_dice: the mask's estimated Dice; see `quality.estimate_dice`.
       calibrated: whether the estimate is calibrated, so that it may speak against the mask.
     """
-    channels = channels_from_square(smooth(square), *radiograph.pixels.shape)
+    field = radiograph.field
+    channels = channels_from_square(smooth(square), field)
     probabilities = channels.max(axis=-1)
     lungs = keep_lungs(probabilities, threshold)
     notes = radiograph.notes
@@ -92,15 +93,15 @@ def make_segmentation(
     else:
         # The viewer's left is the patient's right.
         right, left = split_lungs(lungs)
-    if looks_mirrored(radiograph.pixels, right, left):
+    if looks_mirrored(field.cut(radiograph.pixels), right, left):
         stated = radiograph.orientation_stated
         # Networks that tell sides have seen hardly any mirrored image: who knows what they go by?
         if lies_left_of(right, left) != stated:
             right, left = left, right
         by = "as in the header" if stated else "by the position of the heart"
         notes = (*notes, f"appears mirrored (right and left {by})")
-    turn, spacing_mm = radiograph.orientation, radiograph.spacing_mm
-    if spacing_mm and turn.transpose:
+    spacing_mm = radiograph.spacing_mm
+    if spacing_mm and radiograph.orientation.transpose:
         row, column = spacing_mm
         spacing_mm = column, row
     doubts = plausibility.doubts(
@@ -109,10 +110,14 @@ def make_segmentation(
         estimated_dice if calibrated else None,
         looks_frontal=radiograph.looks_frontal,
     )
+
+    def stored(seen: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "u v"]:
+        return radiograph.orientation.to_stored(field.paste(seen, *radiograph.pixels.shape))
+
     return Segmentation(
-        right=turn.to_stored(right),
-        left=turn.to_stored(left),
-        probabilities=turn.to_stored(probabilities),
+        right=stored(right),
+        left=stored(left),
+        probabilities=stored(probabilities),
         estimated_dice=estimated_dice,
         doubts=tuple(doubts),
         notes=(*notes, *plausibility.remarks(right, left)),

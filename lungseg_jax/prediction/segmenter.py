@@ -132,7 +132,9 @@ class Segmenter:
         """
         radiograph, square = self._read(image, options)
         (prediction,) = self.predict([square])
-        upright = channels_from_square(prediction.square, *radiograph.pixels.shape)
+        field = radiograph.field
+        seen = channels_from_square(prediction.square, field)
+        upright = field.paste(seen, *radiograph.pixels.shape)
         stored = map(radiograph.orientation.to_stored, np.moveaxis(upright, -1, 0))
         return np.stack(list(stored), axis=-1)
 

@@ -69,8 +69,9 @@ class Builder(tfds.core.ShardBasedBuilder):
     records in memory and needs TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.1.9")
+    VERSION = tfds.core.Version("2.2.0")
     RELEASE_NOTES: ClassVar = {
+        "2.2.0": "Of images with wide bars, squares show the exposed field.",
         "2.1.9": "Chests within wide black bars are not taken for masks; sex and age by headers, "
         "if wanted.",
         "2.1.8": "White bars, and what a DICOM shutter hides, are black; broken VOI LUTs give way "
@@ -145,6 +146,11 @@ class Builder(tfds.core.ShardBasedBuilder):
                 "reading": tfds.features.Text(doc="The radiologist's words."),
                 "original_size": tfds.features.Tensor(
                     shape=(2,), dtype=np.int32, doc="Height and width in pixels."
+                ),
+                "field": tfds.features.Tensor(
+                    shape=(4,),
+                    dtype=np.int32,
+                    doc="What image and mask show of it: top, left, height, width.",
                 ),
                 "spacing_mm": tfds.features.Tensor(
                     shape=(2,), dtype=np.float32, doc="Row and column; 0 where not known."
