@@ -10,7 +10,7 @@ from PIL import Image
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files
-from lungseg_jax.imaging.radiograph import Orientation
+from lungseg_jax.imaging.radiograph import Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.masks import read_structures
 from tfds_builder.sources import Case, Clinical, MaskFile
@@ -23,7 +23,7 @@ UPRIGHT = Orientation()
 
 def read(case: Case, shape: tuple[int, int], orientation: Orientation = UPRIGHT) -> tuple:
     contents = {mask.path: files.read_bytes(mask.path) for mask in case.masks}
-    return read_structures(case, contents, shape, orientation, 10**6)
+    return read_structures(case, contents, shape, orientation, ReadOptions(max_pixels=10**6))
 
 
 def box(columns: slice, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

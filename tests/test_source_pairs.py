@@ -55,7 +55,7 @@ def test_a_list_of_pairs(tmp_path):
         ("image,mask\nimages/z.dcm,masks/a.png\n", "line 2, column image: no file images/z.dcm"),
         ("image,mask\nimages/a.dcm,/masks/a.png\n", "line 2, column mask: leads out"),
         ("image,mask\nimages/../../a.dcm,masks/a.png\n", "line 2, column image: leads out"),
-        ("image,mask\nimages/a.dcm,images/c.dcm\n", "line 2, column mask: neither PNG nor GIF"),
+        ("image,mask\nimages/a.dcm,notes.txt\n", "line 2, column mask: neither PNG, GIF"),
         (
             "image,left_mask,right_mask\nimages/b.png,masks/b_left.png,\n",
             "line 2, column right_mask: is empty though",

@@ -8,8 +8,10 @@ from etils import epath
 from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.mask_file import read_mask
-from lungseg_jax.imaging.radiograph import Orientation
+from lungseg_jax.imaging.radiograph import Orientation, ReadOptions
+from lungseg_jax.imaging.seg_mask import read_seg_mask
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources import Case, MaskFile
 
@@ -33,7 +35,7 @@ def read_structures(
     contents: Mapping[epath.Path, bytes],
     shape: tuple[int, int],
     orientation: Orientation,
-    max_pixels: int,
+    reading: ReadOptions,
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
     """Returns a case's mask, with a bit for each `Structure`, and notes on what is doubtful in it.
 
@@ -46,7 +48,7 @@ def read_structures(
       shape: (height, width) of the image as stored.
       orientation: how the stored image is turned upright. Sides are checked in the upright
         image; the mask is returned as stored.
-      max_pixels: the largest number of pixels of a mask that is decoded.
+      reading: how large a mask may be.
 
     Raises:
       DataError: a mask is missing, broken, too large, of another size than the image, or marks
@@ -55,16 +57,27 @@ def read_structures(
     bits = np.zeros(shape, np.uint8)
     notes = []
     for file in case.masks:
-        mask = read_mask(contents[file.path], os.fspath(file.path), max_pixels)
+        mask = _read(file, contents[file.path], reading)
         if mask.shape != shape:
             mask = _enlarge_twofold(mask, shape, file, case)
             notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")
         if not mask.any():
             notes.append(f"{_WORDS[file.structure]} mask is empty")
         _check_border(mask, file)
-        bits |= mask * np.uint8(_bits_of(file.structure))
+        bits |= mask
     upright = orientation.to_upright(bits)
     return bits, (*notes, *_doubts_about_sides(upright))
+
+
+def _read(file: MaskFile, content: bytes, reading: ReadOptions) -> UInt8[np.ndarray, "a b"]:
+    """Returns the bits that a file marks: its structure's, or those that a DICOM SEG tells."""
+    name = os.fspath(file.path)
+    if not is_dicom(content):
+        return read_mask(content, name, reading.max_pixels) * np.uint8(_bits_of(file.structure))
+    if file.structure is not Structure.LUNGS:
+        remedy = "give one file with both, as the image's only mask"
+        raise DataError(file.path, "DICOM SEG as mask of one lung", remedy)
+    return read_seg_mask(content, name, reading)
 
 
 def _enlarge_twofold(
@@ -81,7 +94,7 @@ def _enlarge_twofold(
 
 def _check_border(mask: UInt8[np.ndarray, "h w"], file: MaskFile) -> None:
     """Refuses masks that mark most of the image's border, as inverted ones do."""
-    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]) > 0
     if border.mean() > _LARGEST_SHARE_OF_BORDER:
         raise DataError(
             file.path,

@@ -54,7 +54,7 @@ def read_case(
     radiograph = files.decode_radiograph(contents[case.image], os.fspath(case.image), reading)
     turn = radiograph.orientation
     height, width = turn.to_stored(radiograph.pixels).shape
-    mask, notes = read_structures(case, contents, (height, width), turn, reading.max_pixels)
+    mask, notes = read_structures(case, contents, (height, width), turn, reading)
     documented = documented_spacing(case, radiograph.pixels.shape)
     if radiograph.spacing_mm is None and documented is not None:
         radiograph = dataclasses.replace(

@@ -15,6 +15,7 @@ from lungseg_jax.imaging.find_files import files_below, is_hidden, stem_of
 from lungseg_jax.imaging.structures import Structure
 from tfds_builder.sources.layout import (
     MASK_SUFFIXES,
+    SEG_SUFFIX,
     Case,
     Clinical,
     Listing,
@@ -107,7 +108,7 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     candidates = {
         name: path
         for name, path in visible.items()
-        if is_mask.fullmatch(name) and path.suffix.lower() in MASK_SUFFIXES
+        if is_mask.fullmatch(name) and path.suffix.lower() in (*MASK_SUFFIXES, SEG_SUFFIX)
     }
     images = _images_by_stem(matched, candidates)
     # If there are no images, the fault is not that each mask lacks its image.

@@ -23,6 +23,8 @@ LIST_OF_PAIRS = "list of pairs"
 SECOND_COPY = "second copy"
 
 MASK_SUFFIXES = (".png", ".gif")
+# Of a DICOM SEG, which tells by itself what it marks.
+SEG_SUFFIX = ".dcm"
 
 # The publishers' readings have a few lines, or one line per image.
 MAX_READING_BYTES = 2**16

@@ -29,6 +29,7 @@ from tfds_builder.sources.clinical import MAX_AGE_YEARS
 from tfds_builder.sources.layout import (
     LIST_OF_PAIRS,
     MASK_SUFFIXES,
+    SEG_SUFFIX,
     Case,
     Clinical,
     Finding,
@@ -207,8 +208,10 @@ class _Row:
         path = known.get((place, relative.name))
         if path is None:
             self.refuse(column, f"no file {cell} in the folder", "correct the path or add the file")
-        if column != "image" and path.suffix.lower() not in MASK_SUFFIXES:
-            self.refuse(column, "neither PNG nor GIF", "save masks as 8-bit grey PNG")
+        if column != "image" and path.suffix.lower() not in (*MASK_SUFFIXES, SEG_SUFFIX):
+            self.refuse(
+                column, "neither PNG, GIF nor DICOM SEG (.dcm)", "save masks as 8-bit grey PNG"
+            )
         return path
 
     def _word(self, column: str, allowed: tuple[str, ...]) -> str:

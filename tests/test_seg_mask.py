@@ -1,0 +1,239 @@
+"""Masks in DICOM Segmentation objects, made with highdicom and by hand."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.seg import Segmentation, SegmentDescription
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from lungseg_jax.data.records import open_records
+from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.dicom_seg import encode_dicom_seg
+from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.seg_mask import read_seg_mask
+from lungseg_jax.imaging.structures import Structure
+from tests.images import chest, dicom_bytes
+from tests.small import small_config
+
+STUDY = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+SHAPE = (21, 34)
+RIGHT, LEFT = Code("3341006", "SCT", "Right lung"), Code("44029006", "SCT", "Left lung")
+LUNG, TISSUE = Code("39607008", "SCT", "Lung"), Code("85756007", "SCT", "Tissue")
+RIGHT_BITS = Structure.LUNGS | Structure.RIGHT_LUNG
+LEFT_BITS = Structure.LUNGS | Structure.LEFT_LUNG
+
+
+def masks(count: int = 2, seed: int = 0) -> list[np.ndarray]:
+    """Masks without a pixel in common, of no symmetry."""
+    classes = np.random.default_rng(seed).integers(0, count + 1, SHAPE)
+    return [classes == number for number in range(1, count + 1)]
+
+
+def seg_of(
+    segments: Sequence[tuple[Code, str]], kind: str = "BINARY", frames: Any = None
+) -> Dataset:
+    """A segmentation of one image with a segment for each (code, label)."""
+    source = pydicom.dcmread(io.BytesIO(dicom_bytes(np.zeros(SHAPE, np.uint8), STUDY)))
+    source.Modality = "DX"
+    for keyword in (
+        "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+        "ReferringPhysicianName",
+    ):  # fmt: skip
+        source.setdefault(keyword, None)
+    if frames is None:
+        frames = np.stack(masks(len(segments)), axis=-1).astype(np.uint8)
+    algorithm = AlgorithmIdentificationSequence(
+        name="x", family=codes.DCM.ArtificialIntelligence, version="1"
+    )
+    return Segmentation(
+        source_images=[source],
+        pixel_array=frames[None],
+        segmentation_type=kind,
+        segment_descriptions=[
+            SegmentDescription(
+                number, label, codes.SCT.AnatomicalStructure, code, "AUTOMATIC", algorithm
+            )
+            for number, (code, label) in enumerate(segments, 1)
+        ],
+        series_instance_uid="1.2.8",
+        series_number=1,
+        sop_instance_uid="1.2.9",
+        instance_number=1,
+        manufacturer="x",
+        manufacturer_model_name="x",
+        software_versions="1",
+        device_serial_number="1",
+        omit_empty_frames=False,
+    )
+
+
+def content_of(seg: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    seg.save_as(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
+@pytest.mark.parametrize("order", [(RIGHT, LEFT), (LEFT, RIGHT)])
+def test_lungs_are_told_by_their_codes(kind: str, order: tuple[Code, Code]):
+    """Fault: sides by the segments' order, bits in another order, a byte of frames misaligned."""
+    frames = np.stack(masks(), axis=-1)
+    seg = seg_of([(code, "x") for code in order], kind, frames.astype(np.uint8))
+    bits = {RIGHT: RIGHT_BITS, LEFT: LEFT_BITS}
+    expected = sum(frames[..., i] * np.uint8(bits[code]) for i, code in enumerate(order))
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+
+
+def test_half_of_a_fraction_is_inside():
+    """Fault: any probability above 0 taken for lung, or fractions of 255 where 100 is the whole."""
+    fractions = np.random.default_rng(0).random((*SHAPE, 1))
+    seg = seg_of([(LUNG, "x")], "FRACTIONAL", fractions)
+    stored = np.rint(fractions[..., 0] * 255)
+    expected = (stored >= 127.5) * np.uint8(Structure.LUNGS)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+    seg.MaximumFractionalValue = 100
+    expected = (stored >= 50) * np.uint8(Structure.LUNGS)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+
+
+@pytest.mark.parametrize(
+    ("code", "label", "bits"),
+    [
+        (LUNG, "x", Structure.LUNGS),
+        (TISSUE, "Left lung", LEFT_BITS),
+        (TISSUE, "right lung ", RIGHT_BITS),
+        (Code("T-28000", "SRT", "Lungs"), "Segment_1", Structure.LUNGS),
+        # The code counts, whatever people call it.
+        (RIGHT, "left lung", RIGHT_BITS),
+    ],
+)
+def test_a_segment_is_known_by_code_or_label(code: Code, label: str, bits: Structure):
+    """Fault: files of drawing programs refused, or a label believed against the code."""
+    (mask,) = masks(1)
+    found = read_seg_mask(content_of(seg_of([(code, label)])), "x")
+    np.testing.assert_array_equal(found, mask * np.uint8(bits))
+
+
+@pytest.mark.parametrize(
+    ("laterality", "bits"), [("24028007", RIGHT_BITS), ("7771000", LEFT_BITS), ("1", 1)]
+)
+def test_a_side_may_be_a_modifier(laterality: str, bits: int):
+    """Fault: lungs of programs that code sides apart from organs merged into one."""
+    seg = seg_of([(LUNG, "x")])
+    modifier = Dataset()
+    modifier.CodeValue = laterality
+    kind = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    kind.SegmentedPropertyTypeModifierCodeSequence = [modifier]
+    found = read_seg_mask(content_of(seg), "x")
+    np.testing.assert_array_equal(found, masks(1)[0] * np.uint8(bits))
+
+
+def test_other_structures_are_no_lung():
+    """Fault: a rib, or what has no name that is known, added to the lungs."""
+    heart = Code("80891009", "SCT", "Heart")
+    seg = seg_of([(TISSUE, "rib"), (heart, "x"), (LUNG, "x")])
+    _, heart_mask, lungs = masks(3)
+    expected = heart_mask * np.uint8(Structure.HEART) + lungs * np.uint8(Structure.LUNGS)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+
+
+def two_frames_of_one_segment() -> Dataset:
+    seg = seg_of([(RIGHT, "x"), (LEFT, "x")])
+    groups = seg.PerFrameFunctionalGroupsSequence[1]
+    groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 1
+    return seg
+
+
+def changed(**attributes: Any) -> Dataset:
+    seg = seg_of([(LUNG, "x")])
+    for keyword, value in attributes.items():
+        setattr(seg, keyword, value)
+    return seg
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (lambda: changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.1"), "but no segmentation"),
+        (lambda: seg_of([(TISSUE, "rib")]), "segmentation without a lung"),
+        (two_frames_of_one_segment, "segmentation of several images"),
+        (lambda: changed(NumberOfFrames=65), "segmentation of several images"),
+        (lambda: changed(Rows=4 * SHAPE[0]), "cut short"),
+        (lambda: changed(Rows=60_000, Columns=60_000), "60000 x 60000 pixels"),
+        (lambda: changed(Rows=0), "0 x 34 pixels"),
+        (lambda: changed(NumberOfFrames=None), "broken DICOM header"),
+        (lambda: changed(PerFrameFunctionalGroupsSequence=[]), "do not decode"),
+    ],
+)
+def test_what_is_no_segmentation_of_a_radiograph_is_refused(make, fault: str):
+    """Fault: slices of a CT merged into one mask; memory filled by a header; a traceback."""
+    with pytest.raises(DataError, match=f"^x: .*{fault}"):
+        read_seg_mask(content_of(make()), "x")
+
+
+def test_what_is_compressed_is_refused():
+    """Fault: bytes of a compressed stream taken for pixels."""
+    seg = changed()
+    seg.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+    seg.PixelData = pydicom.encaps.encapsulate([bytes(64)])
+    seg["PixelData"].is_undefined_length = True
+    with pytest.raises(DataError, match=r"^x: compressed segmentation; save it uncompressed"):
+        read_seg_mask(content_of(seg), "x")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_corrected_results_are_trained_on(tmp_path: Path, turned: bool):
+    """Fault: what predict wrote, and a radiologist corrected, read with a turn or without sides."""
+    header = STUDY | {"PatientOrientation": ["F", "L"]} if turned else STUDY
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(10):
+        pixels, mask = chest(40, 36, number)
+        inside = mask > 127
+        # Of the upright image, the viewer's left half.
+        right = inside & (np.arange(36) < 18)
+        turn = np.transpose if turned else np.asarray
+        image = tmp_path / "images" / f"{number}.dcm"
+        identity = {"PatientID": str(number), "SOPInstanceUID": f"1.2.3.{number}"}
+        image.write_bytes(dicom_bytes(turn(pixels), header | identity))
+        content = encode_dicom_seg(
+            image, turn(right), turn(inside & ~right), ReadOptions(), ("network",)
+        )
+        (tmp_path / "masks" / f"{number}_seg.dcm").write_bytes(content)
+    config = small_config(
+        data__source="folder",
+        data__manual_dir=str(tmp_path),
+        data__data_dir=str(tmp_path / "records"),
+        data__labels="left_right",
+    )
+    records = open_records(config)["train"]
+    for position in range(len(records)):
+        example = records.example(position)
+        inside = chest(40, 36, int(example.example_id))[1] > 127
+        expected = np.stack([inside & (np.arange(36) < 18), inside & (np.arange(36) >= 18)], -1)
+        np.testing.assert_array_equal(example.original_mask, expected)
+
+
+def test_a_segmentation_is_no_mask_of_one_lung(tmp_path):
+    """Fault: both lungs in the mask of one."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "images" / "1.dcm").write_bytes(dicom_bytes(chest(*SHAPE, 0)[0], STUDY))
+    for side in ("left", "right"):
+        content = content_of(seg_of([(LUNG, "x")]))
+        (tmp_path / "masks" / f"1_{side}.dcm").write_bytes(content)
+    config = small_config(
+        data__source="folder",
+        data__manual_dir=str(tmp_path),
+        data__data_dir=str(tmp_path / "records"),
+    )
+    with pytest.raises(DataError, match=r"1_left\.dcm: DICOM SEG as mask of one lung"):
+        open_records(config)
