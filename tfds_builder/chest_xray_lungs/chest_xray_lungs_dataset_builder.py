@@ -71,7 +71,8 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     VERSION = tfds.core.Version("2.2.0")
     RELEASE_NOTES: ClassVar = {
-        "2.2.0": "Of images with wide bars, squares show the exposed field; masks may be DICOM SEG.",
+        "2.2.0": "Of images with wide bars, squares show the exposed field; masks may be DICOM "
+        "SEG.",
         "2.1.9": "Chests within wide black bars are not taken for masks; sex and age by headers, "
         "if wanted.",
         "2.1.8": "White bars, and what a DICOM shutter hides, are black; broken VOI LUTs give way "
