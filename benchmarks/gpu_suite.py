@@ -126,7 +126,7 @@ class Suite:
         self._keep("seconds", round(BUDGET_SECONDS - self._left()))
         return self._result
 
-    def _keep(self, name: str, figures: Any) -> None:  # noqa: ANN401
+    def _keep(self, name: str, figures: Any) -> None:
         """Adds to the result and writes it, so that nothing is lost if the command is ended."""
         self._result[name] = figures
         if self._path:
@@ -177,7 +177,7 @@ class Suite:
             mode=mode,
         )
 
-    def _part(self, name: str, limit_seconds: float, *arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _part(self, name: str, limit_seconds: float, *arguments: Any) -> dict[str, Any]:
         """Runs a part of `PARTS` in a process and returns its result, or the error."""
         command = ["-m", "benchmarks.gpu_suite", "--part", name, *map(json.dumps, arguments)]
         output, error = self._run(command, limit_seconds)
@@ -306,10 +306,10 @@ def measure_augmentation(sizes: dict[str, Any]) -> dict[str, Any]:
     slots = jnp.arange(batch_size, dtype=jnp.int32)
 
     # Images are arguments: what a program closes over is a constant that XLA may fold.
-    def changed(key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
+    def changed(key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:
         return augment(key, slots, image, mask, config.augment)
 
-    def with_changes(state: Any, key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:  # noqa: ANN401
+    def with_changes(state: Any, key: jax.Array, image: jax.Array, mask: jax.Array) -> Any:
         return step(state, *changed(key, image, mask))
 
     plain = jax.jit(step, donate_argnums=0)
@@ -317,7 +317,7 @@ def measure_augmentation(sizes: dict[str, Any]) -> dict[str, Any]:
     alone = jax.jit(changed)
     states = {"plain": state, "whole": jax.tree.map(jnp.copy, state)}
 
-    def run(name: str, key: jax.Array) -> Any:  # noqa: ANN401
+    def run(name: str, key: jax.Array) -> Any:
         if name == "alone":
             return alone(key, *batch)
         if name == "plain":

@@ -107,7 +107,7 @@ def read_results() -> dict[str, Any]:
     return cases
 
 
-def _axis(low: float, high: float, across: Any, height: int) -> list[str]:  # noqa: ANN401
+def _axis(low: float, high: float, across: Any, height: int) -> list[str]:
     bottom = height - AXIS + 4
     parts = []
     exponents = range(round(math.log2(low)), round(math.log2(high)) + 1)
@@ -134,7 +134,7 @@ def _key(dtypes: set[str]) -> list[str]:
     return parts
 
 
-def _lollipop(row: Row, across: Any, y: float) -> list[str]:  # noqa: ANN401
+def _lollipop(row: Row, across: Any, y: float) -> list[str]:
     colour, _ = SERIES[row.dtype]
     x = across(row.median)
     parts = [f'<path d="M{across(1.0):.1f},{y:.1f}H{x:.1f}" stroke="{colour}" stroke-width="3"/>']

@@ -130,11 +130,11 @@ def our_training_step(config: Config) -> tuple[Any, Callable[..., Any]]:
     optimizer = make_optimizer(config)
     graph = model_graph(config)
 
-    def step(state: Any, image: jax.Array, mask: jax.Array) -> tuple[Any, jax.Array]:  # noqa: ANN401
+    def step(state: Any, image: jax.Array, mask: jax.Array) -> tuple[Any, jax.Array]:
         """Does what `lungseg_jax.step` does between augmentation and moving average."""
         parameters, batch_stats, optimizer_state = state
 
-        def loss_of(parameters: Any) -> Any:  # noqa: ANN401
+        def loss_of(parameters: Any) -> Any:
             model = nnx.merge(graph, *unpack((parameters, batch_stats)), copy=True)
             loss = segmentation_loss(model(image, train=True), mask)
             return loss, pack_like(split_model(model)[2], batch_stats)
@@ -165,7 +165,7 @@ def _our_training(program: Program) -> Run:
     state, step = parallel.replicate(state), jax.jit(step, donate_argnums=0)
     batch = parallel.shard(synthetic_batch(program.batch_size, program.image_size))
 
-    def update() -> Any:  # noqa: ANN401
+    def update() -> Any:
         nonlocal state
         state, loss = step(state, *batch)
         return loss
@@ -221,7 +221,7 @@ def _exported_inference(program: Program) -> Run:
     return run
 
 
-def _devices(config: Config) -> Any:  # noqa: ANN401
+def _devices(config: Config) -> Any:
     """Returns one device, as for PyTorch; on a CPU, whose cores are devices, as many as fit."""
     import jax
 
@@ -264,7 +264,7 @@ def _their_inference(program: Program) -> Run:
     return run
 
 
-def _torch_setting(program: Program) -> Any:  # noqa: ANN401
+def _torch_setting(program: Program) -> Any:
     """Returns model, type, images and masks on the device; sets PyTorch's switches for speed."""
     import torch
 
@@ -284,7 +284,7 @@ def _torch_setting(program: Program) -> Any:  # noqa: ANN401
     return model, getattr(torch, program.dtype), image, mask
 
 
-def _wait_for(tensor: Any) -> None:  # noqa: ANN401
+def _wait_for(tensor: Any) -> None:
     if tensor.is_cuda:
         import torch
 

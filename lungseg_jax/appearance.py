@@ -110,8 +110,8 @@ def bars(key: Key[Array, ""], lungs: Bool[Array, "h w"], largest: float) -> Bool
         last = jnp.max(jnp.where(inside, place, 0))
         low = jnp.minimum(breadth[axis, 0], first)
         high = jnp.maximum(1 - breadth[axis, 1], last)
-        bars = (place < low) | (place > high)
-        covered |= bars[:, None] if axis == 0 else bars[None, :]
+        outside = (place < low) | (place > high)
+        covered |= outside[:, None] if axis == 0 else outside[None, :]
     return covered
 
 

@@ -19,11 +19,6 @@ from lungseg_jax.resampling import affine, blur
 
 Image = Float[Array, "h w"]
 
-# Number of the appearance's random stream; `split` makes the others. A new change to images must
-# take `fold_in` with the next number, 5, and never another key from `split`: then the existing
-# changes keep their random numbers, and runs that leave the new one off keep their bits.
-_APPEARANCE = 4
-
 # Extent of the blur's kernel on each side, in standard deviations.
 BLUR_REACH = 3
 
@@ -59,14 +54,13 @@ def augment(
 def _augment_one(
     config: AugmentConfig, key: Key[Array, ""], image: Image, masks: list[Image]
 ) -> tuple[Image, list[Image]]:
-    geometry_key, intensity_key, blur_key, noise_key = jax.random.split(key, 4)
+    geometry_key, intensity_key, blur_key, noise_key, look_key = jax.random.split(key, 5)
     matrix = random_affine(geometry_key, config)
     # Without the barriers, XLA fuses, and so repeats, the resampling in each tap of the blur and
     # the whole augmentation in each reader of the result: thirty times the work on a CPU.
     image, *masks = jax.lax.optimization_barrier(affine([image, *masks], matrix))
     masks = [(mask > 0.5).astype(mask.dtype) for mask in masks]
     lungs = jnp.any(jnp.stack(masks) > 0, axis=0)
-    look_key = jax.random.fold_in(key, _APPEARANCE)
     image = jax.lax.optimization_barrier(change_appearance(look_key, image, lungs, config))
     if config.blur:
         radius = math.ceil(BLUR_REACH * config.blur)
@@ -84,8 +78,7 @@ def random_affine(key: Key[Array, ""], config: AugmentConfig) -> Float[Array, "2
 
     Coordinates are in units of the image's side.
     """
-    rotation, scale, shear, shift, flip = jax.random.split(key, 5)
-    aspect = jax.random.fold_in(scale, 1)
+    rotation, scale, shear, shift, flip, aspect = jax.random.split(key, 6)
     angle = jnp.deg2rad(_symmetric(rotation, config.rotation_degrees))
     zoom = 1 + _symmetric(scale, config.scale, (2,)) * jnp.array([1.0, 0.5])
     # One factor for the size and a weaker one for the aspect ratio: bodies differ in both.

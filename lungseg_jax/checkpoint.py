@@ -86,7 +86,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(saved),  # type: ignore[call-arg]
+                state=ocp.args.PyTreeSave(saved),  # type: ignore[call-arg]
                 iterator=ocp.args.JsonSave(  # type: ignore[call-arg]
                     {"data_state": data_state, "digests": _digests(saved, data_state)}
                 ),
@@ -218,7 +218,7 @@ class Checkpoints:
         """
         try:
             folder = self.directory / str(step) / "state"
-            saved = ocp.StandardCheckpointHandler().metadata(folder).tree
+            saved = ocp.PyTreeCheckpointHandler().metadata(folder).tree
             part = (
                 saved if isinstance(abstract, TrainState) else {key: saved[key] for key in abstract}
             )
@@ -293,7 +293,7 @@ class Checkpoints:
             return state
         return jax.jit(unpack, out_shardings=self._parallel.replicated)(state)
 
-    def _carried_as(self, template: PyTree, state: PyTree) -> Any:  # noqa: ANN401
+    def _carried_as(self, template: PyTree, state: PyTree) -> Any:
         """Returns a state, or a part of it, packed as the template is."""
         if jax.tree.structure(template) == jax.tree.structure(state):
             return state
@@ -306,15 +306,14 @@ class Checkpoints:
         """Returns a checkpoint's state, or a part of it by the names of its fields."""
         if self._is_of_another_form(step, abstract):
             raise ValueError("saved with another optimizer or network")
-        wanted = {"iterator": ocp.args.JsonRestore()}
-        if isinstance(abstract, TrainState):
-            wanted["state"] = ocp.args.StandardRestore(abstract)  # type: ignore[call-arg]
-        restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        if isinstance(abstract, TrainState):
-            state = restored["state"]
-        else:
-            state = _read_part(self.directory / str(step) / "state", abstract)
-        item = restored["iterator"]
+        wanted = ocp.args.PyTreeRestore(  # type: ignore[call-arg]
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        )
+        args = ocp.args.Composite(state=wanted, iterator=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        state, item = restored["state"], restored["iterator"]
         data_state, saved = item["data_state"], item["digests"]
         found = _digests(state, data_state)
         for name, digest in found.items():
@@ -323,22 +322,6 @@ class Checkpoints:
             if not spread and saved.get(name) != digest:
                 raise ValueError(f"{name} is not what was saved")
         return self._parallel.from_checkpoint(state), data_state
-
-
-def _read_part(folder: epath.Path, abstract: PyTree) -> PyTree:
-    """Returns the requested arrays of a saved tree.
-
-    Not through the manager, which reads each item of its checkpoints in one way only: whole.
-    """
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(
-            folder,
-            args=ocp.args.PyTreeRestore(  # type: ignore[call-arg]
-                item=abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                partial_restore=True,
-            ),
-        )
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

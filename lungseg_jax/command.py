@@ -13,14 +13,21 @@ from lungseg_jax import terminal
 from lungseg_jax.errors import (
     REMOTE_CODES,
     REMOTE_LIBRARIES,
+    ConfigError,
     DataError,
     UserError,
     first_line,
 )
-from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
+from lungseg_jax.runtime.interrupts import sent_again_if_dropped
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
+NO_MEMORY_FOR_A_BATCH = ConfigError(
+    "batch_size",
+    "the device's memory is too small",
+    "lower batch_size or evaluation.batch_size, raise accumulation_steps, or set model.remat=true "
+    "or data.resident=false",
+)
 
 # Signals, by the exceptions that they raise.
 SIGNALS = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}
@@ -54,7 +61,6 @@ def run_command(
     # When Orbax raises an error, it also logs the trace in each of its threads.
     logging.set_verbosity(logging.FATAL)
     try:
-        listen()
         with _errors_told_once(), sent_again_if_dropped(SIGNALS), stop_at_once():
             job()
     except Exception as error:
@@ -81,7 +87,7 @@ def _errors_told_once() -> Iterator[None]:
     """
     before = sys.excepthook
 
-    def print_others(kind: type[BaseException], error: BaseException, trace: Any) -> None:  # noqa: ANN401
+    def print_others(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if not (kind is RuntimeError and str(error) == "Event loop is closed"):
             before(kind, error, trace)
 
@@ -95,7 +101,7 @@ def _errors_told_once() -> Iterator[None]:
 def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:
     """Returns the message for an error that is not the program's fault; `None` if it is."""
     text, line = str(error), first_line(error)
-    # Errors of Python, TensorStore and ArrayRecord, of which TensorStore's has a code, too.
+    # Raised by Python, TensorStore and ArrayRecord alike; before TensorStore's code is looked at.
     if "No space left on device" in text:
         return f"no space left on the disk; free some, then {resume} ({line})"
     if "Too many open files" in text and isinstance(error, OSError):

@@ -307,7 +307,7 @@ def num_trimmed(share: float, num_images: int) -> int:
     return min(num_images - 1, math.floor(share * num_images + 1e-6))
 
 
-def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN401
+def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -321,7 +321,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:  # noqa: ANN
     return kind(**built)
 
 
-def _check_types(group: Any, prefix: str = "") -> None:  # noqa: ANN401
+def _check_types(group: Any, prefix: str = "") -> None:
     """Refuses what only Python code can pass: `_build` checks files and command lines."""
     hints = typing.get_type_hints(type(group))
     for field in dataclasses.fields(group):
@@ -332,7 +332,7 @@ def _check_types(group: Any, prefix: str = "") -> None:  # noqa: ANN401
             raise ConfigError(key, f"is {value!r}", f"write it as {_checked(value, hint, key)!r}")
 
 
-def _checked(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401
+def _checked(value: Any, hint: Any, key: str) -> Any:
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         # `true` on the command line is a word, True in a config file a bool; both are accepted.
@@ -493,7 +493,7 @@ def _check_image_size(config: Config) -> None:
         )
 
 
-def _get(config: Any, key: str) -> Any:  # noqa: ANN401
+def _get(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = getattr(config, part)
     return config

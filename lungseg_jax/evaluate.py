@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics, na
 from lungseg_jax.network import Variables, abstract_variables, make_forward
 from lungseg_jax.parallel import Parallel, all_devices, batch_size_over
 from lungseg_jax.prediction.postprocessing import smooth
+from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
@@ -197,25 +199,17 @@ class Evaluator:
         """Returns the figures of every example of a split, in the records' order."""
         figures = np.full((len(records), len(MEASURED)), np.nan)
         measured_here = np.zeros(len(records), bool)
-        running: collections.deque[concurrent.futures.Future] = collections.deque()
+        measure = functools.partial(_measure, self.evaluation, records)
         with (
             terminal.progress(f"evaluate {records.split}", len(records), "image") as bar,
             concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool,
         ):
-
-            def finish_one() -> None:
-                position, row = running.popleft().result()
+            predicted = self.predict(variables, records, range(len(records)))
+            # Bounded, so that a large split's full-size masks never pile up in memory.
+            for position, row in map_ahead(pool, measure, predicted, 4 * self.batch_size):
                 figures[position] = [getattr(row, name) for name in MEASURED]
                 measured_here[position] = True
                 bar.update()
-
-            for position, square in self.predict(variables, records, range(len(records))):
-                running.append(pool.submit(_measure, self.evaluation, records, position, square))
-                # Bounded, so that a large split's full-size masks never pile up in memory.
-                if len(running) > 4 * self.batch_size:
-                    finish_one()
-            while running:
-                finish_one()
         figures = _gather(figures, measured_here)
         rows = [_as_metrics(records.names(i), row) for i, row in enumerate(figures)]
         return name_patients(rows)
@@ -263,8 +257,9 @@ def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[n
 
 
 def _measure(
-    config: EvaluationConfig, records: Records, position: int, square: Float[np.ndarray, "s s c"]
+    config: EvaluationConfig, records: Records, predicted: tuple[int, Float[np.ndarray, "s s c"]]
 ) -> tuple[int, ImageMetrics]:
+    position, square = predicted
     example = records.example(position)
     # The figures are those of the lungs, whatever other classes there are.
     probability = lungs_of(to_original(square, example), records.labels)

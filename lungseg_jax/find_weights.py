@@ -74,7 +74,7 @@ def restore_weights(folder: epath.Path) -> tuple[Weights, dict[str, Any]]:
 
 
 def run_and_step(folder: epath.Path) -> tuple[epath.Path, int | None]:
-    """Returns a run's folder, and the step of the checkpoint in it that is meant, if one is."""
+    """Returns a run's folder, and the step of the checkpoint that the path names, if it does."""
     is_run = (folder / "config.json").exists()
     if folder.parent.name == "checkpoints" and folder.name.isdecimal() and not is_run:
         return folder.parent.parent, int(folder.name)

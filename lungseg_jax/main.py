@@ -21,79 +21,55 @@ if __name__ == "__main__":
     # Here, because the imports below take seconds.
     restart_with_huge_pages()
 
-import traceback
 from collections.abc import Sequence
-
-import jax
 
 from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
-from lungseg_jax.command import run_command
+from lungseg_jax.command import NO_MEMORY_FOR_A_BATCH, run_command
 from lungseg_jax.command_line import Job, parse
 from lungseg_jax.compile_ahead import compile_ahead
-from lungseg_jax.errors import ConfigError
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
-from lungseg_jax.runtime.hosts import join_hosts, leave_job
-from lungseg_jax.runtime.interrupts import importing
+from lungseg_jax.runtime.hosts import end_with_hosts, join_hosts
 from lungseg_jax.runtime.preemption import Stopped
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 --config.data.source=kaggle --config.data.manual_dir=FOLDER"""
 
-NO_MEMORY_FOR_A_BATCH = ConfigError(
-    "batch_size",
-    "the device's memory is too small",
-    "lower batch_size or evaluation.batch_size, raise accumulation_steps, or set model.remat=true "
-    "or data.resident=false",
-)
-
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
-    resume = (
-        "run it again; training with the same --workdir resumes from its last checkpoint, if any"
-    )
-    try:
-        code = run_command(
+    resume = "run it again; with the same --workdir, training resumes from its last checkpoint"
+    return end_with_hosts(
+        lambda: run_command(
             arguments, str(__doc__), lambda: _run(parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH
         )
-    except Exception:
-        if jax.distributed.is_initialized():
-            traceback.print_exc()
-            leave_job(1)
-        raise
-    if code:
-        leave_job(code)
-    return code
+    )
 
 
 def _run(job: Job) -> None:
     config, workdir = job.config, job.workdir
     use_compilation_cache()
     if job.topology is not None:
-        jax.config.update("jax_platforms", "cpu")
         compile_ahead(config, workdir, job.topology)
         return
     use_all_cores(config)
     if config.distributed:
         join_hosts()
-    synthetic = job.mode == "benchmark" and config.benchmark.data == "synthetic"
-    if config.data.source == "phantom" and not synthetic:
-        terminal.say(PHANTOM_NOTICE)
     if job.mode == "benchmark":
         benchmark(config, workdir)
         return
+    if config.data.source == "phantom":
+        terminal.say(PHANTOM_NOTICE)
     # Here, so that a machine without TFDS, Grain and OpenCV can be benchmarked.
-    with importing():
-        from lungseg_jax import evaluation_report
-        from lungseg_jax.evaluate import evaluate
-        from lungseg_jax.train import train_and_evaluate
+    from lungseg_jax import evaluation_report
+    from lungseg_jax.evaluate import evaluate
+    from lungseg_jax.train import train_and_evaluate
 
-    if job.mode == "eval":
-        summary = evaluate(config, workdir, job.step)
-    else:
-        summary = train_and_evaluate(config, workdir)
+    is_eval = job.mode == "eval"
+    summary = (
+        evaluate(config, workdir, job.step) if is_eval else train_and_evaluate(config, workdir)
+    )
     if summary is None:
         raise Stopped(f"Stopped and saved; the same command with --workdir={workdir} resumes")
     terminal.say(f"\n{evaluation_report.closing_table(summary)}\n\nFigures and images: {workdir}")

@@ -51,7 +51,7 @@ def compute_dtype(config: Config) -> np.dtype:
     return jnp.dtype(dtype)
 
 
-def multiplies_bfloat16(device: Any) -> bool:  # noqa: ANN401
+def multiplies_bfloat16(device: Any) -> bool:
     """Whether a device multiplies bfloat16 faster than float32.
 
     In XLA, CPUs do not, nor do NVIDIA GPUs before Ampere.

@@ -93,7 +93,7 @@ def pack_each(plain: Plain, structures: Iterable[Hashable]) -> Mixed:
     """Returns the plain tree with each part that has one of these structures packed by itself."""
     wanted = set(structures)
 
-    def is_wanted(part: Any) -> bool:  # noqa: ANN401
+    def is_wanted(part: Any) -> bool:
         return jax.tree.structure(part) in wanted
 
     return jax.tree.map(
@@ -111,7 +111,7 @@ def is_kernel(shape: Sequence[int]) -> bool:
 _places = functools.cache(Places)
 
 
-def _is_packed(part: Any) -> bool:  # noqa: ANN401
+def _is_packed(part: Any) -> bool:
     return isinstance(part, Packed)
 
 

@@ -23,8 +23,8 @@ from jaxtyping import Array, PyTree
 
 from lungseg_jax.config import ParallelKind
 
-# Most calls in flight: XLA's CPU devices come to a halt, and the process ends, if some of them have
-# more than 32 calls to do that others have not been given.
+# Most calls in flight: XLA aborts if one CPU device has more than 32 queued that another has not
+# received.
 MAX_PENDING = 16
 
 DATA = "data"
@@ -68,7 +68,7 @@ class Parallel:
         """The sharding of what every device holds whole."""
         return NamedSharding(self._mesh, PartitionSpec())
 
-    def optimizer_sharding(self, array: Any) -> NamedSharding:  # noqa: ANN401
+    def optimizer_sharding(self, array: Any) -> NamedSharding:
         """Returns the sharding of an array that only the update reads.
 
         Spread over `DATA` along its longest dimension that divides evenly; whole if there is none.
@@ -209,7 +209,7 @@ class Parallel:
         return local.reshape(-1, *local.shape[2:]) if self.kind == "pmap" else local
 
 
-def _place_whole(x: Any, sharding: NamedSharding) -> jax.Array:  # noqa: ANN401
+def _place_whole(x: Any, sharding: NamedSharding) -> jax.Array:
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 

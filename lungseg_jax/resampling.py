@@ -21,7 +21,6 @@ from jaxtyping import Array, Bool, Float
 
 Image = Float[Array, "h w"]
 Matrix = Float[Array, "2 3"]
-Row = Float[Array, "1 n"]
 
 # Each frequency is a multiple of this plus a remainder.
 _TABLE_STRIDE = 16

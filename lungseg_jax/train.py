@@ -53,7 +53,7 @@ TELL_SECONDS = 60.0
 # Most images of a batch that are named when training has diverged.
 MOST_SHOWN = 16
 
-# What a person is told of training, and `history.csv` has the means of.
+# Metrics of training that the console shows and that `history.csv` has the means of.
 SHOWN = ("loss", "dice")
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
@@ -324,7 +324,7 @@ class Pending:
     Fetching only figures that are at least one step old keeps the device busy.
     """
 
-    def __init__(self, run: Training, log: Log, bar: Any) -> None:  # noqa: ANN401
+    def __init__(self, run: Training, log: Log, bar: Any) -> None:
         self._run, self._log, self._bar = run, log, bar
         self._steps: collections.deque[tuple[int, np.ndarray, Metrics]] = collections.deque()
         self._fetched_at = self._told_at = time.monotonic()

@@ -74,7 +74,7 @@ class Weights:
     variables: Variables
     calibration: Calibration
 
-    def network(self) -> Any:  # noqa: ANN401
+    def network(self) -> Any:
         """Returns the Flax module: images (b, s, s, 1) in [0, 1] to logits of each class."""
         return nnx.merge(model_graph(self.config), *jax.tree.map(jnp.asarray, self.variables))
 
@@ -181,11 +181,11 @@ def _unflatten(path: epath.Path, config: Config, arrays: dict[str, np.ndarray]) 
     )
 
 
-def _flatten(variables: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+def _flatten(variables: Any) -> list[tuple[str, Any]]:
     return [(_name(where), x) for where, x in jax.tree_util.tree_leaves_with_path(tuple(variables))]
 
 
-def _name(where: Any) -> str:  # noqa: ANN401
+def _name(where: Any) -> str:
     return jax.tree_util.keystr(where, simple=True, separator="/")
 
 

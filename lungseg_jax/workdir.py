@@ -129,7 +129,7 @@ def make_folder(output: epath.Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(output, "is a file or inside one", "give a folder as --output") from error
+        raise DataError(output, "is a file or inside one", "give another --output") from error
     except OSError as error:
         fault = f"cannot be made ({error.strerror})"
         raise DataError(output, fault, "give a folder that you may write to") from error
@@ -200,7 +200,7 @@ def record_start(
     mode: Literal["train", "eval"] = "train",
     begun_with: str | None = None,
 ) -> None:
-    """Adds to `environment.json` with what a run continues from a step, or is evaluated.
+    """Adds this start's commit, versions and devices to `environment.json`.
 
     Any of it may change the bits of what follows, and may differ after a resumption; a change of
     the compute type is reported.

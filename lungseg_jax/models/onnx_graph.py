@@ -74,7 +74,7 @@ class _Graph:
         operator: str,
         *inputs: str | ArrayLike,
         result: str = "",
-        **attributes: Any,  # noqa: ANN401
+        **attributes: Any,
     ) -> str:
         """Adds an operation on tensors, by name, and on constants; returns its result's name."""
         from onnx import helper
@@ -91,7 +91,7 @@ class _Graph:
         self._constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def finish(self, given: Any, result: Any) -> "GraphProto":  # noqa: ANN401
+    def finish(self, given: Any, result: Any) -> "GraphProto":
         """Returns the graph between two descriptions of tensors."""
         from onnx import helper
 

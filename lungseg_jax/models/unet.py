@@ -24,7 +24,7 @@ from lungseg_jax.models.upsampling import upsample
 class Block(nnx.Module):
     """Two 3×3 convolutions at one resolution."""
 
-    def __init__(self, in_features: int, out_features: int, **layer: Any) -> None:  # noqa: ANN401
+    def __init__(self, in_features: int, out_features: int, **layer: Any) -> None:
         self.first = ConvNormActivation(in_features, out_features, **layer)
         self.second = ConvNormActivation(out_features, out_features, **layer)
 

@@ -163,7 +163,7 @@ def place(flops: float, num_bytes: float, seconds: float, peaks: Peaks) -> dict[
     }
 
 
-def bytes_accessed(compiled: Any) -> float:  # noqa: ANN401
+def bytes_accessed(compiled: Any) -> float:
     """Returns the bytes of operands and results of one device's part of a compiled program.
 
     This is XLA's count after fusion, in which the body of a loop counts once: too low for a CPU,

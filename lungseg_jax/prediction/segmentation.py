@@ -95,7 +95,7 @@ def make_segmentation(
         right, left = split_lungs(lungs)
     if looks_mirrored(field.cut(radiograph.pixels), right, left):
         stated = radiograph.orientation_stated
-        # Networks that tell sides have seen hardly any mirrored image: who knows what they go by?
+        # Networks that tell sides have seen hardly any mirrored image, so theirs are not trusted.
         if lies_left_of(right, left) != stated:
             right, left = left, right
         by = "as in the header" if stated else "by the position of the heart"

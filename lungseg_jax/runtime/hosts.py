@@ -6,6 +6,8 @@ import hashlib
 import os
 import sys
 import time
+import traceback
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -38,14 +40,21 @@ def join_hosts() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def leave_job(code: int) -> None:
-    """Ends this process if it is part of a job that is not done; the reason was already printed.
+def end_with_hosts(command: Callable[[], int]) -> int:
+    """Returns a command's exit code, unless it fails as one of a job's processes.
 
-    At its exit, Python would wait for the others to get there, for which JAX allows five minutes,
-    while they wait for this one in the middle of a step.
+    Then it ends the process: at its exit, Python would wait for the others to get there, for which
+    JAX allows five minutes, while they wait for this one in the middle of a step.
     """
-    if not jax.distributed.is_initialized():
-        return
+    try:
+        code = command()
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        code = 1
+    if not code or not jax.distributed.is_initialized():
+        return code
     # Others may end for the same reason and have to print it, too. They cannot once the first
     # process, which connects them, is gone.
     time.sleep(4 if jax.process_index() == 0 else 2)

@@ -186,7 +186,7 @@ class Sandboxes:
             sandbox.stop()
 
 
-def _unwrap(file: epath.PathLike, result: Any, error: DataError | None, place: str) -> Any:  # noqa: ANN401
+def _unwrap(file: epath.PathLike, result: Any, error: DataError | None, place: str) -> Any:
     if error is not None:
         raise error if error.subject != THE_FILE else DataError(file, error.fault, error.remedy)
     if place:

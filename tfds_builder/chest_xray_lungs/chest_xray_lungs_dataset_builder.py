@@ -110,7 +110,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     # Kept, because naming the chunks examines every file.
     _opened: tuple[Conversion, list[Chunk]] | None = None
 
-    def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:
         """See `tfds.core.DatasetBuilder`; TFDS's own default format needs TensorFlow."""
         super().__init__(file_format=file_format, **others)
 
