@@ -19,6 +19,7 @@ from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.device_counts import check_devices
 from lungseg_jax.network import compute_dtype
 from lungseg_jax.parallel import Parallel, all_devices
+from lungseg_jax.paths import run_folder
 from lungseg_jax.performance.flops import forward_flops, training_flops
 from lungseg_jax.performance.inference import forward_figures, time_forward
 from lungseg_jax.performance.report import benchmark_report
@@ -27,7 +28,6 @@ from lungseg_jax.performance.timing import SecondsOfRounds, median_and_error, sp
 from lungseg_jax.performance.training import TrainingTimes, time_training
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import without_folders
-from lungseg_jax.workdir import run_folder
 
 
 def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:

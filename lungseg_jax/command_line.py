@@ -14,8 +14,9 @@ from ml_collections import ConfigDict, config_flags
 
 from lungseg_jax.config import Config, DataConfig, default_config, resolve
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.paths import run_folder
 from lungseg_jax.prediction.results import Extra
-from lungseg_jax.workdir import default_workdir, read_config, run_folder
+from lungseg_jax.workdir import default_workdir, read_config
 
 # Keys of `DataConfig` on how files are read.
 READING_KEYS = ("frontal_only", "correct_polarity", "max_megapixels")

@@ -31,13 +31,13 @@ from lungseg_jax.device_counts import check_devices
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
+from lungseg_jax.paths import run_folder
 from lungseg_jax.performance import hlo
 from lungseg_jax.performance.flops import training_flops
 from lungseg_jax.performance.hardware import accelerator, devices_per_chip
 from lungseg_jax.runtime.environment import revision
 from lungseg_jax.state import create_state, state_layout
 from lungseg_jax.step import make_train_step
-from lungseg_jax.workdir import run_folder
 
 DEAREST = 20
 TOPOLOGY_EXAMPLES = "such as v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, tpu7x:2x2x1"

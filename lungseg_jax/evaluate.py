@@ -28,20 +28,15 @@ from lungseg_jax.device_counts import check_space_shards
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics, name_patients
-from lungseg_jax.network import Variables, abstract_variables, make_forward
+from lungseg_jax.network import Variables, abstract_variables, compute_dtype, make_forward
 from lungseg_jax.parallel import Parallel, all_devices, batch_size_over
+from lungseg_jax.paths import run_folder
 from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
-from lungseg_jax.workdir import (
-    alone_in_run,
-    check_same_config,
-    claim,
-    record_start,
-    run_folder,
-)
+from lungseg_jax.workdir import alone_in_run, check_same_config, claim, record_start
 
 THRESHOLD = 0.5
 
@@ -106,7 +101,8 @@ def _evaluate(
         )
     # Now the figures belong to this configuration's tolerances and to this environment.
     claim(workdir, config)
-    record_start(workdir, config, own_environment, step=saved.step, mode="eval")
+    dtype = str(compute_dtype(config))
+    record_start(workdir, config, own_environment, dtype=dtype, step=saved.step, mode="eval")
     return summary
 
 

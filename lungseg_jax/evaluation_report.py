@@ -21,7 +21,7 @@ from lungseg_jax.metrics import (
     spread,
     summarize,
 )
-from lungseg_jax.workdir import write_whole
+from lungseg_jax.paths import write_whole
 
 # Columns that a whole table may lack.
 _SOMETIMES = (*SIDE_FIGURES, "cross_entropy", "sex", "age_years")

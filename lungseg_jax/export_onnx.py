@@ -23,8 +23,8 @@ from lungseg_jax.errors import ConfigError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.models.onnx_graph import onnx_model
 from lungseg_jax.models.unet import UNet
+from lungseg_jax.paths import local_path, make_folder
 from lungseg_jax.weights import Weights, describe
-from lungseg_jax.workdir import local_path, make_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -18,8 +18,9 @@ from lungseg_jax.data.labels import CHANNELS
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
 from lungseg_jax.parallel import all_devices
+from lungseg_jax.paths import run_folder
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, packaged_weights
-from lungseg_jax.workdir import SPLITS, read_config, run_folder
+from lungseg_jax.workdir import SPLITS, read_config
 
 PACKAGED = "packaged"
 

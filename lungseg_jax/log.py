@@ -21,7 +21,7 @@ from tensorboardX.record_writer import RecordWriter, register_writer_factory
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import first_line
-from lungseg_jax.workdir import write_whole
+from lungseg_jax.paths import write_whole
 
 # Time until events can be seen; a bucket gets the whole file each time.
 FLUSH_SECONDS = 60

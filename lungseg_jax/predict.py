@@ -42,6 +42,7 @@ from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
+from lungseg_jax.paths import local_path, make_folder
 from lungseg_jax.prediction.inputs import Input, name_files
 from lungseg_jax.prediction.results import (
     Extra,
@@ -64,7 +65,6 @@ from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import digest_of_program
 from lungseg_jax.runtime.sandbox import Sandboxes
-from lungseg_jax.workdir import local_path, make_folder
 
 # Most rejected files that are named at the end; the table names all.
 MOST_SHOWN = 20

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from lungseg_jax import evaluation_report
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
-from lungseg_jax.workdir import run_folder
+from lungseg_jax.paths import run_folder
 
 # Metrics that are compared: those in pixels between files of one size, those in percent of the
 # longer side between others, and optional ones if all tables have them.

@@ -27,6 +27,7 @@ from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import DataError
 from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals
+from lungseg_jax.paths import local_path, write_whole
 from lungseg_jax.run_tables import (
     COMPARED,
     Runs,
@@ -36,7 +37,6 @@ from lungseg_jax.run_tables import (
     read_tables,
     which_checkpoint,
 )
-from lungseg_jax.workdir import local_path, write_whole
 
 # The key by which this command knows a file of its own.
 KEY = "metrics_of_runs"

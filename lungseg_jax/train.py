@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,8 +32,9 @@ from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import ids_trained_on, variables_to_start_from
 from lungseg_jax.log import Log
 from lungseg_jax.metrics import NAN, SIDE_FIGURES, dice_of_classes, summarize
-from lungseg_jax.network import Variables, count_parameters
+from lungseg_jax.network import Variables, compute_dtype, count_parameters
 from lungseg_jax.parallel import MAX_PENDING, Parallel, all_devices
+from lungseg_jax.paths import run_folder, write_whole
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.runtime.interrupts import held_back
@@ -91,12 +92,11 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
     """
     if not isinstance(config, Config):
         raise ConfigError("config", f"is a {type(config).__name__}", "pass resolve(config)")
-    workdir = workdir_lib.run_folder(workdir)
+    workdir = run_folder(workdir)
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
-    with contextlib.ExitStack() as until_done:
-        run = start(config, parallel, workdir, until_done)
+    with started(config, parallel, workdir) as run:
         with Log(workdir, int(run.state.step) + 1) as log, stop_after_step() as stop:
             finished = loop(run, log, stop)
             run.checkpoints.wait()
@@ -107,17 +107,17 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
         return evaluate_splits(run.evaluator, best, run.records, workdir)
 
 
-def start(
-    config: Config, parallel: Parallel, workdir: epath.Path, until_done: contextlib.ExitStack
-) -> Training:
-    """Returns the run ready for its next step, restored if it was interrupted.
+@contextlib.contextmanager
+def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator[Training]:
+    """Yields the run ready for its next step, restored if it was interrupted.
+
+    The end of the context waits for checkpoints that are being saved, then lets other jobs into the
+    folder.
 
     Args:
       config: the run's configuration.
       parallel: how batches are spread over devices.
       workdir: the run's folder.
-      until_done: closing it waits for checkpoints that are being saved, then lets other jobs into
-        the folder.
 
     Raises:
       ConfigError: the folder belongs to another configuration, or the weights to start from belong
@@ -126,18 +126,38 @@ def start(
       DataError: the images cannot be used, or another job is in the folder.
     """
     # At the start, before hours of work: what runs is the code that was imported.
-    environment_at_start = environment()
-    revision = environment_at_start["revision"]
-    check_hosts_agree(configuration=without_folders(config), commit=revision)
+    own_environment = environment()
+    check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
     check_devices(config, len(parallel.devices), jax.process_count())
     workdir_lib.check_free(workdir, config)
     # Now, so that a mistake shows at once; a resumed run no longer needs its initial weights.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
-    records = _records_in_claimed_folder(config, workdir, until_done)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
-    # However the run ends: after Ctrl-C, Python's exit would cut a save short.
-    until_done.callback(checkpoints.close)
+    records = open_records(config)
+    check_hosts_agree(records=identity(records)["content"])
+    with workdir_lib.alone_in_run(workdir):
+        # Again: another run may have taken the folder while records were built.
+        workdir_lib.check_free(workdir, config)
+        workdir_lib.claim(workdir, config)
+        terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
+        checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
+        # However the run ends: after Ctrl-C, Python's exit would cut a save short.
+        with contextlib.closing(checkpoints):
+            yield _prepare(
+                config, parallel, workdir, records, checkpoints, variables, own_environment
+            )
+
+
+def _prepare(
+    config: Config,
+    parallel: Parallel,
+    workdir: epath.Path,
+    records: dict[str, Records],
+    checkpoints: Checkpoints,
+    variables: Variables | None,
+    own_environment: dict[str, Any],
+) -> Training:
+    """Returns the run of a claimed folder, restored or begun, and records its start there."""
     step, state, data_state, begun_with = _restored_or_begun(
         config, parallel, checkpoints, variables
     )
@@ -158,7 +178,8 @@ def start(
     workdir_lib.record_start(
         workdir,
         config,
-        environment_at_start,
+        own_environment,
+        dtype=str(compute_dtype(config)),
         step=int(state.step),
         begun_with=None if begun_with is None else checksum(begun_with),
     )
@@ -194,7 +215,7 @@ def _write_splits(
         path.unlink(missing_ok=True)
         return
     splits = splits_in(report)
-    workdir_lib.write_whole(path, (json.dumps(splits, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(splits, indent=1) + "\n").encode())
     if seen := len(ids_trained_on(start_from).intersection(splits.get("test", ()))):
         terminal.say(
             f"{seen} of {len(splits['test'])} test images have ids of images that {start_from} was "
@@ -218,20 +239,6 @@ def _restored_or_begun(
         variables = variables_to_start_from(config)
         state, _ = prepare_step(config, parallel, variables)
     return step, state, None, variables
-
-
-def _records_in_claimed_folder(
-    config: Config, workdir: epath.Path, until_done: contextlib.ExitStack
-) -> dict[str, Records]:
-    """Returns the records, built if need be, and claims the folder for the run."""
-    records = open_records(config)
-    check_hosts_agree(records=identity(records)["content"])
-    until_done.enter_context(workdir_lib.alone_in_run(workdir))
-    # Again: another run may have taken the folder while records were built.
-    workdir_lib.check_free(workdir, config)
-    workdir_lib.claim(workdir, config)
-    terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
-    return records
 
 
 def _announce(state: TrainState, parallel: Parallel, records: dict[str, Records]) -> None:

@@ -43,6 +43,7 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.metrics import NAN, ImageMetrics, image_metrics, name_patients
+from lungseg_jax.paths import local_path, make_folder, write_whole
 from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
 from lungseg_jax.runtime.ahead import map_ahead
@@ -51,7 +52,7 @@ from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.sandbox import Sandboxes
-from lungseg_jax.workdir import VALIDATION, local_path, make_folder, write_whole
+from lungseg_jax.workdir import VALIDATION
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sources import Case, FolderPatterns, list_source
 from tfds_builder.splits import read_split_file

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import shlex
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -15,13 +14,10 @@ from etils import epath
 from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
-from lungseg_jax.errors import ConfigError, DataError, first_line
-from lungseg_jax.network import compute_dtype
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.paths import is_in_bucket, write_whole
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.hosts import in_any_process
-
-# What addresses of folders in Google Cloud Storage begin with.
-BUCKETS = "gs://"
 
 # The file that `lungseg_jax.validate` writes beside its figures, which marks its folders.
 VALIDATION = "validation.json"
@@ -61,80 +57,6 @@ _FREE_KEYS = frozenset(
 _NOTED_KEYS = ("parallel", "space_shards", "shard_optimizer", "model.remat", "evaluation.every")
 
 
-def run_folder(path: epath.PathLike) -> epath.Path:
-    """Returns the folder of a run: on disk, or `gs://BUCKET/FOLDER` in Google Cloud Storage.
-
-    Raises:
-      ConfigError: another kind of address, or a bucket that cannot be looked up.
-    """
-    name = os.fspath(path)
-    # With one slash it would be a folder of that name on disk.
-    if ("://" in name or name.startswith("gs:")) and not name.startswith(BUCKETS):
-        raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
-    folder = epath.Path(path).expanduser()
-    if _in_bucket(folder):
-        _open_bucket(folder)
-    return folder
-
-
-def local_path(path: epath.PathLike) -> epath.Path:
-    """Returns a path on disk, `~` expanded, where nothing else can be read or written.
-
-    Raises:
-      ConfigError: it is an address.
-    """
-    local = epath.Path(path).expanduser()
-    if "://" in os.fspath(path) or _in_bucket(local):
-        raise ConfigError(path, "is not on disk", "copy files there, and give a path")
-    return local
-
-
-def _in_bucket(folder: epath.Path) -> bool:
-    """Whether a folder is in a bucket: `gs://…`, or `/gs/…`, which epath takes for the same."""
-    return os.fspath(folder).startswith(BUCKETS)
-
-
-def _open_bucket(folder: epath.Path) -> None:
-    """Makes a bucket's folder readable as it is, and checks that there is such a bucket."""
-    try:
-        # Here, because a machine that only measures steps may lack them.
-        import fsspec.config
-        import gcsfs  # noqa: F401
-        from google.cloud import storage
-    except ImportError as error:
-        fault = f"needs gcsfs and google-cloud-storage ({first_line(error)})"
-        raise ConfigError(folder, fault, "pip install -e '.[gcs]'") from error
-    # Otherwise listings are cached for the life of the process: what TensorStore and other hosts
-    # write would not be seen, and files that grew would be cut off at their old size.
-    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    try:
-        # As Orbax does before it lists checkpoints, which takes a permission that few roles have.
-        storage.Client().get_bucket(folder.parts[2])
-    # Login and network errors each have types of their own.
-    except Exception as error:
-        raise ConfigError(
-            folder,
-            f"its bucket cannot be looked up ({type(error).__name__}: {first_line(error)})",
-            "check its name and your right to storage.buckets.get; "
-            "gcloud auth application-default login logs in",
-        ) from error
-
-
-def make_folder(output: epath.Path) -> None:
-    """Makes a folder for results, if there is none.
-
-    Raises:
-      DataError: it cannot be made.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(output, "is a file or inside one", "give another --output") from error
-    except OSError as error:
-        fault = f"cannot be made ({error.strerror})"
-        raise DataError(output, fault, "give a folder that you may write to") from error
-
-
 def default_workdir(config_path: str) -> epath.Path:
     """Returns `runs/<config name>-<time>`, to the microsecond: runs may be started together."""
     now = datetime.datetime.now()
@@ -155,7 +77,7 @@ def check_free(workdir: epath.Path, config: Config) -> None:
     # A bucket has no folder without a file in it. Figures remain a run's own when its checkpoints
     # were deleted.
     has_figures = (workdir / "metrics.json").exists()
-    claimed = (_in_bucket(workdir) or has_figures) and (workdir / "config.json").exists()
+    claimed = (is_in_bucket(workdir) or has_figures) and (workdir / "config.json").exists()
     if claimed or (workdir / "checkpoints").exists():
         check_same_config(workdir, config)
 
@@ -173,7 +95,7 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
     refused = None
     with contextlib.ExitStack() as until_done:
         # Of a job's processes, the first one writes.
-        if jax.process_index() == 0 and not _in_bucket(workdir):
+        if jax.process_index() == 0 and not is_in_bucket(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             try:
                 until_done.enter_context(alone_in(workdir, remedy))
@@ -196,6 +118,7 @@ def record_start(
     config: Config,
     environment: dict[str, Any],
     *,
+    dtype: str,
     step: int,
     mode: Literal["train", "eval"] = "train",
     begun_with: str | None = None,
@@ -209,6 +132,7 @@ def record_start(
       workdir: the run's folder.
       config: the run's configuration.
       environment: see `environment.environment`.
+      dtype: what the network computes in.
       step: the state's step.
       mode: what is done.
       begun_with: checksum of the weights that the run started from, written as `arrays`.
@@ -216,7 +140,6 @@ def record_start(
     if jax.process_index() > 0:
         return
     starts = read_starts(workdir)
-    dtype = str(compute_dtype(config))
     if starts and starts[-1].get("dtype", dtype) != dtype:
         terminal.say(f"Computing in {dtype}; until now the run used {starts[-1]['dtype']}")
     begun = {} if begun_with is None else {"start_from": config.start_from, "arrays": begun_with}
@@ -237,13 +160,6 @@ def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
     return (
         [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
     )
-
-
-def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that a kill never leaves an unreadable half of it."""
-    written = path.with_name(f"{path.name}.new")
-    written.write_bytes(content)
-    written.replace(path)
 
 
 def read_config(workdir: epath.Path) -> Config:

@@ -106,7 +106,7 @@ def test_a_process_sees_what_others_write(bucket):
     program = """
 import sys
 from google.auth.credentials import AnonymousCredentials
-from lungseg_jax.workdir import run_folder
+from lungseg_jax.paths import run_folder
 from google.cloud import storage
 folder = run_folder(sys.argv[1])
 (folder / "mine").write_text("1")
@@ -126,7 +126,8 @@ def test_a_folder_is_claimed_before_its_first_checkpoint(bucket):
     program = """
 import sys
 from lungseg_jax.errors import ConfigError
-from lungseg_jax.workdir import check_free, claim, run_folder
+from lungseg_jax.paths import run_folder
+from lungseg_jax.workdir import check_free, claim
 from tests.small import small_config
 folder = run_folder(sys.argv[1])
 check_free(folder, small_config())

@@ -1,6 +1,5 @@
 """Training that starts from existing weights."""
 
-import contextlib
 import dataclasses
 import json
 import typing
@@ -23,8 +22,9 @@ from lungseg_jax.find_weights import (
 from lungseg_jax.log import Log
 from lungseg_jax.network import make_forward, make_model, split_model
 from lungseg_jax.parallel import all_devices
+from lungseg_jax.state import TrainState
 from lungseg_jax.step import prepare_step
-from lungseg_jax.train import loop, start
+from lungseg_jax.train import loop, started
 from lungseg_jax.weights import Calibration, Weights, checksum, save_weights
 from lungseg_jax.workdir import claim, read_starts
 from tests.small import assert_trees_equal, small_config, small_config_with_data
@@ -38,13 +38,18 @@ def saved(tmp_path) -> Weights:
     return find_weights(str(tmp_path / "other.safetensors"))
 
 
+def begin(config: Config, workdir: Path) -> TrainState:
+    """Begins a run or takes it up, and returns its state there."""
+    with started(config, all_devices("mesh"), epath.Path(workdir)) as run:
+        return run.state
+
+
 def train_until(config: Config, workdir: Path, until: int):
     """Starts or resumes a run up to a step; returns its state at the beginning and at the end."""
-    run = start(config, all_devices(config.parallel), epath.Path(workdir), contextlib.ExitStack())
-    first = jax.device_get(run.state)
-    with Log(epath.Path(workdir), first_step=1) as log:
-        loop(run, log, lambda step: step == until)
-    run.checkpoints.close()
+    with started(config, all_devices(config.parallel), epath.Path(workdir)) as run:
+        first = jax.device_get(run.state)
+        with Log(epath.Path(workdir), first_step=1) as log:
+            loop(run, log, lambda step: step == until)
     return first, jax.device_get(run.state)
 
 
@@ -90,7 +95,7 @@ def test_weights_outlive_the_optimizer_they_were_trained_by(tmp_path, monkeypatc
     assert_trees_equal(variables_to_start_from(start_from), last.ema)
     before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
     with pytest.raises(CheckpointError, match="another optimizer or network; use the code"):
-        start(config, all_devices("mesh"), epath.Path(tmp_path / "run"), contextlib.ExitStack())
+        begin(config, tmp_path / "run")
     assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
 
 
@@ -105,9 +110,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_them_agai
     claim(workdir, config)
     (workdir / "checkpoints" / left).parent.mkdir(parents=True)
     (workdir / "checkpoints" / left).touch()
-    run = start(config, all_devices("mesh"), workdir, contextlib.ExitStack())
-    run.checkpoints.close()
-    assert_trees_equal(jax.device_get(run.state.parameters), saved.variables[0])
+    state = begin(config, workdir)
+    assert_trees_equal(jax.device_get(state.parameters), saved.variables[0])
     (begun,) = read_starts(workdir)
     assert begun["arrays"] == checksum(saved.variables)
 
@@ -118,10 +122,10 @@ def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, 
     wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
     message = r"^start_from: .*other.safetensors belongs to another network; set model.width=4$"
     with pytest.raises(ConfigError, match=message):
-        start(wider, all_devices("mesh"), epath.Path(tmp_path / "run"), contextlib.ExitStack())
+        begin(wider, tmp_path / "run")
     absent = dataclasses.replace(wider, start_from=str(tmp_path / "absent.safetensors"))
     with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
-        start(absent, all_devices("mesh"), epath.Path(tmp_path / "run"), contextlib.ExitStack())
+        begin(absent, tmp_path / "run")
     assert not (tmp_path / "records").exists()
     sided = small_config(data__labels="left_right", model__activation="silu", start_from=path)
     with pytest.raises(ConfigError, match=r"; set model.activation=relu$"):
@@ -199,18 +203,14 @@ def test_a_run_names_its_splits_and_warns_of_test_images_that_were_trained_on(tm
     assert {name: len(ids) for name, ids in splits.items()} == {"train": 21, "val": 3, "test": 6}
     assert ids_trained_on(str(tmp_path / "first")) == {*splits["train"], *splits["val"]}
     tuned = dataclasses.replace(config, start_from=str(tmp_path / "first"))
-    devices = all_devices("mesh")
     capsys.readouterr()
     for seed, seen in ((config.seed, False), (config.seed + 1, True)):
-        workdir = epath.Path(tmp_path / f"{seed}")
-        with contextlib.ExitStack() as until_done:
-            start(dataclasses.replace(tuned, seed=seed), devices, workdir, until_done)
+        begin(dataclasses.replace(tuned, seed=seed), tmp_path / f"{seed}")
         said = capsys.readouterr().err
         assert (f"test images have ids of images that {tuned.start_from} was" in said) == seen
     # Fault: a run that ends because a report for people is damaged.
     for report in tmp_path.rglob("build_report.json"):
         report.write_text("{")
-    with contextlib.ExitStack() as until_done:
-        start(config, devices, epath.Path(tmp_path / "last"), until_done)
+    begin(config, tmp_path / "last")
     assert "No splits.json: " in capsys.readouterr().err
     assert not (tmp_path / "last" / "splits.json").exists()

@@ -1,6 +1,5 @@
 """Trees of arrays as vectors, and the training step that carries them."""
 
-import contextlib
 import shutil
 from unittest.mock import Mock
 
@@ -15,7 +14,7 @@ from lungseg_jax.optim import make_optimizer
 from lungseg_jax.packing import Packed, is_kernel, pack, pack_like, unpack
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.state import create_state, pack_state
-from lungseg_jax.train import loop, start
+from lungseg_jax.train import loop, started
 from tests.small import (
     assert_trees_close,
     assert_trees_equal,
@@ -119,10 +118,8 @@ def test_run_goes_on_from_its_checkpoint_packed_or_not(kind, tmp_path, eight_dev
 
     def run_on(name: str, parallel: Parallel, until: int = 4):
         workdir = epath.Path(tmp_path / name)
-        run = start(config, parallel, workdir, contextlib.ExitStack())
-        with Log(workdir, first_step=1) as log:
+        with started(config, parallel, workdir) as run, Log(workdir, first_step=1) as log:
             loop(run, log, lambda step: step == until)
-        run.checkpoints.close()
         return jax.device_get(unpack(run.state))
 
     whole = run_on("whole", packed)

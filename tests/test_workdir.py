@@ -18,9 +18,10 @@ from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.evaluate import evaluate
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
+from lungseg_jax.paths import run_folder
 from lungseg_jax.state import TrainState
-from lungseg_jax.train import loop, start
-from lungseg_jax.workdir import check_same_config, claim, read_starts, record_start, run_folder
+from lungseg_jax.train import loop, started
+from lungseg_jax.workdir import check_same_config, claim, read_starts, record_start
 from tests.small import assert_trees_close, small_config, small_config_with_data
 
 # Differences between orders of summation, through two steps of an optimizer.
@@ -32,10 +33,8 @@ def train_on(config: Config, workdir: epath.Path, until: int) -> TrainState:
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
-    with contextlib.ExitStack() as until_done, Log(workdir, first_step=1) as log:
-        run = start(config, parallel, workdir, until_done)
+    with started(config, parallel, workdir) as run, Log(workdir, first_step=1) as log:
         assert not loop(run, log, lambda step: step == until)
-        run.checkpoints.close()
     return jax.device_get(run.state)
 
 
@@ -137,12 +136,12 @@ def test_a_damaged_environment_file_stops_nothing(tmp_path, content: str, capfd)
     """Fault: a run that cannot go on for a file that it does not need; another type unsaid."""
     workdir = epath.Path(tmp_path)
     (workdir / "environment.json").write_text(content)
-    record_start(workdir, small_config(model__dtype="float32"), {}, step=3)
+    record_start(workdir, small_config(), {}, dtype="float32", step=3)
     assert "Computing in" not in capfd.readouterr().err
-    record_start(workdir, small_config(model__dtype="bfloat16"), {}, step=5)
+    record_start(workdir, small_config(), {}, dtype="bfloat16", step=5)
     assert "Computing in bfloat16; until now the run used float32" in capfd.readouterr().err
     # Fault: a type compared with that of the run's first start, and reported at each one after.
-    record_start(workdir, small_config(model__dtype="bfloat16"), {}, step=7)
+    record_start(workdir, small_config(), {}, dtype="bfloat16", step=7)
     assert "Computing in" not in capfd.readouterr().err
     assert [start["step"] for start in read_starts(workdir)] == [3, 5, 7]
 

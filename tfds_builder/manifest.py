@@ -13,6 +13,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import FileDigest, digest_file
+from lungseg_jax.paths import write_whole
 from lungseg_jax.runtime.cores import usable_cores
 from tfds_builder.records_folder import RECORD_FILES, open_folder, shards
 
@@ -54,10 +55,8 @@ def write_manifest(folder: epath.PathLike, files: Mapping[str, FileDigest]) -> M
         records=dict(zip(names, digests, strict=True)),
         counts={name: split.num_examples for name, split in builder.info.splits.items()},
     )
-    # Renamed into place: a kill must not leave half a manifest.
-    written = folder / f"{MANIFEST}.new"
-    written.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
-    written.replace(folder / MANIFEST)
+    text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+    write_whole(folder / MANIFEST, text.encode())
     return manifest
 
 

@@ -18,6 +18,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import stamp
+from lungseg_jax.paths import write_whole
 from lungseg_jax.prediction.table import TABLE, Row
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
@@ -166,9 +167,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
         for name in files_of(mask, noted[mask].extras):
             (output / name).unlink(missing_ok=True)
     masks = of_others | dict(wanted) | stay
-    partial = output / f"{NOTE}.partial"
-    partial.write_text("".join(map(_line, masks, masks.values())))
-    partial.replace(output / NOTE)
+    write_whole(output / NOTE, "".join(map(_line, masks, masks.values())).encode())
     return {mask: result.row for mask, result in stay.items() if result.row}
 
 

@@ -1,0 +1,91 @@
+"""Folders on disk and in Google Cloud Storage, and files that are written whole or not at all."""
+
+import os
+
+from etils import epath
+
+from lungseg_jax.errors import ConfigError, DataError, first_line
+
+# What addresses of folders in Google Cloud Storage begin with.
+BUCKETS = "gs://"
+
+
+def run_folder(path: epath.PathLike) -> epath.Path:
+    """Returns the folder of a run: on disk, or `gs://BUCKET/FOLDER` in Google Cloud Storage.
+
+    Raises:
+      ConfigError: another kind of address, or a bucket that cannot be looked up.
+    """
+    name = os.fspath(path)
+    # With one slash it would be a folder of that name on disk.
+    if ("://" in name or name.startswith("gs:")) and not name.startswith(BUCKETS):
+        raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
+    folder = epath.Path(path).expanduser()
+    if is_in_bucket(folder):
+        _open_bucket(folder)
+    return folder
+
+
+def local_path(path: epath.PathLike) -> epath.Path:
+    """Returns a path on disk, `~` expanded, where nothing else can be read or written.
+
+    Raises:
+      ConfigError: it is an address.
+    """
+    local = epath.Path(path).expanduser()
+    if "://" in os.fspath(path) or is_in_bucket(local):
+        raise ConfigError(path, "is not on disk", "copy files there, and give a path")
+    return local
+
+
+def is_in_bucket(folder: epath.Path) -> bool:
+    """Whether a folder is in a bucket: `gs://…`, or `/gs/…`, which epath takes for the same."""
+    return os.fspath(folder).startswith(BUCKETS)
+
+
+def _open_bucket(folder: epath.Path) -> None:
+    """Makes a bucket's folder readable as it is, and checks that there is such a bucket."""
+    try:
+        # Here, because a machine that only measures steps may lack them.
+        import fsspec.config
+        import gcsfs  # noqa: F401
+        from google.cloud import storage
+    except ImportError as error:
+        fault = f"needs gcsfs and google-cloud-storage ({first_line(error)})"
+        raise ConfigError(folder, fault, "pip install -e '.[gcs]'") from error
+    # Otherwise listings are cached for the life of the process: what TensorStore and other hosts
+    # write would not be seen, and files that grew would be cut off at their old size.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    try:
+        # As Orbax does before it lists checkpoints, which takes a permission that few roles have.
+        storage.Client().get_bucket(folder.parts[2])
+    # Login and network errors each have types of their own.
+    except Exception as error:
+        raise ConfigError(
+            folder,
+            f"its bucket cannot be looked up ({type(error).__name__}: {first_line(error)})",
+            "check its name and your right to storage.buckets.get; "
+            "gcloud auth application-default login logs in",
+        ) from error
+
+
+def make_folder(output: epath.Path) -> None:
+    """Makes a folder for results, if there is none.
+
+    Raises:
+      DataError: it cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(output, "is a file or inside one", "give another --output") from error
+    except OSError as error:
+        fault = f"cannot be made ({error.strerror})"
+        raise DataError(output, fault, "give a folder that you may write to") from error
+
+
+def write_whole(path: epath.Path, content: bytes) -> None:
+    """Writes a file so that a kill never leaves an unreadable half of it."""
+    written = path.with_name(f"{path.name}.new")
+    written.write_bytes(content)
+    written.replace(path)
