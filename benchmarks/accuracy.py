@@ -13,6 +13,7 @@ split alone. Writes `benchmarks/results/accuracy_NAME.json`.
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -25,7 +26,7 @@ from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.evaluate import Evaluator, lung_probability, to_original
 from lungseg_jax.export import calibrated_weights_of_run
-from lungseg_jax.metrics import DISTANCES, ImageMetrics, image_metrics, spread, summarize
+from lungseg_jax.metrics import DISTANCES, ImageMetrics, measure_masks, spread, summarize
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.plausibility import MIN_DICE
@@ -108,7 +109,7 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
     estimates = []
     threshold = weights.calibration.threshold
     for position, square in evaluator.predict(variables, records, range(len(records))):
-        example, patient = records.example(position), records.names(position).patient_id
+        example, patient = records.example(position), records.metadata(position).patient_id
         probabilities = to_original(square, example).max(axis=-1)
         both = (square + mirrored[position]) / 2
         estimates.append(quality.estimate_dice(square.max(axis=-1), weights.calibration))
@@ -117,22 +118,22 @@ def measure(weights: Weights, records: Records) -> tuple[Rows, np.ndarray]:
             *(keep_lungs(lung_probability(x, example), threshold) for x in (square, both)),
         )
         for way_rows, mask in zip(rows.values(), masks, strict=True):
-            row = figures_of(mask, example, weights.config)
-            way_rows.append(dataclasses.replace(row, patient=patient))
+            way_rows.append(figures_of(mask, example, weights.config, patient))
     return rows, np.array(estimates)
 
 
-def figures_of(mask: Bool[np.ndarray, "h w"], example: Example, config: Config) -> ImageMetrics:
+def figures_of(
+    mask: Bool[np.ndarray, "h w"], example: Example, config: Config, patient: str = ""
+) -> ImageMetrics:
     """Returns the metrics of a mask of both lungs; distances in pixels of the original frame."""
-    return image_metrics(
+    figures: Any = measure_masks(
         mask[..., None],
         np.any(example.original_mask > 0, axis=-1, keepdims=True),
-        example_id=example.example_id,
-        source=example.source,
         spacing_mm=None,
         tolerance_px=config.evaluation.tolerance_px,
         tolerance_mm=config.evaluation.tolerance_mm,
     )
+    return ImageMetrics(example.example_id, example.source, patient=patient, **figures)
 
 
 def _mirrored(evaluator: Evaluator, parallel, variables, records: Records) -> dict[int, np.ndarray]:  # noqa: ANN001

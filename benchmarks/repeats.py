@@ -34,7 +34,7 @@ def main(name: str, first: str, second: str, *others: str) -> None:
     own_environment, workdirs = environment(), (first, second, *others)
     members = [calibrated_weights_of_run(workdir) for workdir in workdirs]
     records = [open_records(member.config)["test"] for member in members]
-    ids = [[split.names(i).example_id for i in range(len(split))] for split in records]
+    ids = [[split.metadata(i).example_id for i in range(len(split))] for split in records]
     assert all(member_ids == ids[0] for member_ids in ids), "runs of other test images"
     squares = [_squares(member, split) for member, split in zip(members, records, strict=True)]
     thresholds = [member.calibration.threshold for member in members]

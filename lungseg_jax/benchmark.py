@@ -15,7 +15,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.labels import num_classes
 from lungseg_jax.device_counts import check_devices
 from lungseg_jax.network import compute_dtype
 from lungseg_jax.parallel import Parallel, all_devices
@@ -100,7 +100,7 @@ def training_figures(
     of a loop's body once, and the parts of a batch are a loop.
     """
     size = config.data.image_size
-    classes = len(CHANNELS[config.data.labels])
+    classes = num_classes(config.data.labels)
     flops = training_flops(config.model, size, size, classes)
     rate = Rate(devices, config.batch_size, flops, peaks)
     median = float(np.median(times.step))

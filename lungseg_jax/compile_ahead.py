@@ -26,7 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.labels import num_classes
 from lungseg_jax.device_counts import check_devices
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.optim import make_optimizer
@@ -216,7 +216,7 @@ def _abstract_batch(config: Config, parallel: Parallel) -> dict[str, jax.ShapeDt
     if parallel.kind == "pmap":
         leading = (count, config.batch_size // count)
     side = config.data.image_size
-    channels = len(CHANNELS[config.data.labels])
+    channels = num_classes(config.data.labels)
     return {
         "position": jax.ShapeDtypeStruct(leading, jnp.int32),
         "slot": jax.ShapeDtypeStruct(leading, jnp.int32),
@@ -271,7 +271,7 @@ def _step_figures(cycles: int, config: Config, parallel: Parallel) -> dict[str, 
     count = len(parallel.devices)
     seconds = cycles / (chip.clock_ghz * 1e9)
     side = config.data.image_size
-    work = training_flops(config.model, side, side, len(CHANNELS[config.data.labels]))
+    work = training_flops(config.model, side, side, num_classes(config.data.labels))
     tflops = work * config.batch_size / count / seconds / 1e12
     return {
         "cycles": cycles,

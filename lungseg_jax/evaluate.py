@@ -18,7 +18,7 @@ from lungseg_jax.config import Config, EvaluationConfig
 from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import (
     Example,
-    Names,
+    Metadata,
     Records,
     check_same_records,
     identity,
@@ -27,7 +27,7 @@ from lungseg_jax.data.records import (
 from lungseg_jax.device_counts import check_space_shards
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.overlay import draw_overlay
-from lungseg_jax.metrics import COUNTS, FIGURES, ImageMetrics, image_metrics, name_patients
+from lungseg_jax.metrics import COUNTS, FIGURES, NAN, ImageMetrics, measure_masks, name_patients
 from lungseg_jax.network import Variables, abstract_variables, compute_dtype, make_forward
 from lungseg_jax.parallel import Parallel, all_devices, batch_size_over
 from lungseg_jax.paths import run_folder
@@ -203,11 +203,11 @@ class Evaluator:
             predicted = self.predict(variables, records, range(len(records)))
             # Bounded, so that a large split's full-size masks never pile up in memory.
             for position, row in map_ahead(pool, measure, predicted, 4 * self.batch_size):
-                figures[position] = [getattr(row, name) for name in MEASURED]
+                figures[position] = row
                 measured_here[position] = True
                 bar.update()
         figures = _gather(figures, measured_here)
-        rows = [_as_metrics(records.names(i), row) for i, row in enumerate(figures)]
+        rows = [_as_metrics(records.metadata(i), row) for i, row in enumerate(figures)]
         return name_patients(rows)
 
     def overlays(
@@ -254,34 +254,34 @@ def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[n
 
 def _measure(
     config: EvaluationConfig, records: Records, predicted: tuple[int, Float[np.ndarray, "s s c"]]
-) -> tuple[int, ImageMetrics]:
+) -> tuple[int, list[float]]:
+    """Returns the position of an example and what is measured of it."""
     position, square = predicted
     example = records.example(position)
     # The figures are those of the lungs, whatever other classes there are.
     probability = lungs_of(to_original(square, example), records.labels)
-    return position, image_metrics(
+    figures = measure_masks(
         probability > THRESHOLD,
         lungs_of(example.original_mask, records.labels) > 0,
-        example_id=example.example_id,
-        source=example.source,
         spacing_mm=example.spacing_mm,
         tolerance_px=config.tolerance_px,
         tolerance_mm=config.tolerance_mm,
         probability=probability,
     )
+    return position, [figures.get(name, NAN) for name in MEASURED]
 
 
-def _as_metrics(names: Names, numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
-    """Returns the metrics of an example from its names and the numbers that `MEASURED` lists."""
+def _as_metrics(metadata: Metadata, numbers: Float[np.ndarray, " f"]) -> ImageMetrics:
+    """Returns the metrics of an example from the numbers that `MEASURED` lists."""
     values = dict(zip(MEASURED, numbers.tolist(), strict=True))
     # Counts travel as float64, which holds whole numbers exactly up to 2⁵³.
     return ImageMetrics(
-        names.example_id,
-        names.source,
-        patient=names.patient_id,
-        finding=names.finding,
-        sex=names.sex,
-        age_years=names.age_years,
+        metadata.example_id,
+        metadata.source,
+        patient=metadata.patient_id,
+        finding=metadata.finding,
+        sex=metadata.sex,
+        age_years=metadata.age_years,
         **values | {name: int(values[name]) for name in COUNTS},
     )
 

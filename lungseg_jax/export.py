@@ -83,7 +83,7 @@ def check_same_images(
         except FileNotFoundError:
             check_same_records(workdir, data_state, records)
             return
-        if known != {examples.names(i).example_id for i in range(len(examples))}:
+        if known != {examples.metadata(i).example_id for i in range(len(examples))}:
             raise CheckpointError(
                 workdir,
                 f"its {split} split had other images than the data as they are now",

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from lungseg_jax import terminal
 from lungseg_jax.config import Config, DataConfig, ModelConfig, SourceName
-from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.labels import num_classes
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
 from lungseg_jax.parallel import all_devices
@@ -117,7 +117,7 @@ def _head_for_other_labels(config: Config, weights: Weights) -> PyTree:
     """Returns the last layer that a network with the configured labels starts with."""
     if weights.config.data.labels == "lungs":
         terminal.say(f"{config.start_from} has other labels: each class begins as lung")
-        classes = len(CHANNELS[config.data.labels])
+        classes = num_classes(config.data.labels)
         # Classes are the fastest axis of the last layer's channels; see `depth_to_space`.
         return jax.tree.map(lambda x: np.repeat(x, classes, axis=-1), weights.variables[0]["head"])
     terminal.say(f"{config.start_from} has other labels: its last layer begins anew")

@@ -102,24 +102,20 @@ DISTANCES = tuple(name for name in FIGURES if name.startswith(("hd95", "assd")))
 LOWER_IS_BETTER = (*DISTANCES, "cross_entropy")
 
 
-def image_metrics(
+def measure_masks(
     predicted: Bool[np.ndarray, "h w c"],
     reference: Bool[np.ndarray, "h w c"],
     *,
-    example_id: str,
-    source: str,
     spacing_mm: tuple[float, float] | None,
     tolerance_px: float,
     tolerance_mm: float,
     probability: Float[np.ndarray, "h w c"] | None = None,
-) -> ImageMetrics:
-    """Returns the metrics of one image.
+) -> dict[str, float]:
+    """Returns the `FIGURES` and `COUNTS` of one image; what is not among them is not known.
 
     Args:
       predicted: masks in the original frame: of the lungs, or of the right and the left lung.
       reference: masks of the same shape.
-      example_id: the example's id.
-      source: where the image was taken.
       spacing_mm: (row, column) distance between pixel centres, if known.
       tolerance_px: tolerance of surface Dice, in pixels.
       tolerance_mm: tolerance of surface Dice, in mm.
@@ -140,13 +136,25 @@ def image_metrics(
         outline(found), outline(true), true.shape, spacing_mm, tolerance_px, tolerance_mm
     )
     percent = 100 / max(true.shape)
-    return ImageMetrics(
-        example_id, source, dice=dice, iou=dice / (2 - dice), hd95_px=hd95_px, assd_px=assd_px,
-        surface_dice=surface_dice, hd95_percent=percent * hd95_px, assd_percent=percent * assd_px,
-        hd95_mm=hd95_mm, assd_mm=assd_mm, surface_dice_mm=surface_dice_mm, precision=precision,
-        recall=recall, **sides, cross_entropy=unsure, predicted_px=counts[0],
-        reference_px=counts[1], height=true.shape[0], width=true.shape[1],
-    )  # fmt: skip
+    return sides | {
+        "dice": dice,
+        "iou": dice / (2 - dice),
+        "hd95_px": hd95_px,
+        "assd_px": assd_px,
+        "surface_dice": surface_dice,
+        "hd95_percent": percent * hd95_px,
+        "assd_percent": percent * assd_px,
+        "hd95_mm": hd95_mm,
+        "assd_mm": assd_mm,
+        "surface_dice_mm": surface_dice_mm,
+        "precision": precision,
+        "recall": recall,
+        "cross_entropy": unsure,
+        "predicted_px": counts[0],
+        "reference_px": counts[1],
+        "height": true.shape[0],
+        "width": true.shape[1],
+    }
 
 
 def cross_entropy(

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree, Shaped, UInt16
 
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.labels import num_classes
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.models.unet import UNet
 from lungseg_jax.packing import unpack
@@ -33,7 +33,7 @@ def make_model(config: Config, axis_name: str | None = None) -> nnx.Module:
         width=model.width,
         depth=model.depth,
         block_size=model.block_size,
-        num_classes=len(CHANNELS[config.data.labels]),
+        num_classes=num_classes(config.data.labels),
         norm=model.norm,
         activation=model.activation,
         dtype=compute_dtype(config),

@@ -407,7 +407,7 @@ class Pending:
     def _diverged(self, step: int, positions: np.ndarray, figures: dict) -> DivergedError:
         self._run.checkpoints.wait()
         records = self._run.records["train"]
-        ids = [records.names(int(position)).example_id for position in positions]
+        ids = [records.metadata(int(position)).example_id for position in positions]
         good = self._run.checkpoints.latest_step()
         where = "none was saved" if good is None else self._run.checkpoints.directory / str(good)
         return DivergedError(

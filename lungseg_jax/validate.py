@@ -25,6 +25,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 from absl import flags
@@ -42,7 +43,7 @@ from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
-from lungseg_jax.metrics import NAN, ImageMetrics, image_metrics, name_patients
+from lungseg_jax.metrics import NAN, ImageMetrics, measure_masks, name_patients
 from lungseg_jax.paths import local_path, make_folder, write_whole
 from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
@@ -300,25 +301,22 @@ def _figures(
     with opencv_memory_errors():
         found = segmenter.finish(labelled.radiograph, prediction)
         labels, lungs = _as_measured(labelled, found)
-        figures = image_metrics(
+        figures = measure_masks(
             lungs,
             channels(labelled.mask[..., None], labels, case.example_id) > 0,
-            example_id=case.example_id,
-            source=case.source,
             spacing_mm=found.spacing_mm,
             tolerance_px=evaluation.tolerance_px,
             tolerance_mm=evaluation.tolerance_mm,
         )
     clinical = labelled.clinical
-    figures = dataclasses.replace(
-        figures,
+    return Validated(
+        case.example_id,
+        case.source,
         patient=labelled.patient_id,
         finding=clinical.finding,
         sex=clinical.sex,
         age_years=NAN if clinical.age_years is None else clinical.age_years,
-    )
-    return Validated(
-        **dataclasses.asdict(figures),
+        **cast(Any, figures),
         status="accepted" if found.accepted else "rejected",
         reason="; ".join(found.doubts),
         estimated_dice=round(found.estimated_dice, 4),

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungseg_jax.data.labels import CHANNELS, channels, has_sides, lungs_of, missing, tells_sides
+from lungseg_jax.data.labels import (
+    CHANNELS,
+    channels,
+    has_sides,
+    lungs_of,
+    missing,
+    num_classes,
+    tells_sides,
+)
 from lungseg_jax.data.pipeline import read_store
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import ConfigError, DataError
@@ -55,7 +63,7 @@ def test_sides_and_what_is_missing_are_told_by_structure(monkeypatch):
 @pytest.mark.parametrize("labels", CHANNELS)
 def test_all_labels_have_lungs(labels):
     """Fault: labels that train, and that nothing measures or makes a mask of."""
-    found = lungs_of(np.zeros((4, 4, len(CHANNELS[labels]))), labels)
+    found = lungs_of(np.zeros((4, 4, num_classes(labels))), labels)
     assert found.shape == (4, 4, 2 if tells_sides(labels) else 1)
 
 
@@ -103,7 +111,7 @@ def test_every_example_read_is_checked(config):
     data = config.data
     lungs = LungsConfig(source="kaggle", image_size=data.image_size)
     records = Records(prepare(lungs, data.data_dir, data.manual_dir), "train", "left_right")
-    name = re.escape(records.names(3).example_id)
+    name = re.escape(records.metadata(3).example_id)
     with pytest.raises(DataError, match=f"^{name}: "):
         records.samples([3])
     with pytest.raises(DataError, match=f"^{name}: "):

@@ -9,7 +9,7 @@ import pytest
 from lungseg_jax.metrics import (
     FIGURES,
     ImageMetrics,
-    image_metrics,
+    measure_masks,
     name_patients,
     spread,
     summarize,
@@ -20,10 +20,11 @@ def measure(predicted, reference, spacing_mm=None, probability=None) -> ImageMet
     """Figures of masks of one class, or of two, whose channels come last."""
     if reference.ndim == 2:
         predicted, reference = predicted[..., None], reference[..., None]
-    return image_metrics(
-        predicted, reference, example_id="a", source="s", spacing_mm=spacing_mm,
-        tolerance_px=2.0, tolerance_mm=3.0, probability=probability,
+    figures = measure_masks(
+        predicted, reference, spacing_mm=spacing_mm, tolerance_px=2.0, tolerance_mm=3.0,
+        probability=probability,
     )  # fmt: skip
+    return ImageMetrics("a", "s", **figures)
 
 
 def rectangle(top: int, left: int = 10) -> np.ndarray:

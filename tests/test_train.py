@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lungseg_jax import train
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
-from lungseg_jax.data.records import Names, open_records
+from lungseg_jax.data.records import Metadata, open_records
 from lungseg_jax.errors import CheckpointError, DataError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.export import calibrated_weights_of_run
@@ -37,8 +37,10 @@ def test_each_figure_that_is_not_finite_ends_the_run(tmp_path, name):
     """Fault: weights that overflowed are trained on, as long as loss and gradient are finite."""
     run = object.__new__(Training)
     run.config = Config(batch_size=2)
-    names = functools.partial(Names, source="", patient_id="", finding="", sex="", age_years=0.0)
-    run.records = {"train": SimpleNamespace(names=lambda i: names(f"p{i}"))}
+    metadata = functools.partial(
+        Metadata, source="", patient_id="", finding="", sex="", age_years=0.0
+    )
+    run.records = {"train": SimpleNamespace(metadata=lambda i: metadata(f"p{i}"))}
     run.checkpoints = SimpleNamespace(wait=lambda: None, latest_step=lambda: None)
     named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0, name: np.inf}
     with Log(epath.Path(tmp_path), first_step=1) as log:

@@ -16,6 +16,11 @@ CHANNELS: dict[Labels, tuple[Structure, ...]] = {
 _SIDES = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
 
 
+def num_classes(labels: Labels) -> int:
+    """Returns how many channels a mask, and a prediction, has."""
+    return len(CHANNELS[labels])
+
+
 def tells_sides(labels: Labels) -> bool:
     """Whether a channel is of one side of the patient, so that mirroring is not harmless.
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.labels import num_classes
 from lungseg_jax.data.records import Records
 from lungseg_jax.data.samples import Batch, Samples
 from tfds_builder.fields import READING_THREADS
@@ -120,7 +120,7 @@ def read_store(records: Records) -> Samples:
 
 def _bytes_per_sample(records: Records) -> int:
     """Returns the size of a decoded 16-bit image and its 8-bit masks."""
-    return records.image_size**2 * (2 + len(CHANNELS[records.labels]))
+    return records.image_size**2 * (2 + num_classes(records.labels))
 
 
 def _process_part(batch_size: int) -> slice:

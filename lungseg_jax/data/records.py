@@ -51,7 +51,7 @@ class Example:
     spacing_mm: tuple[float, float] | None
 
 
-class Names(NamedTuple):
+class Metadata(NamedTuple):
     """What a record is called, and whom it shows.
 
     Attributes:
@@ -91,7 +91,7 @@ class Records:
         self._examples = fields.select(
             "example_id", "source", "spacing_mm", "field", "original_mask"
         )
-        self._names = fields.select(*Names._fields)
+        self._metadata = fields.select(*Metadata._fields)
         # So that a truncated shard is reported before the first step.
         for chosen in (self._samples, self._examples):
             chosen.read([len(fields) - 1])
@@ -103,7 +103,7 @@ class Records:
         self.image_size: int = info.features["image"].shape[0]
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._metadata)
 
     def samples(self, positions: Sequence[int]) -> Samples:
         """Returns the images and masks at the positions, in their order.
@@ -166,11 +166,11 @@ class Records:
             spacing_mm=(row, column) if row > 0 and column > 0 else None,
         )
 
-    def names(self, position: int) -> Names:
-        """Returns the names of the example at a position."""
-        (record,) = self._names.read([position])
-        *words, age_years = (record[name] for name in Names._fields)
-        return Names(*(word.decode() for word in words), age_years=float(age_years))
+    def metadata(self, position: int) -> Metadata:
+        """Returns what the example at a position is called, and whom it shows."""
+        (record,) = self._metadata.read([position])
+        *words, age_years = (record[name] for name in Metadata._fields)
+        return Metadata(*(word.decode() for word in words), age_years=float(age_years))
 
     def has_sides(self) -> bool:
         """Whether the first example's mask tells right from left."""

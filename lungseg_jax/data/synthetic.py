@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.labels import num_classes
 from lungseg_jax.data.samples import Batch
 
 
@@ -22,5 +22,5 @@ def synthetic_batch(config: Config, count: int) -> Batch:
         "position": slots,
         "slot": slots,
         "image": rng.integers(0, 2**16, (*shape, 1), dtype=np.uint16),
-        "mask": rng.integers(0, 2, (*shape, len(CHANNELS[config.data.labels])), dtype=np.uint8),
+        "mask": rng.integers(0, 2, (*shape, num_classes(config.data.labels)), dtype=np.uint8),
     }

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from lungseg_jax.config import Config
-from lungseg_jax.data.labels import CHANNELS
+from lungseg_jax.data.labels import num_classes
 from lungseg_jax.data.synthetic import synthetic_batch
 from lungseg_jax.network import make_forward
 from lungseg_jax.optim import make_optimizer
@@ -52,7 +52,7 @@ def forward_figures(
 ) -> dict[str, Any]:
     """Returns the figures of what `time_forward` timed."""
     size = config.data.image_size
-    flops = forward_flops(config.model, size, size, len(CHANNELS[config.data.labels]))
+    flops = forward_flops(config.model, size, size, num_classes(config.data.labels))
     devices = len(parallel.devices)
     batch_size = batch_size_over(parallel.batch_shards, config.evaluation.batch_size)
 
