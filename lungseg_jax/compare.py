@@ -158,7 +158,10 @@ def _p_runs(first: Float64[np.ndarray, "r n"], second: Float64[np.ndarray, "s n"
     # Means of equal runs differ by rounding.
     if not deviation_of_runs(first) + deviation_of_runs(second) > 1e-12 * _mean(first):
         return math.nan
-    test: Any = ttest_ind(first.mean(axis=1), second.mean(axis=1), equal_var=False)
+    with warnings.catch_warnings():
+        # Of a group whose runs are equal.
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        test: Any = ttest_ind(first.mean(axis=1), second.mean(axis=1), equal_var=False)
     return float(test.pvalue)
 
 

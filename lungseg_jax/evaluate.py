@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.checkpoint import Checkpoints, SavedWeights
@@ -254,7 +254,7 @@ def to_original(square: Float[np.ndarray, "s s c"], example: Example) -> Float[n
 
 def _measure(
     config: EvaluationConfig, records: Records, predicted: tuple[int, Float[np.ndarray, "s s c"]]
-) -> tuple[int, list[float]]:
+) -> tuple[int, Float64[np.ndarray, " f"]]:
     """Returns the position of an example and what is measured of it."""
     position, square = predicted
     example = records.example(position)
@@ -268,7 +268,7 @@ def _measure(
         tolerance_mm=config.tolerance_mm,
         probability=probability,
     )
-    return position, [figures.get(name, NAN) for name in MEASURED]
+    return position, np.array([figures.get(name, NAN) for name in MEASURED])
 
 
 def _as_metrics(metadata: Metadata, numbers: Float[np.ndarray, " f"]) -> ImageMetrics:

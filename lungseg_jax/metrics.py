@@ -110,7 +110,7 @@ def measure_masks(
     tolerance_px: float,
     tolerance_mm: float,
     probability: Float[np.ndarray, "h w c"] | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Returns the `FIGURES` and `COUNTS` of one image; what is not among them is not known.
 
     Args:

@@ -118,3 +118,14 @@ def test_a_channel_without_spread_stays_finite():
     y, _, var = result
     assert jnp.isfinite(y).all()
     assert (var >= 0).all()
+
+
+def test_a_running_variance_of_zero_scales_by_a_finite_number():
+    """Fault: an infinite scale outside training, for a channel that was dead in it."""
+    norm = BatchNorm(2)
+    norm.scale[...], norm.mean[...] = jnp.full(2, 0.5), jnp.full(2, 3.0)
+    norm.var[...] = jnp.array([0.0, 1.0])
+    scale, shift = norm.running_affine()
+    expected = 0.5 / np.sqrt(np.array([0, 1]) + EPSILON)
+    np.testing.assert_allclose(scale, expected, rtol=1e-6)
+    np.testing.assert_allclose(shift, -3 * expected, rtol=1e-6)

@@ -278,6 +278,38 @@ def test_reading_changes_nothing_in_the_folder(tmp_path, states):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_worst_dice_is_better_than_none(tmp_path, states):
+    """Fault: a checkpoint that found no lung called unvalidated, or one unvalidated the best."""
+    save_all(tmp_path, {step: states[step] for step in (4, 5)}, {4: 0.0})
+    assert Checkpoints(tmp_path, None, all_devices("mesh")).restore_weights(VARIABLES).step == 4
+
+
+def test_a_step_that_was_saved_is_not_saved_again(tmp_path, states):
+    """Fault: a run that is stopped as soon as it has resumed ends with a traceback."""
+    checkpoints = Checkpoints(tmp_path, 2, all_devices("mesh"))
+    for _ in range(2):
+        checkpoints.save(states[6], {"next_index": 6})
+        checkpoints.wait()
+    checkpoints.close()
+    restored = Checkpoints(tmp_path, None, all_devices("mesh")).restore_latest(states[1])
+    assert restored is not None
+    assert restored[1] == {"next_index": 6}
+
+
+def test_a_step_that_is_damaged_again_is_set_aside_again(tmp_path, states):
+    """Fault: a resume that ends because an earlier damage of the same step lies where it would."""
+    directory = tmp_path / "checkpoints"
+    for _ in range(2):
+        save_all(directory, {step: states[step] for step in (5, 6)}, {})
+        # A file that is absent is damage, unlike one that cannot be reached.
+        (directory / "6" / "iterator" / "metadata").unlink()
+        restored = Checkpoints(directory, 2, all_devices("mesh")).restore_latest(states[1])
+        assert restored is not None
+        assert int(restored[0].step) == 5
+    names = {path.name for path in tmp_path.glob("damaged-*")}
+    assert names == {"damaged-0-6", "damaged-1-6"}
+
+
 def test_weights_alone_are_those_of_the_best_checkpoint(tmp_path, states):
     """Fault: weights of the newest, of the last step instead of the average, or of another one."""
     averaged = {

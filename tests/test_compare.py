@@ -102,6 +102,8 @@ def test_seeds_that_differ_as_much_as_the_recipes_show_no_difference(tmp_path, d
     assert main(["compare", *map(str, runs["a"]), "vs", *map(str, runs["b"])]) == 0
     shown, said = capsys.readouterr()
     assert f"{found.first:.4f} ± 0.0100" in shown
+    # Of a metric that differs between runs, whatever the others do.
+    assert "p (runs)" in shown
     assert "Welch" in said
 
 
@@ -131,6 +133,18 @@ def test_unequal_spreads_of_seeds_are_not_pooled(tmp_path, dice):
     # By hand: t = .009 / √(.0002 / 2 + 6.67e-7 / 4) = .899 at 1.003 degrees of freedom, where p is
     # 1 - 2 / π · atan(t) but for .001. Student's, at 4 degrees of freedom, has .15.
     assert compare(first, second)[0].p_runs == pytest.approx(0.533, abs=0.003)
+
+
+def test_a_recipe_whose_seeds_agree_is_compared_all_the_same(tmp_path, dice):
+    """Fault: no p-value for other runs where the first group alone has no spread."""
+    offsets = {"a": (0.0, 0.0), "b": (0.0, 0.02)}
+    groups = [
+        [write_run(tmp_path / f"{name}{i}", dice + x) for i, x in enumerate(values)]
+        for name, values in offsets.items()
+    ]
+    # By hand: t = .01 / √(.0002 / 2) = 1 at one degree of freedom.
+    for first, second in (groups, groups[::-1]):
+        assert compare(first, second)[0].p_runs == pytest.approx(0.5)
 
 
 def test_runs_that_would_count_twice_are_refused(tmp_path, dice):
@@ -197,6 +211,26 @@ def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
     for metric, written, best in cases:
         expected = ((best + written) / 2, written)
         assert (found[metric].first, found[metric].second) == pytest.approx(expected), metric
+
+
+def test_a_metric_of_few_patients_is_told_beside_one_of_many(tmp_path, capsys):
+    """Fault: a column without an interval, and no word why, for another metric has one."""
+    dice = np.random.default_rng(0).normal(0.95, 0.02, 20)
+    folders = [str(write_run(tmp_path / name, dice, columns=COMPARED)) for name in "ab"]
+    for folder in folders:
+        path = Path(folder) / "eval" / "test.csv"
+        # Of the first five images alone, sides are told.
+        header, *lines = path.read_text().splitlines()
+        places = [header.split(",").index(name) for name in ("dice_right", "dice_left")]
+        rows = [line.split(",") for line in lines]
+        for row in rows[5:]:
+            for place in places:
+                row[place] = ""
+        path.write_text("\n".join([header, *map(",".join, rows)]) + "\n")
+    found = {one.metric: one.patients for one in compare(folders[:1], folders[1:])}
+    assert (found["dice"], found.get("dice_right")) == (20, 5)
+    assert main(["compare", *folders]) == 0
+    assert "Of fewer than 10 patients there is no interval" in capsys.readouterr().err
 
 
 def test_images_of_a_patient_count_as_one(tmp_path, capsys):

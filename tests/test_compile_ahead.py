@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
+from unittest.mock import Mock
 
+import jax
 import pytest
 
 from lungseg_jax import compile_ahead
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.main import main
+from lungseg_jax.parallel import Parallel
+from lungseg_jax.performance import hlo
 from lungseg_jax.performance.flops import training_flops
 from lungseg_jax.performance.hardware import devices_per_chip
 from tests.small import small_config
@@ -111,3 +116,62 @@ def test_memory_that_the_compiler_could_not_find(message):
     used = compile_ahead._memory_asked(message)
     assert used == {"used_gib": 31.5, "available_gib": 15.75}
     assert compile_ahead._memory_asked("INTERNAL: something else") is None
+
+
+def chips_of_two_devices(count: int) -> Parallel:
+    """TPU7x chips that are not there."""
+    devices = [
+        Mock(jax.Device, platform="tpu", device_kind="TPU7x", coords=[i // 2, 0, 0])
+        for i in range(2 * count)
+    ]
+    return Parallel("mesh", tuple(devices))
+
+
+def test_predicted_rates_are_those_of_all_devices_and_of_one():
+    """Fault: the work of all devices held against the peak of one, or of one class of two."""
+    config = small_config(data__labels="left_right")
+    # A millisecond at 2.2 GHz.
+    found = compile_ahead._step_figures(2_200_000, config, chips_of_two_devices(2))
+    assert found["milliseconds"] == pytest.approx(1)
+    assert found["images_per_second"] == pytest.approx(8000)
+    assert found["images_per_second_per_device"] == pytest.approx(2000)
+    tflops = 2 * training_flops(config.model, 32, 32, 2) / 1e9
+    assert found["tflops_per_second_per_device"] == pytest.approx(tflops)
+    assert found["mfu"] == pytest.approx(tflops / (2307 / 2))
+
+
+def test_memory_that_the_state_takes_over_counts_once():
+    """Fault: a step that fits refused, because the state it updates in place is counted twice."""
+    sizes = {"argument": 8, "output": 9, "alias": 7, "temp": 4, "generated_code": 1}
+    plan = SimpleNamespace(**{f"{name}_size_in_bytes": x * 2**30 for name, x in sizes.items()})
+    compiled = Mock(jax.stages.Compiled, memory_analysis=lambda: plan)
+    found = compile_ahead._memory(compiled, chips_of_two_devices(1))
+    assert (found["used_gib"], found["available_gib"]) == (8 + 9 - 7 + 4 + 1, 192 / 2)
+
+
+def test_dearest_come_first_and_what_has_no_estimate_is_told():
+    """Fault: the cheapest ops shown as the dearest; an op of no cost said to be unknown."""
+    costs = [
+        hlo.Cost(
+            hlo.Instruction(f"op{i}", "fusion", "f32[2048]", (), (), "jit(step)/add", cycles, None),
+            2,
+            cycles and 2 * cycles,
+        )
+        for i, cycles in enumerate((10, 0, 30, None))
+    ]
+    found = compile_ahead._dearest(costs)
+    assert [(op["name"], op["share"]) for op in found] == [("op2", 0.75), ("op0", 0.25)]
+    assert compile_ahead._without_estimate(costs) == {"fusion (add)": 2}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_compilation_cache_is_as_it_was(enabled: bool):
+    """Fault: a cache that was switched off on again, or the other way round, for what follows."""
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        with compile_ahead._without_cache():
+            assert not jax.config.jax_enable_compilation_cache
+        assert jax.config.jax_enable_compilation_cache == enabled
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)

@@ -150,6 +150,26 @@ def test_collectives_within_computations_are_found(kind, count, size):
     assert totals[kind] == {"count": count, "bytes": count * size, "largest": size}
 
 
+def test_work_of_an_asynchronous_op_counts_where_it_starts():
+    """Fault: communication that the compiler wrapped to run beside other work left out."""
+    text = """\
+HloModule wrapped, is_scheduled=true
+
+%wrapped (p: f32[8]) -> f32[8] {
+  %p = f32[8] parameter(0)
+  ROOT %exchanged = f32[8] all-to-all(%p), channel_id=1, dimensions={0}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8] parameter(0)
+  %start = ((f32[8]), f32[8], u32[]) async-start(%x), calls=%wrapped
+  ROOT %done = f32[8] async-done(%start), calls=%wrapped
+}
+"""
+    totals = hlo.by_kind(hlo.collectives(hlo.parse(text)))
+    assert totals == {"all-to-all": {"count": 1, "bytes": 32, "largest": 32}}
+
+
 @pytest.mark.parametrize(
     ("shape", "size"),
     [

@@ -1,12 +1,15 @@
 """From a mask's bits to channels, and masks that have no sides."""
 
 import dataclasses
+import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lungseg_jax.config import Config
 from lungseg_jax.data.labels import (
     CHANNELS,
     channels,
@@ -20,6 +23,7 @@ from lungseg_jax.data.pipeline import read_store
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.structures import Structure
+from tests.images import chest, png_bytes
 from tests.small import small_config, small_config_with_data
 from tests.stored import raw_records, shard
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
@@ -104,6 +108,55 @@ def test_masks_without_sides_are_refused(config, tmp_path):
             open_records(dataclasses.replace(config, data=given))
         assert caught.value.subject == "data.labels"
         assert (tmp_path / "chest_xray_lungs").exists() == built
+
+
+def write_sides(folder: Path, left: Collection[int], together: Collection[int] = ()) -> Config:
+    """Ten images with a mask of each lung, a left one in some of them, or one mask of both."""
+    (folder / "pairs.csv").write_text("image,mask,left_mask,right_mask,id\n")
+    for number in range(10):
+        pixels, mask = chest(40, 36, number)
+        sides = {
+            "left_mask": np.where((np.arange(36) >= 18) & (number in left), mask, 0),
+            "right_mask": np.where(np.arange(36) < 18, mask, 0),
+        }
+        cells = {"image": pixels} | ({"mask": mask} if number in together else sides)
+        for name, content in cells.items():
+            (folder / f"{name}{number}.png").write_bytes(png_bytes(content.astype(np.uint8)))
+        with (folder / "pairs.csv").open("a") as file:
+            names = [
+                f"{name}{number}.png" if name in cells else ""
+                for name in ("image", "mask", "left_mask", "right_mask")
+            ]
+            file.write(",".join([*names, str(number)]) + "\n")
+    splits = {"train": range(6), "val": range(6, 8), "test": range(8, 10)}
+    named = {name: list(map(str, numbers)) for name, numbers in splits.items()}
+    (folder / "splits.json").write_text(json.dumps(named))
+    return small_config(
+        data__source="folder",
+        data__manual_dir=str(folder),
+        data__data_dir=str(folder / "records"),
+        data__labels="left_right",
+        data__splits=str(folder / "splits.json"),
+    )
+
+
+@pytest.mark.parametrize("only", range(6))
+def test_a_structure_may_be_marked_by_a_single_mask(tmp_path, only: int):
+    """Fault: sides refused because the first patient has one lung."""
+    assert open_records(write_sides(tmp_path, [only]))["train"].missing_structures() == ()
+
+
+def test_a_structure_that_no_mask_of_training_marks_is_refused(tmp_path):
+    """Fault: a class that is never seen, because validation has it."""
+    with pytest.raises(ConfigError, match="to train on marks: left lung"):
+        open_records(write_sides(tmp_path, [6, 7, 8, 9]))
+
+
+@pytest.mark.parametrize("together", [range(6), [6, 7], [8, 9]])
+def test_one_split_without_sides_is_refused(tmp_path, together: Collection[int]):
+    """Fault: a run that ends at its first validation, for only one split was looked at."""
+    with pytest.raises(ConfigError, match="do not tell right from left"):
+        open_records(write_sides(tmp_path, range(10), together))
 
 
 def test_every_example_read_is_checked(config):

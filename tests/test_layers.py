@@ -42,6 +42,16 @@ def test_convolution_takes_over_the_running_statistics(dtype: str, tolerance: fl
     assert float(error) < tolerance
 
 
+def test_initial_activations_neither_fade_nor_explode():
+    """Fault: half the variance that a layer before a ReLU needs: group norm hides it, no other."""
+    layer = ConvNormActivation(
+        64, 64, norm="batch", activation="relu", dtype=jnp.float32, axis_name=None,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    # He et al. 2015, for a kernel of 3 x 3.
+    assert float(layer.conv.kernel[...].var()) == pytest.approx(2 / (9 * 64), rel=0.05)
+
+
 def test_eight_channels_are_normalised_together_and_no_more():
     """Fault: one group of all channels, so that a loud one silences the rest of a wide network."""
     layer = ConvNormActivation(

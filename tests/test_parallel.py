@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lungseg_jax.parallel import Parallel
+from lungseg_jax.parallel import Parallel, batch_size_over
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,22 @@ def test_collected_results_keep_the_order_of_the_batch(eight_devices, kind, coun
     forward = parallel.wrap_forward(lambda scale, x: scale * x)
     results = parallel.collect(forward(parallel.replicate(np.float32(2)), parallel.shard(batch)))
     np.testing.assert_array_equal(results, 2 * batch)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, 8), (8, 8), (12, 16)])
+def test_a_batch_that_does_not_divide_grows(asked: int, given: int):
+    """Fault: a batch rounded down: of none at all, or smaller than its user's memory allows."""
+    assert batch_size_over(8, asked) == given
+
+
+def test_rows_of_a_forward_pass_are_spread_like_those_of_a_step(eight_devices):
+    """Fault: images that training spreads, and one device holds whole when they are evaluated."""
+    parallel = Parallel("mesh", eight_devices, space_shards=4)
+    images = jax.ShapeDtypeStruct((2, 8, 4, 1), np.float32)
+    forward = parallel.wrap_forward(lambda _, images: 2 * images)
+    lowered = forward.lower(np.float32(0), images)
+    # Of two images with eight rows, a device has two rows of one.
+    assert "f32[1,2,4,1]" in lowered.compile().as_text()
 
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
@@ -55,6 +71,11 @@ def test_optimizer_takes_an_eighth_of_the_memory_on_each_device(eight_devices):
     held = jax.tree.map(lambda x: x.addressable_shards[0].data.shape, placed)
     assert held == {"kernel": (3, 3, 2, 8), "bias": (2,), "odd": (3, 3, 4, 4)}
     jax.tree.map(np.testing.assert_array_equal, placed, tree)
+    # Fault: devices that share an image's rows counted as if each had a part of the batch.
+    pairs = Parallel("mesh", eight_devices, space_shards=4, shard_optimizer=True)
+    placed = pairs.place(tree, jax.tree.map(pairs.optimizer_sharding, tree))
+    held = jax.tree.map(lambda x: x.addressable_shards[0].data.shape, placed)
+    assert held == {"kernel": (3, 3, 8, 8), "bias": (8,), "odd": (3, 3, 2, 4)}
 
 
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,26 @@ def test_resident_images_fit_with_the_copies_of_all_devices(
     images = len(records) * 32 * 32 * 3
     monkeypatch.setattr(pipeline, "RESIDENT_BYTES_ON_CPU", copies * images)
     assert pipeline.use_resident(records, small_config()) == fits
+
+
+def test_resident_images_of_two_classes_leave_a_device_its_memory(records, monkeypatch):
+    """Fault: two masks counted as one; images that take all of a device, or that no one wants."""
+    with monkeypatch.context() as changed:
+        changed.setattr(records, "labels", "left_right")
+        assert pipeline._bytes_per_sample(records) == 32 * 32 * 4
+    images = len(records) * 32 * 32 * 3
+    config = small_config()
+    # Of a host's devices, not of those of all hosts.
+    monkeypatch.setattr(pipeline, "RESIDENT_BYTES_ON_CPU", 2 * images)
+    monkeypatch.setattr(pipeline.jax, "local_device_count", lambda: 2)
+    assert pipeline.use_resident(records, config)
+    for limit, fits in ((5 * images, True), (5 * images - 10, False)):
+        device = Mock(memory_stats=lambda limit=limit: {"bytes_limit": limit})
+        monkeypatch.setattr(pipeline.jax, "local_devices", lambda device=device: [device])
+        assert pipeline.use_resident(records, config) == fits
+    for asked in ("true", "false"):
+        config = small_config(data__resident=asked)
+        assert pipeline.use_resident(records, config) == (asked == "true")
 
 
 def test_order_depends_on_the_seed(config, records):

@@ -32,10 +32,11 @@ def smooth_noise(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 12)])
-def test_affine_equals_scipy(size: tuple[int, int]):
-    """Fault: row and column swapped, or a centre that is half a pixel off."""
+@pytest.mark.parametrize("shift", [(0.1, -0.05), (-0.2, 0.15)])
+def test_affine_equals_scipy(size: tuple[int, int], shift: tuple[float, float]):
+    """Fault: row and column swapped, a centre half a pixel off, one side cut off at its edge."""
     image = np.random.default_rng(0).random(size).astype(np.float32)
-    matrix = jnp.array([[0.9, -0.3, 0.1], [0.25, 1.1, -0.05]])
+    matrix = jnp.array([[0.9, -0.3, shift[0]], [0.25, 1.1, shift[1]]])
     sides = np.array(size, np.float64)
     # The map in pixels: x -> S (M (x + 1/2) / S + (t + 1/2 - M 1/2)) - 1/2.
     linear = np.asarray(matrix[:, :2], np.float64) * sides[:, None] / sides[None, :]
@@ -55,9 +56,12 @@ def test_shift_by_whole_pixels_fills_with_zero():
     np.testing.assert_allclose(moved[:, 3], 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (64, 96)])
+@pytest.mark.parametrize("size", [(64, 64), (64, 100)])
 def test_products_move_as_gathers_do(size: tuple[int, int]):
-    """Fault: passes in the wrong order, a shear's sign, sides swapped, image and mask apart."""
+    """Fault: passes in the wrong order, a shear's sign, sides swapped, image and mask apart.
+
+    Or a table that ends at the last whole stride, of which a side of 100 is no multiple.
+    """
     image = jnp.asarray(smooth_noise(*size))
     mask = (image > 0.5).astype(jnp.float32)
     keys = jax.random.split(jax.random.key(0), 8)
@@ -98,9 +102,9 @@ def test_products_turn_as_far_as_promised():
     assert np.abs(np.asarray(moved - affine_by_gathers(image, matrix)))[inner].mean() < 0.03
 
 
-@pytest.mark.parametrize("sigma", [0.5, 1.0])
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0])
 def test_blur_equals_scipy(sigma: float):
-    """Fault: a kernel that is not normalised or blurs one axis only."""
+    """Fault: a kernel that is not normalised or blurs one axis only; NaN where nothing blurs."""
     image = np.random.default_rng(0).random((12, 17)).astype(np.float32)
     expected = scipy.ndimage.gaussian_filter(image, sigma, radius=3, mode="nearest")
     np.testing.assert_allclose(blur(jnp.asarray(image), jnp.float32(sigma), 3), expected, atol=1e-5)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
-from lungseg_jax.runtime.sandbox import Sandbox, SandboxStoppedError
+from lungseg_jax.runtime.sandbox import Sandbox, Sandboxes, SandboxStoppedError
 from tests.images import chest, png_bytes
 from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.sources import Case, Clinical, MaskFile
@@ -162,3 +162,44 @@ def test_an_error_that_nobody_expected_tells_the_line_and_not_the_message(tmp_pa
             sandbox.call(path, np.loadtxt, ["DOE^JANE"])
         assert "DOE" not in str(caught.value)
         assert sandbox.call(path, len, "abc") == 3
+
+
+def test_a_file_that_asks_for_too_much_memory_is_named(tmp_path):
+    """Fault: a list of a thousand files of which "the file" needs too much."""
+    message = r"large\.png: needs more memory than there is"
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox, pytest.raises(DataError, match=message):
+        sandbox.call(tmp_path / "large.png", bytes, 2**45)
+
+
+def test_a_worker_that_cannot_start_is_not_the_files_fault(tmp_path, monkeypatch):
+    """Fault: every file of an archive left out as bad, for an import that fails in the worker."""
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
+        monkeypatch.setattr(sandbox, "_module", "no_module_of_this_name")
+        with pytest.raises(UserError, match=r"do not start.*no_module_of_this_name") as caught:
+            sandbox.call(tmp_path / "good.png", len, "abc")
+        assert not isinstance(caught.value, DataError)
+
+
+def test_a_bad_file_gives_its_worker_back(tmp_path):
+    """Fault: a worker fewer after each bad file, until all threads wait for ever."""
+    answers = []
+
+    def read_both(sandboxes: Sandboxes) -> None:
+        with contextlib.suppress(DataError):
+            sandboxes.call(tmp_path / "bad.png", np.loadtxt, ["x"])
+        answers.append(sandboxes.call(tmp_path / "good.png", len, "abc"))
+
+    with Sandboxes(1, MEMORY_BYTES, convert_case) as sandboxes:
+        reader = threading.Thread(target=read_both, args=(sandboxes,), daemon=True)
+        reader.start()
+        reader.join(timeout=60)
+        assert answers == [3]
+
+
+def test_stopping_stops_every_worker(tmp_path):
+    """Fault: an interrupted job that waits for the files of all workers but one."""
+    with Sandboxes(2, MEMORY_BYTES, convert_case) as sandboxes:
+        sandboxes.stop()
+        for _ in range(2):
+            with pytest.raises(SandboxStoppedError):
+                sandboxes.call(tmp_path / "any.png", len, "abc")

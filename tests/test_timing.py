@@ -25,6 +25,25 @@ def test_calls_take_turns_and_warm_up_does_not_count():
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
+def test_each_call_is_timed_to_its_result(monkeypatch):
+    """Fault: a round that nobody timed, whose seconds are what was in memory; dispatch alone."""
+    clock, calls = [0.0], []
+    monkeypatch.setattr("lungseg_jax.performance.timing.time.perf_counter", lambda: clock[0])
+
+    class Result:
+        def __init__(self, seconds: float) -> None:
+            # The first calls compile.
+            self.seconds = seconds if len(calls) >= 4 else 100.0
+            calls.append(self)
+
+        def block_until_ready(self) -> None:
+            clock[0] += self.seconds
+
+    seconds = time_in_turn({"a": lambda: Result(1.0), "b": lambda: Result(2.0)}, 2, 3)
+    np.testing.assert_array_equal(seconds["a"], [1, 1, 1])
+    np.testing.assert_array_equal(seconds["b"], [2, 2, 2])
+
+
 def test_pipelined_mean_is_of_the_calls_after_warm_up(monkeypatch):
     """Fault: a rate of other calls than were counted."""
     clock, calls = [0.0], []

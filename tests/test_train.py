@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import HISTORY, Log
-from lungseg_jax.metrics import image_metrics, summarize
+from lungseg_jax.metrics import ImageMetrics, measure_masks, summarize
 from lungseg_jax.parallel import MAX_PENDING, all_devices
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.step import prepare_step
@@ -71,23 +73,77 @@ def test_steps_in_flight_are_bounded_and_the_newest_is_not_waited_for(monkeypatc
     assert [step for step, figures in logged if "loss" in figures] == list(range(1, 101))
 
 
+def test_divergence_names_some_images_and_the_checkpoint_that_was_being_saved():
+    """Fault: hundreds of ids in one line, or "none was saved" while one is on its way to disk."""
+    done = []
+    run = object.__new__(Training)
+    run.config = Config(batch_size=20)
+    run.records = {"train": SimpleNamespace(metadata=lambda i: SimpleNamespace(example_id=f"p{i}"))}
+    run.checkpoints = SimpleNamespace(
+        wait=lambda: done.append(6),
+        latest_step=lambda: max(done, default=None),
+        directory=Path("c"),
+    )
+    pending = Pending(run, object.__new__(Log), tqdm(disable=True))
+    figures = {"loss": np.nan, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
+    pending.add(7, np.arange(20), {key: jnp.float32(value) for key, value in figures.items()})
+    with pytest.raises(DivergedError, match=r", p15 and 4 more; last good checkpoint: c/6;"):
+        pending.drain()
+
+
+def test_rates_and_means_are_of_the_steps_since_the_last_validation(monkeypatch, capsys):
+    """Fault: steps of before in the mean, a validation's time in the rate, a fetch for a step."""
+    clock = [0.0]
+    monkeypatch.setattr("lungseg_jax.train.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(train, "FETCH_SECONDS", np.inf)
+    run = object.__new__(Training)
+    run.config = Config(batch_size=4)
+    rates = []
+    log = object.__new__(Log)
+    log.scalars = lambda _, __, figures: rates.append(figures.get("images_per_second"))
+    pending = Pending(run, log, tqdm(disable=True))
+
+    def fetch_after(seconds: float, steps: range, loss: float) -> None:
+        figures = {"loss": loss, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
+        for step in steps:
+            pending.add(step, np.arange(4), {key: jnp.float32(x) for key, x in figures.items()})
+        clock[0] += seconds
+        pending.drain()
+
+    fetch_after(1.0, range(1, 6), loss=3.0)
+    fetch_after(2.0, range(6, 11), loss=1.0)
+    assert pending.summary().endswith(", 10.0 images/s")
+    assert pending.means()["loss"] == pytest.approx(2)
+    clock[0] += 100
+    pending.restart()
+    fetch_after(2.0, range(11, 15), loss=5.0)
+    assert pending.summary().endswith(", 8.0 images/s")
+    assert pending.means() == pytest.approx({"loss": 5, "dice": 0.25})
+    assert [rate for rate in rates if rate] == pytest.approx([20, 10, 8])
+    # Fault: a line on the progress just before that of the validation.
+    fetch_after(1000.0, range(15, 17), loss=5.0)
+    assert not capsys.readouterr().err
+
+
+def test_distances_of_files_of_one_size_are_told_in_pixels():
+    """Fault: pixels of several sizes averaged, or percent called pixels."""
+    figures = {"hd95_px": 3.0, "hd95_percent": 1.5}
+    assert train._hd95(figures | {"longer_side_px": 512}) == "3.00 px"
+    assert train._hd95(figures | {"longer_side_px": None}) == "1.50 %"
+
+
 def test_exchanged_sides_make_no_best_checkpoint(tmp_path, capsys):
     """Fault: a checkpoint kept, and shown, as the best that takes right for left."""
     both = np.zeros((8, 8, 2), bool)
     both[2:6, 1:3, 0] = both[2:6, 5:7, 1] = True
-    measured = functools.partial(
-        image_metrics,
-        example_id="a",
-        source="",
-        spacing_mm=None,
-        tolerance_px=2.0,
-        tolerance_mm=2.0,
-    )
     run = object.__new__(Training)
     run.records, run.state = {"val": None}, SimpleNamespace(ema=None)
     pending = SimpleNamespace(summary=str, means=dict)
     for predicted, dice in ((both, 1.0), (both[..., ::-1], 0.0)):
-        rows = [measured(predicted, both)]
+        figures: Any = measure_masks(
+            predicted, both, spacing_mm=None, tolerance_px=2.0, tolerance_mm=2.0
+        )
+        rows = [ImageMetrics("a", "", **figures)]
         assert rows[0].dice == 1
         run.evaluator = SimpleNamespace(measure=lambda *_, rows=rows: rows, overlays=lambda *_: {})
         with Log(epath.Path(tmp_path), first_step=1) as log:
@@ -97,6 +153,45 @@ def test_exchanged_sides_make_no_best_checkpoint(tmp_path, capsys):
         column = history[0].split(",").index("val_mean_dice_of_sides")
         assert float(history[-1].split(",")[column]) == dice
         assert f"Dice {dice:.4f} (the mean of right, {dice:.4f}, and left, {dice:.4f})" in said
+
+
+def test_a_validation_without_any_dice_ranks_last(tmp_path, capsys):
+    """Fault: NaN as the Dice by which the best is chosen: it is neither more nor less than any."""
+    none = np.zeros((8, 8, 1), bool)
+    figures: Any = measure_masks(none, none, spacing_mm=None, tolerance_px=2.0, tolerance_mm=2.0)
+    row = ImageMetrics("a", "", **figures)
+    run = object.__new__(Training)
+    run.records, run.state = {"val": None}, SimpleNamespace(ema=None)
+    run.evaluator = SimpleNamespace(measure=lambda *_: [row], overlays=lambda *_: {})
+    with Log(epath.Path(tmp_path), first_step=1) as log:
+        assert validate(run, log, 10, SimpleNamespace(summary=str, means=dict)) == 0
+    assert "validation Dice nan" in capsys.readouterr().err
+
+
+def test_the_image_logged_is_the_averaged_models_median(tmp_path):
+    """Fault: the worst image shown as the usual one, or what the weights before averaging find."""
+    reference = np.zeros((8, 8, 1), bool)
+    reference[2:6, 2:6] = True
+    rows = []
+    for name, height in (("best", 6), ("worst", 3), ("median", 4)):
+        predicted = reference.copy()
+        predicted[height:] = False
+        figures: Any = measure_masks(
+            predicted, reference, spacing_mm=None, tolerance_px=2.0, tolerance_mm=2.0
+        )
+        rows.append(ImageMetrics(name, "", **figures))
+    asked = []
+    run = object.__new__(Training)
+    run.records, run.state = {"val": None}, SimpleNamespace(ema="average", parameters="last")
+
+    def overlays(variables, _, positions) -> dict:
+        asked.append((variables, list(positions)))
+        return {}
+
+    run.evaluator = SimpleNamespace(measure=lambda *_: rows, overlays=overlays)
+    with Log(epath.Path(tmp_path), first_step=1) as log:
+        validate(run, log, 10, SimpleNamespace(summary=str, means=dict))
+    assert asked == [("average", [2])]
 
 
 def test_a_stop_during_a_validation_trains_no_further(tmp_path, monkeypatch):
