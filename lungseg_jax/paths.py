@@ -9,6 +9,9 @@ from lungseg_jax.errors import ConfigError, DataError, first_line
 # What addresses of folders in Google Cloud Storage begin with.
 BUCKETS = "gs://"
 
+# The file that `lungseg_jax.validate` writes beside its figures, which marks its folders.
+VALIDATION = "validation.json"
+
 
 def run_folder(path: epath.PathLike) -> epath.Path:
     """Returns the folder of a run: on disk, or `gs://BUCKET/FOLDER` in Google Cloud Storage.

@@ -15,19 +15,16 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 --config.KEY=VALUE  changes how files are read, such as --config.data.frontal_only=false
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt16
 from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
@@ -44,6 +41,7 @@ from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.paths import local_path, make_folder
 from lungseg_jax.prediction.inputs import Input, name_files
+from lungseg_jax.prediction.many import segment_many
 from lungseg_jax.prediction.results import (
     Extra,
     Result,
@@ -57,9 +55,8 @@ from lungseg_jax.prediction.results import (
     what_it_is_made_of,
 )
 from lungseg_jax.prediction.segmentation import Segmentation
-from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
+from lungseg_jax.prediction.segmenter import Prediction, Segmenter
 from lungseg_jax.prediction.table import TABLE, Row, open_table
-from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
@@ -192,72 +189,28 @@ def _segment_files(
       extras: what is written besides masks and overlays.
       makers: those of `encode_dicom_seg`.
     """
-    workers, size = num_readers(), segmenter.image_size
-    with (
-        Sandboxes(workers, options.memory_bytes, read_network_input) as sandboxes,
-        concurrent.futures.ThreadPoolExecutor(workers) as readers,
-        concurrent.futures.ThreadPoolExecutor(workers) as writers,
-    ):
-        opened = map_ahead(
-            readers,
-            lambda file: _open(sandboxes, file, options, size),
-            inputs,
-            workers + BATCH_SIZE,
-        )
+    with Sandboxes(num_readers(), options.memory_bytes, read_network_input) as sandboxes:
 
         def encode_seg(file: Input, lungs: Segmentation) -> bytes:
             sides = lungs.right, lungs.left
             return sandboxes.call(file.path, encode_dicom_seg, file.path, *sides, options, makers)
 
+        read = functools.partial(_read, sandboxes, options, segmenter.image_size)
         finish = functools.partial(_finish, segmenter, output, extras, encode_seg)
-        try:
-            yield from _segment_all(writers, segmenter, opened, finish)
-        finally:
-            # After a fault or an interrupt, nothing more is read.
-            readers.shutdown(wait=False, cancel_futures=True)
-            sandboxes.stop()
+        yield from segment_many(segmenter, inputs, read, finish, sandboxes.stop)
 
 
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A file that was read, or what is wrong with it."""
-
-    file: Input
-    radiograph: Radiograph | None = None
-    square: np.ndarray | None = None
-    fault: str = ""
-
-
-def _open(sandboxes: Sandboxes, file: Input, options: ReadOptions, size: int) -> Opened:
+def _read(
+    sandboxes: Sandboxes, options: ReadOptions, size: int, file: Input
+) -> tuple[UInt16[np.ndarray, "s s 1"] | None, Radiograph | str]:
+    """Returns the network input of a file and its radiograph, or what is wrong with it."""
     if fault := why_no_file(file.path):
-        return Opened(file, fault=fault)
+        return None, fault
     try:
-        return Opened(
-            file, *sandboxes.call(file.path, read_network_input, file.path, options, size)
-        )
+        radiograph, square = sandboxes.call(file.path, read_network_input, file.path, options, size)
     except DataError as error:
-        return Opened(file, fault=error.fault)
-
-
-def _segment_all(
-    pool: concurrent.futures.Executor,
-    segmenter: Segmenter,
-    opened: Iterator[Opened],
-    finish: Callable[[Opened, Prediction | None], Row],
-) -> Iterator[Row]:
-    """Yields a row for each file in order; writes results while the next ones are predicted."""
-    writing: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
-    while group := list(itertools.islice(opened, BATCH_SIZE)):
-        readable = [file.square for file in group if file.square is not None]
-        predictions = iter(segmenter.predict(readable) if readable else ())
-        before = len(writing)
-        for file in group:
-            prediction = None if file.square is None else next(predictions)
-            writing.append(pool.submit(finish, file, prediction))
-        for _ in range(before):
-            yield writing.popleft().result()
-    while writing:
-        yield writing.popleft().result()
+        return None, error.fault
+    return square, radiograph
 
 
 def _finish(
@@ -265,13 +218,13 @@ def _finish(
     output: epath.Path,
     extras: Collection[Extra],
     encode_seg: Callable[[Input, Segmentation], bytes],
-    opened: Opened,
+    file: Input,
+    radiograph: Radiograph | str,
     prediction: Prediction | None,
 ) -> Row:
     """Writes the results of an image that could be read; returns its row."""
-    file, radiograph = opened.file, opened.radiograph
-    if radiograph is None or prediction is None:
-        return Row(file.label, "rejected", opened.fault)
+    if isinstance(radiograph, str) or prediction is None:
+        return Row(file.label, "rejected", str(radiograph))
     try:
         with opencv_memory_errors():
             result = segmenter.finish(radiograph, prediction)

@@ -17,20 +17,19 @@ All images with a mask count, but those that their header calls something else t
 chest. For the raw output of a run on its own test split: lungseg_jax.main --mode=eval.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
 from absl import flags
 from etils import epath
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt16
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
@@ -44,16 +43,15 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.metrics import NAN, ImageMetrics, measure_masks, name_patients
-from lungseg_jax.paths import local_path, make_folder, write_whole
+from lungseg_jax.paths import VALIDATION, local_path, make_folder, write_whole
+from lungseg_jax.prediction.many import segment_many
 from lungseg_jax.prediction.segmentation import Segmentation
-from lungseg_jax.prediction.segmenter import BATCH_SIZE, Prediction, Segmenter
-from lungseg_jax.runtime.ahead import map_ahead
+from lungseg_jax.prediction.segmenter import Prediction, Segmenter
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.sandbox import Sandboxes
-from lungseg_jax.workdir import VALIDATION
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sources import Case, FolderPatterns, list_source
 from tfds_builder.splits import read_split_file
@@ -236,8 +234,8 @@ def _measure_all(
     segmenter: Segmenter,
     cases: Sequence[Case],
     read: Callable[[Case], Labelled | DataError],
-    measure: Callable[[tuple[Case, Labelled, Prediction]], Validated],
-    stop: Callable[[], None],
+    measure: Callable[[Case, Labelled, Prediction], Validated],
+    stop_reading: Callable[[], None],
 ) -> tuple[list[Validated], list[Case], list[DataError]]:
     """Returns the metrics of the images, their cases, and why others are left out.
 
@@ -246,58 +244,46 @@ def _measure_all(
       cases: the images.
       read: reads one image.
       measure: measures one predicted image.
-      stop: ends what is being read.
+      stop_reading: ends what is being read.
     """
+
+    def read_input(case: Case) -> tuple[UInt16[np.ndarray, "s s 1"] | None, Labelled | DataError]:
+        answer = read(case)
+        return answer.square if isinstance(answer, Labelled) else None, answer
+
+    def finish(
+        case: Case, answer: Labelled | DataError, prediction: Prediction | None
+    ) -> Validated | DataError:
+        if isinstance(answer, DataError) or prediction is None:
+            return cast(DataError, answer)
+        return measure(case, answer, prediction)
+
+    rows: list[Validated] = []
     taken: list[Case] = []
     left_out: list[DataError] = []
-    workers = num_readers()
     with (
         terminal.progress("validate", len(cases), "image") as bar,
-        concurrent.futures.ThreadPoolExecutor(workers) as readers,
-        concurrent.futures.ThreadPoolExecutor(workers) as measurers,
+        contextlib.closing(
+            segment_many(segmenter, cases, read_input, finish, stop_reading)
+        ) as answers,
     ):
-
-        def readable() -> Iterator[tuple[Case, Labelled]]:
-            """Yields the images that can be read, and remembers the others."""
-            answers = map_ahead(readers, read, cases, workers + BATCH_SIZE)
-            for case, answer in zip(cases, answers, strict=True):
-                if isinstance(answer, Labelled):
-                    taken.append(case)
-                    yield case, answer
-                else:
-                    left_out.append(answer)
-                    bar.update()
-
-        rows = []
-        try:
-            predicted = _predict(segmenter, readable())
-            for row in map_ahead(measurers, measure, predicted, workers + BATCH_SIZE):
-                rows.append(row)
-                bar.update()
-        except BaseException:
-            # After a fault or an interrupt: otherwise the readers are waited for.
-            readers.shutdown(wait=False, cancel_futures=True)
-            stop()
-            raise
+        for case, answer in zip(cases, answers, strict=True):
+            if isinstance(answer, DataError):
+                left_out.append(answer)
+            else:
+                rows.append(answer)
+                taken.append(case)
+            bar.update()
     return name_patients(rows), taken, left_out
-
-
-def _predict(
-    segmenter: Segmenter, readings: Iterator[tuple[Case, Labelled]]
-) -> Iterator[tuple[Case, Labelled, Prediction]]:
-    """Yields what the networks say about the images, a batch at a time."""
-    while group := list(itertools.islice(readings, BATCH_SIZE)):
-        predictions = segmenter.predict([labelled.square for _, labelled in group])
-        for (case, labelled), prediction in zip(group, predictions, strict=True):
-            yield case, labelled, prediction
 
 
 def _figures(
     segmenter: Segmenter,
     evaluation: EvaluationConfig,
-    predicted: tuple[Case, Labelled, Prediction],
+    case: Case,
+    labelled: Labelled,
+    prediction: Prediction,
 ) -> Validated:
-    case, labelled, prediction = predicted
     with opencv_memory_errors():
         found = segmenter.finish(labelled.radiograph, prediction)
         labels, lungs = _as_measured(labelled, found)

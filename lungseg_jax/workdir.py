@@ -15,12 +15,9 @@ from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.paths import is_in_bucket, write_whole
+from lungseg_jax.paths import VALIDATION, is_in_bucket, write_whole
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.hosts import in_any_process
-
-# The file that `lungseg_jax.validate` writes beside its figures, which marks its folders.
-VALIDATION = "validation.json"
 
 # The file that names the images of each split of a run.
 SPLITS = "splits.json"

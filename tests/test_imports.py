@@ -19,14 +19,14 @@ BELOW = {
     ),
     "lungseg_jax.data": ("errors", "config", "imaging", "tfds_builder"),
     "lungseg_jax.prediction": (
-        "errors", "config", "imaging", "data.labels", "network", "weights", "workdir",
+        "errors", "config", "imaging", "data.labels", "network", "weights", "paths",
         "file_digest",
     ),
     "lungseg_jax.performance": (
         "config", "data", "network", "optim", "parallel", "state", "step", "terminal",
     ),
     "tfds_builder": (
-        "errors", "config", "file_digest", "imaging", "runtime", "terminal", "command",
+        "errors", "config", "file_digest", "paths", "imaging", "runtime", "terminal", "command",
     ),
 }  # fmt: skip
 

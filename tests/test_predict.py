@@ -18,7 +18,7 @@ from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
-from lungseg_jax.predict import Opened, main, packaged_segmenter, predict, segment
+from lungseg_jax.predict import main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction.results import Extra, overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.weights import Calibration, load_weights, save_weights
@@ -174,12 +174,12 @@ def test_every_core_reads(tmp_path, untrained, monkeypatch):
     """Fault: files read ahead by the batch, so that most of a server's cores wait."""
     together = threading.Barrier(8, timeout=30)
 
-    def wait_for_the_others(_, file, *__) -> Opened:
+    def wait_for_the_others(*_) -> tuple[None, str]:
         together.wait()
-        return Opened(file, fault="a fault")
+        return None, "a fault"
 
     monkeypatch.setattr("lungseg_jax.runtime.cores.usable_cores", lambda: 8)
-    monkeypatch.setattr("lungseg_jax.predict._open", wait_for_the_others)
+    monkeypatch.setattr("lungseg_jax.predict._read", wait_for_the_others)
     touch(tmp_path, *(f"{number}.png" for number in range(16)))
     assert len(predict(untrained, [tmp_path], tmp_path / "out")) == 16
 

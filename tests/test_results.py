@@ -11,7 +11,8 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
-from lungseg_jax.predict import _segment_all, predict
+from lungseg_jax.predict import predict
+from lungseg_jax.prediction.many import segment_many
 from lungseg_jax.prediction.results import NOTE, Result, key_of, open_note, read_note
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE, Row
@@ -133,13 +134,13 @@ def test_a_call_that_was_stopped_goes_on(tmp_path, untrained, monkeypatch):
         (tmp_path / name).write_bytes(png_bytes(CHEST))
 
     def stop_after(count: int) -> None:
-        def segment_all(*arguments) -> Iterator[Row]:
+        def interrupted(*arguments) -> Iterator[Row]:
             # All masks are written, but not all rows.
-            yield from list(_segment_all(*arguments))[:count]
+            yield from list(segment_many(*arguments))[:count]
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("lungseg_jax.predict._segment_all", segment_all)
+            patch.setattr("lungseg_jax.predict.segment_many", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 predict(untrained, [tmp_path], tmp_path)
 

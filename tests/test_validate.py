@@ -24,11 +24,12 @@ from lungseg_jax.find_weights import say_if_trained_on
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.surface import outline, surface_distances
+from lungseg_jax.paths import VALIDATION
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.validate import IMAGE_KEYS, main, validate
 from lungseg_jax.weights import Calibration, load_weights, packaged_weights, save_weights
-from lungseg_jax.workdir import VALIDATION, check_free, claim
+from lungseg_jax.workdir import check_free, claim
 from tests.images import chest, dicom_bytes, png_bytes
 from tests.small import REPOSITORY, small_config
 from tests.untrained import untrained_weights

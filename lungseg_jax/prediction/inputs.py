@@ -12,9 +12,9 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.find_files import files_below, is_hidden, stem_of
+from lungseg_jax.paths import VALIDATION
 from lungseg_jax.prediction.results import MASK_ENDING, Extra, files_of, place_of, results_in
 from lungseg_jax.prediction.table import TABLE
-from lungseg_jax.workdir import VALIDATION
 
 # Most bytes of a result's name before its ending and a number.
 _LONGEST = 220
