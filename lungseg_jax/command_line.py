@@ -208,8 +208,7 @@ def _read_config(
             raise ConfigError("command line", _reason(error), remedy) from error
     else:
         config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
-    if rest := parse_flags(values, given):
-        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    parse_flags_alone(values, given)
     if own is not None:
         return "", resolve(config.value)
     if config.value is None:
@@ -239,6 +238,16 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
         raise ConfigError(
             "command line", _reason(error), "see --help, and lungseg_jax/config.py for keys"
         ) from error
+
+
+def parse_flags_alone(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Parses all flags of a command that takes nothing else.
+
+    Raises:
+      ConfigError: see `parse_flags`, or an argument that is not a flag.
+    """
+    if rest := parse_flags(values, arguments):
+        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
 
 
 def _expand_home(argument: str) -> str:

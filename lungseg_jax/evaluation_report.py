@@ -17,6 +17,7 @@ from lungseg_jax.imaging import png
 from lungseg_jax.metrics import (
     SIDE_FIGURES,
     ImageMetrics,
+    area_agreement,
     dice_of_classes,
     spread,
     summarize,
@@ -97,18 +98,9 @@ def _age_group(years: float) -> str:
 
 
 def summary_of(rows: Sequence[ImageMetrics]) -> dict:
-    """Returns the means of rows, counts, and the spread of the metrics."""
-    return summarize(rows) | {"spread": spread(rows)}
-
-
-def read_ids(workdir: epath.Path, split: str) -> set[str]:
-    """Returns the ids in the table of a split.
-
-    Raises:
-      FileNotFoundError: the run has not finished.
-    """
-    text = (workdir / "eval" / f"{split}.csv").read_text(encoding="utf-8")
-    return {row["id"] for row in csv.DictReader(text.splitlines())}
+    """Returns the means of rows, counts, the spread of the metrics, and the agreement of areas."""
+    agreement = {"area_percent": area_agreement(rows)}
+    return summarize(rows) | {"spread": spread(rows)} | agreement
 
 
 def write_summary(workdir: epath.Path, summary: Summary) -> None:
@@ -188,6 +180,18 @@ def closing_table(summary: Summary) -> str:
         [name, *(_cell(figures.get(key)) for key in columns)] for name, figures in lines.items()
     ]
     return terminal.table(["split", *columns.values()], rows)
+
+
+def areas_in_words(figures: Mapping) -> str:
+    """Says how much areas differ from the references', for people; empty if that is not known."""
+    found = figures["area_percent"]
+    if found is None:
+        return ""
+    low, high = found["limits"]
+    return (
+        f"Lung areas differ by {found['bias']:+.1f} % on average; for 95 % of images, "
+        f"{low:+.1f} to {high:+.1f} % are expected"
+    )
 
 
 def _with_interval(figures: Mapping) -> dict:

@@ -21,13 +21,12 @@ from jaxtyping import Bool, Float32
 
 from lungseg_jax import terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import define_keys, parse_flags
+from lungseg_jax.command_line import define_keys, parse_flags_alone
 from lungseg_jax.config import Config
 from lungseg_jax.data.labels import lungs_of
 from lungseg_jax.data.records import Records, are_same_records, check_same_records, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError, DataError
 from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, lung_probability
-from lungseg_jax.evaluation_report import read_ids
 from lungseg_jax.find_weights import restore_weights, run_and_step
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.parallel import all_devices
@@ -36,6 +35,8 @@ from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
+from lungseg_jax.workdir import SPLITS
+from tfds_builder.splits import read_split_file
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
@@ -68,22 +69,21 @@ def check_same_images(
 ) -> None:
     """Checks that the records are those of a run, or that at least their splits hold the same ids.
 
-    Another version may have read the same images differently; the tables of a finished run
-    tell which images they were.
+    Another version may have read the same images differently; `splits.json` tells which they were.
 
     Raises:
       CheckpointError: they are not.
     """
     if are_same_records(data_state, records):
         return
+    try:
+        splits = read_split_file(workdir / SPLITS)
+    except ConfigError:
+        check_same_records(workdir, data_state, records)
+        return
     for split in EVALUATED_SPLITS:
         examples = records[split]
-        try:
-            known = read_ids(workdir, split)
-        except FileNotFoundError:
-            check_same_records(workdir, data_state, records)
-            return
-        if known != {examples.metadata(i).example_id for i in range(len(examples))}:
+        if {*splits[split]} != {examples.metadata(i).example_id for i in range(len(examples))}:
             raise CheckpointError(
                 workdir,
                 f"its {split} split had other images than the data as they are now",
@@ -192,8 +192,7 @@ def _run(arguments: Sequence[str]) -> None:
     other = flags.DEFINE_string("calibration", None, "Weights.", flag_values=values)
     given = list(arguments)
     places = define_keys(values, given, {"data": {"manual_dir": "", "data_dir": ""}})
-    if rest := parse_flags(values, given):
-        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    parse_flags_alone(values, given)
     if not workdir.value or not output.value:
         raise ConfigError("command line", "--workdir or --output is missing", "see --help")
     path, calibrated = local_path(output.value), other.value and local_path(other.value)

@@ -18,7 +18,7 @@ from absl import flags
 
 from lungseg_jax import terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import parse_flags
+from lungseg_jax.command_line import parse_flags_alone
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.models.onnx_graph import onnx_model
@@ -62,8 +62,7 @@ def _run(arguments: Sequence[str]) -> None:
     values = flags.FlagValues()
     output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
     names = flags.DEFINE_multi_string("checkpoint", [PACKAGED], "Weights.", flag_values=values)
-    if rest := parse_flags(values, arguments):
-        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    parse_flags_alone(values, arguments)
     if not output.value:
         raise ConfigError("--output", "is missing", "give the file to write")
     path = local_path(output.value)

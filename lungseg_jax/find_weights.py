@@ -1,7 +1,6 @@
 """Weights by name: from the package, a file, or a run."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from lungseg_jax.parallel import all_devices
 from lungseg_jax.paths import run_folder
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, packaged_weights
 from lungseg_jax.workdir import SPLITS, read_config
+from tfds_builder.splits import read_split_file
 
 PACKAGED = "packaged"
 
@@ -189,10 +189,10 @@ def ids_trained_on(name: str) -> set[str]:
         visited.add(name)
         try:
             workdir, _ = run_and_step(run_folder(name))
-            splits = json.loads((workdir / SPLITS).read_text())
+            splits = read_split_file(workdir / SPLITS)
             seen |= {*splits["train"], *splits["val"]}
             name = read_config(workdir).start_from
-        except (OSError, ValueError, TypeError, KeyError, UserError):
+        except UserError:
             # A file, a run of an earlier version, or one that was removed since.
             break
     return seen

@@ -244,6 +244,22 @@ def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def area_agreement(rows: Sequence[ImageMetrics]) -> dict[str, Any] | None:
+    """Returns how much lung areas differ from the references', in percent of these.
+
+    `bias` is the mean difference, `limits` lie 1.96 standard deviations beside it: within these
+    95 % of images are expected (limits of agreement, Bland and Altman 1986,
+    https://doi.org/10.1016/S0140-6736(86)90837-8). `None` with fewer than two images with lungs.
+    """
+    pairs = [(row.predicted_px, row.reference_px) for row in rows if row.reference_px]
+    if len(pairs) < 2:
+        return None
+    predicted, reference = np.array(pairs, np.float64).T
+    percent = 100 * (predicted / reference - 1)
+    bias, half = float(percent.mean()), 1.96 * float(percent.std(ddof=1))
+    return {"bias": bias, "limits": [bias - half, bias + half]}
+
+
 def dice_of_classes(figures: Mapping[str, Any]) -> float:
     """Returns the mean Dice of the right and the left lung or, where lungs are one class, theirs.
 

@@ -41,7 +41,7 @@ class Table:
       tolerance_mm: that in mm.
       patients: each image's patient, by the image's id.
       reference_px: pixels of each image's reference, which identify reference and frame.
-      sizes: the longer sides of the files; none in a table of an earlier version.
+      sizes: the longer sides of the files.
       optional: which of the optional metrics it has; of those in mm, for all of its images.
       metrics: of each image those of `COMPARED`; NaN where one has no meaning.
     """
@@ -88,7 +88,7 @@ def which_checkpoint(workdir: epath.PathLike, split: str) -> str:
     summary = evaluation_report.read_summary(run_folder(workdir))[split]
     if "checkpoint_step" not in summary:
         return os.fspath(workdir)
-    asked = "" if summary.get("checkpoint_is_best", True) else ", which is not the best"
+    asked = "" if summary["checkpoint_is_best"] else ", which is not the best"
     return f"{os.fspath(workdir)}, checkpoint of step {summary['checkpoint_step']}{asked}"
 
 
@@ -196,7 +196,7 @@ def _read(workdir: epath.Path, split: str) -> Table:
         rows = []
     if not rows or not {"id", "dice"} <= rows[0].keys():
         raise DataError(path, "is not a table of an evaluation", "give finished runs")
-    for name in (*COMPARED, "patient", "reference_px"):
+    for name in (*COMPARED, "patient", "reference_px", "height", "width"):
         if name not in rows[0] and name not in _OPTIONAL:
             raise DataError(path, f"has no column {name}", AGAIN)
     metrics = {row["id"]: [_number(path, row, name) for name in COMPARED] for row in rows}
@@ -214,8 +214,6 @@ def _read(workdir: epath.Path, split: str) -> Table:
 def _sizes(path: epath.Path, rows: Sequence[dict[str, str | None]]) -> frozenset[int]:
     """Returns the longer sides of a table's images."""
     sides = ("height", "width")
-    if not {*sides} <= rows[0].keys():
-        return frozenset()
     return frozenset(int(max(_number(path, row, side) for side in sides)) for row in rows)
 
 

@@ -33,7 +33,7 @@ from jaxtyping import Bool, UInt16
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import READING_KEYS, define_keys, parse_flags
+from lungseg_jax.command_line import READING_KEYS, define_keys, parse_flags_alone
 from lungseg_jax.config import Config, DataConfig, EvaluationConfig, Labels, resolve
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
@@ -381,8 +381,7 @@ def _run(arguments: Sequence[str]) -> None:
     tolerances = {key: getattr(EvaluationConfig(), key) for key in TOLERANCE_KEYS}
     keys = {"data": defaults | {"source": "folder"}, "evaluation": tolerances}
     config = define_keys(values, given, keys)
-    if rest := parse_flags(values, given):
-        raise ConfigError("command line", f"unknown argument {rest[0]!r}", "start it with --")
+    parse_flags_alone(values, given)
     if not output.value:
         raise ConfigError("--output", "is missing", "give the folder that figures go to")
     if config.value.data.source == "phantom":
@@ -398,9 +397,8 @@ def _run(arguments: Sequence[str]) -> None:
     summary = validate(segmenter, data, output.value, networks, resolved.evaluation)
     figures = summary[SPLIT]
     shown = {SPLIT: figures, "accepted": figures["accepted"]}
-    terminal.say(
-        f"\n{evaluation_report.closing_table(shown)}\n\nFigures and images: {output.value}"
-    )
+    words = [evaluation_report.closing_table(shown), evaluation_report.areas_in_words(figures)]
+    terminal.say("\n" + "\n\n".join([*filter(None, words), f"Figures and images: {output.value}"]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ BELOW = {
     ),
     "lungseg_jax.data": ("errors", "config", "imaging", "tfds_builder"),
     "lungseg_jax.prediction": (
-        "errors", "config", "imaging", "data.labels", "network", "weights", "paths",
+        "errors", "config", "imaging", "data.labels", "network", "weights", "paths", "runtime",
         "file_digest",
     ),
     "lungseg_jax.performance": (

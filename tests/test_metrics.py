@@ -9,6 +9,7 @@ import pytest
 from lungseg_jax.metrics import (
     FIGURES,
     ImageMetrics,
+    area_agreement,
     measure_masks,
     name_patients,
     spread,
@@ -267,3 +268,18 @@ def test_what_means_do_not_tell():
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.0292, 0.5 + 1.96 * 0.0292), abs=2e-3)
     assert "hd95_mm" not in found
     assert spread(rows[:9])["dice"]["interval"] is None
+
+
+def test_areas_agree_within_limits_that_are_those_of_their_differences():
+    """Fault: errors that cancel called agreement; percent of the prediction; an empty reference."""
+    row = measure(rectangle(5), rectangle(6))
+    rows = [
+        replace(row, predicted_px=p, reference_px=r) for p, r in ((90, 100), (240, 200), (5, 0))
+    ]
+    # -10 and 20 %: mean 5, standard deviation 30 / √2.
+    half = 1.96 * 30 / math.sqrt(2)
+    found = area_agreement(rows)
+    assert found is not None
+    assert found["bias"] == pytest.approx(5)
+    assert found["limits"] == pytest.approx([5 - half, 5 + half])
+    assert area_agreement(rows[1:]) is None

@@ -9,6 +9,7 @@ from etils import epath
 from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.imaging import dicom, files
+from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from tfds_builder.masks import read_structures
@@ -78,7 +79,7 @@ def patient_of(
         if case.patient_is_secret:
             return dicom.hash_patient(case.patient_id, id_key), True, ()
         return case.patient_id, False, ()
-    if not files.is_dicom(content):
+    if not is_dicom(content):
         return case.example_id, False, ()
     patient_id, notes = dicom.read_patient_id(content, os.fspath(case.image), id_key, reading)
     return patient_id or case.example_id, patient_id is not None, notes
@@ -92,7 +93,7 @@ def clinical_of(case: Case, content: bytes, reading: ReadOptions) -> Clinical:
       content: content of its image's file.
       reading: how files are read.
     """
-    if not reading.sex_and_age or not files.is_dicom(content):
+    if not reading.sex_and_age or not is_dicom(content):
         return case.clinical
     sex, age = dicom.read_sex_and_age(content, os.fspath(case.image), reading)
     known = case.clinical

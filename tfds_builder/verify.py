@@ -17,7 +17,8 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.errors import DataError
-from tfds_builder.manifest import MANIFEST, Manifest, digest_file, read_manifest
+from lungseg_jax.file_digest import digest_file
+from tfds_builder.manifest import MANIFEST, Manifest, read_manifest
 from tfds_builder.record_check import CheckedRecord, check_record
 from tfds_builder.records_folder import (
     RECORD_FILES,

@@ -190,38 +190,35 @@ def _noted(radiograph: Radiograph, note: str) -> Radiograph:
 def _check(
     radiograph: Radiograph, name: str, options: ReadOptions, inverted: Callable[[], Radiograph]
 ) -> Radiograph:
-    """Returns the radiograph as `_judge` leaves it, with a note if networks see a part of it."""
-    radiograph = _judge(radiograph, name, options, inverted)
-    if (radiograph.field.height, radiograph.field.width) == radiograph.pixels.shape:
-        return radiograph
-    return _noted(radiograph, "wide bars beside the exposed field cut off")
+    """Returns the radiograph as networks know them, with notes on what was changed or is odd.
 
-
-def _judge(
-    radiograph: Radiograph, name: str, options: ReadOptions, inverted: Callable[[], Radiograph]
-) -> Radiograph:
-    """Returns the radiograph, or `inverted()` if its lungs are brighter than the mediastinum.
-
-    White bars beside the exposed field of a chest are blackened.
+    A chest whose lungs are brighter than its mediastinum becomes `inverted()`; white bars beside a
+    chest's exposed field are blackened.
     """
     shown = chest_template.judge(radiograph.pixels)
-    if shown in ("other", "no greys"):
-        if not options.frontal_only:
-            return radiograph
-        if shown == "no greys":
-            fault = "has next to no greys between black and white, as a mask or an empty image"
-            raise DataError(name, fault, "leave it out")
-        return dataclasses.replace(radiograph, looks_frontal=False)
-    if shown == "inverted":
-        if not options.correct_polarity:
-            return _noted(radiograph, "lungs brighter than the mediastinum")
+    if shown == "no greys" and options.frontal_only:
+        fault = "has next to no greys between black and white, as a mask or an empty image"
+        raise DataError(name, fault, "leave it out")
+    if shown == "inverted" and not options.correct_polarity:
+        radiograph = _noted(radiograph, "lungs brighter than the mediastinum")
+    elif shown == "inverted":
         radiograph = _noted(inverted(), "lungs brighter than the mediastinum: inverted")
+        radiograph = _with_black_bars(radiograph)
+    elif shown == "frontal":
+        radiograph = _with_black_bars(radiograph)
+    elif options.frontal_only:
+        radiograph = dataclasses.replace(radiograph, looks_frontal=False)
+    if (radiograph.field.height, radiograph.field.width) != radiograph.pixels.shape:
+        radiograph = _noted(radiograph, "wide bars beside the exposed field cut off")
+    return radiograph
+
+
+def _with_black_bars(radiograph: Radiograph) -> Radiograph:
     pixels, had_bars = blacken_white_bars(radiograph.pixels)
     if not had_bars:
         return radiograph
-    return _noted(
-        dataclasses.replace(radiograph, pixels=pixels), "white bars at its borders blackened"
-    )
+    note = "white bars at its borders blackened"
+    return _noted(dataclasses.replace(radiograph, pixels=pixels), note)
 
 
 def _negative(radiograph: Radiograph) -> Radiograph:

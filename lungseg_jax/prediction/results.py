@@ -172,11 +172,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
 
 
 def _extras_in(fields: Mapping) -> tuple[Extra, ...]:
-    known = set(get_args(Extra)).intersection(fields.get("extras", ()))
-    # As notes said before there were other extras.
-    if fields.get("dicom_seg") is True:
-        known.add("dicom_seg")
-    return tuple(sorted(known))
+    return tuple(sorted(set(get_args(Extra)).intersection(fields.get("extras", ()))))
 
 
 def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:

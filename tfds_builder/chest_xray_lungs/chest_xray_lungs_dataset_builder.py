@@ -16,7 +16,7 @@ from etils import epath
 from tensorflow_datasets.core.writer import ExampleWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from lungseg_jax.config import DataConfig
+from lungseg_jax.config import DataConfig, SourceName
 from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
@@ -26,7 +26,7 @@ from tfds_builder.convert_all import convert_chunks
 from tfds_builder.convert_case import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
 from tfds_builder.outcome import Outcome
-from tfds_builder.sources import FolderPatterns, Listing, SourceName, list_source
+from tfds_builder.sources import FolderPatterns, Listing, list_source
 
 # TFDS holds a shard in memory while it writes it.
 SHARD_BYTES = 100 * 2**20

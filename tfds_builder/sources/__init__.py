@@ -29,7 +29,6 @@ __all__ = (
     "FolderPatterns",
     "Listing",
     "MaskFile",
-    "SourceName",
     "documented_spacing",
     "list_source",
 )
