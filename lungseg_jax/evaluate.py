@@ -124,7 +124,7 @@ def evaluate_splits(
       is_best: whether the checkpoint is the best, not one that was asked for.
     """
     rows = {split: evaluator.measure(saved.variables, records[split]) for split in EVALUATED_SPLITS}
-    ranked = evaluation_report.best_median_worst(rows["test"])
+    ranked = evaluation_report.images_to_show(rows["test"])
     overlays = evaluator.overlays(saved.variables, records["test"], list(ranked.values()))
     measured_by = {
         "checkpoint_step": saved.step,

@@ -30,6 +30,9 @@ _SOMETIMES = (*SIDE_FIGURES, "cross_entropy", "sex", "age_years")
 # First year of each age group.
 _AGES = {0: "0 to 17", 18: "18 to 39", 40: "40 to 64", 65: "65 and over"}
 
+# Overlays of the worst images: one bad image says little of why a network fails.
+NUM_WORST = 12
+
 # What images are grouped by in a summary.
 _GROUPS: dict[str, Callable[[ImageMetrics], str]] = {
     "source": lambda row: row.source,
@@ -127,14 +130,29 @@ def read_summary(workdir: epath.Path) -> Summary:
 
 def best_median_worst(rows: Sequence[ImageMetrics]) -> dict[str, int]:
     """Returns the positions of the images with the highest, middle and lowest Dice of classes."""
-    dice = [dice_of_classes(vars(row)) for row in rows]
-    ranked = sorted(
-        (position for position, value in enumerate(dice) if not math.isnan(value)),
-        key=lambda position: -dice[position],
-    )
+    ranked = _best_first(rows)
     if not ranked:
         return {}
     return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+
+
+def images_to_show(rows: Sequence[ImageMetrics]) -> dict[str, int]:
+    """Returns the positions of those three, and of the next worst below the median.
+
+    They are called `best`, `median`, `worst`, and `worst_02` up to `worst_12`.
+    """
+    ranked = _best_first(rows)
+    next_worst = ranked[len(ranked) // 2 + 1 : -1][::-1][: NUM_WORST - 1]
+    return best_median_worst(rows) | {
+        f"worst_{place:02}": position for place, position in enumerate(next_worst, 2)
+    }
+
+
+def _best_first(rows: Sequence[ImageMetrics]) -> list[int]:
+    """Returns the positions of the images that have a Dice of classes, the best first."""
+    dice = [dice_of_classes(vars(row)) for row in rows]
+    known = (position for position, value in enumerate(dice) if not math.isnan(value))
+    return sorted(known, key=lambda position: -dice[position])
 
 
 def write_overlays(
@@ -145,13 +163,15 @@ def write_overlays(
 ) -> None:
     """Writes `overlays/<rank>.png` for the images this process has, replacing older ones."""
     for rank, position in ranked.items():
-        if position in overlays:
-            row = rows[position]
-            path = workdir / "overlays" / f"{rank}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, png.encode_png(overlays[position]))
-            has_sides = any(not math.isnan(getattr(row, name)) for name in SIDE_FIGURES)
-            kind = "mean Dice of right and left" if has_sides else "Dice"
+        if position not in overlays:
+            continue
+        row = rows[position]
+        path = workdir / "overlays" / f"{rank}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, png.encode_png(overlays[position]))
+        has_sides = any(not math.isnan(getattr(row, name)) for name in SIDE_FIGURES)
+        kind = "mean Dice of right and left" if has_sides else "Dice"
+        if rank in ("best", "median", "worst"):
             terminal.say(f"{rank}: {row.id}, {kind} {dice_of_classes(vars(row)):.4f}, {path}")
 
 

@@ -134,7 +134,7 @@ def validate(
         measure = functools.partial(_figures, segmenter, evaluation)
         rows, taken, left_out = _measure_all(segmenter, cases, read, measure, sandboxes.stop)
         _check_left_out(left_out, len(cases), data)
-        ranked = evaluation_report.best_median_worst(rows)
+        ranked = evaluation_report.images_to_show(rows)
         overlays = {
             position: _overlay(segmenter, read(taken[position])) for position in ranked.values()
         }
@@ -143,6 +143,8 @@ def validate(
         _note(output, segmenter, data, [name for name, _ in networks], left_out)
         summary[SPLIT] |= evaluation_report.write_split(output, SPLIT, rows)
         evaluation_report.write_summary(output, summary)
+        for earlier in output.glob("overlays/worst_*.png"):
+            earlier.unlink()
         evaluation_report.write_overlays(output, rows, ranked, overlays)
     _say_if_sides_are_exchanged(rows)
     _say_what_is_left_out(left_out)

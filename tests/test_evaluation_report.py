@@ -36,6 +36,17 @@ def test_ranks_leave_out_images_without_figures():
     assert evaluation_report.best_median_worst(ROWS[3:]) == {}
 
 
+@pytest.mark.parametrize(("count", "shown"), [(1, 0), (4, 0), (5, 1), (9, 3), (40, 11)])
+def test_the_next_worst_are_shown_from_the_worst_up(count: int, shown: int):
+    """Fault: an image twice, good images called bad ones, or the worst out of order."""
+    rows = [row(f"{place}", place / 100) for place in range(count)]
+    found = evaluation_report.images_to_show(rows)
+    next_worst = [found[f"worst_{place:02}"] for place in range(2, shown + 2)]
+    assert next_worst == list(range(1, shown + 1))
+    assert len(found) == shown + 3
+    assert found["median"] not in next_worst
+
+
 def test_a_total_miss_is_the_worst():
     """Fault: lungs that were not found at all left out of the ranking, and never shown."""
     rows = [row("x", 0.5), row("y", 0.0, pixels=(0, 8)), row("z", 0.9)]
