@@ -18,7 +18,7 @@ from lungseg_jax.errors import (
     UserError,
     first_line,
 )
-from lungseg_jax.runtime.interrupts import sent_again_if_dropped
+from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
 from lungseg_jax.runtime.preemption import Stopped, stop_at_once
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
@@ -61,6 +61,7 @@ def run_command(
     # When Orbax raises an error, it also logs the trace in each of its threads.
     logging.set_verbosity(logging.FATAL)
     try:
+        listen()
         with _errors_told_once(), sent_again_if_dropped(SIGNALS), stop_at_once():
             job()
     except Exception as error:

@@ -80,8 +80,6 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     Raises:
       ConfigError: no libtpu, an unknown topology, or a batch that does not divide over it.
     """
-    # Nothing is computed, so that no other device is taken.
-    jax.config.update("jax_platforms", "cpu")
     workdir = run_folder(workdir)
     devices = topology_devices(topology)
     check_devices(config, len(devices), len({device.process_index for device in devices}))

@@ -209,8 +209,9 @@ def areas_in_words(figures: Mapping) -> str:
         return ""
     low, high = found["limits"]
     return (
-        f"Lung areas differ by {found['bias']:+.1f} % on average; for 95 % of images, "
-        f"{low:+.1f} to {high:+.1f} % are expected"
+        f"Lung areas of all {figures['num_examples']} images differ from the references' by "
+        f"{found['bias']:+.1f} % on average; for 95 % of such images, {low:+.1f} to {high:+.1f} % "
+        "are expected"
     )
 
 

@@ -17,9 +17,9 @@ from lungseg_jax.data.labels import num_classes
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.paths import run_folder
+from lungseg_jax.paths import SPLITS, run_folder
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, packaged_weights
-from lungseg_jax.workdir import SPLITS, read_config
+from lungseg_jax.workdir import read_config
 from tfds_builder.splits import read_split_file
 
 PACKAGED = "packaged"

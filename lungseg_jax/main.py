@@ -23,6 +23,8 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 
+import jax
+
 from lungseg_jax import terminal
 from lungseg_jax.benchmark import benchmark
 from lungseg_jax.command import NO_MEMORY_FOR_A_BATCH, run_command
@@ -31,10 +33,8 @@ from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
 from lungseg_jax.runtime.hosts import end_with_hosts, join_hosts
+from lungseg_jax.runtime.interrupts import importing
 from lungseg_jax.runtime.preemption import Stopped
-
-PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
---config.data.source=kaggle --config.data.manual_dir=FOLDER"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,6 +51,7 @@ def _run(job: Job) -> None:
     config, workdir = job.config, job.workdir
     use_compilation_cache()
     if job.topology is not None:
+        jax.config.update("jax_platforms", "cpu")
         compile_ahead(config, workdir, job.topology)
         return
     use_all_cores(config)
@@ -59,12 +60,11 @@ def _run(job: Job) -> None:
     if job.mode == "benchmark":
         benchmark(config, workdir)
         return
-    if config.data.source == "phantom":
-        terminal.say(PHANTOM_NOTICE)
     # Here, so that a machine without TFDS, Grain and OpenCV can be benchmarked.
-    from lungseg_jax import evaluation_report
-    from lungseg_jax.evaluate import evaluate
-    from lungseg_jax.train import train_and_evaluate
+    with importing():
+        from lungseg_jax import evaluation_report
+        from lungseg_jax.evaluate import evaluate
+        from lungseg_jax.train import train_and_evaluate
 
     is_eval = job.mode == "eval"
     summary = (

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from lungseg_jax.imaging.surface import SurfaceDistances, outline, surface_distances
-from lungseg_jax.intervals import mean_intervals
+from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals
 
 NAN = math.nan
 
@@ -249,11 +249,13 @@ def area_agreement(rows: Sequence[ImageMetrics]) -> dict[str, Any] | None:
 
     `bias` is the mean difference, `limits` lie 1.96 standard deviations beside it: within these
     95 % of images are expected (limits of agreement, Bland and Altman 1986,
-    https://doi.org/10.1016/S0140-6736(86)90837-8). `None` with fewer than two images with lungs.
+    https://doi.org/10.1016/S0140-6736(86)90837-8). `None` for fewer than
+    `MIN_PATIENTS` patients with lungs.
     """
-    pairs = [(row.predicted_px, row.reference_px) for row in rows if row.reference_px]
-    if len(pairs) < 2:
+    with_lungs = [row for row in rows if row.reference_px]
+    if len({row.patient or row.id for row in with_lungs}) < MIN_PATIENTS:
         return None
+    pairs = [(row.predicted_px, row.reference_px) for row in with_lungs]
     predicted, reference = np.array(pairs, np.float64).T
     percent = 100 * (predicted / reference - 1)
     bias, half = float(percent.mean()), 1.96 * float(percent.std(ddof=1))

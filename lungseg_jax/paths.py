@@ -1,4 +1,4 @@
-"""Folders on disk and in Google Cloud Storage, and files that are written whole or not at all."""
+"""Folders on disk and in Google Cloud Storage, their files' names, and how these are written."""
 
 import os
 
@@ -11,6 +11,9 @@ BUCKETS = "gs://"
 
 # The file that `lungseg_jax.validate` writes beside its figures, which marks its folders.
 VALIDATION = "validation.json"
+
+# The file that names the images of each split of a run.
+SPLITS = "splits.json"
 
 
 def run_folder(path: epath.PathLike) -> epath.Path:

@@ -34,7 +34,7 @@ from lungseg_jax.log import Log
 from lungseg_jax.metrics import NAN, SIDE_FIGURES, dice_of_classes, summarize
 from lungseg_jax.network import Variables, compute_dtype, count_parameters
 from lungseg_jax.parallel import MAX_PENDING, Parallel, all_devices
-from lungseg_jax.paths import run_folder, write_whole
+from lungseg_jax.paths import SPLITS, run_folder, write_whole
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.runtime.interrupts import held_back
@@ -43,6 +43,9 @@ from lungseg_jax.state import Metrics, TrainState
 from lungseg_jax.step import prepare_step
 from lungseg_jax.weights import checksum
 from tfds_builder.build_report import read_build_report, splits_in
+
+PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
+--config.data.source=kaggle --config.data.manual_dir=FOLDER"""
 
 # Interval at which figures are fetched from the device, unless too many steps are pending: often
 # enough for a person, rarely enough that the device never waits.
@@ -133,6 +136,8 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
     # Now, so that a mistake shows at once; a resumed run no longer needs its initial weights.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
+    if config.data.source == "phantom":
+        terminal.say(PHANTOM_NOTICE)
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
     with workdir_lib.alone_in_run(workdir):
@@ -202,14 +207,14 @@ def _write_splits(
       start_from: the weights that it starts from, if any.
       begins: whether the run has just begun, so that a file that is there is another run's.
     """
-    path = workdir / workdir_lib.SPLITS
+    path = workdir / SPLITS
     if jax.process_index() > 0 or (path.exists() and not begins):
         return
     try:
         report = read_build_report(records)
     except DataError as error:
         report = None
-        terminal.say(f"No {workdir_lib.SPLITS}: {error}")
+        terminal.say(f"No {SPLITS}: {error}")
     # Records that were copied here may have come without their report.
     if report is None:
         path.unlink(missing_ok=True)

@@ -19,9 +19,6 @@ from lungseg_jax.paths import VALIDATION, is_in_bucket, write_whole
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.hosts import in_any_process
 
-# The file that names the images of each split of a run.
-SPLITS = "splits.json"
-
 # Keys that may differ between a run and its resumption: they change weights by rounding at most.
 _FREE_KEYS = frozenset(
     {

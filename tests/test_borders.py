@@ -1,5 +1,6 @@
 """Bars beside the exposed field."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -89,6 +90,31 @@ def test_wide_bars_are_cut_off(margins):
     ):
         assert at - 2 * pixel <= start <= at + pixel
         assert at + side - pixel <= start + length <= at + side + 2 * pixel
+
+
+@pytest.mark.parametrize("shadow", ["grey", "noise", "scatter", "text"])
+def test_wide_bars_need_not_be_black(shadow: str):
+    """Fault: a child not found in bars that scattered rays, or a line of text, have brightened."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:1200, :1300]
+    outside = np.maximum(np.abs(rows - 600) - 200, np.abs(columns - 650) - 250)
+    image = np.full((1200, 1300), 0.0 if shadow in ("scatter", "text") else 0.15, np.float32)
+    if shadow == "noise":
+        image += random.normal(0, 0.02, image.shape).astype(np.float32)
+    if shadow == "scatter":
+        image = np.clip(0.16 - 0.0008 * outside, 0, 1).astype(np.float32)
+    if shadow == "text":
+        page = np.zeros(image.shape, np.uint8)
+        cv2.putText(page, "PORTABLE 12:30", (60, 120), cv2.FONT_HERSHEY_SIMPLEX, 3, 255, 8)
+        image = page / np.float32(255)
+    image[400:800, 400:900] = random.uniform(0, 1, (400, 500))
+    top, left, height, width = exposed_field(image)
+    assert top <= 400
+    assert left <= 400
+    assert top + height >= 800
+    assert left + width >= 900
+    # Where scatter is brightest, a rim of it remains.
+    assert (height, width) <= ((700, 800) if shadow == "scatter" else (440, 540))
 
 
 def test_narrow_bars_and_images_of_nothing_are_left():

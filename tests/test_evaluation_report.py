@@ -103,6 +103,21 @@ def test_summary_has_each_source_and_is_strict_json(tmp_path):
     assert "by_finding" not in saved["test"], "of one finding there are no groups"
 
 
+def test_areas_are_told_for_enough_patients(tmp_path):
+    """Fault: limits of agreement of a handful of images; areas of which nobody knows the error."""
+    rows = [row(f"{i}", 0.9, pixels=(90 + 20 * (i % 2), 100)) for i in range(10)]
+    figures = evaluation_report.write_split(epath.Path(tmp_path), "test", rows)
+    assert figures["area_percent"]["bias"] == pytest.approx(0)
+    # Of differences of 10 %, five below and five above.
+    assert evaluation_report.areas_in_words(figures) == (
+        "Lung areas of all 10 images differ from the references' by +0.0 % on average; for 95 % of "
+        "such images, -20.7 to +20.7 % are expected"
+    )
+    few = evaluation_report.write_split(epath.Path(tmp_path), "test", rows[1:])
+    assert few["area_percent"] is None
+    assert not evaluation_report.areas_in_words(few)
+
+
 def test_findings_have_figures_of_their_own(tmp_path):
     """Fault: the ill averaged with the well, of whom there are more."""
     rows = [replace(row(f"{x}", x, pixels=(9, 8)), finding="ill" if x < 0.5 else "normal")

@@ -135,6 +135,12 @@ def test_lungs_over_each_other_are_noted_and_shared_borders_are_not(tmp_path):
     assert read(case, (height, width))[1] == ("left and right lung masks share 70 pixels",)
 
 
+def test_a_single_lung_is_noted(tmp_path):
+    """Fault: the lung that nobody marked trained as background, without a word."""
+    case = write_case(tmp_path, {Structure.RIGHT_LUNG: RIGHT})
+    assert read(case, (HEIGHT, WIDTH))[1] == ("only the right lung is marked",)
+
+
 def test_an_empty_mask_is_noted(tmp_path):
     """Fault: a lung that was removed stops the build, or a lost outline passes unseen."""
     case = write_case(tmp_path, {Structure.LEFT_LUNG: 0 * LEFT, Structure.RIGHT_LUNG: RIGHT})

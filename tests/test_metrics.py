@@ -273,11 +273,12 @@ def test_what_means_do_not_tell():
 def test_areas_agree_within_limits_that_are_those_of_their_differences():
     """Fault: errors that cancel called agreement; percent of the prediction; an empty reference."""
     row = measure(rectangle(5), rectangle(6))
+    areas = (*[(90, 100), (240, 200)] * 5, (5, 0))
     rows = [
-        replace(row, predicted_px=p, reference_px=r) for p, r in ((90, 100), (240, 200), (5, 0))
+        replace(row, id=f"{i}", predicted_px=p, reference_px=r) for i, (p, r) in enumerate(areas)
     ]
-    # -10 and 20 %: mean 5, standard deviation 30 / √2.
-    half = 1.96 * 30 / math.sqrt(2)
+    # -10 and 20 %, five times each: mean 5, standard deviation 15 √(10 / 9).
+    half = 1.96 * 15 * math.sqrt(10 / 9)
     found = area_agreement(rows)
     assert found is not None
     assert found["bias"] == pytest.approx(5)

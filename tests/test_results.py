@@ -81,18 +81,6 @@ def test_extras_of_an_earlier_call_go_and_are_no_images(tmp_path, untrained):
     assert not extras & {path.name for path in tmp_path.iterdir()}
 
 
-def test_a_note_of_before_other_extras_still_owns_its_seg(tmp_path, untrained):
-    """Fault: a SEG that the command wrote called someone else's, and segmented as an image."""
-    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
-    predict(untrained, [tmp_path], tmp_path)
-    (tmp_path / "1_seg.dcm").write_bytes(b"lungs")
-    note = (tmp_path / NOTE).read_text().replace('"extras": []', '"dicom_seg": true')
-    (tmp_path / NOTE).write_text(note)
-    (row,) = predict(untrained, [tmp_path], tmp_path, extras=["sides"])
-    assert row.file == "1.png"
-    assert not (tmp_path / "1_seg.dcm").exists()
-
-
 def test_results_given_by_name_are_not_segmented(tmp_path, untrained):
     """Fault: `predict x/*.png --output=x` once more takes its masks for chests."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))

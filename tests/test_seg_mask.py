@@ -105,9 +105,32 @@ def test_half_of_a_fraction_is_inside():
 
 
 @pytest.mark.parametrize(
+    ("attributes", "inside"),
+    [
+        # Whatever it says about fractions.
+        ({"SegmentationType": "BINARY", "MaximumFractionalValue": 255}, lambda x: x > 0),
+        ({"MaximumFractionalValue": None}, lambda x: x >= 127.5),
+        ({"MaximumFractionalValue": 200}, lambda x: x >= 100),
+    ],
+)
+def test_the_whole_is_what_the_header_says(attributes: dict, inside):
+    """Fault: all that is not 0 inside, or nothing at all, for want of a value or one too many."""
+    fractions = np.random.default_rng(0).random((*SHAPE, 1))
+    seg = seg_of([(LUNG, "x")], "FRACTIONAL", fractions)
+    for keyword, value in attributes.items():
+        setattr(seg, keyword, value)
+    expected = inside(np.rint(fractions[..., 0] * 255)) * np.uint8(Structure.LUNGS)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+
+
+@pytest.mark.parametrize(
     ("code", "label", "bits"),
     [
         (LUNG, "x", Structure.LUNGS),
+        (LUNG, "Left lung", LEFT_BITS),
+        # Of another scheme: who knows what it is?
+        (Code("39607008", "99MINE", "Rib"), "x", 0),
+        (Code("T-28000", "SRT", "x"), "x", Structure.LUNGS),
         (TISSUE, "Left lung", LEFT_BITS),
         (TISSUE, "right lung ", RIGHT_BITS),
         (Code("T-28000", "SRT", "Lungs"), "Segment_1", Structure.LUNGS),
@@ -117,19 +140,25 @@ def test_half_of_a_fraction_is_inside():
 )
 def test_a_segment_is_known_by_code_or_label(code: Code, label: str, bits: Structure):
     """Fault: files of drawing programs refused, or a label believed against the code."""
-    (mask,) = masks(1)
-    found = read_seg_mask(content_of(seg_of([(code, label)])), "x")
-    np.testing.assert_array_equal(found, mask * np.uint8(bits))
+    first, mask = masks(2)
+    found = read_seg_mask(content_of(seg_of([(LUNG, "x"), (code, label)])), "x")
+    np.testing.assert_array_equal(found, first * np.uint8(1) + mask * np.uint8(bits))
 
 
 @pytest.mark.parametrize(
-    ("laterality", "bits"), [("24028007", RIGHT_BITS), ("7771000", LEFT_BITS), ("1", 1)]
+    ("laterality", "scheme", "bits"),
+    [
+        ("24028007", "SCT", RIGHT_BITS),
+        ("7771000", "SCT", LEFT_BITS),
+        ("G-A101", "SRT", LEFT_BITS),
+        ("1", "SCT", 1),
+    ],
 )
-def test_a_side_may_be_a_modifier(laterality: str, bits: int):
+def test_a_side_may_be_a_modifier(laterality: str, scheme: str, bits: int):
     """Fault: lungs of programs that code sides apart from organs merged into one."""
     seg = seg_of([(LUNG, "x")])
     modifier = Dataset()
-    modifier.CodeValue = laterality
+    modifier.CodeValue, modifier.CodingSchemeDesignator = laterality, scheme
     kind = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
     kind.SegmentedPropertyTypeModifierCodeSequence = [modifier]
     found = read_seg_mask(content_of(seg), "x")
@@ -169,14 +198,50 @@ def changed(**attributes: Any) -> Dataset:
         (lambda: changed(Rows=4 * SHAPE[0]), "cut short"),
         (lambda: changed(Rows=60_000, Columns=60_000), "60000 x 60000 pixels"),
         (lambda: changed(Rows=0), "0 x 34 pixels"),
-        (lambda: changed(NumberOfFrames=None), "broken DICOM header"),
-        (lambda: changed(PerFrameFunctionalGroupsSequence=[]), "do not decode"),
+        (
+            lambda: changed(PerFrameFunctionalGroupsSequence=[], SharedFunctionalGroupsSequence=[]),
+            "do not decode",
+        ),
+        (lambda: changed(SegmentationType="FRACTIONAL", MaximumFractionalValue=0), "with 0 for"),
+        (lambda: changed(SegmentationType=None), "of type unknown"),
     ],
 )
 def test_what_is_no_segmentation_of_a_radiograph_is_refused(make, fault: str):
     """Fault: slices of a CT merged into one mask; memory filled by a header; a traceback."""
     with pytest.raises(DataError, match=f"^x: .*{fault}"):
         read_seg_mask(content_of(make()), "x")
+
+
+def frames_without_groups() -> Dataset:
+    # A single segment is the same for all frames.
+    return changed(NumberOfFrames=None, PerFrameFunctionalGroupsSequence=[])
+
+
+def surplus() -> Dataset:
+    seg = changed()
+    seg.PixelData += bytes(10)
+    return seg
+
+
+@pytest.mark.parametrize("make", [frames_without_groups, surplus])
+def test_what_a_segmentation_of_one_frame_may_leave_out_is_not_missed(make):
+    """Fault: whole files called broken, to be fetched again."""
+    found = read_seg_mask(content_of(make()), "x")
+    np.testing.assert_array_equal(found, masks(1)[0] * np.uint8(1))
+
+
+def test_a_segmentation_is_paired_with_its_image():
+    """Fault: masks of another patient, measured and trained on without a word."""
+    content = content_of(changed())
+    assert read_seg_mask(content, "x", image_uid="1.2.3").any()
+    with pytest.raises(DataError, match=r"^x: segmentation of another image"):
+        read_seg_mask(content, "x", image_uid="1.2.77")
+    # Anonymised, it may say nothing.
+    bare = changed(ReferencedSeriesSequence=[])
+    for group in (*bare.PerFrameFunctionalGroupsSequence, *bare.SharedFunctionalGroupsSequence):
+        if "DerivationImageSequence" in group:
+            del group.DerivationImageSequence
+    assert read_seg_mask(content_of(bare), "x", image_uid="1.2.77").any()
 
 
 def test_what_is_compressed_is_refused():

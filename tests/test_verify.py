@@ -14,6 +14,7 @@ from lungseg_jax.imaging.png import encode_png
 from lungseg_jax.imaging.structures import Structure
 from tests.stored import raw_records, read_split, rewrite, shard, write_records
 from tfds_builder.manifest import FileDigest, digest_file, read_manifest, write_manifest
+from tfds_builder.records_folder import open_folder
 from tfds_builder.verify import main, verify
 
 
@@ -159,6 +160,18 @@ def test_damaged_description_is_a_fault(folder, name):
     faults = found(folder)
     assert (name, "") in faults
     assert any("damaged" in fault or "is damaged" in fault for fault in faults.values())
+
+
+def test_records_of_an_earlier_version_are_called_so(whole, tmp_path):
+    """Fault: sound records called damaged, or a traceback, for a field that came later."""
+    folder = shutil.copytree(whole, tmp_path / "records")
+    features = folder / "features.json"
+    content = json.loads(features.read_text())
+    del content["featuresDict"]["features"]["field"]
+    features.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"holds records of version \S+; remove the folder"):
+        open_folder(folder)
+    assert any("holds records of version" in fault.fault for fault in verify(folder))
 
 
 SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)

@@ -109,7 +109,7 @@ class GroupFigures:
       height: heights of the original images, in pixels.
       width: their widths, in pixels.
       intensity: intensities of the images' pixels, without padding; each image counts as one.
-      lung_share: shares of the images' area that are lung.
+      lung_share: shares of the exposed fields that are lung.
       age: ages in years.
       sex: number of records of each sex.
       finding: number of records of each finding.

@@ -142,7 +142,7 @@ def _distributions(figures: Figures) -> str:
     """Charts of each quantity, by source on the left and by split on the right."""
     quantities: list[tuple[str, str, Callable[[GroupFigures], Histogram]]] = [
         ("Intensity", "intensity, 0 black to 1 white, padding left out", lambda x: x.intensity),
-        ("Lung area", "share of the image that is lung", lambda x: x.lung_share),
+        ("Lung area", "share of the exposed field that is lung", lambda x: x.lung_share),
         ("Height", "rows of the original image", lambda x: x.height),
         ("Width", "columns of the original image", lambda x: x.width),
     ]

@@ -8,6 +8,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.dicom import read_instance_uid
 from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import Orientation, ReadOptions
@@ -44,7 +45,7 @@ def read_structures(
 
     Args:
       case: the case whose masks to read.
-      contents: contents of the mask files.
+      contents: contents of the mask files, and of the image where a mask may refer to it.
       shape: (height, width) of the image as stored.
       orientation: how the stored image is turned upright. Sides are checked in the upright
         image; the mask is returned as stored.
@@ -57,27 +58,41 @@ def read_structures(
     bits = np.zeros(shape, np.uint8)
     notes = []
     for file in case.masks:
-        mask = _read(file, contents[file.path], reading)
+        mask = _read(file, case, contents, reading)
         if mask.shape != shape:
             mask = _enlarge_twofold(mask, shape, file, case)
             notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")
         if not mask.any():
             notes.append(f"{_WORDS[file.structure]} mask is empty")
+        elif len(case.masks) == 1 and (side := _only_side(mask)):
+            notes.append(f"only the {_WORDS[side]} is marked")
         _check_border(mask, file)
         bits |= mask
     upright = orientation.to_upright(bits)
     return bits, (*notes, *_doubts_about_sides(upright))
 
 
-def _read(file: MaskFile, content: bytes, reading: ReadOptions) -> UInt8[np.ndarray, "a b"]:
+def _read(
+    file: MaskFile, case: Case, contents: Mapping[epath.Path, bytes], reading: ReadOptions
+) -> UInt8[np.ndarray, "a b"]:
     """Returns the bits that a file marks: its structure's, or those that a DICOM SEG tells."""
-    name = os.fspath(file.path)
+    name, content = os.fspath(file.path), contents[file.path]
     if not is_dicom(content):
         return read_mask(content, name, reading.max_pixels) * np.uint8(_bits_of(file.structure))
     if file.structure is not Structure.LUNGS:
         remedy = "give one file with both, as the image's only mask"
         raise DataError(file.path, "DICOM SEG as mask of one lung", remedy)
-    return read_seg_mask(content, name, reading)
+    image, image_uid = contents.get(case.image, b""), ""
+    if is_dicom(image):
+        image_uid = read_instance_uid(image, os.fspath(case.image), reading)
+    return read_seg_mask(content, name, reading, image_uid)
+
+
+def _only_side(mask: UInt8[np.ndarray, "h w"]) -> Structure | None:
+    """Returns the one side that a mask marks, if it is one."""
+    present = int(np.bitwise_or.reduce(mask, axis=None))
+    sides = [side for side in (Structure.RIGHT_LUNG, Structure.LEFT_LUNG) if side & present]
+    return sides[0] if len(sides) == 1 else None
 
 
 def _enlarge_twofold(

@@ -20,6 +20,9 @@ READ_OPTIONS = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_si
 
 Result = TypeVar("Result")
 
+# The field that records of earlier versions lack.
+NEWEST_FIELD = "field"
+
 _REBUILD = "remove the folder to have the records built again"
 
 
@@ -67,7 +70,9 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
             )
     try:
         builder = tfds.builder_from_directory(folder)
-        if builder.info.splits and isinstance(builder.info.features, tfds.features.FeaturesDict):
+        fields = builder.info.features
+        names = [*fields] if isinstance(fields, tfds.features.FeaturesDict) else []
+        if builder.info.splits and NEWEST_FIELD in names:
             return builder
     # TFDS lets through whatever its parsers of JSON and protocol buffers raise.
     except Exception as error:
@@ -76,7 +81,9 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
             f"{' or '.join(RECORD_FILES)} is damaged ({type(error).__name__})",
             _REBUILD,
         ) from error
-    raise DataError(folder, "names no split or no field", _REBUILD)
+    whole = builder.info.splits and names
+    fault = f"holds records of version {builder.version}" if whole else "names no split or no field"
+    raise DataError(folder, fault, _REBUILD)
 
 
 def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:

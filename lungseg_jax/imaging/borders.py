@@ -6,15 +6,22 @@ a plate whose image was never cropped are white.
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Integer
 
 from lungseg_jax.imaging.geometry import Box
 
 # Greys this close to the darkest or the brightest, as a share of the range, are black or white.
 _TOLERANCE = 0.06
 
+# Rays that scatter into the shadow brighten it by up to the first of these shares of the range, and
+# unevenly, by less than the second.
+_SHADOW, _SPREAD = 0.25, 0.1
+
 # A line belongs to a bar if all but this share of it is black, or white.
 _REST = 0.1
+
+# Height of text on a bar, as a share of the side.
+_TEXT = 0.06
 
 # What is left between bars is at least this share of each side.
 LEAST_LEFT = 1 / 5
@@ -68,6 +75,7 @@ def between_bars(pixels: Float32[np.ndarray, "h w"]) -> Box:
             np.flatnonzero((black.mean(axis) < 1 - _REST) & (white.mean(axis) < 1 - _REST))
             for axis in (1, 0)
         )
+        rows, columns = map(_without_thin_runs, (rows, columns), inner[2:])
         if _little_is_left(pixels, rows, columns):
             return inner
         inner = Box(
@@ -117,8 +125,19 @@ def _black_and_white(
     pixels: Float[np.ndarray, "h w"],
 ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     low, high = pixels.min(), pixels.max()
-    tolerance = _TOLERANCE * (high - low)
-    return pixels <= low + tolerance, pixels >= high - tolerance
+    span = high - low
+    dark = low + _TOLERANCE * span
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    level = float(np.median(edge))
+    if level <= low + _SHADOW * span:
+        dark = max(dark, level + _SPREAD * span)
+    return pixels <= dark, pixels >= high - _TOLERANCE * span
+
+
+def _without_thin_runs(lines: Integer[np.ndarray, " n"], side: int) -> Integer[np.ndarray, " m"]:
+    """Returns line numbers without runs that are as thin as text written on a bar."""
+    runs = np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1)
+    return np.concatenate([run for run in runs if len(run) > _TEXT * side] or [lines[:0]])
 
 
 def _little_is_left(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> bool:

@@ -105,6 +105,18 @@ def read_patient_id(
     return None, ("no PatientID: counts as a patient of its own",)
 
 
+def read_instance_uid(content: bytes, name: str, options: ReadOptions = ReadOptions()) -> str:
+    """Returns the SOPInstanceUID, by which other files refer to an image; empty if it has none.
+
+    Raises:
+      DataError: not DICOM, or deflated and larger than the largest image.
+    """
+    with guarded(name, "broken DICOM header"):
+        return read_word(
+            parse_dicom(content, name, max_bytes(options), until_pixels=True), "SOPInstanceUID"
+        )
+
+
 def read_sex_and_age(
     content: bytes, name: str, options: ReadOptions = ReadOptions()
 ) -> tuple[Literal["F", "M", ""], float | None]:

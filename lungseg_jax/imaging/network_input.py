@@ -24,7 +24,7 @@ def network_input(radiograph: Radiograph, name: str, size: int) -> UInt16[np.nda
     Raises:
       DataError: the radiograph is too small.
     """
-    height, width = radiograph.field.height, radiograph.field.width
+    height, width = radiograph.pixels.shape
     if min(height, width) < MIN_SIDE:
         raise DataError(
             name, f"too small: {height} x {width} pixels", f"give at least {MIN_SIDE} a side"

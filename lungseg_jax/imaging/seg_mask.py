@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
+from pydicom.sr.coding import Code
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom import max_bytes
@@ -20,17 +21,18 @@ from lungseg_jax.imaging.structures import Structure
 # Segmentation, and Label Map Segmentation (PS3.4 B.5).
 _SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
-# Codes of SNOMED CT.
+# SNOMED CT's codes; pydicom holds older codes of the same meaning for equal.
 _CODES = {
-    "39607008": Structure.LUNGS,
-    "3341006": Structure.RIGHT_LUNG,
-    "44029006": Structure.LEFT_LUNG,
-    "80891009": Structure.HEART,
-    "51299004": Structure.CLAVICLES,
+    Code("39607008", "SCT", "Lung"): Structure.LUNGS,
+    Code("3341006", "SCT", "Right lung"): Structure.RIGHT_LUNG,
+    Code("44029006", "SCT", "Left lung"): Structure.LEFT_LUNG,
+    Code("80891009", "SCT", "Heart"): Structure.HEART,
+    Code("51299004", "SCT", "Clavicle"): Structure.CLAVICLES,
 }
-_LUNGS = Structure.LUNGS | Structure.RIGHT_LUNG | Structure.LEFT_LUNG
-_SIDES = {"24028007": Structure.RIGHT_LUNG, "7771000": Structure.LEFT_LUNG}
-
+_LATERALITY = {
+    Code("24028007", "SCT", "Right"): Structure.RIGHT_LUNG,
+    Code("7771000", "SCT", "Left"): Structure.LEFT_LUNG,
+}
 # Many programs leave the code at "tissue" and let people write a label.
 _LABELS = {
     "LUNG": Structure.LUNGS,
@@ -40,14 +42,17 @@ _LABELS = {
     "HEART": Structure.HEART,
     "CLAVICLES": Structure.CLAVICLES,
 }
+_SIDES = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
+_LUNGS = Structure.LUNGS | _SIDES
 
 # One radiograph has fewer structures: more frames are of several images.
 _MAX_FRAMES = 64
 _SEVERAL = "segmentation of several images"
+_ONE_EACH = "save one for each radiograph"
 
 
 def read_seg_mask(
-    content: bytes, name: str, options: ReadOptions = ReadOptions()
+    content: bytes, name: str, options: ReadOptions = ReadOptions(), image_uid: str = ""
 ) -> UInt8[np.ndarray, "h w"]:
     """Returns the bits of each `Structure` in a SEG of one image (PS3.3 A.51 and A.91).
 
@@ -58,15 +63,20 @@ def read_seg_mask(
       content: the file's bytes, uncompressed.
       name: what errors call the file.
       options: how large it may be.
+      image_uid: SOPInstanceUID of the image, if it is known.
 
     Raises:
-      DataError: no SEG, of several images, without a lung, compressed, too large, or broken.
+      DataError: no SEG, of several images or of another one, without a lung, compressed, too large,
+        or broken.
     """
     with guarded(name, "broken DICOM header"):
         dataset = parse_dicom(content, name, max_bytes(options))
         if read_word(dataset, "SOPClassUID") not in _SEG_CLASSES:
             remedy = "save masks as 8-bit grey PNG or as DICOM SEG"
             raise DataError(name, "a DICOM file, but no segmentation", remedy)
+        referenced = set(_referenced(dataset))
+        if image_uid and referenced and image_uid not in referenced:
+            raise DataError(name, "segmentation of another image", "pair it with that image")
         segments = {
             int(segment.SegmentNumber): _structure_of(segment)
             for segment in dataset.SegmentSequence
@@ -76,83 +86,111 @@ def read_seg_mask(
             raise DataError(name, "segmentation without a lung", remedy)
         _check_size(dataset, name, options.max_pixels)
         with guarded(name, "segments do not decode"):
-            return _merge(dataset, segments, name)
+            bits = _merge(dataset, segments, name)
+    bits[bits & np.uint8(_SIDES) > 0] |= np.uint8(Structure.LUNGS)
+    return bits
+
+
+def _referenced(dataset: Dataset) -> Iterator[str]:
+    """Yields the SOPInstanceUID of each image that a SEG says it is of."""
+    for series in dataset.get("ReferencedSeriesSequence") or ():
+        for instance in series.get("ReferencedInstanceSequence") or ():
+            yield read_word(instance, "ReferencedSOPInstanceUID")
+    groups = (
+        dataset.get(name) or ()
+        for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+    )
+    for group in (item for items in groups for item in items):
+        for derivation in group.get("DerivationImageSequence") or ():
+            for source in derivation.get("SourceImageSequence") or ():
+                yield read_word(source, "ReferencedSOPInstanceUID")
 
 
 def _structure_of(segment: Dataset) -> Structure:
     """Returns what a segment marks; no bit for anything else."""
     (kind,) = segment.SegmentedPropertyTypeCodeSequence
-    structure = _CODES.get(read_word(kind, "CodeValue"))
-    if structure is None:
-        words = (read_word(segment, "SegmentLabel"), read_word(kind, "CodeMeaning"))
-        return next((_LABELS[word] for word in words if word in _LABELS), Structure(0))
-    if structure is Structure.LUNGS:
-        for laterality in kind.get("SegmentedPropertyTypeModifierCodeSequence") or ():
-            structure = _SIDES.get(read_word(laterality, "CodeValue"), structure)
-    return structure
+    words = (read_word(segment, "SegmentLabel"), read_word(kind, "CodeMeaning"))
+    labelled = next((_LABELS[word] for word in words if word in _LABELS), Structure(0))
+    structure = _meaning_of(kind, _CODES) or labelled
+    if structure is not Structure.LUNGS:
+        return structure
+    for modifier in kind.get("SegmentedPropertyTypeModifierCodeSequence") or ():
+        if side := _meaning_of(modifier, _LATERALITY):
+            return side
+    return labelled if labelled & _SIDES else structure
+
+
+def _meaning_of(item: Dataset, codes: Mapping[Code, Structure]) -> Structure | None:
+    stated = Code(read_word(item, "CodeValue"), read_word(item, "CodingSchemeDesignator"), "")
+    # Equal codes of two schemes have different hashes.
+    return next((structure for code, structure in codes.items() if code == stated), None)
 
 
 def _check_size(dataset: Dataset, name: str, max_pixels: int) -> None:
     """Checks, before anything is allocated, that the frames are few, small and all there."""
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_transfer_syntax or syntax.is_encapsulated:
         raise DataError(name, "compressed segmentation", "save it uncompressed")
     size = [int(dataset.get(key) or 0) for key in ("Rows", "Columns", "BitsAllocated")]
     rows, columns, bits = size
     if min(size) < 1 or rows * columns > max_pixels:
         fault = f"segmentation of {rows} x {columns} pixels"
         raise DataError(name, fault, f"at most {max_pixels} are read")
-    if _count_frames(dataset) > _MAX_FRAMES:
-        raise DataError(name, _SEVERAL, "save one for each radiograph")
-    if 8 * len(dataset.PixelData) < rows * columns * bits * _count_frames(dataset):
+    count = _count_frames(dataset)
+    if count > _MAX_FRAMES:
+        raise DataError(name, _SEVERAL, _ONE_EACH)
+    length = -(-rows * columns * bits * count // 8)
+    if len(dataset.PixelData) < length:
         raise DataError(name, "segments do not decode (cut short)", "fetch the file again")
+    # pydicom refuses more than one byte too many.
+    dataset.PixelData = dataset.PixelData[: length + length % 2]
 
 
 def _count_frames(dataset: Dataset) -> int:
-    return int(read_numbers(dataset, "NumberOfFrames")[0])
+    return int((*read_numbers(dataset, "NumberOfFrames"), 1)[0])
 
 
 def _merge(
     dataset: Dataset, segments: Mapping[int, Structure], name: str
 ) -> UInt8[np.ndarray, "h w"]:
-    """Returns the bits of all frames."""
+    """Returns the bits of all segments."""
     shape = _count_frames(dataset), int(dataset.Rows), int(dataset.Columns)
     frames = pixel_array(dataset, raw=True).reshape(shape)
+    if read_word(dataset, "SegmentationType") == "LABELMAP":
+        if len(frames) > 1:
+            raise DataError(name, _SEVERAL, _ONE_EACH)
+        table = np.zeros(2**16, np.uint8)
+        for number, structure in segments.items():
+            table[number] = structure
+        return table[frames[0]]
+    numbers = [_segment_number(dataset, place) for place in range(len(frames))]
+    if len(set(numbers)) < len(numbers):
+        raise DataError(name, _SEVERAL, _ONE_EACH)
     bits = np.zeros(shape[1:], np.uint8)
-    for number, inside in _masks_of(dataset, frames, name):
-        structure = segments.get(number, Structure(0))
-        bits |= inside * np.uint8(structure)
-    bits[bits & np.uint8(_LUNGS) > 0] |= np.uint8(Structure.LUNGS)
+    for number, inside in zip(numbers, _inside(dataset, frames, name), strict=True):
+        bits |= inside * np.uint8(segments.get(number, 0))
     return bits
 
 
-def _masks_of(
+def _inside(
     dataset: Dataset, frames: Shaped[np.ndarray, "n h w"], name: str
-) -> Iterator[tuple[int, Bool[np.ndarray, "h w"]]]:
-    """Yields the number of each segment and its pixels."""
-    if read_word(dataset, "SegmentationType") == "LABELMAP":
-        if len(frames) > 1:
-            raise DataError(name, _SEVERAL, "save one for each radiograph")
-        yield from ((int(number), frames[0] == number) for number in np.unique(frames))
-        return
-    # Fractions of the whole that 255, or what the header says, stands for.
-    whole = int((*read_numbers(dataset, "MaximumFractionalValue"), 1)[0])
-    numbers = [
-        int(_identification(dataset, position).ReferencedSegmentNumber)
-        for position in range(len(frames))
-    ]
-    if len(set(numbers)) < len(numbers):
-        raise DataError(name, _SEVERAL, "save one for each radiograph")
-    for number, frame in zip(numbers, frames, strict=True):
-        yield number, 2 * frame.astype(np.uint16) >= whole
+) -> Bool[np.ndarray, "n h w"]:
+    """Returns which pixels belong to each frame's segment."""
+    kind = read_word(dataset, "SegmentationType")
+    if kind == "BINARY":
+        return frames > 0
+    whole = (*read_numbers(dataset, "MaximumFractionalValue"), 255)[0]
+    if kind != "FRACTIONAL" or whole < 1:
+        fault = f"segmentation of type {kind or 'unknown'} with {whole:g} for the whole"
+        raise DataError(name, fault, "save it as BINARY")
+    return frames >= whole / 2
 
 
-def _identification(dataset: Dataset, frame: int) -> Dataset:
-    """Returns what tells the segment of a frame, by itself or as all others."""
-    groups = (dataset.PerFrameFunctionalGroupsSequence[frame],)
+def _segment_number(dataset: Dataset, frame: int) -> int:
+    """Returns the number of a frame's segment, which the frame states, or all frames together."""
+    of_each = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     shared = dataset.get("SharedFunctionalGroupsSequence") or ()
-    (identification,) = next(
-        group.SegmentIdentificationSequence
-        for group in (*groups, *shared)
-        if "SegmentIdentificationSequence" in group
-    )
-    return identification
+    for group in (*of_each[frame:][:1], *shared):
+        for identification in group.get("SegmentIdentificationSequence") or ():
+            return int(identification.ReferencedSegmentNumber)
+    raise ValueError("a frame without a segment")

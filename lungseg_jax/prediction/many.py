@@ -44,7 +44,8 @@ def segment_many(
         readings = map_ahead(readers, lambda item: (item, *read(item)), items, workers + BATCH_SIZE)
         predicted = _predict(segmenter, readings)
         try:
-            yield from map_ahead(finishers, lambda one: finish(*one), predicted, BATCH_SIZE)
+            ahead = workers + BATCH_SIZE
+            yield from map_ahead(finishers, lambda one: finish(*one), predicted, ahead)
         except BaseException:
             # After a fault or an interrupt: otherwise what is being read would be waited for.
             readers.shutdown(wait=False, cancel_futures=True)
