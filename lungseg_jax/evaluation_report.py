@@ -137,9 +137,10 @@ def best_median_worst(rows: Sequence[ImageMetrics]) -> dict[str, int]:
 
 
 def images_to_show(rows: Sequence[ImageMetrics]) -> dict[str, int]:
-    """Returns the positions of those three, and of the next worst below the median.
+    """Returns the positions of the images that are drawn, by the names of their overlays.
 
-    They are called `best`, `median`, `worst`, and `worst_02` up to `worst_12`.
+    These are `best`, `median` and `worst`, and of the other images below the median the worst:
+    `worst_02` up to `worst_12`.
     """
     ranked = _best_first(rows)
     next_worst = ranked[len(ranked) // 2 + 1 : -1][::-1][: NUM_WORST - 1]

@@ -140,7 +140,7 @@ def write_sides(folder: Path, left: Collection[int], together: Collection[int] =
     )
 
 
-@pytest.mark.parametrize("only", range(6))
+@pytest.mark.parametrize("only", [0, 5])
 def test_a_structure_may_be_marked_by_a_single_mask(tmp_path, only: int):
     """Fault: sides refused because the first patient has one lung."""
     assert open_records(write_sides(tmp_path, [only]))["train"].missing_structures() == ()

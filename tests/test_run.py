@@ -179,7 +179,7 @@ def test_finished_run_leaves_what_the_readme_says(finished):
     mean = math.fsum(float(row["dice"]) for row in rows) / len(rows)
     assert metrics["test"]["dice"] == pytest.approx(mean)
     assert {path.name for path in (finished / "overlays").iterdir()} == {
-        "best.png", "median.png", "worst.png",
+        "best.png", "median.png", "worst.png", "worst_02.png",
     }  # fmt: skip
     assert json.loads((finished / "config.json").read_text())["num_steps"] == STEPS
     assert sorted(losses(finished)) == list(range(1, STEPS + 1))
