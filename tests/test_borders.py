@@ -62,7 +62,8 @@ def test_a_white_belly_is_no_bar():
 def test_black_bars_within_white_ones_are_cut_too():
     """Fault: bars of one kind that hide those of the other from the comparison with a chest."""
     framed = np.pad(np.pad(FIELD, 20), 30, constant_values=1)
-    assert between_bars(framed)[2:] == between_bars(FIELD)[2:]
+    # What counts as dark depends on all greys.
+    np.testing.assert_allclose(between_bars(framed)[2:], between_bars(FIELD)[2:], atol=2)
 
 
 def test_a_framed_chest_is_a_chest_either_way_up_in_grey():
@@ -115,6 +116,14 @@ def test_wide_bars_need_not_be_black(shadow: str):
     assert left + width >= 900
     # Where scatter is brightest, a rim of it remains.
     assert (height, width) <= ((700, 800) if shadow == "scatter" else (440, 540))
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_a_marker_does_not_make_a_dark_image_shadow(index: int):
+    """Fault: lungs cut off, because against a white marker all greys of a chest are dark."""
+    image = 0.1 + 0.2 * generate_phantom(5, index).image.astype(np.float32)
+    image[:12, :12], image[-1, -1] = 1, 0
+    assert exposed_field(image) == (0, 0, *image.shape)
 
 
 def test_narrow_bars_and_images_of_nothing_are_left():

@@ -15,7 +15,8 @@ _TOLERANCE = 0.06
 
 # Rays that scatter into the shadow brighten it by up to the first of these shares of the range, and
 # unevenly, by less than the second.
-_SHADOW, _SPREAD = 0.25, 0.1
+_SHADOW, _SPREAD = 0.25, 0.08
+_MOST_GREYS = (1, 99)
 
 # A line belongs to a bar if all but this share of it is black, or white.
 _REST = 0.1
@@ -125,13 +126,15 @@ def _black_and_white(
     pixels: Float[np.ndarray, "h w"],
 ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     low, high = pixels.min(), pixels.max()
-    span = high - low
-    dark = low + _TOLERANCE * span
+    dark = low + _TOLERANCE * (high - low)
+    # A marker must not make a dark image's greys count as shadow.
+    least, most = np.percentile(pixels, _MOST_GREYS)
+    span = most - least
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     level = float(np.median(edge))
-    if level <= low + _SHADOW * span:
+    if level <= least + _SHADOW * span:
         dark = max(dark, level + _SPREAD * span)
-    return pixels <= dark, pixels >= high - _TOLERANCE * span
+    return pixels <= dark, pixels >= high - _TOLERANCE * (high - low)
 
 
 def _without_thin_runs(lines: Integer[np.ndarray, " n"], side: int) -> Integer[np.ndarray, " m"]:
