@@ -144,7 +144,7 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
         # Again: another run may have taken the folder while records were built.
         workdir_lib.check_free(workdir, config)
         workdir_lib.claim(workdir, config)
-        terminal.say(f"Folder of the run: {workdir} (pass it as --workdir to resume)")
+        terminal.say(f"Folder of the run: {workdir} (the same command with --workdir resumes)")
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
         # However the run ends: after Ctrl-C, Python's exit would cut a save short.
         with contextlib.closing(checkpoints):

@@ -133,6 +133,9 @@ def test_the_whole_is_what_the_header_says(attributes: dict, inside):
         (Code("T-28000", "SRT", "x"), "x", Structure.LUNGS),
         (TISSUE, "Left lung", LEFT_BITS),
         (TISSUE, "right lung ", RIGHT_BITS),
+        (TISSUE, "lung_right", RIGHT_BITS),
+        (TISSUE, "Lung L", LEFT_BITS),
+        (TISSUE, "left lung nodule", 0),
         (Code("T-28000", "SRT", "Lungs"), "Segment_1", Structure.LUNGS),
         # The code counts, whatever people call it.
         (RIGHT, "left lung", RIGHT_BITS),

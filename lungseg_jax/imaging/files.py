@@ -198,7 +198,7 @@ def _check(
     shown = chest_template.judge(radiograph.pixels)
     if shown == "no greys" and options.frontal_only:
         fault = "has next to no greys between black and white, as a mask or an empty image"
-        raise DataError(name, fault, "leave it out")
+        raise DataError(name, fault, "leave it out, or crop it if it shows a small chest")
     if shown == "inverted" and not options.correct_polarity:
         radiograph = _noted(radiograph, "lungs brighter than the mediastinum")
     elif shown == "inverted":

@@ -3,6 +3,7 @@
 pydicom decodes the pixels; highdicom, which could tell the segments, is an optional dependency.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -35,12 +36,17 @@ _LATERALITY = {
 }
 # Many programs leave the code at "tissue" and let people write a label.
 _LABELS = {
-    "LUNG": Structure.LUNGS,
-    "LUNGS": Structure.LUNGS,
-    "RIGHT LUNG": Structure.RIGHT_LUNG,
-    "LEFT LUNG": Structure.LEFT_LUNG,
-    "HEART": Structure.HEART,
-    "CLAVICLES": Structure.CLAVICLES,
+    frozenset(words.split()): structure
+    for words, structure in {
+        "LUNG": Structure.LUNGS,
+        "LUNGS": Structure.LUNGS,
+        "RIGHT LUNG": Structure.RIGHT_LUNG,
+        "R LUNG": Structure.RIGHT_LUNG,
+        "LEFT LUNG": Structure.LEFT_LUNG,
+        "L LUNG": Structure.LEFT_LUNG,
+        "HEART": Structure.HEART,
+        "CLAVICLES": Structure.CLAVICLES,
+    }.items()
 }
 _SIDES = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
 _LUNGS = Structure.LUNGS | _SIDES
@@ -109,8 +115,10 @@ def _referenced(dataset: Dataset) -> Iterator[str]:
 def _structure_of(segment: Dataset) -> Structure:
     """Returns what a segment marks; no bit for anything else."""
     (kind,) = segment.SegmentedPropertyTypeCodeSequence
-    words = (read_word(segment, "SegmentLabel"), read_word(kind, "CodeMeaning"))
-    labelled = next((_LABELS[word] for word in words if word in _LABELS), Structure(0))
+    labels = (read_word(segment, "SegmentLabel"), read_word(kind, "CodeMeaning"))
+    # In any order, and with anything between them.
+    words = [frozenset(re.findall("[A-Z]+", label)) for label in labels]
+    labelled = next((_LABELS[found] for found in words if found in _LABELS), Structure(0))
     structure = _meaning_of(kind, _CODES) or labelled
     if structure is not Structure.LUNGS:
         return structure
