@@ -133,7 +133,7 @@ def test_a_changed_bit_is_noticed(tmp_path, states):
     path = max((directory / "6" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = path.read_bytes()
     random, steps = np.random.default_rng(0), []
-    for place in random.integers(len(content), size=10):
+    for place in random.integers(len(content), size=20):
         damaged = bytearray(content)
         damaged[place] ^= 1 << random.integers(8)
         path.write_bytes(damaged)
