@@ -38,6 +38,7 @@ from lungseg_jax.run_tables import (
     metrics_of_runs,
     metrics_to_show,
     read_tables,
+    say_if_recipes_differ,
     which_checkpoint,
 )
 
@@ -182,6 +183,8 @@ def _run(arguments: Sequence[str]) -> None:
         for workdir in group:
             terminal.say(f"{name}: {which_checkpoint(workdir, str(split.value))}")
     terminal.show(_table(differences))
+    for group in (first, second):
+        say_if_recipes_differ(group)
     if any(not math.isnan(difference.p_runs) for difference in differences):
         terminal.say(
             "The interval and p say what other patients might give, p (runs) what other runs would "

@@ -13,10 +13,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float64
 
-from lungseg_jax import evaluation_report
+from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
 from lungseg_jax.paths import run_folder
+from lungseg_jax.workdir import recipe_differences
 
 # Metrics that are compared: those in pixels between files of one size, those in percent of the
 # longer side between others, and optional ones if all tables have them.
@@ -90,6 +91,17 @@ def which_checkpoint(workdir: epath.PathLike, split: str) -> str:
         return os.fspath(workdir)
     asked = "" if summary["checkpoint_is_best"] else ", which is not the best"
     return f"{os.fspath(workdir)}, checkpoint of step {summary['checkpoint_step']}{asked}"
+
+
+def say_if_recipes_differ(runs: Sequence[epath.PathLike]) -> None:
+    """Says in what runs differ that count as the seeds or the folds of one recipe."""
+    differences = recipe_differences([run_folder(workdir) for workdir in runs])
+    if differences:
+        told = "; ".join(
+            f"{key} is {', '.join(str(value) for value in values)}"
+            for key, values in differences.items()
+        )
+        terminal.say(f"Not runs of one recipe, so that they differ by more than chance: {told}")
 
 
 def metrics_to_show(tables: Sequence[Table]) -> list[int]:

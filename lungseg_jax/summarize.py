@@ -35,6 +35,7 @@ from lungseg_jax.run_tables import (
     metrics_of_runs,
     metrics_to_show,
     read_tables,
+    say_if_recipes_differ,
     which_checkpoint,
 )
 
@@ -129,6 +130,7 @@ def _run(arguments: Sequence[str]) -> None:
         shown = "" if dice is None else f": Dice {dice:.4f}"
         terminal.say(f"{which_checkpoint(workdir, str(split.value))}{shown}")
     terminal.show(_table(found))
+    say_if_recipes_differ(runs)
     if any(one.patients < MIN_PATIENTS for one in found):
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
     if output is not None:

@@ -17,6 +17,7 @@ All images with a mask count, but those that their header calls something else t
 chest. For the raw output of a run on its own test split: lungseg_jax.main --mode=eval.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -52,6 +53,7 @@ from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.sandbox import Sandboxes
+from tfds_builder.build_report import without_numbers
 from tfds_builder.read_case import Labelled, read_labelled
 from tfds_builder.sources import Case, FolderPatterns, list_source
 from tfds_builder.splits import read_split_file
@@ -67,7 +69,7 @@ IMAGE_KEYS = (
 # Keys of `EvaluationConfig`.
 TOLERANCE_KEYS = ("tolerance_px", "tolerance_mm")
 
-# Most left-out images that are named at the end.
+# Most left-out images, and kinds of notes, that are named at the end.
 MOST_SHOWN = 20
 
 
@@ -79,11 +81,13 @@ class Validated(ImageMetrics):
       status: `accepted` or `rejected`, as in `predictions.csv`.
       reason: what speaks against the mask.
       estimated_dice: the mask's estimated Dice.
+      notes: corrections of the image, and doubts about its reference.
     """
 
     status: str = dataclasses.field(kw_only=True)
     reason: str = dataclasses.field(kw_only=True)
     estimated_dice: float = dataclasses.field(kw_only=True)
+    notes: str = dataclasses.field(kw_only=True)
 
 
 def validate(
@@ -147,6 +151,7 @@ def validate(
             earlier.unlink()
         evaluation_report.write_overlays(output, rows, ranked, overlays)
     _say_if_sides_are_exchanged(rows)
+    _say_what_is_noted(rows)
     _say_what_is_left_out(left_out)
     return summary
 
@@ -170,6 +175,13 @@ def _check_left_out(left_out: Sequence[DataError], num_cases: int, data: DataCon
     if len(bad) > data.max_bad_share * num_cases:
         fault = f"{len(bad)} of {num_cases} images are bad ({bad[0].fault})"
         raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
+
+
+def _say_what_is_noted(rows: Sequence[Validated]) -> None:
+    """Says how many images have each note: doubtful references make doubtful figures."""
+    notes = (note for row in rows for note in filter(None, row.notes.split("; ")))
+    for note, count in collections.Counter(map(without_numbers, notes)).most_common(MOST_SHOWN):
+        terminal.say(f"noted of {count} of {len(rows)} images: {note}")
 
 
 def _say_what_is_left_out(left_out: Sequence[DataError]) -> None:
@@ -308,6 +320,7 @@ def _figures(
         status="accepted" if found.accepted else "rejected",
         reason="; ".join(found.doubts),
         estimated_dice=round(found.estimated_dice, 4),
+        notes="; ".join(labelled.radiograph.notes + labelled.mask_notes),
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -49,6 +49,9 @@ _FREE_KEYS = frozenset(
 
 # Those of them that change figures all the same: by rounding, or by which checkpoint is measured.
 _NOTED_KEYS = ("parallel", "space_shards", "shard_optimizer", "model.remat", "evaluation.every")
+
+# Keys in which, besides the free ones, the seeds or the folds of one recipe differ.
+_REPEAT_KEYS = frozenset({"seed", "fold"})
 
 
 def default_workdir(config_path: str) -> epath.Path:
@@ -187,8 +190,7 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
     """
     path = workdir / "config.json"
     try:
-        # A run from before a key existed has what is now the key's default.
-        saved = _flat(dataclasses.asdict(Config())) | _flat(dict(json.loads(path.read_text())))
+        saved = _saved(path)
     except FileNotFoundError as error:
         remedy = "give the --workdir of a trained run"
         raise ConfigError(workdir, _fault_without_run(workdir), remedy) from error
@@ -206,6 +208,33 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
             fault += f"; {', '.join(more)} {'differ' if more[1:] else 'differs'} too"
         flags = shlex.join(f"--config.{key}={saved[key]}" for key in others)
         raise ConfigError(key, fault, f"pass {flags} or another --workdir")
+
+
+def recipe_differences(workdirs: Sequence[epath.Path]) -> dict[str, list[Any]]:
+    """Returns the keys in which runs differ by more than seed and fold, with each run's value.
+
+    Nothing if a folder holds no readable configuration, as those of validations.
+    """
+    try:
+        configs = [_saved(workdir / "config.json") for workdir in workdirs]
+    except (OSError, ValueError, TypeError):
+        return {}
+    values = {
+        key: [config[key] for config in configs]
+        for key in sorted(set.intersection(*(set(config) for config in configs)))
+    }
+    repeated = _FREE_KEYS | _REPEAT_KEYS
+    return {
+        key: found
+        for key, found in values.items()
+        if key not in repeated and any(value != found[0] for value in found)
+    }
+
+
+def _saved(path: epath.Path) -> dict[str, Any]:
+    """Returns the keys in a file of a configuration, flat."""
+    # A run from before a key existed has what is now the key's default.
+    return _flat(dataclasses.asdict(Config())) | _flat(dict(json.loads(path.read_text())))
 
 
 def _fault_without_run(workdir: epath.Path) -> str:

@@ -18,7 +18,7 @@ from lungseg_jax.data.records import open_records
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom_seg import encode_dicom_seg
 from lungseg_jax.imaging.radiograph import ReadOptions
-from lungseg_jax.imaging.seg_mask import read_seg_mask
+from lungseg_jax.imaging.seg_mask import BY_A_PROGRAM, read_seg_mask
 from lungseg_jax.imaging.structures import Structure
 from tests.images import chest, dicom_bytes
 from tests.small import small_config
@@ -26,6 +26,7 @@ from tests.small import small_config
 STUDY = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
 SHAPE = (21, 34)
 RIGHT, LEFT = Code("3341006", "SCT", "Right lung"), Code("44029006", "SCT", "Left lung")
+HEART = Code("80891009", "SCT", "Heart")
 LUNG, TISSUE = Code("39607008", "SCT", "Lung"), Code("85756007", "SCT", "Tissue")
 RIGHT_BITS = Structure.LUNGS | Structure.RIGHT_LUNG
 LEFT_BITS = Structure.LUNGS | Structure.LEFT_LUNG
@@ -89,7 +90,7 @@ def test_lungs_are_told_by_their_codes(kind: str, order: tuple[Code, Code]):
     seg = seg_of([(code, "x") for code in order], kind, frames.astype(np.uint8))
     bits = {RIGHT: RIGHT_BITS, LEFT: LEFT_BITS}
     expected = sum(frames[..., i] * np.uint8(bits[code]) for i, code in enumerate(order))
-    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x")[0], expected)
 
 
 def test_half_of_a_fraction_is_inside():
@@ -98,10 +99,10 @@ def test_half_of_a_fraction_is_inside():
     seg = seg_of([(LUNG, "x")], "FRACTIONAL", fractions)
     stored = np.rint(fractions[..., 0] * 255)
     expected = (stored >= 127.5) * np.uint8(Structure.LUNGS)
-    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x")[0], expected)
     seg.MaximumFractionalValue = 100
     expected = (stored >= 50) * np.uint8(Structure.LUNGS)
-    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x")[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_the_whole_is_what_the_header_says(attributes: dict, inside):
     for keyword, value in attributes.items():
         setattr(seg, keyword, value)
     expected = inside(np.rint(fractions[..., 0] * 255)) * np.uint8(Structure.LUNGS)
-    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x")[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_the_whole_is_what_the_header_says(attributes: dict, inside):
 def test_a_segment_is_known_by_code_or_label(code: Code, label: str, bits: Structure):
     """Fault: files of drawing programs refused, or a label believed against the code."""
     first, mask = masks(2)
-    found = read_seg_mask(content_of(seg_of([(LUNG, "x"), (code, label)])), "x")
+    found, _ = read_seg_mask(content_of(seg_of([(LUNG, "x"), (code, label)])), "x")
     np.testing.assert_array_equal(found, first * np.uint8(1) + mask * np.uint8(bits))
 
 
@@ -164,7 +165,7 @@ def test_a_side_may_be_a_modifier(laterality: str, scheme: str, bits: int):
     modifier.CodeValue, modifier.CodingSchemeDesignator = laterality, scheme
     kind = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
     kind.SegmentedPropertyTypeModifierCodeSequence = [modifier]
-    found = read_seg_mask(content_of(seg), "x")
+    found, _ = read_seg_mask(content_of(seg), "x")
     np.testing.assert_array_equal(found, masks(1)[0] * np.uint8(bits))
 
 
@@ -174,7 +175,7 @@ def test_other_structures_are_no_lung():
     seg = seg_of([(TISSUE, "rib"), (heart, "x"), (LUNG, "x")])
     _, heart_mask, lungs = masks(3)
     expected = heart_mask * np.uint8(Structure.HEART) + lungs * np.uint8(Structure.LUNGS)
-    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x"), expected)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x")[0], expected)
 
 
 def two_frames_of_one_segment() -> Dataset:
@@ -229,14 +230,14 @@ def surplus() -> Dataset:
 @pytest.mark.parametrize("make", [frames_without_groups, surplus])
 def test_what_a_segmentation_of_one_frame_may_leave_out_is_not_missed(make):
     """Fault: whole files called broken, to be fetched again."""
-    found = read_seg_mask(content_of(make()), "x")
+    found, _ = read_seg_mask(content_of(make()), "x")
     np.testing.assert_array_equal(found, masks(1)[0] * np.uint8(1))
 
 
 def test_a_segmentation_is_paired_with_its_image():
     """Fault: masks of another patient, measured and trained on without a word."""
     content = content_of(changed())
-    assert read_seg_mask(content, "x", image_uid="1.2.3").any()
+    assert read_seg_mask(content, "x", image_uid="1.2.3")[0].any()
     with pytest.raises(DataError, match=r"^x: segmentation of another image"):
         read_seg_mask(content, "x", image_uid="1.2.77")
     # Anonymised, it may say nothing.
@@ -244,7 +245,7 @@ def test_a_segmentation_is_paired_with_its_image():
     for group in (*bare.PerFrameFunctionalGroupsSequence, *bare.SharedFunctionalGroupsSequence):
         if "DerivationImageSequence" in group:
             del group.DerivationImageSequence
-    assert read_seg_mask(content_of(bare), "x", image_uid="1.2.77").any()
+    assert read_seg_mask(content_of(bare), "x", image_uid="1.2.77")[0].any()
 
 
 def test_what_is_compressed_is_refused():
@@ -288,6 +289,23 @@ def test_corrected_results_are_trained_on(tmp_path: Path, turned: bool):
         inside = chest(40, 36, int(example.example_id))[1] > 127
         expected = np.stack([inside & (np.arange(36) < 18), inside & (np.arange(36) >= 18)], -1)
         np.testing.assert_array_equal(example.original_mask, expected)
+
+
+@pytest.mark.parametrize(
+    ("makers", "noted"),
+    [
+        (["AUTOMATIC", "AUTOMATIC", "MANUAL"], True),
+        # A reader's part in one lung is a part in the mask; one in the heart is not.
+        (["AUTOMATIC", "SEMIAUTOMATIC", "AUTOMATIC"], False),
+        (["MANUAL", "MANUAL", "AUTOMATIC"], False),
+    ],
+)
+def test_a_mask_that_nobody_drew_is_noted(makers: list[str], noted: bool):
+    """Fault: a network measured against its own masks, with a Dice of 1 and no word of warning."""
+    seg = seg_of([(RIGHT, "x"), (LEFT, "x"), (HEART, "x")])
+    for segment, maker in zip(seg.SegmentSequence, makers, strict=True):
+        segment.SegmentAlgorithmType = maker
+    assert read_seg_mask(content_of(seg), "x")[1] == ((BY_A_PROGRAM,) if noted else ())
 
 
 def test_a_segmentation_is_no_mask_of_one_lung(tmp_path):

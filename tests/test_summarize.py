@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from lungseg_jax import compare
+from lungseg_jax.config import Config, DataConfig, to_json
 from lungseg_jax.errors import DataError
 from lungseg_jax.run_tables import COMPARED
 from lungseg_jax.summarize import main, summarize_runs
@@ -88,3 +90,23 @@ def test_a_split_that_is_shared_in_part_is_refused(tmp_path, dice):
     runs = [write_run(tmp_path / f"{i}", dice, ids[i : i + 60]) for i in range(2)]
     with pytest.raises(DataError, match="shares 59 of 60 images"):
         summarize_runs(runs)
+
+
+def test_runs_of_other_recipes_are_named(tmp_path, dice, capsys):
+    """Fault: the deviation of 200 and of 100 steps read as that of seeds; seeds complained of."""
+    runs = [write_run(tmp_path / name, dice) for name in "abc"]
+    for run, seed, steps in zip(runs, (0, 1, 1), (200, 200, 100), strict=True):
+        config = Config(seed=seed, num_steps=steps, data=DataConfig(data_dir=f"/records/{seed}"))
+        (run / "config.json").write_text(to_json(config))
+    told = "Not runs of one recipe"
+    assert main(["summarize", *map(str, runs[:2])]) == 0
+    assert told not in capsys.readouterr().err
+    assert main(["summarize", *map(str, runs)]) == 0
+    assert f"{told}, so that they differ by more than chance: num_steps is 200, 200, 100" in (
+        capsys.readouterr().err
+    )
+    # Of two groups, each is one of its own.
+    assert compare.main(["compare", *map(str, runs[:2]), "vs", str(runs[2])]) == 0
+    assert told not in capsys.readouterr().err
+    assert compare.main(["compare", str(runs[0]), "vs", *map(str, runs[1:])]) == 0
+    assert "num_steps is 200, 100" in capsys.readouterr().err

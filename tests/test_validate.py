@@ -161,6 +161,16 @@ def test_sides_are_those_that_predict_tells(tmp_path, capsys, mirrored):
     assert figures["dice"] > 0.9
 
 
+def test_doubts_about_references_are_told(tmp_path, segmenter, capsys):
+    """Fault: figures of masks that are empty, or a program's, without a word."""
+    data = write_images(tmp_path)
+    (tmp_path / "masks" / "2.png").write_bytes(png_bytes(np.zeros((122, 110), np.uint8)))
+    validate(segmenter, data, tmp_path / "out")
+    notes = {row["id"]: row["notes"].split("; ") for row in table(tmp_path / "out")}
+    assert [name for name, of_image in notes.items() if "lung mask is empty" in of_image] == ["2"]
+    assert "noted of 1 of 6 images: lung mask is empty" in capsys.readouterr().err
+
+
 def test_images_of_a_patient_are_told_without_a_number(tmp_path, segmenter):
     """Fault: a hospital's number in a table that is passed on, or two images as two patients."""
     data = write_images(tmp_path / "data")

@@ -150,13 +150,13 @@ def summary(entries: Sequence[FileEntry]) -> str:
     """Returns the counts by status, and by reason and note, and the bad files, as text."""
     by_status = collections.Counter(entry.status for entry in entries)
     reasons = collections.Counter(
-        f"{entry.status}: {_without_numbers(_without_file(entry.reason))}"
+        f"{entry.status}: {without_numbers(_without_file(entry.reason))}"
         for entry in entries
         if entry.reason
     )
     # An image's masks have its notes, too.
     noted = {(entry.example_id or entry.file, note) for entry in entries for note in entry.notes}
-    notes = collections.Counter(_without_numbers(note) for _, note in noted)
+    notes = collections.Counter(without_numbers(note) for _, note in noted)
     images = {entry.example_id for entry in entries if entry.status == "taken"}
     parts = [
         f"Images in the records: {len(images)} (files below include their masks)",
@@ -188,7 +188,7 @@ def _without_file(reason: str) -> str:
     return fault if separator else name
 
 
-def _without_numbers(text: str) -> str:
+def without_numbers(text: str) -> str:
     """Returns a text without its numbers, by which otherwise equal texts differ."""
     return re.sub(r"\d+(\.\d+)?", "#", text)
 

@@ -56,9 +56,10 @@ def read_structures(
         what is not lung.
     """
     bits = np.zeros(shape, np.uint8)
-    notes = []
+    notes: list[str] = []
     for file in case.masks:
-        mask = _read(file, case, contents, reading)
+        mask, doubts = _read(file, case, contents, reading)
+        notes += doubts
         if mask.shape != shape:
             mask = _enlarge_twofold(mask, shape, file, case)
             notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")
@@ -74,11 +75,12 @@ def read_structures(
 
 def _read(
     file: MaskFile, case: Case, contents: Mapping[epath.Path, bytes], reading: ReadOptions
-) -> UInt8[np.ndarray, "a b"]:
-    """Returns the bits that a file marks: its structure's, or those that a DICOM SEG tells."""
+) -> tuple[UInt8[np.ndarray, "a b"], tuple[str, ...]]:
+    """Returns the bits of a file, its structure's or those that a DICOM SEG tells, and notes."""
     name, content = os.fspath(file.path), contents[file.path]
     if not is_dicom(content):
-        return read_mask(content, name, reading.max_pixels) * np.uint8(_bits_of(file.structure))
+        inside = read_mask(content, name, reading.max_pixels)
+        return inside * np.uint8(_bits_of(file.structure)), ()
     if file.structure is not Structure.LUNGS:
         remedy = "give one file with both, as the image's only mask"
         raise DataError(file.path, "DICOM SEG as mask of one lung", remedy)

@@ -10,10 +10,15 @@ from jaxtyping import UInt8, UInt16
 
 from lungseg_jax.imaging import dicom, files
 from lungseg_jax.imaging.dicom_file import is_dicom
+from lungseg_jax.imaging.geometry import Box
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.imaging.structures import Structure
 from tfds_builder.masks import read_structures
 from tfds_builder.sources import Case, Clinical, documented_spacing
+
+# Share of a mask beside the exposed field that is not worth a note: an outline's width.
+_NEXT_TO_NOTHING = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Labelled:
       mask: the reference mask, in the frame of the file; see `Structure`.
       patient_id: the patient's id; a keyed hash if it is secret.
       clinical: what is known about the patient.
+      mask_notes: doubts about the mask.
     """
 
     radiograph: Radiograph
@@ -33,6 +39,7 @@ class Labelled:
     mask: UInt8[np.ndarray, "h w"]
     patient_id: str
     clinical: Clinical
+    mask_notes: tuple[str, ...]
 
 
 def read_case(
@@ -56,12 +63,22 @@ def read_case(
     turn = radiograph.orientation
     height, width = turn.to_stored(radiograph.pixels).shape
     mask, notes = read_structures(case, contents, (height, width), turn, reading)
+    if share := _share_beside(radiograph.field, turn.to_upright(mask)):
+        notes = (*notes, f"{share:.1%} of the lungs' mask lies on bars that are cut off")
     documented = documented_spacing(case, radiograph.pixels.shape)
     if radiograph.spacing_mm is None and documented is not None:
         radiograph = dataclasses.replace(
             radiograph, spacing_mm=documented, spacing_source="detector"
         )
     return radiograph, mask, notes
+
+
+def _share_beside(field: Box, mask: UInt8[np.ndarray, "h w"]) -> float:
+    """Returns the share of a mask's lungs that networks do not see; 0 for next to nothing."""
+    lungs = mask & np.uint8(Structure.LUNGS)
+    whole = np.count_nonzero(lungs)
+    share = 1 - np.count_nonzero(field.cut(lungs)) / max(whole, 1)
+    return share if whole and share >= _NEXT_TO_NOTHING else 0.0
 
 
 def patient_of(
@@ -118,8 +135,8 @@ def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) ->
       DataError: see `read_case`, or the image is too small.
     """
     contents = {path: files.read_bytes(path) for path in case.files()}
-    radiograph, mask, _ = read_case(case, contents, reading)
+    radiograph, mask, notes = read_case(case, contents, reading)
     square = network_input(radiograph, case.image.name, size)
     patient_id, _, _ = patient_of(case, contents[case.image], id_key, reading)
     clinical = clinical_of(case, contents[case.image], reading)
-    return Labelled(radiograph, square, mask, patient_id, clinical)
+    return Labelled(radiograph, square, mask, patient_id, clinical, notes)

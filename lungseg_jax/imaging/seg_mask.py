@@ -48,6 +48,10 @@ _LABELS = {
         "CLAVICLES": Structure.CLAVICLES,
     }.items()
 }
+
+# The note on a mask that is not a reader's (SegmentAlgorithmType, PS3.3 C.8.20.4).
+BY_A_PROGRAM = "mask made by a program (SegmentAlgorithmType is AUTOMATIC)"
+
 _SIDES = Structure.RIGHT_LUNG | Structure.LEFT_LUNG
 _LUNGS = Structure.LUNGS | _SIDES
 
@@ -59,8 +63,8 @@ _ONE_EACH = "save one for each radiograph"
 
 def read_seg_mask(
     content: bytes, name: str, options: ReadOptions = ReadOptions(), image_uid: str = ""
-) -> UInt8[np.ndarray, "h w"]:
-    """Returns the bits of each `Structure` in a SEG of one image (PS3.3 A.51 and A.91).
+) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
+    """Returns the bits of each `Structure` in a SEG of one image (PS3.3 A.51 and A.91), and notes.
 
     A segment is known by its property type and laterality, or by its label; those of other
     structures are ignored. Of fractions, half is inside.
@@ -87,14 +91,19 @@ def read_seg_mask(
             int(segment.SegmentNumber): _structure_of(segment)
             for segment in dataset.SegmentSequence
         }
-        if not any(structure & _LUNGS for structure in segments.values()):
+        kinds = {
+            read_word(segment, "SegmentAlgorithmType")
+            for segment in dataset.SegmentSequence
+            if segments[int(segment.SegmentNumber)] & _LUNGS
+        }
+        if not kinds:
             remedy = "give lungs their SNOMED codes, or the labels 'right lung' and 'left lung'"
             raise DataError(name, "segmentation without a lung", remedy)
         _check_size(dataset, name, options.max_pixels)
         with guarded(name, "segments do not decode"):
             bits = _merge(dataset, segments, name)
     bits[bits & np.uint8(_SIDES) > 0] |= np.uint8(Structure.LUNGS)
-    return bits
+    return bits, (BY_A_PROGRAM,) if kinds == {"AUTOMATIC"} else ()
 
 
 def _referenced(dataset: Dataset) -> Iterator[str]:
