@@ -20,6 +20,7 @@ from lungseg_jax import compare
 from lungseg_jax.command_line import READING_KEYS
 from lungseg_jax.config import DataConfig
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.external import IMAGE_KEYS
 from lungseg_jax.find_weights import say_if_trained_on
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
@@ -27,7 +28,7 @@ from lungseg_jax.imaging.surface import outline, surface_distances
 from lungseg_jax.paths import VALIDATION
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.segmenter import Segmenter
-from lungseg_jax.validate import IMAGE_KEYS, main, validate
+from lungseg_jax.validate import main, validate
 from lungseg_jax.weights import Calibration, load_weights, packaged_weights, save_weights
 from lungseg_jax.workdir import check_free, claim
 from tests.images import chest, dicom_bytes, png_bytes
@@ -273,7 +274,7 @@ WAIT = """
 import sys
 from lungseg_jax import validate
 from tests import deadly_reading
-validate.read_labelled = deadly_reading.read_for_ever
+validate.read_labelled_input = deadly_reading.read_for_ever
 sys.exit(validate.main(["validate", *sys.argv[1:]]))
 """
 

@@ -58,7 +58,7 @@ def read_structures(
     bits = np.zeros(shape, np.uint8)
     notes: list[str] = []
     for file in case.masks:
-        mask, doubts = _read(file, case, contents, reading)
+        mask, doubts = read_mask_file(file, case, contents, reading)
         notes += doubts
         if mask.shape != shape:
             mask = _enlarge_twofold(mask, shape, file, case)
@@ -73,10 +73,20 @@ def read_structures(
     return bits, (*notes, *_doubts_about_sides(upright))
 
 
-def _read(
+def read_mask_file(
     file: MaskFile, case: Case, contents: Mapping[epath.Path, bytes], reading: ReadOptions
 ) -> tuple[UInt8[np.ndarray, "a b"], tuple[str, ...]]:
-    """Returns the bits of a file, its structure's or those that a DICOM SEG tells, and notes."""
+    """Returns the bits of a file, its structure's or those that a DICOM SEG tells, and notes.
+
+    Args:
+      file: the file.
+      case: the case that it belongs to.
+      contents: contents of the file, and of the image if it is DICOM.
+      reading: how large a mask may be.
+
+    Raises:
+      DataError: the file is broken, too large, or no mask of that structure or that image.
+    """
     name, content = os.fspath(file.path), contents[file.path]
     if not is_dicom(content):
         inside = read_mask(content, name, reading.max_pixels)

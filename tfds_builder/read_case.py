@@ -8,14 +8,15 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8, UInt16
 
+from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import dicom, files
 from lungseg_jax.imaging.dicom_file import is_dicom
 from lungseg_jax.imaging.geometry import Box
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.imaging.structures import Structure
-from tfds_builder.masks import read_structures
-from tfds_builder.sources import Case, Clinical, documented_spacing
+from tfds_builder.masks import read_mask_file, read_structures
+from tfds_builder.sources import Case, Clinical, MaskFile, documented_spacing
 
 # Share of a mask beside the exposed field that is not worth a note: an outline's width.
 _NEXT_TO_NOTHING = 0.001
@@ -27,7 +28,6 @@ class Labelled:
 
     Attributes:
       radiograph: the image.
-      square: what a network sees of it; see `network_input`.
       mask: the reference mask, in the frame of the file; see `Structure`.
       patient_id: the patient's id; a keyed hash if it is secret.
       clinical: what is known about the patient.
@@ -35,7 +35,6 @@ class Labelled:
     """
 
     radiograph: Radiograph
-    square: UInt16[np.ndarray, "s s 1"]
     mask: UInt8[np.ndarray, "h w"]
     patient_id: str
     clinical: Clinical
@@ -121,22 +120,71 @@ def clinical_of(case: Case, content: bytes, reading: ReadOptions) -> Clinical:
     )
 
 
-def read_labelled(case: Case, reading: ReadOptions, size: int, id_key: bytes) -> Labelled:
-    """Returns a case as a network and its evaluation need it.
+def read_labelled(case: Case, reading: ReadOptions, id_key: bytes) -> Labelled:
+    """Returns a case as an evaluation needs it.
 
     Args:
       case: the case to read.
       reading: how its files are read.
-      size: side of the model's square in pixels.
       id_key: secret that patients' identifiers are hashed with.
 
     Raises:
       NotFrontalError: see `read_case`.
-      DataError: see `read_case`, or the image is too small.
+      DataError: see `read_case`.
     """
     contents = {path: files.read_bytes(path) for path in case.files()}
     radiograph, mask, notes = read_case(case, contents, reading)
-    square = network_input(radiograph, case.image.name, size)
     patient_id, _, _ = patient_of(case, contents[case.image], id_key, reading)
     clinical = clinical_of(case, contents[case.image], reading)
-    return Labelled(radiograph, square, mask, patient_id, clinical, notes)
+    return Labelled(radiograph, mask, patient_id, clinical, notes)
+
+
+def read_labelled_input(
+    case: Case, reading: ReadOptions, id_key: bytes, size: int
+) -> tuple[Labelled, UInt16[np.ndarray, "s s 1"]]:
+    """Returns what `read_labelled` returns, and what a network sees of the image.
+
+    Args:
+      case: see `read_labelled`.
+      reading: see there.
+      id_key: see there.
+      size: side of the model's square in pixels.
+
+    Raises:
+      NotFrontalError: see there.
+      DataError: see there, or the image is too small.
+    """
+    labelled = read_labelled(case, reading, id_key)
+    return labelled, network_input(labelled.radiograph, case.image.name, size)
+
+
+def read_labelled_and_mask(
+    case: Case, reading: ReadOptions, id_key: bytes, path: epath.Path
+) -> tuple[Labelled, UInt8[np.ndarray, "h w"] | DataError]:
+    """Returns what `read_labelled` returns, and the bits of another mask of the image.
+
+    If that mask cannot be read or is not of the image's size, the second item is the reason: the
+    image is good all the same.
+
+    Args:
+      case: see `read_labelled`.
+      reading: see there.
+      id_key: see there.
+      path: the other mask.
+
+    Raises:
+      NotFrontalError: see there.
+      DataError: see there.
+    """
+    labelled = read_labelled(case, reading, id_key)
+    try:
+        contents = {file: files.read_bytes(file) for file in (case.image, path)}
+        file = MaskFile(path, Structure.LUNGS)
+        mask, _ = read_mask_file(file, case, contents, reading)
+        if mask.shape != labelled.mask.shape:
+            height, width = labelled.mask.shape
+            fault = f"{mask.shape[0]} x {mask.shape[1]} pixels, its image {height} x {width}"
+            raise DataError(path, fault, "give masks at the images' own size")
+    except DataError as error:
+        return labelled, error
+    return labelled, mask

@@ -107,6 +107,14 @@ class Radiograph:
     orientation_stated: bool = False
     looks_frontal: bool = True
 
+    @property
+    def stored_spacing_mm(self) -> tuple[float, float] | None:
+        """Distance between pixel centres (row, column) of the stored pixels."""
+        if self.spacing_mm is None or not self.orientation.transpose:
+            return self.spacing_mm
+        row, column = self.spacing_mm
+        return column, row
+
     @functools.cached_property
     def field(self) -> Box:
         """What networks see: the exposed field where bars beside it are wide, or the whole."""

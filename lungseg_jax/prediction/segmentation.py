@@ -100,10 +100,6 @@ def make_segmentation(
             right, left = left, right
         by = "as in the header" if stated else "by the position of the heart"
         notes = (*notes, f"appears mirrored (right and left {by})")
-    spacing_mm = radiograph.spacing_mm
-    if spacing_mm and radiograph.orientation.transpose:
-        row, column = spacing_mm
-        spacing_mm = column, row
     doubts = plausibility.doubts(
         right,
         left,
@@ -121,6 +117,6 @@ def make_segmentation(
         estimated_dice=estimated_dice,
         doubts=tuple(doubts),
         notes=(*notes, *plausibility.remarks(right, left)),
-        spacing_mm=spacing_mm,
+        spacing_mm=radiograph.stored_spacing_mm,
         spacing_source=radiograph.spacing_source,
     )

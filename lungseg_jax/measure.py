@@ -1,0 +1,152 @@
+"""Measures masks that another program made, as validate measures those of predict.
+
+Usage: python -m lungseg_jax.measure --config.data.manual_dir=FOLDER --predicted=MASKS --output=DIR
+
+--predicted=MASKS        the masks to measure, with {id} for an image's name without extension (its
+                         id in pairs.csv), such as 'elsewhere/{id}.png': PNG or GIF files of both
+                         lungs (255 or 1), or DICOM SEG files, at the images' own size
+--config.data.KEY=VALUE  the images and their reference masks, as for training: source (folder, if
+                         not given), manual_dir, images (images/*), masks (masks/{stem}*); splits,
+                         a file of which only the test split is measured; how they are read;
+                         on_error=skip leaves bad files out, up to max_bad_share
+--config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
+--output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
+
+Each labelled image must have a mask, empty if nothing was found; none is left out for lack of one.
+To compare two programs: lungseg_jax.compare DIR_A DIR_B --split=external.
+"""
+
+import concurrent.futures
+import functools
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from etils import epath
+from jaxtyping import UInt8
+
+from lungseg_jax import evaluation_report, external
+from lungseg_jax.command import run_command
+from lungseg_jax.command_line import parse_flags_alone
+from lungseg_jax.config import DataConfig, EvaluationConfig
+from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.external import ExternalMetrics
+from lungseg_jax.imaging.files import why_no_file
+from lungseg_jax.runtime.ahead import map_ahead
+from lungseg_jax.runtime.cores import num_readers
+from tfds_builder.read_case import Labelled, read_labelled_and_mask
+from tfds_builder.sources import Case
+
+# In a pattern of masks, what stands for an image's id.
+ID = "{id}"
+
+
+def measure(
+    predicted: str,
+    data: DataConfig,
+    output: epath.PathLike,
+    evaluation: EvaluationConfig = EvaluationConfig(),
+) -> evaluation_report.Summary:
+    """Measures another program's masks of a folder's labelled images; writes the metrics.
+
+    Args:
+      predicted: the masks, with `{id}` for an image's id.
+      data: which images, and how they are read.
+      output: folder to write to.
+      evaluation: tolerances of surface Dice.
+
+    Returns:
+      What is in `metrics.json`: the figures of all images, and of each source.
+
+    Raises:
+      ConfigError: the pattern lacks `{id}`, the output is not on disk, or the split file is not of
+        these images.
+      DataError: there are no labelled images, a mask is absent or bad, an image is bad while bad
+        ones are not skipped, too many are bad, all are left out, or the output holds files of
+        something else or is in use.
+    """
+    if predicted.count(ID) != 1:
+        fault = f"is {predicted!r}"
+        raise ConfigError("--predicted", fault, f"write {ID} once, for an image's id")
+    output = external.free_output(output)
+    cases = external.list_cases(data)
+    with external.reader_of(output, data, read_labelled_and_mask) as reader:
+        read = functools.partial(_read, reader, predicted)
+
+        def metrics(case: Case) -> ExternalMetrics | DataError:
+            answer = read(case)
+            if isinstance(answer, DataError):
+                return answer
+            return external.metrics_of(ExternalMetrics, case, *answer, evaluation)
+
+        def overlay(case: Case) -> UInt8[np.ndarray, "h w 3"]:
+            answer = read(case)
+            if isinstance(answer, DataError):
+                raise answer
+            return external.overlay_of(*answer)
+
+        workers = num_readers()
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            try:
+                answers = map_ahead(pool, metrics, cases, workers)
+                figures = external.collect(cases, answers, data, "measure")
+            except BaseException:
+                # After a fault or an interrupt: otherwise what is being read would be waited for.
+                pool.shutdown(wait=False, cancel_futures=True)
+                reader.stop()
+                raise
+        return external.write_figures(
+            output,
+            figures,
+            overlay,
+            {"masks": predicted},
+            evaluation,
+            {"masks": predicted, "data": external.what_is_read(data)},
+        )
+
+
+def _read(
+    reader: external.Reader, predicted: str, case: Case
+) -> tuple[Labelled, UInt8[np.ndarray, "h w"]] | DataError:
+    """Returns an image and the mask to measure, or why the image is left out.
+
+    Raises:
+      DataError: the mask is absent or bad, whatever happens to bad images: to leave the image out
+        would improve the figures of a program that failed on it. Or see `external.Reader.read`.
+    """
+    path = epath.Path(predicted.replace(ID, case.example_id)).expanduser()
+    if fault := why_no_file(path):
+        raise DataError(path, fault, "make a mask of each image, empty if nothing is found")
+    answer = reader.read(case, read_labelled_and_mask, path)
+    if isinstance(answer, DataError):
+        return answer
+    labelled, mask = answer
+    if isinstance(mask, DataError):
+        raise mask
+    return labelled, mask
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures what the command line names; returns the exit code."""
+    again = "run the same command to start over"
+    return run_command(arguments, str(__doc__), lambda: _run(arguments), again)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    values, given = flags.FlagValues(), list(arguments)
+    output = flags.DEFINE_string("output", None, "Where figures go.", flag_values=values)
+    predicted = flags.DEFINE_string("predicted", None, "Masks.", flag_values=values)
+    keys = external.define_image_keys(values, given)
+    parse_flags_alone(values, given)
+    if not output.value:
+        raise ConfigError("--output", "is missing", "give the folder that figures go to")
+    if not predicted.value:
+        raise ConfigError("--predicted", "is missing", f"give the masks, such as 'DIR/{ID}.png'")
+    config = external.resolve_image_keys(keys)
+    summary = measure(predicted.value, config.data, output.value, config.evaluation)
+    external.say_figures(summary, output.value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
