@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,35 @@ def test_damaged_description_is_a_fault(folder, name):
     assert any("damaged" in fault or "is damaged" in fault for fault in faults.values())
 
 
+@pytest.mark.parametrize("form", ["pythonClassName", "python_class_name", "type", "json"])
+def test_records_do_not_run_code(folder, monkeypatch, form: str):
+    """Fault: whoever sends records has the machine that checks them run what they like."""
+    ran = folder.parent / "ran"
+    (folder.parent / "sent_with_them.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(folder.parent)
+    path = folder / "features.json"
+    content = json.loads(path.read_text())
+    name, base = "sent_with_them.Field", "tensorflow_datasets.core.features."
+    field = {"pythonClassName": name, "text": {}}
+    if form == "python_class_name":
+        field = {form: name, "text": {}}
+    if form == "type":
+        field = {"type": name, "content": {}}
+    if form == "json":
+        inner = {"feature": {"type": name, "content": {}}, "length": None}
+        field = {
+            "pythonClassName": f"{base}sequence_feature.Sequence",
+            "jsonFeature": {"json": json.dumps(inner)},
+        }
+    if form == "type":
+        content = field
+    else:
+        content["featuresDict"]["features"]["finding"] = field
+    path.write_text(json.dumps(content))
+    assert "is damaged" in " ".join(fault.fault for fault in verify(folder))
+    assert not ran.exists()
+
+
 def test_records_of_an_earlier_version_are_called_so(whole, tmp_path):
     """Fault: sound records called damaged, or a traceback, for a field that came later."""
     folder = shutil.copytree(whole, tmp_path / "records")
@@ -172,6 +203,12 @@ def test_records_of_an_earlier_version_are_called_so(whole, tmp_path):
     with pytest.raises(DataError, match=r"holds records of version \S+; remove the folder"):
         open_folder(folder)
     assert any("holds records of version" in fault.fault for fault in verify(folder))
+
+
+def claiming(side: int, content: bytes) -> bytes:
+    """A PNG whose header states another size, with the right checksum."""
+    header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
 SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
@@ -199,7 +236,18 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
         ),
         ({"mask": SQUARE}, "mask", "differs from original_mask"),
         ({"mask": SQUARE + 2, "original_mask": ORIGINAL + 2}, "mask", "but not as lung"),
-        ({"mask": SQUARE + 33, "original_mask": ORIGINAL + 33}, "original_mask", "no known"),
+        (
+            {"original_size": [90, 80], "mask": SQUARE + 33, "original_mask": ORIGINAL + 33},
+            "original_mask",
+            "no known",
+        ),
+        # As large as 3.6 gigapixels, by what it says of itself.
+        ({"image": claiming(60_000, encode_png(SQUARE))}, "image", "60000 x 60000 pixels instead"),
+        (
+            {"original_mask": claiming(60_000, encode_png(SQUARE))},
+            "original_size",
+            "original_mask has 60000 x 60000 pixels",
+        ),
         ({"spacing_mm": np.array([0.2, 0.2], np.float32)}, "spacing_mm", "source is none"),
         ({"spacing_mm": np.array([0.2, 0], np.float32)}, "spacing_mm", "source is none"),
         ({"spacing_source": "calibrated"}, "spacing_mm", "not within"),
@@ -242,7 +290,9 @@ def test_every_spacing_that_is_read_is_accepted(folder):
 @pytest.mark.parametrize("field", ["image", "mask", "original_mask"])
 def test_an_image_that_does_not_decode_is_named(folder, field):
     """Fault: one broken image hides the faults of the others, or passes half decoded."""
-    content = bytearray(encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)))
+    (first, *_) = read_split(folder, "test")
+    size = first[field].shape
+    content = bytearray(encode_png(np.arange(size[0] * size[1], dtype=np.uint16).reshape(size)))
     content[-40] ^= 0xFF
     example_id = change_first(folder, **{field: bytes(content), "source": ""})
     assert set(found(folder)) == {(example_id, field), (example_id, "source")}

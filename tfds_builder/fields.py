@@ -11,6 +11,7 @@ from etils import epath
 from jaxtyping import Shaped
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.imaging.png import png_size
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.open_files import allow_many_open_files
 
@@ -98,6 +99,10 @@ class _GreyPng(tfds.decode.Decoder):
     """Decodes as TFDS does, but does not repeat pixels for each channel, which doubles the time."""
 
     def decode_example(self, serialized_example: bytes) -> Shaped[np.ndarray, "h w 1"]:
+        height, width, _ = self.feature.shape
+        # Before it is decoded: a few bytes may say that they are an image that fills the memory.
+        if height and (height, width) != png_size(serialized_example):
+            raise ValueError("not of the size that records have")
         content = np.frombuffer(serialized_example, np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if pixels is None:

@@ -12,6 +12,7 @@ from jaxtyping import Num, UInt8
 from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_jax.imaging.geometry import Box, Fit, fit_to_square, to_square
+from lungseg_jax.imaging.png import png_size
 from lungseg_jax.imaging.radiograph import SpacingSource
 from lungseg_jax.imaging.spacing import PLAUSIBLE_MAGNIFICATION, PLAUSIBLE_SPACING_MM
 from lungseg_jax.imaging.structures import Structure
@@ -52,7 +53,16 @@ def check_record(content: bytes, features: tfds.features.FeaturesDict) -> Checke
     faults = []
     for name in IMAGE_FIELDS:
         try:
-            record[name] = _decode_image(record[name], features[name])
+            stated: Any = (
+                record["original_size"] if name == "original_mask" else features[name].shape
+            )
+            # Before it is decoded: a few bytes may say that they are an image that fills memory.
+            size = int(stated[0]), int(stated[1])
+            if fault := _wrong_size(name, size, png_size(record[name])):
+                faults.append(fault)
+                del record[name]
+            else:
+                record[name] = _decode_image(record[name], features[name])
         # Pillow and OpenCV each raise their own kinds.
         except Exception as error:  # noqa: BLE001
             faults.append((name, f"does not decode ({type(error).__name__})"))
@@ -71,8 +81,6 @@ def check_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name in ("mask", "original_mask"):
         if name in record:
             faults += [(name, fault) for fault in _check_bits(record[name])]
-    if "original_mask" in record and (fault := _wrong_size(record)):
-        return [*faults, ("original_size", fault)]
     if not _lies_within(Box.of(record["field"]), *map(int, record["original_size"])):
         return [*faults, ("field", "does not lie within the image")]
     if "image" in record:
@@ -108,12 +116,25 @@ def _check_bits(mask: UInt8[np.ndarray, "h w 1"]) -> Iterator[str]:
         yield f"has {outside} pixels marked as right or left lung but not as lung"
 
 
-def _wrong_size(record: Mapping[str, Any]) -> str:
-    """Says what is wrong with the stated size, if anything."""
-    stated, there = record["original_size"], record["original_mask"].shape[:2]
-    if tuple(stated) == there:
-        return ""
-    return "is {} x {}, but original_mask has {} x {} pixels".format(*stated, *there)
+def _wrong_size(
+    name: str, stated: tuple[int, int], there: tuple[int, int]
+) -> tuple[str, str] | None:
+    """Returns (field, fault) of an image of another size than is stated; `None` if there is none.
+
+    Args:
+      name: the image's field.
+      stated: the height and width that it should have.
+      there: those that it has.
+    """
+    if stated == there:
+        return None
+    if name == "original_mask":
+        return "original_size", f"is {_by(stated)}, but {name} has {_by(there)} pixels"
+    return name, f"has {_by(there)} pixels instead of {_by(stated)}"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _compare_masks(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -12,8 +13,15 @@ from etils import epath
 from lungseg_jax.errors import ConfigError, DataError
 from tfds_builder.fields import READING_THREADS, Fields, damaged_record
 
-# What TFDS writes beside the shards.
-RECORD_FILES = ("dataset_info.json", "features.json")
+# What TFDS writes beside the shards; the second names the fields' classes.
+FIELDS_FILE = "features.json"
+RECORD_FILES = ("dataset_info.json", FIELDS_FILE)
+
+# What the names of TFDS's own classes of fields begin with.
+_OWN_CLASSES = "tensorflow_datasets.core.features."
+# Keys by which its readers find a field's class, and texts in which they look for more.
+_CLASS_KEYS = ("pythonClassName", "python_class_name")
+_OLD_FORMS = ("type", "jsonFeature", "json_feature")
 
 # Records decoded ahead of the one in use; more would only take memory.
 READ_OPTIONS = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=16)
@@ -69,6 +77,7 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
                 folder, f"holds no {name}", "give the folder that holds the finished records"
             )
     try:
+        _check_fields(json.loads((folder / FIELDS_FILE).read_text()))
         builder = tfds.builder_from_directory(folder)
         fields = builder.info.features
         names = [*fields] if isinstance(fields, tfds.features.FeaturesDict) else []
@@ -84,6 +93,26 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
     whole = builder.info.splits and names
     fault = f"holds records of version {builder.version}" if whole else "names no split or no field"
     raise DataError(folder, fault, _REBUILD)
+
+
+def _check_fields(node: Any) -> None:
+    """Refuses fields of other classes than TFDS's own.
+
+    TFDS imports whatever module a file names, which would run the code of whoever sent the records.
+
+    Raises:
+      ValueError: there are such fields.
+    """
+    if isinstance(node, dict):
+        named = [node[key] for key in _CLASS_KEYS if key in node]
+        if any(key in node for key in _OLD_FORMS) or not all(
+            str(name).startswith(_OWN_CLASSES) for name in named
+        ):
+            raise ValueError("a field of a class that is not TFDS's own")
+        node = [*node.values()]
+    if isinstance(node, list):
+        for part in node:
+            _check_fields(part)
 
 
 def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:

@@ -4,6 +4,7 @@ Section numbers are those of PNG, third edition (https://www.w3.org/TR/png-3/).
 """
 
 import io
+import struct
 from collections.abc import Sequence
 
 import cv2
@@ -65,6 +66,12 @@ def encode_png(
     whole, content = cv2.imencode(".png", pixels, parameters)
     assert whole
     return content.tobytes()
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """Returns the height and width that a PNG file states, which need not be true."""
+    width, height = struct.unpack_from(">II", content, 16)
+    return height, width
 
 
 def decode_grey(

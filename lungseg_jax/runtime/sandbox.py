@@ -118,7 +118,7 @@ class Sandbox:
             self._process = subprocess.Popen(  # noqa: S603
                 [
                     sys.executable, "-m", "lungseg_jax.runtime.sandbox_worker",
-                    str(there.fileno()), str(self._memory_bytes), self._module,
+                    str(there.fileno()), str(self._memory_bytes), self._module, str(self._seconds),
                 ],
                 env=os.environ | one_thread | {"PYTHONPATH": search},
                 pass_fds=[there.fileno()],

@@ -1,6 +1,6 @@
 """The process that reads files for a `Sandbox`; its imports are light.
 
-python -m lungseg_jax.runtime.sandbox_worker DESCRIPTOR MEMORY_BYTES MODULE
+python -m lungseg_jax.runtime.sandbox_worker DESCRIPTOR MEMORY_BYTES MODULE SECONDS
 """
 
 import signal
@@ -27,7 +27,7 @@ from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.runtime.sandbox import THE_FILE
 
 
-def main(descriptor: int, memory_bytes: int, module: str) -> None:
+def main(descriptor: int, memory_bytes: int, module: str, seconds: float) -> None:
     """Says that it is ready, then answers each (function, arguments).
 
     The answer is (result, error, place), of which one is set: the result, the `DataError` that the
@@ -37,6 +37,7 @@ def main(descriptor: int, memory_bytes: int, module: str) -> None:
       descriptor: file descriptor of the connection; the worker ends with it.
       memory_bytes: memory that reading may take.
       module: that of the functions to come; imported now, so that the first file need not wait.
+      seconds: how long an answer may take; a parent that was killed no longer ends this process.
     """
     importlib.import_module(module)
     cv2.setNumThreads(1)
@@ -45,7 +46,12 @@ def main(descriptor: int, memory_bytes: int, module: str) -> None:
     connection.send(True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            connection.send(_answer(*connection.recv()))
+            asked = connection.recv()
+            # The parent's clock comes first, where there is a parent.
+            signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
+            answer = _answer(*asked)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(answer)
 
 
 def _answer(
@@ -81,4 +87,4 @@ def _bound_memory(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]))
