@@ -1,6 +1,7 @@
 """A command's job: how its errors look to the person who called it, and its exit code."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -105,6 +106,8 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
     # Raised by Python, TensorStore and ArrayRecord alike; before TensorStore's code is looked at.
     if "No space left on device" in text:
         return f"no space left on the disk; free some, then {resume} ({line})"
+    if isinstance(error, OSError) and error.errno in (errno.EDQUOT, errno.EFBIG):
+        return f"{line}; free some of the quota, or raise the limit, then {resume}"
     if "Too many open files" in text and isinstance(error, OSError):
         return f"{line}; raise the limit, as by ulimit -n, then {resume}"
     if isinstance(error, UserError | OSError):

@@ -31,7 +31,7 @@ from lungseg_jax.device_counts import check_devices
 from lungseg_jax.errors import ConfigError
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.paths import run_folder
+from lungseg_jax.paths import run_folder, write_whole
 from lungseg_jax.performance import hlo
 from lungseg_jax.performance.flops import training_flops
 from lungseg_jax.performance.hardware import accelerator, devices_per_chip
@@ -115,7 +115,7 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
         **findings,
     }
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "compile.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(workdir / "compile.json", (json.dumps(result, indent=2) + "\n").encode())
     terminal.say(summary(result))
     return result
 

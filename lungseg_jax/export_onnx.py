@@ -23,7 +23,7 @@ from lungseg_jax.errors import ConfigError
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.models.onnx_graph import onnx_model
 from lungseg_jax.models.unet import UNet
-from lungseg_jax.paths import local_path, make_folder
+from lungseg_jax.paths import local_path, make_folder, write_whole
 from lungseg_jax.weights import Weights, describe
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _run(arguments: Sequence[str]) -> None:
         raise ConfigError("onnx", "is not installed", "pip install -e '.[onnx]'")
     make_folder(path.parent)
     weights = find_weights(names.value[0])
-    path.write_bytes(onnx_of(weights).SerializeToString(deterministic=True))
+    write_whole(path, onnx_of(weights).SerializeToString(deterministic=True))
     threshold = weights.calibration.threshold
     terminal.say(f"{output.value} written; a pixel is lung above a probability of {threshold}")
 

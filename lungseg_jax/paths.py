@@ -1,6 +1,11 @@
 """Folders on disk and in Google Cloud Storage, their files' names, and how these are written."""
 
+import errno
+import hashlib
 import os
+import stat
+from pathlib import Path
+from typing import Any, Literal, TextIO
 
 from etils import epath
 
@@ -90,8 +95,45 @@ def make_folder(output: epath.Path) -> None:
         raise DataError(output, fault, "give a folder that you may write to") from error
 
 
+def read_file(path: epath.Path) -> str:
+    """Returns the text of a file that others may have put there.
+
+    Raises:
+      OSError: it cannot be read, or is a pipe or a device, which has no end.
+    """
+    if not is_in_bucket(path):
+        kind = Path(path).stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise OSError(errno.EINVAL, "a pipe or a device, not a file", os.fspath(path))
+    return path.read_text()
+
+
 def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that a kill never leaves an unreadable half of it."""
-    written = path.with_name(f"{path.name}.new")
-    written.write_bytes(content)
+    """Writes a file so that a kill or a full disk never leaves half of it.
+
+    A link in its place is replaced: what it leads to is someone else's.
+    """
+    # Short, because the file's own name may be as long as names can be.
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    written = path.with_name(f".{name}.new")
+    if is_in_bucket(path):
+        written.write_bytes(content)
+    else:
+        written.unlink(missing_ok=True)
+        # A new file, or none: a link may have been put there since.
+        with Path(written).open("xb") as file:
+            file.write(content)
     written.replace(path)
+
+
+def open_own(path: epath.PathLike, mode: Literal["w", "a", "a+"], **options: Any) -> TextIO:
+    """Opens a file of text that is written bit by bit, unless a link stands in its place.
+
+    Raises:
+      OSError: it is a link, whose target is someone else's, or cannot be opened.
+    """
+    return open(path, mode, opener=_not_through_links, **options)
+
+
+def _not_through_links(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)

@@ -39,7 +39,7 @@ from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
-from lungseg_jax.paths import local_path, make_folder
+from lungseg_jax.paths import local_path, make_folder, write_whole
 from lungseg_jax.prediction.inputs import Input, name_files
 from lungseg_jax.prediction.many import segment_many
 from lungseg_jax.prediction.results import (
@@ -232,7 +232,7 @@ def _finish(
     except MemoryError:
         return Row(file.label, "rejected", "needs more memory than there is")
     for name, content in images.items():
-        (output / name).write_bytes(content)
+        write_whole(output / name, content)
     notes, seg = result.notes, ""
     if "dicom_seg" in extras and result.accepted:
         try:
@@ -241,7 +241,7 @@ def _finish(
             notes = (*notes, f"no DICOM SEG: {error.fault}")
         else:
             (seg,) = extra_of(file.mask, "dicom_seg")
-            (output / seg).write_bytes(content)
+            write_whole(output / seg, content)
     height, width = result.mask.shape
     right_px, left_px = result.area_px
     right_cm2, left_cm2 = result.area_cm2 or (math.nan, math.nan)

@@ -22,6 +22,7 @@ from flax import nnx
 from lungseg_jax.config import Config, from_json
 from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.network import Variables, abstract_variables, model_graph
+from lungseg_jax.paths import write_whole
 
 # Half precision keeps three to four digits of a number in half the space.
 _STORED = np.float16
@@ -104,9 +105,9 @@ def save_weights(path: epath.PathLike, weights: Weights) -> None:
     text = describe(weights)
     content = _in_order(safetensors.numpy.save(arrays, text), text)
     path = epath.Path(path).expanduser()
-    path.write_bytes(content)
+    write_whole(path, content)
     digest = hashlib.sha256(content).hexdigest()
-    _checksum_of(path).write_text(f"{digest}  {path.name}\n")
+    write_whole(_checksum_of(path), f"{digest}  {path.name}\n".encode())
 
 
 def describe(weights: Weights) -> dict[str, str]:
@@ -157,7 +158,9 @@ def load_weights(path: epath.PathLike) -> Weights:
         fault, remedy = f"is not for this version ({error})", "use the one that exported it"
         raise CheckpointError(path, fault, remedy) from error
     # The checksum may match a file that holds no weights at all.
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (
+        safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError,
+    ) as error:  # fmt: skip
         raise CheckpointError(path, "holds no weights of this package", _REMEDY) from error
     return Weights(config, _unflatten(path, config, arrays), calibration)
 

@@ -15,7 +15,7 @@ from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.paths import VALIDATION, is_in_bucket, write_whole
+from lungseg_jax.paths import VALIDATION, is_in_bucket, read_file, write_whole
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.hosts import in_any_process
 
@@ -150,8 +150,8 @@ def record_start(
 def read_starts(workdir: epath.Path) -> list[dict[str, Any]]:
     """Returns what `record_start` wrote about a run, in order; nothing if that cannot be read."""
     try:
-        starts = json.loads((workdir / "environment.json").read_text())
-    except (FileNotFoundError, ValueError):
+        starts = json.loads(read_file(workdir / "environment.json"))
+    except (OSError, ValueError, RecursionError):
         # It is for people: no run depends on it.
         return []
     return (
@@ -167,7 +167,7 @@ def read_config(workdir: epath.Path) -> Config:
     """
     path = workdir / "config.json"
     try:
-        return config_lib.from_json(path.read_text())
+        return config_lib.from_json(read_file(path))
     except FileNotFoundError as error:
         remedy = "give the folder of a trained run"
         if workdir.name == "checkpoints" and (workdir.parent / path.name).exists():
@@ -178,7 +178,7 @@ def read_config(workdir: epath.Path) -> Config:
         raise ConfigError(workdir, fault, "give the folder of a trained run") from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another folder") from error
 
 
@@ -194,7 +194,7 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
     except FileNotFoundError as error:
         remedy = "give the --workdir of a trained run"
         raise ConfigError(workdir, _fault_without_run(workdir), remedy) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
     given = _flat(dataclasses.asdict(config))
     others = [key for key in sorted(given.keys() - _FREE_KEYS) if saved[key] != given[key]]
@@ -217,7 +217,7 @@ def recipe_differences(workdirs: Sequence[epath.Path]) -> dict[str, list[Any]]:
     """
     try:
         configs = [_saved(workdir / "config.json") for workdir in workdirs]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
     values = {
         key: [config[key] for config in configs]
@@ -234,7 +234,7 @@ def recipe_differences(workdirs: Sequence[epath.Path]) -> dict[str, list[Any]]:
 def _saved(path: epath.Path) -> dict[str, Any]:
     """Returns the keys in a file of a configuration, flat."""
     # A run from before a key existed has what is now the key's default.
-    return _flat(dataclasses.asdict(Config())) | _flat(dict(json.loads(path.read_text())))
+    return _flat(dataclasses.asdict(Config())) | _flat(dict(json.loads(read_file(path))))
 
 
 def _fault_without_run(workdir: epath.Path) -> str:

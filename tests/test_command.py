@@ -18,7 +18,7 @@ def test_a_full_device_is_one_line(capsys):
     """Fault: a traceback of XLA's where a smaller batch is all that is wanted."""
 
     def job() -> None:
-        jax.block_until_ready(jnp.zeros(2**44, jnp.float32))
+        jax.block_until_ready(jnp.zeros(2**46, jnp.float32))
 
     assert run_command(["main"], usage="", job=job, resume="") == 1
     assert capsys.readouterr().err.startswith("Error: the device: is out of memory")
@@ -41,6 +41,8 @@ def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
         # As Python, TensorStore and ArrayRecord have them.
         (OSError(28, "No space left on device", "/runs/a"), "no space left on the disk; free"),
         (OSError(24, "Too many open files"), "[Errno 24] Too many open files; raise the limit"),
+        (OSError(27, "File too large"), "[Errno 27] File too large; free some of the quota"),
+        (OSError(122, "Disk quota exceeded", "/runs/a"), "[Errno 122] Disk quota exceeded"),
         (ValueError("RESOURCE_EXHAUSTED: write: No space left on device"), "no space left on the"),
         (RuntimeError("write() failed: No space left on device"), "no space left on the disk"),
         (

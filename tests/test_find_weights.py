@@ -214,3 +214,17 @@ def test_a_run_names_its_splits_and_warns_of_test_images_that_were_trained_on(tm
     begin(config, tmp_path / "last")
     assert "No splits.json: " in capsys.readouterr().err
     assert not (tmp_path / "last" / "splits.json").exists()
+
+
+@pytest.mark.parametrize("start_from", ["gs://bucket/run", "/gs/bucket/run"])
+def test_a_run_from_elsewhere_does_not_go_online(tmp_path, monkeypatch, start_from: str):
+    """Fault: a bucket that its author named is looked up with the login of who validates it."""
+    claim(epath.Path(tmp_path), small_config(start_from=start_from))
+    splits = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+
+    def look_up(*_: object) -> None:
+        raise AssertionError("a bucket was looked up")
+
+    monkeypatch.setattr("lungseg_jax.paths._open_bucket", look_up)
+    assert ids_trained_on(str(tmp_path)) == {"a", "b"}

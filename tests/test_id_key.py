@@ -23,6 +23,15 @@ def test_a_key_is_kept_for_its_owner_alone(tmp_path):
     assert Path(folder / NAME).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o620, True), (0o640, False)])
+def test_a_key_that_is_no_secret_is_pointed_out(tmp_path, capsys, mode: int, warned: bool):
+    """Fault: hashes that anyone can try out; or an alarm where a group is meant to read it."""
+    read_or_make_key(epath.Path(tmp_path))
+    (tmp_path / NAME).chmod(mode)
+    read_or_make_key(epath.Path(tmp_path))
+    assert ("chmod 600" in capsys.readouterr().err) == warned
+
+
 def _race(folder: Path, start, keys) -> None:
     start.wait()
     keys.put(read_or_make_key(epath.Path(folder)))

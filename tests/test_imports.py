@@ -15,12 +15,12 @@ BELOW = {
     "lungseg_jax.models": (),
     "lungseg_jax.imaging": ("errors", "config"),
     "lungseg_jax.runtime": (
-        "errors", "config", "device_counts", "terminal", "imaging.opencv_memory",
+        "errors", "config", "device_counts", "paths", "terminal", "imaging.opencv_memory",
     ),
     "lungseg_jax.data": ("errors", "config", "imaging", "tfds_builder"),
     "lungseg_jax.prediction": (
         "errors", "config", "imaging", "data.labels", "network", "weights", "paths", "runtime",
-        "file_digest",
+        "file_digest", "terminal",
     ),
     "lungseg_jax.performance": (
         "config", "data", "network", "optim", "parallel", "state", "step", "terminal",

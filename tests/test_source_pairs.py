@@ -76,6 +76,14 @@ def test_a_list_of_pairs(tmp_path):
             "image,left_mask,right_mask\nimages/a.dcm,masks/a.png,masks/a.png\n",
             "line 2, column right_mask: already used in line 2",
         ),
+        (
+            "image,mask,id\nimages/a.dcm,masks/a.png,\x1b[31mx\n",
+            "line 2, column id: holds a control character",
+        ),
+        (
+            'image,mask,source\nimages/a.dcm,masks/a.png,"x\ny"\n',
+            "line 3, column source: holds a control character",
+        ),
         ("image,mask,age\nimages/a.dcm,masks/a.png,nan\n", "line 2, column age: no age"),
         ("image,mask,age\nimages/a.dcm,masks/a.png,old\n", "line 2, column age: no age"),
         ("image,mask,sex\nimages/a.dcm,masks/a.png,woman\n", "line 2, column sex: .*F, M"),

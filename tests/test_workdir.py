@@ -18,7 +18,7 @@ from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.evaluate import evaluate
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.paths import run_folder, write_whole
+from lungseg_jax.paths import run_folder
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, started
 from lungseg_jax.workdir import check_same_config, claim, read_starts, record_start
@@ -177,22 +177,6 @@ def test_a_run_from_before_a_key_existed_has_its_default(tmp_path):
     check_same_config(workdir, Config())
     with pytest.raises(ConfigError, match=r"trimmed_share: is 0\.25, but the run"):
         check_same_config(workdir, dataclasses.replace(Config(), trimmed_share=0.25))
-
-
-def test_a_kill_while_a_file_is_written_leaves_the_one_before(tmp_path, monkeypatch):
-    """Fault: half a file in place of a whole one, by which a run is no longer known."""
-    path = epath.Path(tmp_path) / "config.json"
-    write_whole(path, b"before")
-    write = type(path).write_bytes
-
-    def killed(path: epath.Path, content: bytes) -> None:
-        write(path, content[:3])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(type(path), "write_bytes", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, b"after it")
-    assert path.read_bytes() == b"before"
 
 
 # What a resumption may change: rounding, places, what is kept and what is measured beside training.

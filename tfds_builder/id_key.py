@@ -8,6 +8,7 @@ import time
 
 from etils import epath
 
+from lungseg_jax import terminal
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import files
 
@@ -72,6 +73,8 @@ def read_key(folder: epath.Path) -> bytes:
     while True:
         content = files.read_bytes(path).strip()
         if _FORM.fullmatch(content):
+            if os.stat(path).st_mode & 0o026:  # noqa: PTH116
+                terminal.say(f"{path} may be read or changed by other people: chmod 600 it")
             return bytes.fromhex(content.decode())
         if time.monotonic() > give_up:
             raise DataError(

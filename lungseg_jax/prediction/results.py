@@ -18,7 +18,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import stamp
-from lungseg_jax.paths import write_whole
+from lungseg_jax.paths import open_own, read_file, write_whole
 from lungseg_jax.prediction.table import TABLE, Row
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
@@ -86,7 +86,10 @@ def place_of(file: epath.Path) -> str:
 
 
 def key_of(image: epath.Path) -> str:
-    """Returns the note's name for an image: results are passed on, and paths reveal a lot."""
+    """Returns the note's name for an image: results are passed on, and paths reveal a lot.
+
+    Whoever knows the form of a path can still find it by trying.
+    """
     return hashlib.sha256(os.fsencode(place_of(image))).hexdigest()[:16]
 
 
@@ -109,7 +112,7 @@ def read_note(output: epath.Path) -> dict[str, Result] | None:
     path = output / NOTE
     try:
         # A call that is killed may leave half a line.
-        *lines, _ = path.read_text().split("\n")
+        *lines, _ = read_file(path).split("\n")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -194,7 +197,7 @@ def _sizes(output: epath.Path, mask: str, result: Result) -> tuple[int, ...]:
 @contextlib.contextmanager
 def open_note(output: epath.Path) -> Iterator[Callable[[str, Result, Row], None]]:
     """Opens the note in a folder and yields a function that at once adds to it what was done."""
-    with Path(output / NOTE).open("a", buffering=1) as file:
+    with open_own(output / NOTE, "a", buffering=1) as file:
 
         def add(mask: str, result: Result, row: Row) -> None:
             done = dataclasses.replace(result, sizes=_sizes(output, mask, result), row=row)

@@ -5,9 +5,11 @@ import csv
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from etils import epath
+
+from lungseg_jax.paths import open_own
+from lungseg_jax.terminal import on_one_line
 
 TABLE = "predictions.csv"
 
@@ -57,14 +59,15 @@ def open_table(output: epath.Path) -> Iterator[Callable[[Row], None]]:
     Unknown values are left empty.
     """
     # File names need not be valid text.
-    with Path(output / TABLE).open(
-        "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
+    with open_own(
+        output / TABLE, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
     ) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(Row))
 
         def add(row: Row) -> None:
-            cells = dataclasses.astuple(row)
+            # A name may hold what a terminal would obey.
+            cells = dataclasses.astuple(dataclasses.replace(row, file=on_one_line(row.file)))
             writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
 
         yield add

@@ -11,6 +11,7 @@ from typing import TextIO
 from etils import epath
 
 from lungseg_jax.errors import DataError
+from lungseg_jax.paths import open_own
 
 # A file of its own, never deleted: not every file system locks a folder, and a process may wait
 # for the file that another one has deleted.
@@ -52,7 +53,7 @@ def _opened(path: Path) -> TextIO:
     """Returns the lock file, opened for writing if permitted: it may be another person's."""
     try:
         try:
-            return path.open("a+")
+            return open_own(path, "a+")
         except PermissionError:
             return path.open()
     except OSError as error:

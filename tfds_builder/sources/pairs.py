@@ -176,6 +176,9 @@ class _Row:
           masks: its masks.
           stems: how many images of those that need a name would have each.
         """
+        for column in ("id", "source"):
+            if not self.cells.get(column, "").isprintable():
+                self.refuse(column, "holds a control character", "remove it")
         stem = stem_of(image)
         name = stem if stems[stem] == 1 else PurePosixPath(self.cells["image"]).as_posix()
         clinical = Clinical(
