@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,13 +21,19 @@ def call(script: str, *words: str) -> None:
         runpy.run_path(str(REPOSITORY / "benchmarks" / f"{script}.py"), run_name="__main__")
 
 
+def results() -> dict[Path, int]:
+    """The files that measurements and plots go to, and when each was written."""
+    files = [*REPOSITORY.glob("benchmarks/results/*"), *REPOSITORY.glob("docs/*")]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_shows_how_and_does_nothing(script, capsys):
     """Fault: ten minutes of measurements, or result files overwritten, by who asks for help."""
-    before = {path: path.stat().st_mtime_ns for path in REPOSITORY.glob("[bd]*/**/*.*")}
+    before = results()
     call(script, "--help")
     assert f"python -m benchmarks.{script}" in capsys.readouterr().out
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert results() == before
 
 
 def test_a_users_error_is_one_line():

@@ -4,11 +4,14 @@ import dataclasses
 
 import pytest
 from etils import epath
+from ml_collections import ConfigDict
 
 from lungseg_jax.command_line import parse, parse_build, parse_prediction
+from lungseg_jax.config import resolve
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.workdir import claim, default_workdir
-from tests.small import small_config
+from tests.small import REPOSITORY, small_config
 
 
 def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
@@ -20,6 +23,28 @@ def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
     assert job.config.data.data_dir == "/home/someone/records"
     for given, meant in (("~/b~/c", "/home/someone/b~/c"), ("~", "/home/someone"), ("~b", "~b")):
         assert parse_prediction(["predict", "a", f"-output={given}"]).output == meant
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (REPOSITORY / "configs").glob("*.py"))
+)
+def test_every_experiment_is_one(name):
+    """Fault: a key of the recipe that was renamed, found out by who trains it."""
+    arguments = ["main", f"--config={REPOSITORY / 'configs' / name}", "--workdir=x"]
+    config = parse(arguments).config
+    assert config == resolve(ConfigDict(dataclasses.asdict(config)))
+    for key, value in (("num_steps", 7), ("seed", 3)):
+        assert getattr(parse([*arguments, f"--config.{key}={value}"]).config, key) == value
+
+
+def test_keys_of_reading_reach_the_reader():
+    """Fault: lateral images segmented, or left out, whatever the command line says."""
+    keys = {"frontal_only": "false", "correct_polarity": "false", "max_megapixels": "7.5"}
+    given = [f"--config.data.{key}={value}" for key, value in keys.items()]
+    asked = parse_prediction(["predict", "a", "--output=b", *given])
+    options = read_options(asked.config.data)
+    assert (options.frontal_only, options.correct_polarity) == (False, False)
+    assert options.max_pixels == 7_500_000
 
 
 def test_options_of_beam_are_words_as_in_a_shell():

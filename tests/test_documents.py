@@ -1,6 +1,7 @@
 """The README and its companions against what they speak of."""
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks.readme_tables import TABLES, with_tables
 from lungseg_jax.config import default_config
+from lungseg_jax.prediction.table import Row
 from tests.small import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -135,6 +137,14 @@ def test_the_table_of_keys_has_their_defaults():
             stated |= dict(zip(names, (x.strip(" `") for x in values.split(",")), strict=True))
     assert len(stated) > 10
     assert stated == {name: str(defaults[name]) for name in stated}
+
+
+def test_the_columns_of_the_table_are_those_that_are_documented():
+    """Fault: a column renamed, which scripts read by its name."""
+    text = (REPOSITORY / "docs" / "predict.md").read_text()
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
+    documented = [name for row in rows for name in re.findall(r"\w+", row)]
+    assert sorted(documented) == sorted(field.name for field in dataclasses.fields(Row))
 
 
 FOLDERS = "configs|benchmarks|docs|examples|lungseg_jax|tests|tfds_builder"

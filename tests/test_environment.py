@@ -1,6 +1,7 @@
 """What a result was computed with: the commit that ran, and whether it was changed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ REPOSITORY = Path(__file__).parent.parent
 def git(folder, *arguments):
     identity = ("-c", "user.name=Nobody", "-c", "user.email=nobody@localhost")
     command = ["git", "-C", str(folder), *identity, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    # Neither the repository of a hook that runs the tests, nor anybody's settings.
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    plain = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=kept | plain)
+    return ended.stdout.strip()
 
 
 def test_the_commit_and_whether_it_was_changed(tmp_path):
@@ -36,6 +41,19 @@ def test_the_commit_and_whether_it_was_changed(tmp_path):
     assert revision(tmp_path) == found
     source.write_text("second\n")
     assert revision(tmp_path) == f"{found}-dirty"
+
+
+def test_the_commit_is_the_checkouts_where_a_git_hook_calls(tmp_path, monkeypatch):
+    """Fault: a run started by a hook of another repository named by that one's commit."""
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        git(tmp_path / name, "init", "--quiet")
+        git(tmp_path / name, "commit", "--quiet", "--allow-empty", f"--message={name}")
+    commit = git(tmp_path / "own", "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    found = revision(tmp_path / "own")
+    assert found
+    assert commit.startswith(found)
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="no git checkout")

@@ -62,6 +62,41 @@ def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
     assert reason in judged(right, left, dice)
 
 
+@pytest.mark.parametrize(
+    ("inside", "outside", "reason"),
+    [
+        # 4 % of the image, 200 of 10,000 pixels for each lung.
+        (
+            (np.s_[20:40, 20:30], np.s_[20:40, 70:80]),
+            (np.s_[20:40, 20:30], np.s_[20:39, 70:80]),
+            "lungs cover 4% of the image",
+        ),
+        # 75 %, 4,900 and 2,600 pixels.
+        (
+            (np.s_[1:99, 1:51], np.s_[1:66, 51:91]),
+            (np.s_[1:99, 1:51], np.s_[1:67, 51:91]),
+            "lungs cover 75% of the image",
+        ),
+        # A fifth of the other lung.
+        (
+            (np.s_[20:60, 20:30], np.s_[20:60, 40:90]),
+            (np.s_[20:59, 20:30], np.s_[20:60, 40:90]),
+            "one lung has 20% of the other's area",
+        ),
+        # Half of the lungs' width.
+        (
+            (np.s_[0:60, 10:50], np.s_[20:60, 50:90]),
+            (np.s_[0:60, 10:51], np.s_[20:60, 51:90]),
+            "lungs out of view at the top",
+        ),
+    ],
+)
+def test_what_is_rejected_begins_at_the_documented_bounds(inside, outside, reason: str):
+    """Fault: a bound moved without a word, by which masks of an archive pass or fail."""
+    assert judged(*inside) == ""
+    assert judged(*outside) == reason
+
+
 def test_an_image_unlike_a_chest_is_doubted_whatever_its_mask():
     """Fault: two shapes on a hand accepted as lungs."""
     masks = [np.zeros((100, 100), bool) for _ in range(2)]

@@ -19,8 +19,10 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import main, packaged_segmenter, predict, segment
-from lungseg_jax.prediction.results import Extra, overlay_of
+from lungseg_jax.prediction.results import NOTE, Extra, overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
+from lungseg_jax.prediction.table import TABLE
+from lungseg_jax.runtime.alone import LOCK
 from lungseg_jax.weights import Calibration, load_weights, save_weights
 from tests.deadly_reading import read_or_die
 from tests.images import SHARED, chest, dicom_bytes, png_bytes
@@ -149,6 +151,20 @@ def test_the_command_takes_all_networks_and_both_ways(tmp_path, both_ways: bool)
     }
     alike = [given for given, mask in masks.items() if np.array_equal(found == 255, mask)]
     assert alike == [(2, both_ways)]
+
+
+def test_the_command_writes_what_it_is_asked_for(tmp_path):
+    """Fault: a flag that is read and then forgotten."""
+    header = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+    phantom = generate_phantom(5, 4).image
+    (tmp_path / "a.dcm").write_bytes(dicom_bytes((phantom * 4095).astype(np.uint16), header))
+    given = ["predict", str(tmp_path / "a.dcm"), f"--output={tmp_path / 'out'}"]
+    usual = {"a_mask.png", "a_overlay.png", TABLE, NOTE, LOCK}
+    assert main(given) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == usual
+    assert main([*given, "--sides", "--probabilities", "--dicom_seg"]) == 0
+    more = {"a_right.png", "a_left.png", "a_probabilities.png", "a_seg.dcm"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == usual | more
 
 
 def test_a_file_name_that_is_not_valid_text_has_its_row(tmp_path, untrained):

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -49,9 +50,11 @@ def revision(checkout: Path = _CHECKOUT) -> str | None:
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+    # Git's own variables name another repository where a git hook calls.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         found = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS
+            command, env=inherited, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS
         )
     except (OSError, subprocess.SubprocessError):
         return None
