@@ -142,6 +142,7 @@ def run_hosts(
     rates: str = "2e-3 2e-3",
     code: int = 0,
     bucket: Bucket | None = None,
+    before: str = "",
 ) -> str:
     """Returns what both hosts printed.
 
@@ -154,6 +155,7 @@ def run_hosts(
       rates: the learning rate of each host.
       code: that each exits with.
       bucket: that the run is in instead, while each host has images and records of its own.
+      before: what each host executes first.
     """
     roots, workdir = [str(root)] * 2, str(root / kind)
     if bucket is not None:
@@ -164,7 +166,7 @@ def run_hosts(
     arguments = [
         [own_root, *job, rate, workdir] for own_root, rate in zip(roots, rates.split(), strict=True)
     ]
-    return "".join(outputs_of_hosts(HOST, arguments, [environment] * 2, code))
+    return "".join(outputs_of_hosts(before + HOST, arguments, [environment] * 2, code))
 
 
 @pytest.mark.parametrize(
@@ -212,11 +214,32 @@ def references(workdir: Path) -> dict[str, int]:
         return {row["id"]: int(row["reference_px"]) for row in csv.DictReader(table)}
 
 
-def test_hosts_that_were_started_differently_do_not_train(tmp_path):
-    """Fault: one host with another configuration, whose gradients are taken for the job's."""
+# What a host is given besides: another commit, other records.
+OTHER_COMMIT = """
+import lungseg_jax.train, jax
+environment = lungseg_jax.train.environment
+lungseg_jax.train.environment = lambda: environment() | {"revision": str(jax.process_index())}
+"""
+OTHER_RECORDS = """
+import lungseg_jax.train, jax
+lungseg_jax.train.identity = lambda records: {"content": str(jax.process_index())}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "rates", "fact"),
+    [
+        ("", "2e-3 3e-3", "configuration"),
+        (OTHER_COMMIT, "2e-3 2e-3", "commit"),
+        pytest.param(OTHER_RECORDS, "2e-3 2e-3", "records", marks=pytest.mark.slow),
+    ],
+)
+def test_hosts_that_were_started_differently_do_not_train(tmp_path, before, rates, fact):
+    """Fault: a host whose gradients, of another job, are taken for the job's."""
     write_small_data(tmp_path / "archive")
-    said = run_hosts(tmp_path, "pmap", "true", 1, rates="2e-3 3e-3", code=1)
-    assert said.count("ConfigError: distributed: the hosts of the job differ in config") == 2
+    said = run_hosts(tmp_path, "pmap", "true", 1, rates=rates, code=1, before=before)
+    told = f"ConfigError: distributed: the hosts of the job differ in {fact}"
+    assert said.count(told) == 2
     assert not (tmp_path / "pmap").exists()
 
 

@@ -37,6 +37,7 @@ from lungseg_jax.train import Pending, Training
 from lungseg_jax.weights import load_weights
 from lungseg_jax.workdir import read_config, read_starts
 from tests.events import events_in
+from tests.images import chest, png_bytes
 from tests.small import LISTENING, REPOSITORY, assert_trees_equal, small_config, write_small_data
 from tfds_builder.splits import read_split_file
 
@@ -161,12 +162,45 @@ def newest_state(workdir: Path):
     return restored
 
 
+# In each Python process of a command: writes down what leaves for the network.
+LISTENER = """
+import sys
+def heard(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"):
+        with open({file!r}, "a") as file:
+            file.write(f"{{event}} {{arguments[1:]}}\\n")
+sys.addaudithook(heard)
+"""
+
+
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory) -> Path:
+def listener(tmp_path_factory) -> Path:
+    """A folder for `PYTHONPATH`; what is heard goes to `heard` in it."""
+    folder = tmp_path_factory.mktemp("listener")
+    (folder / "sitecustomize.py").write_text(LISTENER.format(file=str(folder / "heard")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data, listener, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    result = run(command(data, workdir))
+    result = run(command(data, workdir), PYTHONPATH=f"{listener}:{REPOSITORY}")
     assert result.returncode == 0, result.stderr
     return workdir
+
+
+def test_nothing_is_sent_anywhere(finished, listener, tmp_path):
+    """Fault: a library that asks for updates, or reports that a hospital's images are read."""
+    environment = {"PYTHONPATH": f"{listener}:{REPOSITORY}"}
+    (tmp_path / "0.png").write_bytes(png_bytes(chest(120, 110, 0)[0]))
+    segment = [sys.executable, "-m", "lungseg_jax.predict", str(tmp_path / "0.png")]
+    given = [f"--checkpoint={finished}", f"--output={tmp_path / 'out'}"]
+    result = run([*segment, *given], **environment)
+    assert result.returncode == 0, result.stderr
+    assert not (listener / "heard").exists(), (listener / "heard").read_text()
+    call = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    run([sys.executable, "-c", call], **environment)
+    assert "socket.connect" in (listener / "heard").read_text(), "nothing would be heard"
 
 
 def test_finished_run_leaves_what_the_readme_says(finished):
