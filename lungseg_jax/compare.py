@@ -5,7 +5,7 @@ Usage: python -m lungseg_jax.compare RUN_A RUN_B [--split=test]
 
 RUN_A, RUN_B   folders of finished runs: of two groups, for example, the seeds or the folds of a
                recipe each, with the word vs between them
---split=NAME   test (default) or val; external, of folders of lungseg_jax.validate
+--split=NAME   test (default) or val; external, of folders of lungseg_jax.validate or measure
 
 Interval and p are about other patients: two seeds of one recipe differ, too. Of groups of seeds,
 "p (runs)" is about other seeds.

@@ -14,7 +14,8 @@ from lungseg_jax.errors import ConfigError, DataError, first_line
 # What addresses of folders in Google Cloud Storage begin with.
 BUCKETS = "gs://"
 
-# The file that `lungseg_jax.validate` writes beside its figures, which marks its folders.
+# The file that `lungseg_jax.validate` and `measure` write beside their figures, which marks their
+# folders.
 VALIDATION = "validation.json"
 
 # The file that names the images of each split of a run.

@@ -202,7 +202,7 @@ def _read(workdir: epath.Path, split: str) -> Table:
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
-        remedy = "give finished runs, or with --split=external folders of lungseg_jax.validate"
+        remedy = "give finished runs, or with --split=external folders of validate or measure"
         raise DataError(path, error.strerror or "not readable", remedy) from error
     except (UnicodeDecodeError, csv.Error):
         rows = []

@@ -3,7 +3,7 @@
 Usage: python -m lungseg_jax.summarize RUN… [--split=test] [--output=FILE.json]
 
 RUN…           folders of finished runs, of the same images (seeds) or of none in common (folds)
---split=NAME   test (default) or val; external, of folders of lungseg_jax.validate
+--split=NAME   test (default) or val; external, of folders of lungseg_jax.validate or measure
 --output=FILE  the same as JSON, with each run's means
 
 Each image counts once, with its mean over the runs that measured it. The interval is about other

@@ -69,7 +69,7 @@ def check_free(workdir: epath.Path, config: Config) -> None:
     if workdir.is_file():
         raise ConfigError(workdir, "is a file", "give a folder as --workdir")
     if (workdir / VALIDATION).exists():
-        fault = "holds figures of lungseg_jax.validate"
+        fault = "holds figures of lungseg_jax.validate or measure"
         raise ConfigError(workdir, fault, "give another --workdir")
     # A bucket has no folder without a file in it. Figures remain a run's own when its checkpoints
     # were deleted.
