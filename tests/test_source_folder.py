@@ -116,7 +116,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
 
 def test_nothing_that_fits(tmp_path):
     """Fault: an empty data set where the patterns have a typing error."""
-    with pytest.raises(DataError, match=r"matches 0 images, data\.masks=.* masks for 0"):
+    with pytest.raises(DataError, match=r"matches 0 images, and data\.masks=.* the masks of 0"):
         list_source("folder", write_tree(tmp_path, FOLDER), FolderPatterns("scans/*", "m/{stem}"))
 
 
@@ -216,9 +216,9 @@ def test_one_lung_alone_is_refused(tmp_path):
     ("names", "said"),
     [
         (["set/images/a.png", "set/images/b.png", "set/masks/a.png", "set/notes.txt"],
-         "masks for 0, of 2 in set/images, 1 in set/masks; change"),
-        (["a.dcm", ".DS_Store"], "masks for 0, of 1 in .; change"),
-        ([], "masks for 0, of no files; change"),
+         "the masks of 0, among 2 in set/images, 1 in set/masks; change"),
+        (["a.dcm", ".DS_Store"], "the masks of 0, among 1 in .; change"),
+        ([], "the masks of 0, among no files; change"),
     ],
 )  # fmt: skip
 def test_where_the_files_are_is_told_where_nothing_matches(tmp_path, names, said):

@@ -118,8 +118,8 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
     if not images or not masks:
         raise DataError(
             root,
-            f"data.images={patterns.images} matches {len(images)} images, "
-            f"data.masks={patterns.masks} masks for {len(masks)}, of {_describe(visible)}",
+            f"data.images={patterns.images} matches {len(images)} images, and "
+            f"data.masks={patterns.masks} the masks of {len(masks)}, among {_describe(visible)}",
             "change the folder or the patterns, such as data.images='CXR_png/*' and "
             "data.masks='masks/*/{stem}*'",
         )
