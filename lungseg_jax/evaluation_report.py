@@ -22,7 +22,7 @@ from lungseg_jax.metrics import (
     spread,
     summarize,
 )
-from lungseg_jax.paths import write_whole
+from lungseg_jax.paths import read_file, write_whole
 
 # Columns that a whole table may lack.
 _SOMETIMES = (*SIDE_FIGURES, "cross_entropy", "sex", "age_years")
@@ -125,7 +125,7 @@ def read_summary(workdir: epath.Path) -> Summary:
       FileNotFoundError: the run has not finished.
       ValueError: the file is not JSON.
     """
-    return json.loads((workdir / "metrics.json").read_text())
+    return json.loads(read_file(workdir / "metrics.json"))
 
 
 def best_median_worst(rows: Sequence[ImageMetrics]) -> dict[str, int]:

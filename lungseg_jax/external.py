@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -232,7 +233,29 @@ def collect(
     if len(bad) > data.max_bad_share * len(cases):
         fault = f"{len(bad)} of {len(cases)} images are bad ({bad[0].fault})"
         raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
-    return Figures(name_patients(rows), taken, left_out)
+    return Figures(name_patients(_with_sides_that_are_told(rows)), taken, left_out)
+
+
+def _with_sides_that_are_told(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows, those with an empty mask without sides if no other of the source has them.
+
+    An empty mask has no sides to tell, and fails on both only where others tell them.
+    """
+
+    def both_there(row: ExternalMetrics) -> bool:
+        return bool(row.predicted_px and row.reference_px)
+
+    telling = {
+        row.source
+        for row in rows
+        if both_there(row) and not math.isnan(row.dice_right + row.dice_left)
+    }
+    return [
+        row
+        if both_there(row) or row.source in telling
+        else dataclasses.replace(row, dice_right=NAN, dice_left=NAN)
+        for row in rows
+    ]
 
 
 def metrics_of(
@@ -330,10 +353,13 @@ def write_figures(
         earlier.unlink()
     evaluation_report.write_overlays(output, rows, ranked, overlays)
     _say_if_sides_are_exchanged(rows)
-    notes = (note for row in rows for note in filter(None, row.notes.split("; ")))
+    notes = (told for row in rows for told in filter(None, row.notes.split("; ")))
     # Doubtful references make doubtful figures.
-    for kind, count in collections.Counter(map(without_numbers, notes)).most_common(MOST_SHOWN):
-        terminal.say(f"noted of {count} of {len(rows)} images: {kind}")
+    by_kind: dict[str, list[str]] = collections.defaultdict(list)
+    for told in notes:
+        by_kind[without_numbers(told)].append(told)
+    for alike in sorted(by_kind.values(), key=len, reverse=True)[:MOST_SHOWN]:
+        terminal.say(f"noted of {len(alike)} of {len(rows)} images: {alike[0]}")
     for reason in reasons[:MOST_SHOWN]:
         terminal.say(f"left out: {reason}")
     if len(reasons) > MOST_SHOWN:

@@ -3,8 +3,9 @@
 Usage: python -m lungseg_jax.measure --config.data.manual_dir=FOLDER --predicted=MASKS --output=DIR
 
 --predicted=MASKS        the masks to measure, with {id} for an image's name without extension (its
-                         id in pairs.csv), such as 'elsewhere/{id}.png': PNG or GIF files of both
-                         lungs (255 or 1), or DICOM SEG files, at the images' own size
+                         id in pairs.csv; the path there, of images that share a name), such as
+                         'elsewhere/{id}.png': PNG or GIF files of both lungs (255 or 1), or DICOM
+                         SEG files, at the images' own size
 --config.data.KEY=VALUE  the images and their reference masks, as for training: source (folder, if
                          not given), manual_dir, images (images/*), masks (masks/{stem}*); splits,
                          a file of which only the test split is measured; how they are read;
@@ -12,7 +13,8 @@ Usage: python -m lungseg_jax.measure --config.data.manual_dir=FOLDER --predicted
 --config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
 --output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
 
-Each labelled image must have a mask, empty if nothing was found; none is left out for lack of one.
+Each image that is measured must have a mask, empty if nothing was found. Not measured are images
+that their header calls something else than a frontal chest, as by validate.
 To compare two programs: lungseg_jax.compare DIR_A DIR_B --split=external.
 """
 
@@ -26,13 +28,12 @@ from absl import flags
 from etils import epath
 from jaxtyping import UInt8
 
-from lungseg_jax import evaluation_report, external
+from lungseg_jax import evaluation_report, external, terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags_alone
 from lungseg_jax.config import DataConfig, EvaluationConfig
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.external import ExternalMetrics
-from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.cores import num_readers
 from tfds_builder.read_case import Labelled, read_labelled_and_mask
@@ -71,6 +72,7 @@ def measure(
         raise ConfigError("--predicted", fault, f"write {ID} once, for an image's id")
     output = external.free_output(output)
     cases = external.list_cases(data)
+    _say_what_is_absent(cases, predicted)
     with external.reader_of(output, data, read_labelled_and_mask) as reader:
         read = functools.partial(_read, reader, predicted)
 
@@ -115,16 +117,24 @@ def _read(
       DataError: the mask is absent or bad, whatever happens to bad images: to leave the image out
         would improve the figures of a program that failed on it. Or see `external.Reader.read`.
     """
-    path = epath.Path(predicted.replace(ID, case.example_id)).expanduser()
-    if fault := why_no_file(path):
-        raise DataError(path, fault, "make a mask of each image, empty if nothing is found")
-    answer = reader.read(case, read_labelled_and_mask, path)
+    answer = reader.read(case, read_labelled_and_mask, _mask_of(case, predicted))
     if isinstance(answer, DataError):
         return answer
     labelled, mask = answer
     if isinstance(mask, DataError):
         raise mask
     return labelled, mask
+
+
+def _mask_of(case: Case, predicted: str) -> epath.Path:
+    return epath.Path(predicted.replace(ID, case.example_id)).expanduser()
+
+
+def _say_what_is_absent(cases: Sequence[Case], predicted: str) -> None:
+    """Says at once how many masks are absent: the first ends the command when its turn comes."""
+    paths = [_mask_of(case, predicted) for case in cases]
+    if absent := [path for path in paths if not path.exists()]:
+        terminal.say(f"{len(absent)} of {len(paths)} images have no mask, such as {absent[0]}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,8 +1,8 @@
 """Folders on disk and in Google Cloud Storage, their files' names, and how these are written."""
 
 import errno
-import hashlib
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -17,6 +17,9 @@ BUCKETS = "gs://"
 # The file that `lungseg_jax.validate` and `measure` write beside their figures, which marks their
 # folders.
 VALIDATION = "validation.json"
+
+# What names of files end in that are being written.
+_UNFINISHED = ".new"
 
 # The file that names the images of each split of a run.
 SPLITS = "splits.json"
@@ -97,44 +100,73 @@ def make_folder(output: epath.Path) -> None:
 
 
 def read_file(path: epath.Path) -> str:
-    """Returns the text of a file that others may have put there.
+    """Returns the text, in UTF-8, of a file that others may have put there.
 
     Raises:
-      OSError: it cannot be read, or is a pipe or a device, which has no end.
+      OSError: it cannot be read, or is a pipe or a device.
     """
-    if not is_in_bucket(path):
+    check_has_end(path)
+    return path.read_text(encoding="utf-8")
+
+
+def check_has_end(path: epath.Path) -> None:
+    """Checks that a file, if it is there, is no pipe or device, which keep their reader waiting.
+
+    Raises:
+      OSError: it is one.
+    """
+    if not is_in_bucket(path) and path.exists():
         kind = Path(path).stat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-            raise OSError(errno.EINVAL, "a pipe or a device, not a file", os.fspath(path))
-    return path.read_text()
+            raise OSError(errno.EINVAL, "is a pipe or a device, not a file", os.fspath(path))
 
 
 def write_whole(path: epath.Path, content: bytes) -> None:
     """Writes a file so that a kill or a full disk never leaves half of it.
 
-    A link in its place is replaced: what it leads to is someone else's.
+    A symbolic link in its place is replaced: what it leads to is someone else's.
     """
-    # Short, because the file's own name may be as long as names can be.
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    written = path.with_name(f".{name}.new")
-    if is_in_bucket(path):
-        written.write_bytes(content)
-    else:
+    # A name of its own, because several may write at once, and a short one: the file's own name may
+    # be as long as names can be.
+    written = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
+    try:
+        if is_in_bucket(path):
+            written.write_bytes(content)
+        else:
+            # A new file, or none: a link may have been put there.
+            with Path(written).open("xb") as file:
+                file.write(content)
+        written.replace(path)
+    except BaseException:
         written.unlink(missing_ok=True)
-        # A new file, or none: a link may have been put there since.
-        with Path(written).open("xb") as file:
-            file.write(content)
-    written.replace(path)
+        raise
+
+
+def remove_unfinished(folder: epath.Path) -> None:
+    """Removes what `write_whole` left in a folder on disk when its process was killed.
+
+    Args:
+      folder: a folder that no other process writes to.
+    """
+    for path in Path(folder).glob(f".{'[0-9a-f]' * 16}{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def open_own(path: epath.PathLike, mode: Literal["w", "a", "a+"], **options: Any) -> TextIO:
     """Opens a file of text that is written bit by bit, unless a link stands in its place.
 
     Raises:
-      OSError: it is a link, whose target is someone else's, or cannot be opened.
+      DataError: it is a symbolic link, whose target is someone else's.
+      OSError: it cannot be opened.
     """
-    return open(path, mode, opener=_not_through_links, **options)
+    try:
+        return open(path, mode, opener=_not_through_links, **options)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DataError(path, "is a link", "remove it, or give another folder") from error
 
 
 def _not_through_links(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+    # A pipe is not waited for either.
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

@@ -14,10 +14,11 @@ from etils import epath
 from jaxtyping import Float64
 
 from lungseg_jax import evaluation_report, terminal
-from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
-from lungseg_jax.paths import run_folder
+from lungseg_jax.paths import SPLITS, read_file, run_folder
 from lungseg_jax.workdir import recipe_differences
+from tfds_builder.splits import read_split_file
 
 # Metrics that are compared: those in pixels between files of one size, those in percent of the
 # longer side between others, and optional ones if all tables have them.
@@ -95,13 +96,30 @@ def which_checkpoint(workdir: epath.PathLike, split: str) -> str:
 
 def say_if_recipes_differ(runs: Sequence[epath.PathLike]) -> None:
     """Says in what runs differ that count as the seeds or the folds of one recipe."""
-    differences = recipe_differences([run_folder(workdir) for workdir in runs])
+    folders = [run_folder(workdir) for workdir in runs]
+    differences = recipe_differences(folders)
+    if trained_on := _other_images(folders):
+        differences["the number of images to train on"] = trained_on
     if differences:
         told = "; ".join(
             f"{key} is {', '.join(str(value) for value in values)}"
             for key, values in differences.items()
         )
         terminal.say(f"Not runs of one recipe, so that they differ by more than chance: {told}")
+
+
+def _other_images(folders: Sequence[epath.Path]) -> list[int]:
+    """Returns how many images each run was trained on, if others, though they have one test split.
+
+    Nothing if they are the same, or not known.
+    """
+    try:
+        splits = [read_split_file(folder / SPLITS) for folder in folders]
+    except UserError:
+        return []
+    tested, trained = ({tuple(sorted(of[name])) for of in splits} for name in ("test", "train"))
+    seeds = len(tested) == 1
+    return [len(of["train"]) for of in splits] if seeds and len(trained) > 1 else []
 
 
 def metrics_to_show(tables: Sequence[Table]) -> list[int]:
@@ -192,7 +210,7 @@ def _tolerances(workdir: epath.Path, split: str) -> tuple[float, float]:
     try:
         summary = evaluation_report.read_summary(workdir)[split]
         return float(summary["tolerance_px"]), float(summary["tolerance_mm"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         fault = f"does not tell the tolerance of surface Dice ({type(error).__name__})"
         raise DataError(workdir / "metrics.json", fault, AGAIN) from error
 
@@ -200,7 +218,7 @@ def _tolerances(workdir: epath.Path, split: str) -> tuple[float, float]:
 def _read(workdir: epath.Path, split: str) -> Table:
     path = workdir / "eval" / f"{split}.csv"
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(read_file(path).splitlines()))
     except OSError as error:
         remedy = "give finished runs, or with --split=external folders of validate or measure"
         raise DataError(path, error.strerror or "not readable", remedy) from error

@@ -22,7 +22,7 @@ from flax import nnx
 from lungseg_jax.config import Config, from_json
 from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.network import Variables, abstract_variables, model_graph
-from lungseg_jax.paths import write_whole
+from lungseg_jax.paths import check_has_end, write_whole
 
 # Half precision keeps three to four digits of a number in half the space.
 _STORED = np.float16
@@ -138,6 +138,7 @@ def load_weights(path: epath.PathLike) -> Weights:
     """
     path = epath.Path(path).expanduser()
     try:
+        check_has_end(path)
         content = path.read_bytes()
         stated = _checksum_of(path).read_bytes().split()[:1]
     except OSError as error:

@@ -213,7 +213,8 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
 def recipe_differences(workdirs: Sequence[epath.Path]) -> dict[str, list[Any]]:
     """Returns the keys in which runs differ by more than seed and fold, with each run's value.
 
-    Nothing if a folder holds no readable configuration, as those of validations.
+    Each may start from a run of its own. Nothing if a folder holds no readable configuration, as
+    those of `lungseg_jax.validate` and `measure`.
     """
     try:
         configs = [_saved(workdir / "config.json") for workdir in workdirs]
@@ -223,12 +224,17 @@ def recipe_differences(workdirs: Sequence[epath.Path]) -> dict[str, list[Any]]:
         key: [config[key] for config in configs]
         for key in sorted(set.intersection(*(set(config) for config in configs)))
     }
-    repeated = _FREE_KEYS | _REPEAT_KEYS
+    values["start_from"] = [_kind_of_start(name) for name in values["start_from"]]
+    repeated = (_FREE_KEYS - {"evaluation.every"}) | _REPEAT_KEYS
     return {
         key: found
         for key, found in values.items()
         if key not in repeated and any(value != found[0] for value in found)
     }
+
+
+def _kind_of_start(name: str) -> str:
+    return name if name in ("", "packaged") else "other weights"
 
 
 def _saved(path: epath.Path) -> dict[str, Any]:

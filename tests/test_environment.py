@@ -51,9 +51,11 @@ def test_the_commit_is_the_checkouts_where_a_git_hook_calls(tmp_path, monkeypatc
         git(tmp_path / name, "commit", "--quiet", "--allow-empty", f"--message={name}")
     commit = git(tmp_path / "own", "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
-    found = revision(tmp_path / "own")
-    assert found
-    assert commit.startswith(found)
+    # Fault: what makes git trust a checkout of another user's, as in containers, lost with it.
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.abbrev")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "20")
+    assert revision(tmp_path / "own") == commit[:20]
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="no git checkout")

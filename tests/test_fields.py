@@ -2,6 +2,7 @@
 
 import os
 import resource
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import encode_png
-from tests.stored import read_split, rewrite, shard, write_records
+from tests.stored import claiming, read_split, rewrite, shard, write_records
 from tfds_builder.fields import Fields
 
 
@@ -35,6 +36,30 @@ def test_fields_are_what_tfds_reads(folder):
             np.testing.assert_array_equal(record[name], expected)
             assert np.asarray(record[name]).dtype == np.asarray(expected).dtype
             assert np.shape(record[name]) == np.shape(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("image", claiming(70, encode_png(np.zeros((64, 64), np.uint16)))),
+        ("original_mask", claiming(30_000, encode_png(np.zeros((90, 80), np.uint8)))),
+        # A JPEG that has a PNG's numbers where a PNG has them.
+        (
+            "image",
+            b"\xff\xd8\xff\xfe\x00\x40".ljust(16, b"x") + struct.pack(">II", 64, 64) + bytes(99),
+        ),
+    ],
+)
+def test_what_claims_to_be_larger_is_not_decoded(tmp_path, monkeypatch, name: str, content: bytes):
+    """Fault: a record of a few bytes that fills the memory of whoever trains or looks at it."""
+    folder = write_records(tmp_path)
+    rewrite(folder, "test", lambda records: [records[0] | {name: content}, *records[1:]])
+    decoded = []
+    monkeypatch.setattr("tfds_builder.fields.cv2.imdecode", lambda *_: decoded.append(1))
+    fields = Fields(tfds.builder_from_directory(folder), "test", name)
+    with pytest.raises(DataError, match="is damaged"):
+        fields.read([0])
+    assert not decoded
 
 
 def test_other_fields_are_read_from_the_same_open_shards(folder):

@@ -131,6 +131,44 @@ def test_bad_images_are_left_out_only_if_asked(tmp_path, data, copies):
     assert (found["num_examples"], found["num_left_out"]) == (5, 1)
 
 
+def test_an_empty_mask_tells_no_sides_that_the_program_does_not_tell(tmp_path):
+    """Fault: a Dice of each lung of a program that finds both as one, from its failures alone."""
+    for name in ("images", "masks", "one", "both"):
+        (tmp_path / name).mkdir()
+    for number in range(4):
+        pixels, mask = chest(130, 120, number)
+        image = tmp_path / "images" / f"{number}.dcm"
+        image.write_bytes(dicom_bytes(pixels, STUDY | {"SOPInstanceUID": f"1.2.3.{number}"}))
+        inside, is_right = mask > 127, np.arange(120) < 60
+        content = encode_dicom_seg(
+            image, inside & is_right, inside & ~is_right, ReadOptions(), ("x",)
+        )
+        (tmp_path / "masks" / f"{number}_seg.dcm").write_bytes(content)
+        found = inside & (number > 0)
+        (tmp_path / "one" / f"{number}.png").write_bytes(png_bytes(found.astype(np.uint8)))
+        content = encode_dicom_seg(
+            image, found & is_right, found & ~is_right, ReadOptions(), ("y",)
+        )
+        (tmp_path / "both" / f"{number}.dcm").write_bytes(content)
+    data = DataConfig(source="folder", manual_dir=str(tmp_path))
+    one = measure(str(tmp_path / "one" / "{id}.png"), data, tmp_path / "out")["external"]
+    assert "dice_right" not in one
+    assert "dice_right" not in table(tmp_path / "out")[0]
+    # Where it tells them, its failure counts for both.
+    both = measure(str(tmp_path / "both" / "{id}.dcm"), data, tmp_path / "out")["external"]
+    assert one["dice"] == both["dice"] == both["dice_right"] == both["dice_left"] == 0.75
+
+
+def test_images_that_are_left_out_need_no_mask(tmp_path, data, copies, capsys):
+    """Fault: masks asked for of lateral images, which no program is measured on."""
+    lateral = dicom_bytes(chest(120, 110, 0)[0], {"ViewPosition": "LL"})
+    (tmp_path / "data" / "images" / "0.png").write_bytes(lateral)
+    (tmp_path / "masks" / "0.png").unlink()
+    found = measure(copies, data, tmp_path / "out")["external"]
+    assert (found["num_examples"], found["num_left_out"]) == (5, 1)
+    assert "1 of 6 images have no mask, such as" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("predicted", ["masks/*.png", "{id}/{id}.png"])
 def test_a_pattern_that_does_not_tell_images_apart_is_refused(tmp_path, data, predicted):
     """Fault: one mask for all images."""

@@ -1,10 +1,12 @@
 """Files that are written whole or not at all, and never through someone's link."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from etils import epath
 
@@ -14,12 +16,14 @@ from lungseg_jax.predict import predict
 from lungseg_jax.prediction.results import NOTE, read_note
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE
+from lungseg_jax.run_tables import read_tables
 from lungseg_jax.runtime.alone import LOCK, alone_in
-from lungseg_jax.weights import Calibration
+from lungseg_jax.weights import Calibration, load_weights
 from lungseg_jax.workdir import read_config
 from tests.images import chest, png_bytes
+from tests.test_compare import write_run
 from tests.untrained import untrained_weights
-from tfds_builder.splits import read_split_file
+from tfds_builder.records_folder import RECORD_FILES, open_folder
 
 # A child that may write files of up to 100 bytes, as where a disk or a quota is full.
 FULL = """
@@ -40,10 +44,52 @@ def test_a_full_disk_leaves_the_file_before(tmp_path: Path):
     )
     assert "File too large" in ended.stderr
     assert path.read_bytes() == b"before"
-    # What it left is no obstacle, and is gone in the end.
-    write_whole(epath.Path(path), b"after")
-    assert path.read_bytes() == b"after"
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_a_kill_leaves_is_removed_and_nothing_else(tmp_path: Path, monkeypatch):
+    """Fault: halves of masks that stay for ever, without a name; or a user's own file gone."""
+    (tmp_path / "0.png").write_bytes(png_bytes(chest(120, 110, 0)[0]))
+    output = tmp_path / "out"
+    output.mkdir()
+    own = {".mine.new", "a.new", ".0123456789abcdef"}
+    for name in own:
+        (output / name).write_text("x")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(epath.Path(output)), "replace", killed)
+        patch.setattr(type(epath.Path(output)), "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(epath.Path(output / "0_mask.png"), b"half")
+    assert len({path.name for path in output.iterdir()} - own) == 1
+    predict(Segmenter(untrained_weights(Calibration(0.5))), [tmp_path / "0.png"], output)
+    left = {path.name for path in output.iterdir() if path.name.endswith(".new")}
+    assert left == own - {".0123456789abcdef"}
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_writers_at_the_same_time_do_not_meet(tmp_path: Path):
+    """Fault: one renames the half that another has begun, or fails for want of it."""
+    path = epath.Path(tmp_path / "x.onnx")
+    contents = [bytes([number]) * 200_000 for number in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            list(pool.map(lambda content: write_whole(path, content), contents))
+            assert path.read_bytes() in contents
+    assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_a_link_under_the_name_of_the_unfinished_file_is_not_followed(
+    tmp_path: Path, precious: Path, monkeypatch
+):
+    """Fault: who guesses that name has someone's file overwritten."""
+    monkeypatch.setattr("lungseg_jax.paths.secrets.token_hex", lambda _: "0" * 16)
+    (tmp_path / f".{'0' * 16}.new").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        write_whole(epath.Path(tmp_path / "a"), b"x")
+    assert precious.read_text() == "someone's"
 
 
 def test_names_may_be_as_long_as_there_are(tmp_path: Path):
@@ -69,7 +115,7 @@ def test_what_links_lead_to_is_not_written(tmp_path: Path, precious: Path):
     for mode in ("w", "a", "a+"):
         link = tmp_path / f"{mode}.csv"
         link.symlink_to(precious)
-        with pytest.raises(OSError, match="symbolic links"):
+        with pytest.raises(DataError, match="is a link; remove it"):
             open_own(link, mode)
     assert precious.read_text() == "someone's"
 
@@ -79,7 +125,7 @@ def test_a_planted_lock_is_no_reason_to_overwrite(tmp_path: Path, precious: Path
     folder = tmp_path / "shared"
     folder.mkdir()
     (folder / LOCK).symlink_to(precious)
-    with pytest.raises(DataError, match="symbolic links"), alone_in(folder, "wait"):
+    with pytest.raises(DataError, match="is a link; remove it"), alone_in(folder, "wait"):
         pass
     assert precious.read_text() == "someone's"
 
@@ -96,7 +142,7 @@ def test_results_are_not_written_through_links(tmp_path: Path, precious: Path, n
     (output / name).unlink()
     (output / name).symlink_to(precious)
     if name == TABLE:
-        with pytest.raises(OSError, match="symbolic links"):
+        with pytest.raises(DataError, match="is a link; remove it"):
             predict(segmenter, [tmp_path / "0.png"], output)
     else:
         predict(segmenter, [tmp_path / "0.png"], output)
@@ -107,24 +153,46 @@ def test_results_are_not_written_through_links(tmp_path: Path, precious: Path, n
 NESTED = "[" * 200_000
 
 
-@pytest.mark.parametrize("name", ["config.json", NOTE, "splits.json"])
+def read_table(folder: epath.Path) -> object:
+    return read_tables([folder], "test")
+
+
+# What reads a file of a folder that others may have sent.
+READERS = {
+    "config.json": read_config,
+    NOTE: read_note,
+    "metrics.json": read_table,
+    "eval/test.csv": read_table,
+    "x.safetensors": lambda folder: load_weights(folder / "x.safetensors"),
+    "features.json": open_folder,
+    "dataset_info.json": open_folder,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("kind", ["pipe", "device", "nested"])
 def test_a_file_that_others_put_there_keeps_nobody_waiting(tmp_path: Path, name: str, kind: str):
     """Fault: a command that hangs, fills the memory, or ends in a traceback, by what it is sent."""
-    path = tmp_path / name
+    folder = write_run(tmp_path / "run", np.full(12, 0.9))
+    for other in RECORD_FILES:
+        (folder / other).write_text("{}")
+    path = folder / name
+    path.unlink(missing_ok=True)
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
     else:
-        path.write_text(NESTED if name != NOTE else f"{NESTED}\n")
-    read = {"config.json": read_config, NOTE: read_note, "splits.json": read_split}[name]
-    with pytest.raises((UserError, OSError), match=r"pipe|JSON|cannot be read|was not written"):
-        read(epath.Path(tmp_path))
+        path.write_text(f"{NESTED}\n")
+    with pytest.raises((UserError, OSError)):
+        READERS[name](epath.Path(folder))
 
 
-def read_split(folder: epath.Path) -> dict[str, list]:
-    return read_split_file(folder / "splits.json")
+def test_a_pipe_in_place_of_the_table_is_not_waited_for(tmp_path: Path):
+    """Fault: a command that hangs until somebody reads what it writes."""
+    os.mkfifo(tmp_path / TABLE)
+    with pytest.raises(OSError, match="No such device"):
+        open_own(tmp_path / TABLE, "w")
 
 
 def test_names_that_a_terminal_would_obey_are_escaped_in_the_table(tmp_path: Path):

@@ -149,6 +149,14 @@ def test_no_process_is_left(good):
     assert children() <= before
 
 
+def test_an_idle_worker_is_not_ended_by_its_clock(tmp_path):
+    """Fault: a worker started anew after each pause, or a file that finds it gone."""
+    with Sandbox(MEMORY_BYTES, convert_case, seconds=0.5) as sandbox:
+        first = sandbox.call(tmp_path / "x.png", os.getpid)
+        time.sleep(1.5)
+        assert sandbox.call(tmp_path / "x.png", os.getpid) == first
+
+
 # Reads for ever, in a worker that has two seconds.
 PARENT = """
 import sys, types

@@ -98,6 +98,15 @@ def test_faults_of_a_list_are_named_by_line_and_column(tmp_path, pairs, message)
         list_source("folder", tmp_path)
 
 
+def test_ids_may_have_blanks_and_signs_of_every_script(tmp_path):
+    """Fault: an archive refused for a blank that its script, or a spreadsheet, writes."""
+    name = "患者\u3000一 a\u00a0b\u200dc"
+    (write_tree(tmp_path, FOLDER) / "pairs.csv").write_text(
+        f"image,mask,id\nimages/a.dcm,masks/a.png,{name}\n"
+    )
+    assert [case.example_id for case in list_source("folder", tmp_path).cases] == [name]
+
+
 def test_images_of_one_name_are_called_by_their_paths(tmp_path):
     """Fault: an export in which every image is called IM0001 refused, or one taken for another."""
     folder = write_tree(tmp_path, ("st0/IM1", "st1/IM1", "st2/IM2", "0.png", "1.png", "2.png"))

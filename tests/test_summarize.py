@@ -105,6 +105,16 @@ def test_runs_of_other_recipes_are_named(tmp_path, dice, capsys):
     assert f"{told}, so that they differ by more than chance: num_steps is 200, 200, 100" in (
         capsys.readouterr().err
     )
+    # Fault: seeds of one test split that were trained on other images; each from its own start.
+    for run, train in zip(runs[:2], ("ab", "a"), strict=True):
+        splits = {"train": [*train], "val": ["v"], "test": ["t"]}
+        (run / "splits.json").write_text(json.dumps(splits))
+        config = Config(seed=len(train), start_from=str(run / "before"))
+        (run / "config.json").write_text(to_json(config))
+    assert main(["summarize", *map(str, runs[:2])]) == 0
+    assert "chance: the number of images to train on is 2, 1" in capsys.readouterr().err
+    for run in runs[:2]:
+        (run / "splits.json").unlink()
     # Of two groups, each is one of its own.
     assert compare.main(["compare", *map(str, runs[:2]), "vs", str(runs[2])]) == 0
     assert told not in capsys.readouterr().err

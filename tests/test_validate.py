@@ -272,20 +272,28 @@ def test_its_own_folder_is_known(tmp_path, segmenter):
 # Makes a child that reads a file for as long as it is left alone.
 WAIT = """
 import sys
-from lungseg_jax import validate
+from lungseg_jax import {module}
 from tests import deadly_reading
-validate.read_labelled_input = deadly_reading.read_for_ever
-sys.exit(validate.main(["validate", *sys.argv[1:]]))
+{module}.{reader} = deadly_reading.read_for_ever
+sys.exit({module}.main(["{module}", *sys.argv[1:]]))
 """
 
 
-def test_an_interrupt_does_not_wait_for_a_reader(tmp_path):
+@pytest.mark.parametrize(
+    ("module", "reader", "flag"),
+    [
+        ("validate", "read_labelled_input", "--checkpoint={root}/x.safetensors"),
+        ("measure", "read_labelled_and_mask", "--predicted={root}/data/masks/{{id}}.png"),
+    ],
+)
+def test_an_interrupt_does_not_wait_for_a_reader(tmp_path, module, reader, flag):
     """Fault: a scheduler's grace time spent on waiting for a file, and the command killed."""
     data = write_images(tmp_path / "data")
     save_weights(tmp_path / "x.safetensors", WEIGHTS)
     command = [
-        *(sys.executable, "-c", WAIT, f"--config.data.manual_dir={data.manual_dir}"),
-        *(f"--checkpoint={tmp_path / 'x.safetensors'}", f"--output={tmp_path / 'out'}"),
+        *(sys.executable, "-c", WAIT.format(module=module, reader=reader)),
+        *(f"--config.data.manual_dir={data.manual_dir}", flag.format(root=tmp_path)),
+        f"--output={tmp_path / 'out'}",
     ]
     started = tmp_path / "data" / "images" / "started"
     environment = os.environ | {"PYTHONPATH": os.fspath(REPOSITORY)}

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import encode_png
 from lungseg_jax.imaging.structures import Structure
-from tests.stored import raw_records, read_split, rewrite, shard, write_records
+from tests.stored import claiming, raw_records, read_split, rewrite, shard, write_records
 from tfds_builder.manifest import FileDigest, digest_file, read_manifest, write_manifest
 from tfds_builder.records_folder import open_folder
 from tfds_builder.verify import main, verify
@@ -205,12 +203,6 @@ def test_records_of_an_earlier_version_are_called_so(whole, tmp_path):
     assert any("holds records of version" in fault.fault for fault in verify(folder))
 
 
-def claiming(side: int, content: bytes) -> bytes:
-    """A PNG whose header states another size, with the right checksum."""
-    header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
-    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-
-
 SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
 
 
@@ -243,6 +235,15 @@ SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)
         ),
         # As large as 3.6 gigapixels, by what it says of itself.
         ({"image": claiming(60_000, encode_png(SQUARE))}, "image", "60000 x 60000 pixels instead"),
+        (
+            {
+                "original_size": np.array([30_000, 30_000], np.int32),
+                "field": np.array([0, 0, 30_000, 30_000], np.int32),
+                "original_mask": claiming(30_000, encode_png(SQUARE)),
+            },
+            "original_mask",
+            "30000 x 30000 pixels, too many",
+        ),
         (
             {"original_mask": claiming(60_000, encode_png(SQUARE))},
             "original_size",

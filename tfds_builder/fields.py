@@ -18,6 +18,9 @@ from lungseg_jax.runtime.open_files import allow_many_open_files
 # More threads than cores only contend for the interpreter's lock.
 READING_THREADS = min(16, usable_cores())
 
+# Largest image in a record: four times what `data.max_megapixels` lets in by default.
+MAX_PIXELS = 512_000_000
+
 
 class Fields:
     """Reads the named fields of a split's records, by position.
@@ -101,7 +104,8 @@ class _GreyPng(tfds.decode.Decoder):
     def decode_example(self, serialized_example: bytes) -> Shaped[np.ndarray, "h w 1"]:
         height, width, _ = self.feature.shape
         # Before it is decoded: a few bytes may say that they are an image that fills the memory.
-        if height and (height, width) != png_size(serialized_example):
+        stated = png_size(serialized_example)
+        if stated[0] * stated[1] > MAX_PIXELS or (height and stated != (height, width)):
             raise ValueError("not of the size that records have")
         content = np.frombuffer(serialized_example, np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)

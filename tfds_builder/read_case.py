@@ -63,7 +63,7 @@ def read_case(
     height, width = turn.to_stored(radiograph.pixels).shape
     mask, notes = read_structures(case, contents, (height, width), turn, reading)
     if share := _share_beside(radiograph.field, turn.to_upright(mask)):
-        notes = (*notes, f"{share:.1%} of the lungs' mask lies on bars that are cut off")
+        notes = (*notes, f"of the lungs' mask {share:.1%} lie on bars that are cut off")
     documented = documented_spacing(case, radiograph.pixels.shape)
     if radiograph.spacing_mm is None and documented is not None:
         radiograph = dataclasses.replace(
@@ -178,6 +178,8 @@ def read_labelled_and_mask(
     """
     labelled = read_labelled(case, reading, id_key)
     try:
+        if fault := files.why_no_file(path):
+            raise DataError(path, fault, "make a mask of each image, empty if nothing is found")
         contents = {file: files.read_bytes(file) for file in (case.image, path)}
         file = MaskFile(path, Structure.LUNGS)
         mask, _ = read_mask_file(file, case, contents, reading)

@@ -16,6 +16,7 @@ from lungseg_jax.imaging.png import png_size
 from lungseg_jax.imaging.radiograph import SpacingSource
 from lungseg_jax.imaging.spacing import PLAUSIBLE_MAGNIFICATION, PLAUSIBLE_SPACING_MM
 from lungseg_jax.imaging.structures import Structure
+from tfds_builder.fields import MAX_PIXELS
 
 IMAGE_FIELDS = ("image", "mask", "original_mask")
 LABELS = ("example_id", "patient_id", "source")
@@ -126,8 +127,10 @@ def _wrong_size(
       stated: the height and width that it should have.
       there: those that it has.
     """
-    if stated == there:
+    if stated == there and there[0] * there[1] <= MAX_PIXELS:
         return None
+    if stated == there:
+        return name, f"has {_by(there)} pixels, too many to be looked at"
     if name == "original_mask":
         return "original_size", f"is {_by(stated)}, but {name} has {_by(there)} pixels"
     return name, f"has {_by(there)} pixels instead of {_by(stated)}"

@@ -11,11 +11,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.paths import check_has_end, read_file
 from tfds_builder.fields import READING_THREADS, Fields, damaged_record
 
 # What TFDS writes beside the shards; the second names the fields' classes.
-FIELDS_FILE = "features.json"
-RECORD_FILES = ("dataset_info.json", FIELDS_FILE)
+INFO_FILE, FIELDS_FILE = "dataset_info.json", "features.json"
+RECORD_FILES = (INFO_FILE, FIELDS_FILE)
 
 # What the names of TFDS's own classes of fields begin with.
 _OWN_CLASSES = "tensorflow_datasets.core.features."
@@ -77,7 +78,8 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
                 folder, f"holds no {name}", "give the folder that holds the finished records"
             )
     try:
-        _check_fields(json.loads((folder / FIELDS_FILE).read_text()))
+        _check_fields(json.loads(read_file(folder / FIELDS_FILE)))
+        check_has_end(folder / INFO_FILE)
         builder = tfds.builder_from_directory(folder)
         fields = builder.info.features
         names = [*fields] if isinstance(fields, tfds.features.FeaturesDict) else []

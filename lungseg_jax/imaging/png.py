@@ -69,7 +69,13 @@ def encode_png(
 
 
 def png_size(content: bytes) -> tuple[int, int]:
-    """Returns the height and width that a PNG file states, which need not be true."""
+    """Returns the height and width that a PNG file states.
+
+    Raises:
+      ValueError: it does not begin as a PNG file.
+    """
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[12:16] != b"IHDR" or len(content) < 24:
+        raise ValueError("not a PNG file")
     width, height = struct.unpack_from(">II", content, 16)
     return height, width
 

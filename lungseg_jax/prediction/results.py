@@ -18,7 +18,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import stamp
-from lungseg_jax.paths import open_own, read_file, write_whole
+from lungseg_jax.paths import open_own, read_file, remove_unfinished, write_whole
 from lungseg_jax.prediction.table import TABLE, Row
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
@@ -156,6 +156,7 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     Raises:
       DataError: another image has a mask of that name; nothing was removed.
     """
+    remove_unfinished(output)
     images = {result.image for result in wanted.values()}
     stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
     for mask, result in wanted.items():

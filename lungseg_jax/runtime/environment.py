@@ -30,6 +30,13 @@ _CHECKOUT = Path(lungseg_jax.__path__[0]).parent
 _GIT_SECONDS = 10
 
 
+# Variables by which git takes another repository than that of the folder.
+_NAMES_A_REPOSITORY = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR",
+    "GIT_NAMESPACE", "GIT_PREFIX",
+)  # fmt: skip
+
+
 def environment() -> dict[str, Any]:
     """Returns date, revision, Python's and libraries' versions, and hardware, as JSON values."""
     return {
@@ -50,8 +57,8 @@ def revision(checkout: Path = _CHECKOUT) -> str | None:
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
-    # Git's own variables name another repository where a git hook calls.
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    # Which a git hook sets, for another repository.
+    inherited = {key: value for key, value in os.environ.items() if key not in _NAMES_A_REPOSITORY}
     try:
         found = subprocess.run(  # noqa: S603
             command, env=inherited, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS

@@ -39,6 +39,8 @@ def main(descriptor: int, memory_bytes: int, module: str, seconds: float) -> Non
       module: that of the functions to come; imported now, so that the first file need not wait.
       seconds: how long an answer may take; a parent that was killed no longer ends this process.
     """
+    # A parent may have it ignored, which this process would inherit.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     importlib.import_module(module)
     cv2.setNumThreads(1)
     _bound_memory(memory_bytes)

@@ -25,6 +25,7 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.find_files import stem_of
 from lungseg_jax.imaging.structures import Structure
+from lungseg_jax.terminal import on_one_line
 from tfds_builder.sources.clinical import MAX_AGE_YEARS
 from tfds_builder.sources.layout import (
     LIST_OF_PAIRS,
@@ -177,7 +178,8 @@ class _Row:
           stems: how many images of those that need a name would have each.
         """
         for column in ("id", "source"):
-            if not self.cells.get(column, "").isprintable():
+            cell = self.cells.get(column, "")
+            if on_one_line(cell) != cell:
                 self.refuse(column, "holds a control character", "remove it")
         stem = stem_of(image)
         name = stem if stems[stem] == 1 else PurePosixPath(self.cells["image"]).as_posix()
