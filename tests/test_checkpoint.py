@@ -20,6 +20,13 @@ from tests.small import REPOSITORY, assert_trees_equal, cut, small_config
 
 VARIABLES = abstract_variables(small_config())
 
+# When one array cannot be read, Orbax drops the reading of others, which may end in an error that
+# no one can catch, in whichever test memory is next collected.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <coroutine object _read_array_index_and_device_put"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @pytest.fixture(scope="module")
 def states():
@@ -128,22 +135,32 @@ def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(tmp_path, state
 
 def test_a_changed_bit_is_noticed(tmp_path, states):
     """Fault: figures and resumed runs of weights that no one trained, for a disk that forgets."""
+    random = np.random.default_rng(0)
+    average = jax.device_get(states[6].ema)
+    kernel = max(jax.tree.leaves(average), key=np.size)
+    # No compression shortens such bits, so that the file has them as they are in memory.
+    noise = random.integers(2**32, size=kernel.shape, dtype=np.uint32).view(np.float32)
+    average = jax.tree.map(lambda x: noise if x is kernel else x, average)
+    noisy = states[6]._replace(ema=all_devices("mesh").replicate(average))
+    saved = {5: states[5], 6: noisy}
     directory = tmp_path / "checkpoints"
-    save_all(directory, states, {})
-    path = max((directory / "6" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    save_all(directory, saved, {})
+    paths = (directory / "6" / "state").rglob("d/*")
+    (path,) = (path for path in paths if noise.tobytes() in path.read_bytes())
     content = path.read_bytes()
-    random, steps = np.random.default_rng(0), []
-    for place in random.integers(len(content), size=20):
+    weight = content.index(noise.tobytes())
+    # Of other places nobody knows whether they are read, but what is read is what was saved.
+    for place in (weight, *random.integers(len(content), size=3)):
         damaged = bytearray(content)
         damaged[place] ^= 1 << random.integers(8)
         path.write_bytes(damaged)
         reading = Checkpoints(directory, None, all_devices("mesh"))
         best, newest = reading.restore_weights(VARIABLES), reading.restore_latest(states[1])
         assert newest is not None
-        steps += [best.step, int(newest[0].step)]
-        assert_trees_equal(best.variables, states[best.step].ema)
-        assert_trees_equal(newest[0], states[steps[-1]])
-    assert {5, 6} == set(steps), "no bit hit anything, or every one ended all"
+        assert_trees_equal(best.variables, saved[best.step].ema)
+        assert_trees_equal(newest[0], saved[int(newest[0].step)])
+        if place == weight:
+            assert best.step == newest[0].step == 5
 
 
 # As a command reads a checkpoint, in a process of its own: what it prints comes from threads.
