@@ -1,9 +1,12 @@
 """Checkpoints on disk."""
 
 import errno
+import functools
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -49,9 +52,25 @@ def save_all(path, states, dice, keep=2) -> None:
     checkpoints.close()
 
 
-def test_state_and_iterator_come_back_bit_for_bit(tmp_path, states):
+@pytest.fixture(scope="module")
+def copy_saved(states, tmp_path_factory):
+    """Puts checkpoints of all states into a folder: copies of those that are saved only once."""
+
+    @functools.cache
+    def original(*dice: tuple[int, float]) -> Path:
+        path = tmp_path_factory.mktemp("saved")
+        save_all(path, states, dict(dice))
+        return path
+
+    def copy(path: Path, dice: dict[int, float]) -> None:
+        shutil.copytree(original(*dice.items()), path, dirs_exist_ok=True)
+
+    return copy
+
+
+def test_state_and_iterator_come_back_bit_for_bit(tmp_path, states, copy_saved):
     """Fault: a leaf that is not saved, or saved in a narrower type."""
-    save_all(tmp_path, states, {})
+    copy_saved(tmp_path, {})
     restored = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
     assert restored is not None
     assert_trees_equal(restored[0], states[6])
@@ -76,9 +95,9 @@ def test_saving_compiles_nothing(tmp_path, states, eight_devices, kind):
     assert not compiled
 
 
-def test_newest_and_best_are_kept(tmp_path, states):
+def test_newest_and_best_are_kept(tmp_path, states, copy_saved):
     """Fault: the best checkpoint deleted because it is old, or all of them kept."""
-    save_all(tmp_path, states, {1: 0.2, 2: 0.9, 4: 0.5})
+    copy_saved(tmp_path, {1: 0.2, 2: 0.9, 4: 0.5})
     kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
     assert kept == [2, 5, 6]
     best = Checkpoints(tmp_path, 2, all_devices("mesh")).restore_weights(VARIABLES)
@@ -87,9 +106,9 @@ def test_newest_and_best_are_kept(tmp_path, states):
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_restores_onto_other_devices(tmp_path, states, eight_devices, count):
+def test_restores_onto_other_devices(tmp_path, states, copy_saved, eight_devices, count):
     """Fault: a checkpoint bound to the number of devices it was saved from."""
-    save_all(tmp_path, states, {})
+    copy_saved(tmp_path, {})
     parallel = Parallel("pmap", eight_devices[:count])
     restored = Checkpoints(tmp_path, 2, parallel).restore_latest(states[1])
     assert restored is not None
@@ -117,10 +136,12 @@ def test_spread_optimizer_restores_onto_other_devices(tmp_path, states, eight_de
             assert x.sharding.is_equivalent_to(sharding, x.ndim)
 
 
-def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(tmp_path, states, capfd):
+def test_corrupt_newest_is_skipped_with_a_warning_and_saved_anew(
+    tmp_path, states, copy_saved, capfd
+):
     """Fault: a run that cannot resume, or whose damaged step is never replaced."""
     directory = tmp_path / "checkpoints"
-    save_all(directory, states, {4: 0.5, 6: 0.9})
+    copy_saved(directory, {4: 0.5, 6: 0.9})
     cut(directory / "6")
     checkpoints = Checkpoints(directory, 2, all_devices("mesh"))
     restored = checkpoints.restore_latest(states[1])
@@ -177,9 +198,9 @@ sys.exit(run_command([], "", job, "again"))
 """
 
 
-def test_damage_is_told_in_one_line(tmp_path, states):
+def test_damage_is_told_in_one_line(tmp_path, copy_saved):
     """Fault: a hundred traces of Orbax and TensorStore around the line that says what to do."""
-    save_all(tmp_path, states, {})
+    copy_saved(tmp_path, {})
     cut(tmp_path / "6")
     command = [sys.executable, "-c", READ, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
@@ -198,9 +219,9 @@ def test_damage_is_told_in_one_line(tmp_path, states):
         ('"step"', '"stfp"'),
     ],
 )
-def test_a_changed_bit_of_the_data_state_is_noticed(tmp_path, states, old, new):
+def test_a_changed_bit_of_the_data_state_is_noticed(tmp_path, states, copy_saved, old, new):
     """Fault: other batches than the run's taken on, or a check that is left out for its damage."""
-    save_all(tmp_path, states, {})
+    copy_saved(tmp_path, {})
     path = tmp_path / "6" / "iterator" / "metadata"
     content = path.read_text()
     assert content.count(old) == 1
@@ -210,9 +231,9 @@ def test_a_changed_bit_of_the_data_state_is_noticed(tmp_path, states, old, new):
     assert_trees_equal(restored[0], states[5])
 
 
-def test_arrays_that_hosts_shared_when_they_were_saved_are_read(tmp_path, states):
+def test_arrays_that_hosts_shared_when_they_were_saved_are_read(tmp_path, states, copy_saved):
     """Fault: a run of several hosts taken for damaged, because none of them had an array whole."""
-    save_all(tmp_path, states, {})
+    copy_saved(tmp_path, {})
     path = tmp_path / "6" / "iterator" / "metadata"
     content = json.loads(path.read_text())
     shared = [name for name in content["digests"] if name.startswith(("ema/", "optimizer/"))]
@@ -235,9 +256,9 @@ def test_the_best_may_still_be_being_saved(tmp_path, states):
     checkpoints.close()
 
 
-def test_a_checkpoint_that_is_asked_for_gives_way_to_no_other(tmp_path, states):
+def test_a_checkpoint_that_is_asked_for_gives_way_to_no_other(tmp_path, states, copy_saved):
     """Fault: weights of another step than was asked for, or a run given up for one damaged file."""
-    save_all(tmp_path, states, {4: 0.9, 5: 0.3, 6: 0.5})
+    copy_saved(tmp_path, {4: 0.9, 5: 0.3, 6: 0.5})
     reading = Checkpoints(tmp_path, None, all_devices("mesh"))
     assert_trees_equal(reading.restore_weights(VARIABLES, 5).variables, states[5].ema)
     cut(tmp_path / "5")
@@ -247,10 +268,10 @@ def test_a_checkpoint_that_is_asked_for_gives_way_to_no_other(tmp_path, states):
         reading.restore_weights(VARIABLES, 7)
 
 
-def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
+def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, copy_saved, capfd):
     """Fault: a finished run that cannot be evaluated because one checkpoint was damaged."""
     directory = tmp_path / "checkpoints"
-    save_all(directory, states, {4: 0.9, 5: 0.3, 6: 0.5})
+    copy_saved(directory, {4: 0.9, 5: 0.3, 6: 0.5})
     cut(directory / "4")
     best = Checkpoints(directory, 2, all_devices("mesh")).restore_weights(VARIABLES)
     assert best.step == 6
@@ -258,20 +279,20 @@ def test_corrupt_best_gives_way_to_the_next_best(tmp_path, states, capfd):
     assert f"{directory}/4 cannot be read" in capfd.readouterr().err
 
 
-def test_damaged_metrics_do_not_stop_a_resume(tmp_path, states):
+def test_damaged_metrics_do_not_stop_a_resume(tmp_path, states, copy_saved):
     """Fault: a traceback from reading the ranking, before any checkpoint is tried."""
     directory = tmp_path / "checkpoints"
-    save_all(directory, states, {5: 0.5, 6: 0.9})
+    copy_saved(directory, {5: 0.5, 6: 0.9})
     (directory / "6" / "metrics" / "metrics").write_text('{"di')
     restored = Checkpoints(directory, 2, all_devices("mesh")).restore_latest(states[1])
     assert restored is not None
     assert_trees_equal(restored[0], states[5])
 
 
-def test_what_a_crash_left_unfinished_does_not_stop_a_resume(tmp_path, states):
+def test_what_a_crash_left_unfinished_does_not_stop_a_resume(tmp_path, states, copy_saved):
     """Fault: Orbax's temporary folder, a file in it cut to nothing, taken for a checkpoint."""
     directory = tmp_path / "checkpoints"
-    save_all(directory, states, {5: 0.5, 6: 0.9})
+    copy_saved(directory, {5: 0.5, 6: 0.9})
     unfinished = directory / "7.orbax-checkpoint-tmp" / "metrics" / "metrics"
     unfinished.parent.mkdir(parents=True)
     unfinished.touch()
@@ -346,9 +367,9 @@ def test_weights_alone_are_those_of_the_best_checkpoint(tmp_path, states):
 
 
 @pytest.mark.parametrize("change", [{"depth": 1}, {"depth": 3}, {"width": 8}])
-def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[str, int]):
+def test_weights_of_another_network_are_refused(tmp_path, copy_saved, change: dict[str, int]):
     """Fault: as many of its arrays as the network has, or arrays left without numbers."""
-    save_all(tmp_path, {1: states[1]}, {})
+    copy_saved(tmp_path, {})
     (name,) = change
     variables = abstract_variables(small_config(**{f"model__{name}": change[name]}))
     with pytest.raises(CheckpointError, match="another optimizer or network"):
@@ -370,10 +391,10 @@ def test_weights_of_another_network_are_refused(tmp_path, states, change: dict[s
         OSError("Forbidden: https://storage.googleapis.com/storage/v1/b/runs"),
     ],
 )
-def test_a_whole_checkpoint_stays_where_it_is(tmp_path, states, monkeypatch, error):
+def test_a_whole_checkpoint_stays_where_it_is(tmp_path, states, copy_saved, monkeypatch, error):
     """Fault: the newest one thrown out, and steps done again, for want of memory or a login."""
     directory = tmp_path / "checkpoints"
-    save_all(directory, states, {})
+    copy_saved(directory, {})
     before = sorted(tmp_path.rglob("*"))
     checkpoints = Checkpoints(directory, 2, all_devices("mesh"))
     restore = ocp.CheckpointManager.restore
@@ -389,9 +410,9 @@ def test_a_whole_checkpoint_stays_where_it_is(tmp_path, states, monkeypatch, err
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states):
+def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states, copy_saved):
     """Fault: hours of training silently begun again."""
-    save_all(tmp_path, states, {})
+    copy_saved(tmp_path, {})
     for path in tmp_path.rglob("state/*"):
         if path.is_file():
             path.write_bytes(b"")
