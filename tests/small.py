@@ -1,6 +1,10 @@
 """Small runs that several test modules share."""
 
+import atexit
 import dataclasses
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -113,10 +117,33 @@ def write_small_data(root: Path, count: int = 30, size: int = 32) -> Path:
 
 
 def small_config_with_data(root: Path, **changes: object) -> Config:
-    """Writes a small data set below `root` and returns a run on it."""
+    """Puts a small data set and its records below `root` and returns a run on them.
+
+    Both are copies, of a folder that no test is told: a test may change them, and changes nothing
+    for others.
+    """
+    shutil.copytree(_small_data_with_records(), root, dirs_exist_ok=True)
+    return _on_small_data(root, **changes)
+
+
+@functools.cache
+def _small_data_with_records() -> Path:
+    """Makes what `small_config_with_data` copies, once in a process, for it takes seconds."""
+    # What reads records is slow to import, and most tests do without it.
+    from lungseg_jax.data.records import open_records
+
+    folder = tempfile.TemporaryDirectory(prefix="small-data-")
+    atexit.register(folder.cleanup)
+    root = Path(folder.name)
+    write_small_data(root / "archive")
+    open_records(_on_small_data(root))
+    return root
+
+
+def _on_small_data(root: Path, **changes: object) -> Config:
     return small_config(
         data__source="kaggle",
-        data__manual_dir=str(write_small_data(root / "archive")),
+        data__manual_dir=str(root / "archive"),
         data__data_dir=str(root / "records"),
         **changes,
     )

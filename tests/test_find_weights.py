@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import typing
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def test_wrong_or_absent_weights_are_refused_before_anything_is_built(tmp_path, 
     """Fault: an error of shapes from within JAX, or one after hours of converting."""
     path = str(tmp_path / "other.safetensors")
     wider = small_config_with_data(tmp_path, model__width=8, start_from=path)
+    shutil.rmtree(tmp_path / "records")
     message = r"^start_from: .*other.safetensors belongs to another network; set model.width=4$"
     with pytest.raises(ConfigError, match=message):
         begin(wider, tmp_path / "run")
