@@ -1,6 +1,7 @@
 """Small image files for tests."""
 
 import copy
+import functools
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+
+from tfds_builder.phantom import Phantom, generate_phantom
 
 # The data for development beside the repository, absent from most checkouts.
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -70,6 +73,15 @@ def chest(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     mask = np.clip((1 - distance) * min(height, width) * 0.15 + 0.5, 0, 1)
     noise = np.random.default_rng(seed).integers(0, 60, (height, width))
     return (150 - 90 * mask + noise).astype(np.uint8), np.rint(mask * 255).astype(np.uint8)
+
+
+@functools.cache
+def shared_phantom(seed: int, index: int) -> Phantom:
+    """A phantom that is made once for all tests of a process, which cannot change its arrays."""
+    phantom = generate_phantom(seed, index)
+    for array in (phantom.image, phantom.left_lung, phantom.right_lung):
+        array.flags.writeable = False
+    return phantom
 
 
 def write_kaggle(root: Path, height: int = 40, width: int = 36) -> Path:

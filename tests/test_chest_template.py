@@ -6,8 +6,7 @@ import pytest
 
 from lungseg_jax.imaging import chest_template
 from lungseg_jax.imaging.png import read_png
-from tests.images import SHARED, chest
-from tfds_builder.phantom import generate_phantom
+from tests.images import SHARED, chest, shared_phantom
 
 REAL = SHARED / "chest_xray_512" / "Lung Segmentation" / "CXR_png"
 COUNT = 24
@@ -18,7 +17,7 @@ NONE = ("other", "no greys")
 
 @pytest.fixture(scope="module")
 def phantoms():
-    return [generate_phantom(5, index).image.astype(np.float32) for index in range(COUNT)]
+    return [shared_phantom(5, index).image for index in range(COUNT)]
 
 
 def test_phantoms_and_their_negatives_are_told_apart(phantoms):
@@ -48,7 +47,7 @@ def test_the_judgement_depends_on_order_of_greys_alone(phantoms):
 def test_a_mask_is_no_radiograph():
     """Fault: masks that lie beside images segmented as if they were chests."""
     for index in range(COUNT):
-        phantom = generate_phantom(5, index)
+        phantom = shared_phantom(5, index)
         lungs = phantom.left_lung | phantom.right_lung
         soft = cv2.GaussianBlur(lungs.astype(np.float32), (0, 0), 1)
         for mask in (lungs.astype(np.float32), soft):

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.images import shared_phantom
 from tfds_builder.phantom import Phantom, generate_phantom, patient_number
 
 COUNT = 24
@@ -11,7 +12,7 @@ COUNT = 24
 
 @pytest.fixture(scope="module")
 def phantoms() -> list[Phantom]:
-    return [generate_phantom(5, index) for index in range(COUNT)]
+    return [shared_phantom(5, index) for index in range(COUNT)]
 
 
 def _same(a: Phantom, b: Phantom) -> bool:

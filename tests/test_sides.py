@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.imaging.sides import asymmetry, looks_mirrored, orientation_score, split_lungs
-from tfds_builder.phantom import generate_phantom
+from tests.images import shared_phantom
 
 
 def boxes(*where: tuple[slice, slice]) -> np.ndarray:
@@ -104,16 +104,16 @@ def test_nothing_is_split_into_nothing():
 
 def test_the_score_of_a_mirror_image_is_opposite():
     """Fault: a box or a resize that is off by a pixel on one side."""
-    phantom = generate_phantom(3, 1)
-    image, lungs = phantom.image.astype(np.float32), phantom.left_lung | phantom.right_lung
+    phantom = shared_phantom(3, 1)
+    image, lungs = phantom.image, phantom.left_lung | phantom.right_lung
     score = orientation_score(image, lungs)
     assert orientation_score(image[:, ::-1], lungs[:, ::-1]) == pytest.approx(-score, abs=1e-4)
 
 
 def test_the_score_does_not_depend_on_contrast():
     """Fault: a mirrored image of low contrast that passes, for its heart hardly counts."""
-    phantom = generate_phantom(3, 1)
-    image, lungs = phantom.image.astype(np.float32), phantom.left_lung | phantom.right_lung
+    phantom = shared_phantom(3, 1)
+    image, lungs = phantom.image, phantom.left_lung | phantom.right_lung
     score = orientation_score(image, lungs)
     assert orientation_score(0.3 * image + 0.4, lungs) == pytest.approx(score, abs=0.02)
 
@@ -134,8 +134,8 @@ def test_what_lies_a_quarter_below_the_lungs_counts(rows: slice, counts: bool):
 def test_an_effusion_makes_no_mirror_image(side: str, kept: float):
     """Fault: the smaller lung taken for the left one, as it is in health."""
     for index in range(6):
-        phantom = generate_phantom(5, index)
-        image = phantom.image.astype(np.float32)
+        phantom = shared_phantom(5, index)
+        image = phantom.image.copy()
         lungs = {name: getattr(phantom, name).copy() for name in ("right_lung", "left_lung")}
         rows = np.flatnonzero(lungs[side].any(1))
         bottom = rows[0] + round(kept * (rows[-1] - rows[0]))
