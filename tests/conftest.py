@@ -11,8 +11,13 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["lungseg_jax", "tfds_builder"], "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# How long an example takes depends on what else the machine does, and on what must be compiled.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:

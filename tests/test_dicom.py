@@ -110,7 +110,7 @@ def test_refusals_name_file_and_fault_and_not_the_patient(content, fault):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damaged_files_raise_data_errors_only(data):
     """Any other exception would end a run over a thousand files with a traceback."""
     content = bytearray(dicom_bytes(STORED, RAMP | {"PixelSpacing": ["0.15", "0.25"]}))

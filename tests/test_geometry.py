@@ -60,7 +60,7 @@ def test_an_edge_keeps_its_place(height, width, size, axis):
 
 
 @given(SIDES, SIDES, st.integers(1, 64))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_whole_image_is_used_and_no_padding_comes_back(height, width, size):
     """A rounded-down extent drops a border; interpolation across it lets padding leak in."""
     fit = fit_to_square(height, width, size)
@@ -75,7 +75,7 @@ def test_the_whole_image_is_used_and_no_padding_comes_back(height, width, size):
 
 
 @given(SIDES, SIDES, st.integers(8, 64))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_padding_is_centred_and_aspect_kept(height, width, size):
     """Padding on one side only, or a stretched image, would differ from what was trained on."""
     fit = fit_to_square(height, width, size)
@@ -86,7 +86,7 @@ def test_padding_is_centred_and_aspect_kept(height, width, size):
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_equal_sizes_change_nothing(size, seed):
     """A resize that is no resize must not blur."""
     image = np.random.default_rng(seed).random((size, size), np.float32)

@@ -46,7 +46,7 @@ def by_the_standard(x: float, center: float, width: float, function: str) -> flo
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @given(st.integers(-2000, 5000), st.integers(1, 6000), st.sampled_from([STORED, SIGNED]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_windows_follow_the_standard(function, center, width, values):
     """The functions differ by half a grey value and a width of one, easily mixed up."""
     # The plain form of the sigmoid overflows far from its centre, harmlessly.
@@ -262,7 +262,7 @@ TABLE = ((np.arange(201) * 37) % 4096).astype(np.uint16)
     st.sampled_from(LOSSLESS),
     st.sampled_from(PREAMBLES),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_every_mixture_of_steps_and_encodings(
     photometric, bits, signed, modality, window, transfer_syntax, preamble
 ):

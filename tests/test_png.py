@@ -119,7 +119,7 @@ def test_one_bit():
     st.integers(1, 9),
     st.data(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_what_is_encoded_comes_back(parameters, kind, height, width, data):
     """Records keep images and masks in this form."""
     seed = data.draw(st.integers(0, 2**32 - 1))

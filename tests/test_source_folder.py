@@ -85,7 +85,7 @@ def test_names_that_look_alike(tmp_path, patterns, names, expected):
 
 
 @given(st.sets(st.text("ab1_[", min_size=1, max_size=4), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_masks_named_by_the_whole_stem_go_to_their_image(tmp_path_factory, stems):
     """Fault: any two names of which one begins like the other."""
     folder = tmp_path_factory.mktemp("folder")

@@ -47,7 +47,7 @@ def case_lists(draw) -> list[tuple[str, str, str, str]]:
 
 
 @given(case_lists(), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_image_is_in_one_split_and_every_patient_too(arguments, seed):
     """A patient in two splits makes test figures too good."""
     cases = list(itertools.starmap(make_outcome, arguments))
@@ -63,7 +63,7 @@ def test_every_image_is_in_one_split_and_every_patient_too(arguments, seed):
 
 
 @given(case_lists(), st.integers(0, 5), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_of_the_input_does_not_matter(arguments, seed, random):
     """File systems list in any order: the same data must give the same test split anywhere."""
     cases = list(itertools.starmap(make_outcome, arguments))
@@ -75,7 +75,7 @@ def test_the_order_of_the_input_does_not_matter(arguments, seed, random):
 @example([13] * 9)
 @example([1] * 9)
 @given(st.lists(st.integers(0, 40), min_size=9, max_size=9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shares_hold_within_every_stratum(counts):
     """A test split of one hospital, or of the ill alone, measures something else."""
     strata = [(source, finding) for source in SOURCES for finding in FINDINGS]
@@ -97,7 +97,7 @@ def test_shares_hold_within_every_stratum(counts):
 
 
 @given(case_lists(), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_folds_test_every_image_once_and_share_no_patient(arguments, seed):
     """Fault: an image tested twice or never, or a patient on both sides of a fold."""
     cases = list(itertools.starmap(make_outcome, arguments))

@@ -31,7 +31,7 @@ def outline_mask(mask: np.ndarray) -> np.ndarray:
 
 
 @given(MASKS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_outline_is_what_erosion_removes(mask):
     """Eight neighbours, or a frame that counts as inside, would change every distance."""
     found = np.zeros_like(mask)
@@ -41,7 +41,7 @@ def test_outline_is_what_erosion_removes(mask):
 
 
 @given(st.data(), st.floats(0.1, 3), st.floats(0.1, 3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_distances_equal_those_of_a_distance_transform(data, row_spacing, column_spacing):
     """The k-d tree is a fast path; swapped axes or spacing would differ from the plain one."""
     first = data.draw(MASKS)

@@ -359,7 +359,7 @@ def test_no_such_folder_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("Error: ")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_changed_byte_is_a_fault(whole, tmp_path_factory, data):
     """Fault: an exception, or a crash, of the reader on bytes it did not expect."""
