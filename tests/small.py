@@ -1,10 +1,12 @@
 """Small runs that several test modules share."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -88,6 +90,22 @@ def run_steps(
 def _places(state: TrainState) -> list[Places]:
     parts = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Packed))
     return [part.places for part in parts if isinstance(part, Packed)]
+
+
+@contextlib.contextmanager
+def compilations_counted() -> Iterator[Callable[[], int]]:
+    """Yields the number of programs XLA has compiled since."""
+    seen: list[str] = []
+
+    def listen(event: str, _: float, **__: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield lambda: len(seen)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def assert_trees_close(left: PyTree, right: PyTree, **tolerance: float) -> None:

@@ -19,7 +19,13 @@ from lungseg_jax.network import abstract_variables
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.state import create_state, state_layout
-from tests.small import REPOSITORY, assert_trees_equal, cut, small_config
+from tests.small import (
+    REPOSITORY,
+    assert_trees_equal,
+    compilations_counted,
+    cut,
+    small_config,
+)
 
 VARIABLES = abstract_variables(small_config())
 
@@ -80,19 +86,16 @@ def test_state_and_iterator_come_back_bit_for_bit(tmp_path, states, copy_saved):
 @pytest.mark.parametrize("kind", ["pmap", "mesh"])
 def test_saving_compiles_nothing(tmp_path, states, eight_devices, kind):
     """Fault: compiling a program for each array and device delays a preempted machine's save."""
-    compiled = []
-    listen = jax.monitoring.register_event_duration_secs_listener
-    listen(lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)
-    jax.jit(lambda x: x + len(states))(1.0).block_until_ready()
-    assert compiled, "compilations are not heard of"
-    compiled.clear()
+    with compilations_counted() as count:
+        jax.jit(lambda x: x + len(states))(1.0).block_until_ready()
+    assert count(), "compilations are not heard of"
     parallel = Parallel(kind, eight_devices)
     state = parallel.replicate(jax.device_get(states[1]))
     checkpoints = Checkpoints(tmp_path, 2, parallel)
-    compiled.clear()
-    checkpoints.save(state, {"next_index": 1}, 0.5)
-    checkpoints.close()
-    assert not compiled
+    with compilations_counted() as count:
+        checkpoints.save(state, {"next_index": 1}, 0.5)
+        checkpoints.close()
+    assert not count()
 
 
 def test_newest_and_best_are_kept(tmp_path, states, copy_saved):

@@ -1,10 +1,7 @@
 """Evaluation: each example once, in its original frame."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +14,12 @@ from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.state import create_state
 from tests.images import chest, dicom_bytes, png_bytes
-from tests.small import small_config, small_config_with_data, write_small_data
+from tests.small import (
+    compilations_counted,
+    small_config,
+    small_config_with_data,
+    write_small_data,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +30,6 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(config):
     return open_records(config)
-
-
-@contextlib.contextmanager
-def compilations_counted() -> Iterator[Callable[[], int]]:
-    """Yields the number of programs XLA has compiled since."""
-    seen: list[str] = []
-
-    def listen(event: str, _: float, **__: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield lambda: len(seen)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def evaluator_and_variables(config, parallel):
