@@ -230,6 +230,8 @@ def test_finished_run_leaves_what_the_readme_says(finished):
     assert set(splits["test"]) == {row["id"] for row in rows}
 
 
+# `test_killed_run_resumes_bit_for_bit` compares another run of that seed, with `finished` too.
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bits(data, finished, tmp_path):
     """Fault: an order, a random key or a reduction that differs between runs."""
     result = run(command(data, tmp_path / "again"))
