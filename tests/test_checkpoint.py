@@ -29,13 +29,6 @@ from tests.small import (
 
 VARIABLES = abstract_variables(small_config())
 
-# When one array cannot be read, Orbax drops the reading of others, which may end in an error that
-# no one can catch, in whichever test memory is next collected.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <coroutine object _read_array_index_and_device_put"
-    ":pytest.PytestUnraisableExceptionWarning"
-)
-
 
 @pytest.fixture(scope="module")
 def states():
