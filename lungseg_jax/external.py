@@ -248,7 +248,7 @@ def _with_sides_that_are_told(rows: Sequence[Row]) -> list[Row]:
     telling = {
         row.source
         for row in rows
-        if both_there(row) and not math.isnan(row.dice_right + row.dice_left)
+        if both_there(row) and not (math.isnan(row.dice_right) and math.isnan(row.dice_left))
     }
     return [
         row
