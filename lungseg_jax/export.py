@@ -30,12 +30,12 @@ from lungseg_jax.evaluate import EVALUATED_SPLITS, Evaluator, lung_probability
 from lungseg_jax.find_weights import restore_weights, run_and_step
 from lungseg_jax.metrics import dice_of
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.paths import SPLITS, local_path, make_folder, run_folder
+from lungseg_jax.paths import local_path, make_folder, run_folder
 from lungseg_jax.prediction import quality
 from lungseg_jax.prediction.postprocessing import keep_lungs
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.weights import MARGIN, SUFFIX, Calibration, Weights, load_weights, save_weights
-from tfds_builder.splits import read_split_file
+from lungseg_jax.workdir import read_splits
 
 THRESHOLDS = np.arange(0.3, 0.71, 0.05)
 
@@ -76,7 +76,7 @@ def check_same_images(
     if are_same_records(data_state, records):
         return
     try:
-        splits = read_split_file(workdir / SPLITS)
+        splits = read_splits(workdir)
     except ConfigError:
         check_same_records(workdir, data_state, records)
         return

@@ -17,10 +17,9 @@ from lungseg_jax.data.labels import num_classes
 from lungseg_jax.errors import ConfigError, UserError
 from lungseg_jax.network import Variables, abstract_variables, make_model, split_model
 from lungseg_jax.parallel import all_devices
-from lungseg_jax.paths import SPLITS, check_has_end, is_in_bucket, run_folder
+from lungseg_jax.paths import is_in_bucket, run_folder
 from lungseg_jax.weights import SUFFIX, Calibration, Weights, load_weights, packaged_weights
-from lungseg_jax.workdir import read_config
-from tfds_builder.splits import read_split_file
+from lungseg_jax.workdir import read_config, read_splits
 
 PACKAGED = "packaged"
 
@@ -189,14 +188,13 @@ def ids_trained_on(name: str) -> set[str]:
         visited.add(name)
         try:
             workdir, _ = run_and_step(run_folder(name))
-            check_has_end(workdir / SPLITS)
-            splits = read_split_file(workdir / SPLITS)
+            splits = read_splits(workdir)
             seen |= {*splits["train"], *splits["val"]}
             name = read_config(workdir).start_from
             # A run from elsewhere does not make this machine go online with its user's login.
             if is_in_bucket(epath.Path(name)) and not is_in_bucket(workdir):
                 break
-        except (UserError, OSError):
+        except UserError:
             # A file, a run of an earlier version, or one that was removed since.
             break
     return seen

@@ -16,9 +16,8 @@ from jaxtyping import Float64
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
-from lungseg_jax.paths import SPLITS, read_file, run_folder
-from lungseg_jax.workdir import recipe_differences
-from tfds_builder.splits import read_split_file
+from lungseg_jax.paths import read_file, run_folder
+from lungseg_jax.workdir import read_splits, recipe_differences
 
 # Metrics that are compared: those in pixels between files of one size, those in percent of the
 # longer side between others, and optional ones if all tables have them.
@@ -114,7 +113,7 @@ def _other_images(folders: Sequence[epath.Path]) -> list[int]:
     Nothing if they are the same, or not known.
     """
     try:
-        splits = [read_split_file(folder / SPLITS) for folder in folders]
+        splits = [read_splits(folder) for folder in folders]
     except UserError:
         return []
     tested, trained = ({tuple(sorted(of[name])) for of in splits} for name in ("test", "train"))

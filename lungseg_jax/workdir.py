@@ -15,9 +15,17 @@ from lungseg_jax import config as config_lib
 from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.paths import VALIDATION, is_in_bucket, read_file, write_whole
+from lungseg_jax.paths import (
+    SPLITS,
+    VALIDATION,
+    check_has_end,
+    is_in_bucket,
+    read_file,
+    write_whole,
+)
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.hosts import in_any_process
+from tfds_builder.splits import read_split_file
 
 # Keys that may differ between a run and its resumption: they change weights by rounding at most.
 _FREE_KEYS = frozenset(
@@ -180,6 +188,20 @@ def read_config(workdir: epath.Path) -> Config:
         raise ConfigError(path, str(error), "use the version that trained it") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another folder") from error
+
+
+def read_splits(workdir: epath.Path) -> dict[str, list]:
+    """Returns the ids of each split of the run in a folder.
+
+    Raises:
+      ConfigError: they are not known.
+    """
+    path = workdir / SPLITS
+    try:
+        check_has_end(path)
+    except OSError as error:
+        raise ConfigError(path, str(error.strerror), "use another folder") from error
+    return read_split_file(path)
 
 
 def check_same_config(workdir: epath.Path, config: Config) -> None:

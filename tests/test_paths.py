@@ -19,7 +19,7 @@ from lungseg_jax.prediction.table import TABLE
 from lungseg_jax.run_tables import read_tables
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.weights import Calibration, load_weights
-from lungseg_jax.workdir import read_config
+from lungseg_jax.workdir import read_config, read_splits
 from tests.images import chest, png_bytes
 from tests.test_compare import write_run
 from tests.untrained import untrained_weights
@@ -160,6 +160,7 @@ def read_table(folder: epath.Path) -> object:
 # What reads a file of a folder that others may have sent.
 READERS = {
     "config.json": read_config,
+    "splits.json": read_splits,
     NOTE: read_note,
     "metrics.json": read_table,
     "eval/test.csv": read_table,
