@@ -139,6 +139,7 @@ def evaluate_splits(
         split: evaluation_report.write_split(workdir, split, rows[split]) | measured_by
         for split in EVALUATED_SPLITS
     }
+    summary["test"]["overlays"] = evaluation_report.ids_of(rows["test"], ranked)
     evaluation_report.write_summary(workdir, summary)
     evaluation_report.write_overlays(workdir, rows["test"], ranked, overlays)
     return summary

@@ -149,6 +149,11 @@ def images_to_show(rows: Sequence[ImageMetrics]) -> dict[str, int]:
     }
 
 
+def ids_of(rows: Sequence[ImageMetrics], ranked: Mapping[str, int]) -> dict[str, str]:
+    """Returns the ids of the images that are drawn, by the names of their overlays."""
+    return {rank: rows[position].id for rank, position in ranked.items()}
+
+
 def _best_first(rows: Sequence[ImageMetrics]) -> list[int]:
     """Returns the positions of the images that have a Dice of classes, the best first."""
     dice = [dice_of_classes(vars(row)) for row in rows]
@@ -184,7 +189,7 @@ def closing_table(summary: Summary) -> str:
         for source, source_figures in figures.get("by_source", {}).items():
             lines[f"{split} {source}"] = _with_interval(source_figures)
     # A mean over files of several sizes is dominated by the largest if it is in pixels.
-    sides = {figures["longer_side_px"] for figures in summary.values()}
+    sides = {figures["longer_side_px"] for figures in summary.values() if figures["num_examples"]}
     several = len(sides) > 1 or None in sides
     hidden = _OF_ONE_SIZE if several else _OF_SEVERAL
     columns = {

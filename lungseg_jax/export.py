@@ -110,6 +110,8 @@ def calibrate(weights: Weights, records: Records) -> Calibration:
 def fit_calibration(found: Iterable[Found]) -> Calibration | None:
     """Returns the threshold of the best mean Dice, and the line from `outline_doubt` to Dice.
 
+    Where too few images tell the line, the estimate of Dice is left uncalibrated.
+
     Networks trained for few steps reach a higher Dice than their probabilities suggest: the margin
     is wide enough for all images found.
 
@@ -131,6 +133,9 @@ def fit_calibration(found: Iterable[Found]) -> Calibration | None:
     slope, intercept = quality.fit_line(
         np.array([quality.outline_doubt(*pair) for pair in pairs]), reached
     )
+    if not slope:
+        # The same estimate for all images would accept or reject all.
+        return Calibration(threshold)
     expected = np.array([quality.expected_dice(*pair) for pair in pairs])
     margin = min(1.0, max(MARGIN, float((reached - expected).max())))
     return Calibration(threshold, slope, intercept, margin)
@@ -209,6 +214,11 @@ def _run(arguments: Sequence[str]) -> None:
     save_weights(path, weights)
     threshold = weights.calibration.threshold
     terminal.say(f"{output.value} written; a pixel is lung above a probability of {threshold}")
+    if weights.calibration.slope is None:
+        terminal.say(
+            "estimated_dice is not calibrated, because the validation images are too few or too "
+            "much alike: it rejects nothing"
+        )
 
 
 if __name__ == "__main__":

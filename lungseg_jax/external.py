@@ -23,7 +23,7 @@ from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.metrics import NAN, ImageMetrics, measure_masks, name_patients
-from lungseg_jax.paths import VALIDATION, local_path, make_folder, write_whole
+from lungseg_jax.paths import VALIDATION, local_path, make_folder, read_file, write_whole
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
@@ -159,15 +159,18 @@ def list_cases(data: DataConfig) -> list[Case]:
     return [case for case in listing.cases if case.example_id in wanted]
 
 
-def free_output(output: epath.PathLike) -> epath.Path:
-    """Returns the folder for figures.
+def free_output(output: epath.PathLike, command: str) -> epath.Path:
+    """Returns the folder for figures, which may hold those of an earlier call of the command.
 
     Raises:
       ConfigError: it is not on disk.
-      DataError: it holds figures of a run, or files of someone else.
+      DataError: it holds figures of a run, of another command, or files of someone else.
     """
     output = local_path(output)
     if (output / VALIDATION).exists():
+        if (writer := _written_by(output)) != command:
+            fault = f"holds figures of lungseg_jax.{writer}"
+            raise DataError(output, fault, "give another --output")
         terminal.say(f"Figures of an earlier call in {output} will be replaced")
         return output
     overlays = [f"overlays/{rank}.png" for rank in ("best", "median", "worst")]
@@ -176,6 +179,14 @@ def free_output(output: epath.PathLike) -> epath.Path:
             fault = "was not written by this command"
             raise DataError(output / name, fault, "give another --output")
     return output
+
+
+def _written_by(output: epath.Path) -> str:
+    try:
+        return json.loads(read_file(output / VALIDATION))["command"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        # An earlier version wrote it, or it is damaged.
+        return "validate"
 
 
 @contextlib.contextmanager
@@ -347,12 +358,14 @@ def write_figures(
     write_whole(output / VALIDATION, (json.dumps(note, indent=2) + "\n").encode())
     tolerances = {key: getattr(evaluation, key) for key in TOLERANCE_KEYS}
     of_all = evaluation_report.write_split(output, SPLIT, rows)
-    summary = {SPLIT: {**more, "num_left_out": len(reasons), **tolerances, **of_all}}
+    shown = {"overlays": evaluation_report.ids_of(rows, ranked)}
+    summary = {SPLIT: {**more, "num_left_out": len(reasons), **tolerances, **of_all, **shown}}
     evaluation_report.write_summary(output, summary)
     for earlier in output.glob("overlays/worst_*.png"):
         earlier.unlink()
     evaluation_report.write_overlays(output, rows, ranked, overlays)
     _say_if_sides_are_exchanged(rows)
+    _say_if_made_from_each_other(rows)
     notes = (told for row in rows for told in filter(None, row.notes.split("; ")))
     # Doubtful references make doubtful figures.
     by_kind: dict[str, list[str]] = collections.defaultdict(list)
@@ -378,6 +391,16 @@ def say_figures(shown: evaluation_report.Summary, output: epath.PathLike) -> Non
     areas = evaluation_report.areas_in_words(shown[SPLIT])
     words = [evaluation_report.closing_table(shown), *filter(None, [areas])]
     terminal.say("\n" + "\n\n".join([*words, f"Figures and images: {output}"]))
+
+
+def _say_if_made_from_each_other(rows: Sequence[ExternalMetrics]) -> None:
+    """Warns if masks equal their references, as no two readers' do."""
+    equal = [row for row in rows if row.reference_px and row.dice == 1]
+    if equal:
+        terminal.say(
+            f"{len(equal)} of {len(rows)} masks are their references to the pixel, such as that of "
+            f"{equal[0].id}: if one was made from the other, these figures mean nothing"
+        )
 
 
 def _say_if_sides_are_exchanged(rows: Sequence[ExternalMetrics]) -> None:

@@ -67,10 +67,10 @@ def measure(
         ones are not skipped, too many are bad, all are left out, or the output holds files of
         something else or is in use.
     """
-    if predicted.count(ID) != 1:
+    if ID not in predicted:
         fault = f"is {predicted!r}"
-        raise ConfigError("--predicted", fault, f"write {ID} once, for an image's id")
-    output = external.free_output(output)
+        raise ConfigError("--predicted", fault, f"write {ID} for an image's id")
+    output = external.free_output(output, "measure")
     cases = external.list_cases(data)
     _say_what_is_absent(cases, predicted)
     with external.reader_of(output, data, read_labelled_and_mask) as reader:
@@ -104,7 +104,7 @@ def measure(
             overlay,
             {"masks": predicted},
             evaluation,
-            {"masks": predicted, "data": external.what_is_read(data)},
+            {"command": "measure", "masks": predicted, "data": external.what_is_read(data)},
         )
 
 

@@ -304,7 +304,10 @@ def _run(arguments: Sequence[str]) -> None:
         table = epath.Path(given.output) / TABLE
         raise DataError(table, "no file could be segmented", "see the reasons in it")
     if not segmenter.calibrated:
-        terminal.say("estimated_dice is not calibrated; to calibrate a run, use lungseg_jax.export")
+        terminal.say(
+            "estimated_dice is not calibrated and rejects nothing; lungseg_jax.export calibrates a "
+            "run, if its validation images are not too few"
+        )
 
 
 def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:

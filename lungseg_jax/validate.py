@@ -86,7 +86,7 @@ def validate(
       DataError: there are no labelled images, one is bad while bad ones are not skipped, too many
         are bad, all are left out, or the output holds files of something else or is in use.
     """
-    output = external.free_output(output)
+    output = external.free_output(output, "validate")
     cases = external.list_cases(data)
     ids = [case.example_id for case in cases]
     for name, config in networks:
@@ -107,6 +107,7 @@ def validate(
             },
             evaluation,
             {
+                "command": "validate",
                 "networks": [name for name, _ in networks],
                 "identity": segmenter.identity(),
                 "data": external.what_is_read(data),

@@ -39,8 +39,8 @@ def test_threshold_of_the_best_dice(threshold: float):
 def test_underconfident_networks_are_estimated_by_their_measured_dice():
     """Fault: good masks of a short run rejected, because its probabilities expect less of them."""
     cases = [
-        (np.clip(disc(radius, 1.5), 0.3, 0.75), disc(radius, 1.0, aside) > 0.5)
-        for radius, aside in ((15.0, 0), (18.0, 0.5), (20.0, 1))
+        (np.clip(disc(20.0, softness), 0.3, 0.75), disc(20.0, 1.0, aside) > 0.5)
+        for softness, aside in ((1.0, 0), (1.5, 0.5), (2.0, 1))
     ]
     found = fit_calibration((square, square, reference) for square, reference in cases)
     assert found is not None
@@ -64,6 +64,16 @@ def test_doubt_lowers_the_estimate():
         line = found.intercept + found.slope * outline_doubt(square, mask)
         assert line == pytest.approx(dice_of(mask, reference), abs=0.05)
     assert found.slope < 0
+
+
+def test_images_that_are_alike_calibrate_no_estimate():
+    """Fault: one estimate for all images, below the bound: every file of an archive rejected."""
+    square = disc(20.0, 1.0)
+    reference = disc(20.0, 1.0, 4) > 0.5
+    found = fit_calibration([(square, square, reference)] * 4)
+    assert found is not None
+    assert found.slope is None
+    assert dice_of(square > found.threshold, reference) < 0.9
 
 
 def test_no_image_no_calibration():

@@ -174,5 +174,5 @@ def test_other_formats_in_gif_or_png_names_are_refused(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(LEFT).save(buffer, "TIFF")
     case.masks[0].path.write_bytes(buffer.getvalue())
-    with pytest.raises(DataError, match="broken PNG file"):
+    with pytest.raises(DataError, match="neither PNG, GIF nor DICOM SEG"):
         read(case, (HEIGHT, WIDTH))

@@ -105,7 +105,7 @@ def test_an_empty_mask_counts(tmp_path, data, copies):
     ("content", "fault"),
     [
         (None, "No such file or directory; make a mask of each image, empty if"),
-        (b"no mask", "broken"),
+        (b"no mask", "neither PNG, GIF nor DICOM SEG"),
         (png_bytes(chest(60, 55, 0)[1]), "60 x 55 pixels, its image 121 x 110"),
     ],
 )
@@ -159,6 +159,17 @@ def test_an_empty_mask_tells_no_sides_that_the_program_does_not_tell(tmp_path):
     assert one["dice"] == both["dice"] == both["dice_right"] == both["dice_left"] == 0.75
 
 
+def test_figures_of_the_other_command_stay(tmp_path, data, copies, segmenter):
+    """Fault: hours of validation replaced for a mistyped folder."""
+    for _ in range(2):
+        measure(copies, data, tmp_path / "measured")
+        validate(segmenter, data, tmp_path / "validated")
+    with pytest.raises(DataError, match=r"holds figures of lungseg_jax\.validate; give another"):
+        measure(copies, data, tmp_path / "validated")
+    with pytest.raises(DataError, match=r"holds figures of lungseg_jax\.measure; give another"):
+        validate(segmenter, data, tmp_path / "measured")
+
+
 def test_images_that_are_left_out_need_no_mask(tmp_path, data, copies, capsys):
     """Fault: masks asked for of lateral images, which no program is measured on."""
     lateral = dicom_bytes(chest(120, 110, 0)[0], {"ViewPosition": "LL"})
@@ -169,11 +180,21 @@ def test_images_that_are_left_out_need_no_mask(tmp_path, data, copies, capsys):
     assert "1 of 6 images have no mask, such as" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("predicted", ["masks/*.png", "{id}/{id}.png"])
-def test_a_pattern_that_does_not_tell_images_apart_is_refused(tmp_path, data, predicted):
+def test_a_pattern_that_does_not_tell_images_apart_is_refused(tmp_path, data):
     """Fault: one mask for all images."""
-    with pytest.raises(ConfigError, match=r"write \{id\} once"):
-        measure(predicted, data, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"write \{id\} for"):
+        measure("masks/*.png", data, tmp_path / "out")
+
+
+def test_each_image_may_have_a_folder(tmp_path, data, capsys):
+    """Fault: the layout of programs that write several files for a case."""
+    for path in (tmp_path / "data" / "masks").iterdir():
+        (tmp_path / "cases" / path.stem).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "cases" / path.stem)
+    found = measure(str(tmp_path / "cases" / "{id}" / "{id}.png"), data, tmp_path / "out")
+    assert found["external"]["dice"] == 1
+    # Fault: a network measured against its own masks.
+    assert "6 of 6 masks are their references to the pixel" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -205,6 +205,28 @@ def test_what_was_done_is_not_done_again(segmented, untrained):
     assert last["mask"] in segmented.again(untrained)
 
 
+@pytest.mark.parametrize("name", ["1_mask.png", "1_left.png"])
+@pytest.mark.parametrize("other", [False, True])
+def test_a_corrected_mask_is_not_replaced(tmp_path, untrained, name: str, other: bool):
+    """Fault: a radiologist's afternoon of corrections lost to the same command, or to another."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path / "1.png"], tmp_path / "out", extras=["sides"])
+    path = tmp_path / "out" / name
+    content = bytearray(path.read_bytes())
+    # Of the same size.
+    content[-20] ^= 1
+    path.write_bytes(content)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.png")}
+    segmenter = Segmenter(untrained_weights(Calibration(0.9))) if other else untrained
+    with pytest.raises(DataError, match=f"{name}: was changed since it was written; move it"):
+        predict(segmenter, [tmp_path / "1.png"], tmp_path / "out", extras=["sides"])
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.png")} == before
+    # Elsewhere it is safe.
+    path.rename(tmp_path / name)
+    predict(segmenter, [tmp_path / "1.png"], tmp_path / "out", extras=["sides"])
+    assert path.exists()
+
+
 def test_an_image_is_known_again_by_whatever_link_it_is_reached(tmp_path, untrained, monkeypatch):
     """Fault: from a folder that a link leads to, the same files are taken for others."""
     (tmp_path / "disk" / "archive").mkdir(parents=True)

@@ -215,6 +215,9 @@ def test_finished_run_leaves_what_the_readme_says(finished):
     assert {path.name for path in (finished / "overlays").iterdir()} == {
         "best.png", "median.png", "worst.png", "worst_02.png",
     }  # fmt: skip
+    worst = sorted(rows, key=lambda row: float(row["dice"]))[:2]
+    named = metrics["test"]["overlays"]
+    assert [named["worst"], named["worst_02"]] == [row["id"] for row in worst]
     assert json.loads((finished / "config.json").read_text())["num_steps"] == STEPS
     assert sorted(losses(finished)) == list(range(1, STEPS + 1))
     with (finished / HISTORY).open() as table:

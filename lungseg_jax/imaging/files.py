@@ -161,7 +161,7 @@ def why_no_file(path: epath.PathLike) -> str:
         kind = Path(path).stat().st_mode
         if stat.S_ISDIR(kind):
             next(Path(path).iterdir(), None)
-            return "a folder that cannot be searched"
+            return "a folder, not a file"
     except OSError as error:
         return error.strerror or "not readable"
     return "" if stat.S_ISREG(kind) else "a pipe or a device, not a file"

@@ -24,7 +24,7 @@ LABEL_SHARE = 0.05
 
 _SQUARE = np.ones((3, 3), np.uint8)
 
-_GIF_SIGNATURE = b"GIF8"
+_GIF_SIGNATURE, _PNG_SIGNATURE = b"GIF8", b"\x89PNG\r\n\x1a\n"
 
 
 def read_mask(
@@ -37,6 +37,8 @@ def read_mask(
         mask's: labels, or brightness and opacity that disagree.
     """
     is_gif = content.startswith(_GIF_SIGNATURE)
+    if content and not is_gif and not content.startswith(_PNG_SIGNATURE):
+        raise DataError(name, "neither PNG, GIF nor DICOM SEG", "save masks as 8-bit grey PNG")
     opener = GifImageFile if is_gif else PngImageFile
     pixels = decode_grey(content, name, opener, max_pixels)
     if pixels.dtype != np.uint8:
@@ -48,7 +50,9 @@ def read_mask(
     # Labels 1 and 2, or the lung in red: thresholding would leave an empty mask unnoticed.
     if 0 < brightest <= MASK_THRESHOLD:
         raise DataError(
-            name, f"mask whose brightest pixel is {brightest}", "mark lung with 255 or with 1"
+            name,
+            f"mask whose brightest pixel is {brightest}",
+            "mark all lung with 255 or with 1, in grey: colours are read by their luminance",
         )
     _check_no_labels(pixels, brightest, name)
     mask = (pixels > MASK_THRESHOLD).astype(np.uint8)

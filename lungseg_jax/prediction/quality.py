@@ -109,7 +109,7 @@ def fit_line(doubt: Float[np.ndarray, " n"], dice: Float[np.ndarray, " n"]) -> t
         slope, intercept, *_ = np.asarray(theilslopes(dice, doubt), np.float64)
         if slope < 0:
             return float(slope), float(intercept)
-    # Too few images to tell: the estimate is the same for all.
+    # Too few images to tell.
     return 0.0, float(np.median(dice)) if len(dice) else 0.0
 
 

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from etils import epath
 
 from lungseg_jax.errors import DataError
-from lungseg_jax.file_digest import stamp
+from lungseg_jax.file_digest import digest_file, stamp
 from lungseg_jax.paths import open_own, read_file, remove_unfinished, write_whole
 from lungseg_jax.prediction.table import TABLE, Row
 
@@ -42,7 +42,9 @@ class Result:
       made_of: what it is computed from; see `what_it_is_made_of`.
       extras: what was wanted besides mask and overlay, sorted.
       sizes: sizes of `files_of` in bytes, -1 where there is none, once they are written; truncated
-        results are made again.
+        overlays are made again.
+      digests: SHA-256 of `_masks_of`, once they are written, empty where there is none: people
+        correct masks, and a corrected one is theirs.
       row: row of the table, without the image's name, once it is known.
     """
 
@@ -50,6 +52,7 @@ class Result:
     made_of: str
     extras: tuple[Extra, ...] = ()
     sizes: tuple[int, ...] = ()
+    digests: tuple[str, ...] = ()
     row: Row | None = None
 
 
@@ -154,10 +157,14 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
       The rows of the results that are kept, by their masks.
 
     Raises:
-      DataError: another image has a mask of that name; nothing was removed.
+      DataError: another image has a mask of that name, or a mask was changed since it was written;
+        nothing was removed.
     """
     remove_unfinished(output)
     images = {result.image for result in wanted.values()}
+    for mask, result in noted.items():
+        if result.image in images:
+            _check_unchanged(output, mask, result)
     stay = {mask: noted[mask] for mask in wanted if _stays(output, mask, noted, wanted)}
     for mask, result in wanted.items():
         names = files_of(mask, result.extras)
@@ -175,6 +182,30 @@ def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
     return {mask: result.row for mask, result in stay.items() if result.row}
 
 
+def _masks_of(mask: str, extras: Collection[Extra]) -> tuple[str, ...]:
+    """Returns the names of the masks among `files_of`."""
+    more = (extra_of(mask, extra) for extra in ("sides", "dicom_seg") if extra in extras)
+    return mask, *itertools.chain.from_iterable(more)
+
+
+def _digests(output: epath.Path, mask: str, result: Result) -> tuple[str, ...]:
+    paths = [output / name for name in _masks_of(mask, result.extras)]
+    # A loss of power may leave a file empty.
+    return tuple(digest_file(path).sha256 if stamp(path)[0] > 0 else "" for path in paths)
+
+
+def _check_unchanged(output: epath.Path, mask: str, result: Result) -> None:
+    """Refuses to go on where a mask is no longer what was written."""
+    # Of a mask that was begun and not finished, nothing is known.
+    now = _digests(output, mask, result) if result.digests else ()
+    for name, before, found in zip(
+        _masks_of(mask, result.extras), result.digests, now, strict=False
+    ):
+        if found and found != before:
+            remedy = "move it to another folder, or give another --output"
+            raise DataError(output / name, "was changed since it was written", remedy)
+
+
 def _extras_in(fields: Mapping) -> tuple[Extra, ...]:
     return tuple(sorted(set(get_args(Extra)).intersection(fields.get("extras", ()))))
 
@@ -185,7 +216,7 @@ def _stays(output: epath.Path, mask: str, noted: Note, wanted: Note) -> bool:
     if earlier is None or earlier.row is None:
         return False
     now = wanted[mask]
-    same = dataclasses.replace(earlier, extras=now.extras, sizes=(), row=None) == now
+    same = (earlier.image, earlier.made_of) == (now.image, now.made_of)
     enough = {*now.extras} <= {*earlier.extras}
     return same and enough and earlier.sizes == _sizes(output, mask, earlier)
 
@@ -201,7 +232,12 @@ def open_note(output: epath.Path) -> Iterator[Callable[[str, Result, Row], None]
     with open_own(output / NOTE, "a", buffering=1) as file:
 
         def add(mask: str, result: Result, row: Row) -> None:
-            done = dataclasses.replace(result, sizes=_sizes(output, mask, result), row=row)
+            done = dataclasses.replace(
+                result,
+                sizes=_sizes(output, mask, result),
+                digests=_digests(output, mask, result),
+                row=row,
+            )
             file.write(_line(mask, done))
 
         yield add
@@ -222,6 +258,7 @@ def _parse(line: str) -> tuple[str, Result] | None:
             str(fields["made_of"]),
             _extras_in(fields),
             tuple(fields["sizes"]),
+            tuple(fields.get("digests", ())),
         )
         # A file elsewhere is not a result, whatever a note written by others says.
         if not mask.endswith(MASK_ENDING) or Path(mask).name != mask:
