@@ -5,7 +5,8 @@ Usage: python -m lungseg_jax.measure --config.data.manual_dir=FOLDER --predicted
 --predicted=MASKS        the masks to measure, with {id} for an image's name without extension (its
                          id in pairs.csv; the path there, of images that share a name), such as
                          'elsewhere/{id}.png': PNG or GIF files of both lungs (255 or 1), or DICOM
-                         SEG files, at the images' own size
+                         SEG files, at the images' own size; of one lung each, given twice, with
+                         left (the patient's) in the one and right in the other
 --config.data.KEY=VALUE  the images and their reference masks, as for training: source (folder, if
                          not given), manual_dir, images (images/*), masks (masks/{stem}*); splits,
                          a file of which only the test split is measured; how they are read;
@@ -20,8 +21,9 @@ To compare two programs: lungseg_jax.compare DIR_A DIR_B --split=external.
 
 import concurrent.futures
 import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -34,17 +36,20 @@ from lungseg_jax.command_line import parse_flags_alone
 from lungseg_jax.config import DataConfig, EvaluationConfig
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.external import ExternalMetrics
+from lungseg_jax.imaging.structures import Structure
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.cores import num_readers
 from tfds_builder.read_case import Labelled, read_labelled_and_mask
-from tfds_builder.sources import Case
+from tfds_builder.sources import Case, MaskFile
 
 # In a pattern of masks, what stands for an image's id.
 ID = "{id}"
 
+_SIDES = {"right": Structure.RIGHT_LUNG, "left": Structure.LEFT_LUNG}
+
 
 def measure(
-    predicted: str,
+    predicted: Sequence[str],
     data: DataConfig,
     output: epath.PathLike,
     evaluation: EvaluationConfig = EvaluationConfig(),
@@ -52,7 +57,8 @@ def measure(
     """Measures another program's masks of a folder's labelled images; writes the metrics.
 
     Args:
-      predicted: the masks, with `{id}` for an image's id.
+      predicted: the masks, with `{id}` for an image's id: of both lungs, or of each lung, the one
+        called left and the other right.
       data: which images, and how they are read.
       output: folder to write to.
       evaluation: tolerances of surface Dice.
@@ -61,20 +67,18 @@ def measure(
       What is in `metrics.json`: the figures of all images, and of each source.
 
     Raises:
-      ConfigError: the pattern lacks `{id}`, the output is not on disk, or the split file is not of
-        these images.
+      ConfigError: a pattern lacks `{id}`, two do not say left and right, the output is not on disk,
+        or the split file is not of these images.
       DataError: there are no labelled images, a mask is absent or bad, an image is bad while bad
         ones are not skipped, too many are bad, all are left out, or the output holds files of
         something else or is in use.
     """
-    if ID not in predicted:
-        fault = f"is {predicted!r}"
-        raise ConfigError("--predicted", fault, f"write {ID} for an image's id")
+    patterns = _patterns(predicted)
     output = external.free_output(output, "measure")
     cases = external.list_cases(data)
-    _say_what_is_absent(cases, predicted)
+    _say_what_is_absent(cases, patterns)
     with external.reader_of(output, data, read_labelled_and_mask) as reader:
-        read = functools.partial(_read, reader, predicted)
+        read = functools.partial(_read, reader, patterns)
 
         def metrics(case: Case) -> ExternalMetrics | DataError:
             answer = read(case)
@@ -102,14 +106,14 @@ def measure(
             output,
             figures,
             overlay,
-            {"masks": predicted},
+            {"masks": " ".join(predicted)},
             evaluation,
-            {"command": "measure", "masks": predicted, "data": external.what_is_read(data)},
+            {"command": "measure", "masks": [*predicted], "data": external.what_is_read(data)},
         )
 
 
 def _read(
-    reader: external.Reader, predicted: str, case: Case
+    reader: external.Reader, patterns: Mapping[Structure, str], case: Case
 ) -> tuple[Labelled, UInt8[np.ndarray, "h w"]] | DataError:
     """Returns an image and the mask to measure, or why the image is left out.
 
@@ -117,7 +121,7 @@ def _read(
       DataError: the mask is absent or bad, whatever happens to bad images: to leave the image out
         would improve the figures of a program that failed on it. Or see `external.Reader.read`.
     """
-    answer = reader.read(case, read_labelled_and_mask, _mask_of(case, predicted))
+    answer = reader.read(case, read_labelled_and_mask, _masks_of(case, patterns))
     if isinstance(answer, DataError):
         return answer
     labelled, mask = answer
@@ -126,15 +130,40 @@ def _read(
     return labelled, mask
 
 
-def _mask_of(case: Case, predicted: str) -> epath.Path:
-    return epath.Path(predicted.replace(ID, case.example_id)).expanduser()
+def _patterns(predicted: Sequence[str]) -> dict[Structure, str]:
+    """Returns the pattern of each structure's masks."""
+    for pattern in predicted:
+        if ID not in pattern:
+            raise ConfigError("--predicted", f"is {pattern!r}", f"write {ID} for an image's id")
+    if len(predicted) == 1:
+        return {Structure.LUNGS: predicted[0]}
+    # Only what differs tells the side: both may lie in a folder that is called left.
+    alike = itertools.takewhile(lambda letters: len({*letters}) == 1, zip(*predicted, strict=False))
+    shared = len(list(alike))
+    patterns = {
+        structure: pattern
+        for pattern in predicted
+        for word, structure in _SIDES.items()
+        if word in pattern[shared:].lower()
+    }
+    if len(predicted) != 2 or {*patterns.values()} != {*predicted}:
+        remedy = "give it once, or twice, with left in the one and right in the other"
+        raise ConfigError("--predicted", f"is given {len(predicted)} times", remedy)
+    return patterns
 
 
-def _say_what_is_absent(cases: Sequence[Case], predicted: str) -> None:
+def _masks_of(case: Case, patterns: Mapping[Structure, str]) -> tuple[MaskFile, ...]:
+    return tuple(
+        MaskFile(epath.Path(pattern.replace(ID, case.example_id)).expanduser(), structure)
+        for structure, pattern in patterns.items()
+    )
+
+
+def _say_what_is_absent(cases: Sequence[Case], patterns: Mapping[Structure, str]) -> None:
     """Says at once how many masks are absent: the first ends the command when its turn comes."""
-    paths = [_mask_of(case, predicted) for case in cases]
+    paths = [mask.path for case in cases for mask in _masks_of(case, patterns)]
     if absent := [path for path in paths if not path.exists()]:
-        terminal.say(f"{len(absent)} of {len(paths)} images have no mask, such as {absent[0]}")
+        terminal.say(f"{len(absent)} of {len(paths)} masks are absent, such as {absent[0]}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -146,7 +175,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> None:
     values, given = flags.FlagValues(), list(arguments)
     output = flags.DEFINE_string("output", None, "Where figures go.", flag_values=values)
-    predicted = flags.DEFINE_string("predicted", None, "Masks.", flag_values=values)
+    predicted = flags.DEFINE_multi_string("predicted", [], "Masks.", flag_values=values)
     keys = external.define_image_keys(values, given)
     parse_flags_alone(values, given)
     if not output.value:

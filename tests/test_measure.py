@@ -43,7 +43,9 @@ def test_masks_of_predict_have_the_figures_of_validate(tmp_path, data, segmenter
     """Fault: other figures for the same masks: another frame, reference, spacing or tolerance."""
     own = validate(segmenter, data, tmp_path / "own")["external"]
     predict(segmenter, [tmp_path / "data" / "images"], tmp_path / "masks", read_options(data))
-    found = measure(str(tmp_path / "masks" / "{id}_mask.png"), data, tmp_path / "found")["external"]
+    found = measure([str(tmp_path / "masks" / "{id}_mask.png")], data, tmp_path / "found")[
+        "external"
+    ]
     # What only predict knows, and its masks of the sides, which these references lack.
     assert own.keys() - found.keys() == {"accepted"}
     assert {key: found[key] for key in found if key != "masks"} == {
@@ -83,7 +85,7 @@ def test_two_programs_are_compared(tmp_path, data, copies, capsys):
     assert second["precision"] == 1
     assert 0.6 < second["recall"] < 0.9
     note = json.loads((tmp_path / "out" / "b" / "validation.json").read_text())
-    assert note["masks"] == str(worse / "{id}.png")
+    assert note["masks"] == [str(worse / "{id}.png")]
     assert note["data"]["manual_dir"] == data.manual_dir
     capsys.readouterr()
     folders = [str(tmp_path / "out" / name) for name in "ab"]
@@ -94,7 +96,7 @@ def test_two_programs_are_compared(tmp_path, data, copies, capsys):
 def test_an_empty_mask_counts(tmp_path, data, copies):
     """Fault: images on which a program finds nothing left out of its mean."""
     (tmp_path / "masks" / "3.png").write_bytes(png_bytes(np.zeros((123, 110), np.uint8)))
-    found = measure(copies, data, tmp_path / "out")["external"]
+    found = measure([copies], data, tmp_path / "out")["external"]
     assert found["num_empty_predictions"] == 1
     assert found["dice"] == pytest.approx(5 / 6)
     (row,) = (row for row in table(tmp_path / "out") if row["id"] == "3")
@@ -117,7 +119,7 @@ def test_an_image_is_never_left_out_for_its_mask(tmp_path, data, copies, content
         path.write_bytes(content)
     skipping = dataclasses.replace(data, on_error="skip", max_bad_share=1.0)
     with pytest.raises(DataError, match=rf"1\.png: .*{fault}"):
-        measure(copies, skipping, tmp_path / "out")
+        measure([copies], skipping, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
@@ -125,9 +127,9 @@ def test_bad_images_are_left_out_only_if_asked(tmp_path, data, copies):
     """Fault: figures of a part of the images, published as those of all."""
     (tmp_path / "data" / "images" / "2.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"2\.png: .*neither DICOM, PNG nor JPEG"):
-        measure(copies, data, tmp_path / "out")
+        measure([copies], data, tmp_path / "out")
     skipping = dataclasses.replace(data, on_error="skip", max_bad_share=0.2)
-    found = measure(copies, skipping, tmp_path / "out")["external"]
+    found = measure([copies], skipping, tmp_path / "out")["external"]
     assert (found["num_examples"], found["num_left_out"]) == (5, 1)
 
 
@@ -151,21 +153,21 @@ def test_an_empty_mask_tells_no_sides_that_the_program_does_not_tell(tmp_path):
         )
         (tmp_path / "both" / f"{number}.dcm").write_bytes(content)
     data = DataConfig(source="folder", manual_dir=str(tmp_path))
-    one = measure(str(tmp_path / "one" / "{id}.png"), data, tmp_path / "out")["external"]
+    one = measure([str(tmp_path / "one" / "{id}.png")], data, tmp_path / "out")["external"]
     assert "dice_right" not in one
     assert "dice_right" not in table(tmp_path / "out")[0]
     # Where it tells them, its failure counts for both.
-    both = measure(str(tmp_path / "both" / "{id}.dcm"), data, tmp_path / "out")["external"]
+    both = measure([str(tmp_path / "both" / "{id}.dcm")], data, tmp_path / "out")["external"]
     assert one["dice"] == both["dice"] == both["dice_right"] == both["dice_left"] == 0.75
 
 
 def test_figures_of_the_other_command_stay(tmp_path, data, copies, segmenter):
     """Fault: hours of validation replaced for a mistyped folder."""
     for _ in range(2):
-        measure(copies, data, tmp_path / "measured")
+        measure([copies], data, tmp_path / "measured")
         validate(segmenter, data, tmp_path / "validated")
     with pytest.raises(DataError, match=r"holds figures of lungseg_jax\.validate; give another"):
-        measure(copies, data, tmp_path / "validated")
+        measure([copies], data, tmp_path / "validated")
     with pytest.raises(DataError, match=r"holds figures of lungseg_jax\.measure; give another"):
         validate(segmenter, data, tmp_path / "measured")
 
@@ -175,15 +177,27 @@ def test_images_that_are_left_out_need_no_mask(tmp_path, data, copies, capsys):
     lateral = dicom_bytes(chest(120, 110, 0)[0], {"ViewPosition": "LL"})
     (tmp_path / "data" / "images" / "0.png").write_bytes(lateral)
     (tmp_path / "masks" / "0.png").unlink()
-    found = measure(copies, data, tmp_path / "out")["external"]
+    found = measure([copies], data, tmp_path / "out")["external"]
     assert (found["num_examples"], found["num_left_out"]) == (5, 1)
-    assert "1 of 6 images have no mask, such as" in capsys.readouterr().err
+    assert "1 of 6 masks are absent, such as" in capsys.readouterr().err
 
 
-def test_a_pattern_that_does_not_tell_images_apart_is_refused(tmp_path, data):
-    """Fault: one mask for all images."""
-    with pytest.raises(ConfigError, match=r"write \{id\} for"):
-        measure("masks/*.png", data, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("predicted", "said"),
+    [
+        (["masks/*.png"], r"write \{id\} for"),
+        (
+            ["left/{id}_1.png", "left/{id}_2.png"],
+            "given 2 times; give it once, or twice, with left",
+        ),
+        (["a/left_of_right/{id}.png", "a/both/{id}.png"], "given 2 times"),
+        (["a/right/{id}.png", "a/left/{id}.png", "a/b/{id}.png"], "given 3 times"),
+    ],
+)
+def test_patterns_that_do_not_tell_masks_apart_are_refused(tmp_path, data, predicted, said: str):
+    """Fault: one mask for all images, or for both lungs the mask of one."""
+    with pytest.raises(ConfigError, match=said):
+        measure(predicted, data, tmp_path / "out")
 
 
 def test_each_image_may_have_a_folder(tmp_path, data, capsys):
@@ -191,7 +205,7 @@ def test_each_image_may_have_a_folder(tmp_path, data, capsys):
     for path in (tmp_path / "data" / "masks").iterdir():
         (tmp_path / "cases" / path.stem).mkdir(parents=True)
         shutil.copy(path, tmp_path / "cases" / path.stem)
-    found = measure(str(tmp_path / "cases" / "{id}" / "{id}.png"), data, tmp_path / "out")
+    found = measure([str(tmp_path / "cases" / "{id}" / "{id}.png")], data, tmp_path / "out")
     assert found["external"]["dice"] == 1
     # Fault: a network measured against its own masks.
     assert "6 of 6 masks are their references to the pixel" in capsys.readouterr().err
@@ -214,15 +228,22 @@ def test_sides_are_told_where_both_masks_tell_them(tmp_path, swapped: bool):
         content = encode_dicom_seg(image, *sides, ReadOptions(), ("x",))
         (tmp_path / folder / "0_seg.dcm").write_bytes(content)
     data = DataConfig(source="folder", manual_dir=str(tmp_path))
-    measure(str(tmp_path / "found" / "{id}_seg.dcm"), data, tmp_path / "out")
+    measure([str(tmp_path / "found" / "{id}_seg.dcm")], data, tmp_path / "out")
     with (tmp_path / "out" / "eval" / "external.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     expected = 0 if swapped else 1
     assert float(row["dice"]) == 1
     assert (float(row["dice_right"]), float(row["dice_left"])) == (expected, expected)
+    # A mask of each lung tells the sides, too.
+    for name, side in (("right", right), ("left", left)):
+        (tmp_path / "found" / f"{name}_0.png").write_bytes(png_bytes(side.astype(np.uint8)))
+    of_each = [str(tmp_path / "found" / f"{name}_{{id}}.png") for name in ("right", "left")]
+    measure(of_each[::-1] if swapped else of_each, data, tmp_path / "out")
+    (row,) = table(tmp_path / "out")
+    assert [float(row[name]) for name in ("dice", "dice_right", "dice_left")] == [1, 1, 1]
     # A mask of both lungs is measured as one.
     (tmp_path / "found" / "0.png").write_bytes(png_bytes(mask))
-    measure(str(tmp_path / "found" / "{id}.png"), data, tmp_path / "out")
+    measure([str(tmp_path / "found" / "{id}.png")], data, tmp_path / "out")
     (row,) = table(tmp_path / "out")
     assert float(row["dice"]) == 1
     assert "dice_right" not in row

@@ -159,34 +159,41 @@ def read_labelled_input(
 
 
 def read_labelled_and_mask(
-    case: Case, reading: ReadOptions, id_key: bytes, path: epath.Path
+    case: Case, reading: ReadOptions, id_key: bytes, masks: tuple[MaskFile, ...]
 ) -> tuple[Labelled, UInt8[np.ndarray, "h w"] | DataError]:
-    """Returns what `read_labelled` returns, and the bits of another mask of the image.
+    """Returns what `read_labelled` returns, and the bits of other masks of the image.
 
-    If that mask cannot be read or is not of the image's size, the second item is the reason: the
-    image is good all the same.
+    If a mask cannot be read or is not of the image's size, the second item is the reason: the image
+    is good all the same.
 
     Args:
       case: see `read_labelled`.
       reading: see there.
       id_key: see there.
-      path: the other mask.
+      masks: the other masks.
 
     Raises:
       NotFrontalError: see there.
       DataError: see there.
     """
     labelled = read_labelled(case, reading, id_key)
+    bits = np.zeros_like(labelled.mask)
     try:
-        if fault := files.why_no_file(path):
-            raise DataError(path, fault, "make a mask of each image, empty if nothing is found")
-        contents = {file: files.read_bytes(file) for file in (case.image, path)}
-        file = MaskFile(path, Structure.LUNGS)
-        mask, _ = read_mask_file(file, case, contents, reading)
-        if mask.shape != labelled.mask.shape:
-            height, width = labelled.mask.shape
-            fault = f"{mask.shape[0]} x {mask.shape[1]} pixels, its image {height} x {width}"
-            raise DataError(path, fault, "give masks at the images' own size")
+        for file in masks:
+            bits |= _read_of_size(file, case, reading, labelled.mask.shape)
     except DataError as error:
         return labelled, error
-    return labelled, mask
+    return labelled, bits
+
+
+def _read_of_size(
+    file: MaskFile, case: Case, reading: ReadOptions, shape: tuple[int, ...]
+) -> UInt8[np.ndarray, "h w"]:
+    if fault := files.why_no_file(file.path):
+        raise DataError(file.path, fault, "make a mask of each image, empty if nothing is found")
+    contents = {path: files.read_bytes(path) for path in (case.image, file.path)}
+    mask, _ = read_mask_file(file, case, contents, reading)
+    if mask.shape != shape:
+        fault = f"{mask.shape[0]} x {mask.shape[1]} pixels, its image {shape[0]} x {shape[1]}"
+        raise DataError(file.path, fault, "give masks at the images' own size")
+    return mask
