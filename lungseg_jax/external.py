@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Bool, UInt8
 
 from lungseg_jax import evaluation_report, terminal
-from lungseg_jax.command_line import READING_KEYS, define_keys
+from lungseg_jax.command_line import READING_KEYS, define_keys, parse_flags_alone
 from lungseg_jax.config import Config, DataConfig, EvaluationConfig, resolve
 from lungseg_jax.data.labels import channels, has_sides
 from lungseg_jax.errors import ConfigError, DataError, NotFrontalError
@@ -118,25 +118,31 @@ class Reader:
             return error
 
 
-def define_image_keys(values: flags.FlagValues, arguments: list[str]) -> flags.FlagHolder:
-    """Defines the keys that say which images are measured, how they are read, and tolerances."""
+def parse(values: flags.FlagValues, arguments: Sequence[str]) -> tuple[str, Config]:
+    """Returns the folder for figures, and which images are measured, how they are read, tolerances.
+
+    Args:
+      values: where the flags that only one command has are defined; they are parsed, too.
+      arguments: the command's arguments.
+
+    Raises:
+      ConfigError: an unknown flag or key, no folder, a value out of range, or phantoms, which have
+        no files.
+    """
+    given = list(arguments)
+    output = flags.DEFINE_string("output", None, "Where figures go.", flag_values=values)
     data = {key: getattr(DataConfig(), key) for key in (*IMAGE_KEYS, *READING_KEYS)}
     tolerances = {key: getattr(EvaluationConfig(), key) for key in TOLERANCE_KEYS}
     # The default source is the layout that every folder can have.
     keys = {"data": data | {"source": "folder"}, "evaluation": tolerances}
-    return define_keys(values, arguments, keys)
-
-
-def resolve_image_keys(given: flags.FlagHolder) -> Config:
-    """Returns the configuration with the keys of `define_image_keys` as they are given.
-
-    Raises:
-      ConfigError: a value out of range, or phantoms, which have no files.
-    """
-    if given.value.data.source == "phantom":
+    config = define_keys(values, given, keys)
+    parse_flags_alone(values, given)
+    if not output.value:
+        raise ConfigError("--output", "is missing", "give the folder that figures go to")
+    if config.value.data.source == "phantom":
         remedy = "read them as source folder, with --config.data.masks='masks/*/{stem}*'"
         raise ConfigError("data.source", "is phantom, which only training generates", remedy)
-    return resolve(given.value)
+    return output.value, resolve(config.value)
 
 
 def list_cases(data: DataConfig) -> list[Case]:

@@ -32,7 +32,6 @@ from jaxtyping import UInt8
 
 from lungseg_jax import evaluation_report, external, terminal
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import parse_flags_alone
 from lungseg_jax.config import DataConfig, EvaluationConfig
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.external import ExternalMetrics
@@ -173,18 +172,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    values, given = flags.FlagValues(), list(arguments)
-    output = flags.DEFINE_string("output", None, "Where figures go.", flag_values=values)
+    values = flags.FlagValues()
     predicted = flags.DEFINE_multi_string("predicted", [], "Masks.", flag_values=values)
-    keys = external.define_image_keys(values, given)
-    parse_flags_alone(values, given)
-    if not output.value:
-        raise ConfigError("--output", "is missing", "give the folder that figures go to")
+    output, config = external.parse(values, arguments)
     if not predicted.value:
         raise ConfigError("--predicted", "is missing", f"give the masks, such as 'DIR/{ID}.png'")
-    config = external.resolve_image_keys(keys)
-    summary = measure(predicted.value, config.data, output.value, config.evaluation)
-    external.say_figures(summary, output.value)
+    summary = measure(predicted.value, config.data, output, config.evaluation)
+    external.say_figures(summary, output)
 
 
 if __name__ == "__main__":

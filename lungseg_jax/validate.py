@@ -29,9 +29,8 @@ from jaxtyping import UInt8, UInt16
 
 from lungseg_jax import evaluation_report, external
 from lungseg_jax.command import run_command
-from lungseg_jax.command_line import parse_flags_alone
 from lungseg_jax.config import Config, DataConfig, EvaluationConfig
-from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.errors import DataError
 from lungseg_jax.external import SPLIT, ExternalMetrics
 from lungseg_jax.find_weights import PACKAGED, find_weights, say_if_seen, say_if_trained_on
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
@@ -196,22 +195,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    values, given = flags.FlagValues(), list(arguments)
-    output = flags.DEFINE_string("output", None, "Where figures go.", flag_values=values)
+    values = flags.FlagValues()
     checkpoints = flags.DEFINE_multi_string("checkpoint", [], "Network.", flag_values=values)
     both_ways = flags.DEFINE_boolean("both_ways", False, "Mirrored too.", flag_values=values)
-    keys = external.define_image_keys(values, given)
-    parse_flags_alone(values, given)
-    if not output.value:
-        raise ConfigError("--output", "is missing", "give the folder that figures go to")
-    config = external.resolve_image_keys(keys)
+    output, config = external.parse(values, arguments)
     use_compilation_cache()
     names = checkpoints.value or [PACKAGED]
     members = list(map(find_weights, names))
     segmenter = Segmenter(*members, both_ways=bool(both_ways.value))
     networks = [(name, one.config) for name, one in zip(names, members, strict=True)]
-    figures = validate(segmenter, config.data, output.value, networks, config.evaluation)[SPLIT]
-    external.say_figures({SPLIT: figures, "accepted": figures["accepted"]}, output.value)
+    figures = validate(segmenter, config.data, output, networks, config.evaluation)[SPLIT]
+    external.say_figures({SPLIT: figures, "accepted": figures["accepted"]}, output)
 
 
 if __name__ == "__main__":
