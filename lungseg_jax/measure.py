@@ -20,7 +20,6 @@ To compare two programs: lungseg_jax.compare DIR_A DIR_B --split=external.
 """
 
 import concurrent.futures
-import functools
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -77,38 +76,51 @@ def measure(
     cases = external.list_cases(data)
     _say_what_is_absent(cases, patterns)
     with external.reader_of(output, data, read_labelled_and_mask) as reader:
-        read = functools.partial(_read, reader, patterns)
-
-        def metrics(case: Case) -> ExternalMetrics | DataError:
-            answer = read(case)
-            if isinstance(answer, DataError):
-                return answer
-            return external.metrics_of(ExternalMetrics, case, *answer, evaluation)
-
-        def overlay(case: Case) -> UInt8[np.ndarray, "h w 3"]:
-            answer = read(case)
-            if isinstance(answer, DataError):
-                raise answer
-            return external.overlay_of(*answer)
-
-        workers = num_readers()
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            try:
-                answers = map_ahead(pool, metrics, cases, workers)
-                figures = external.collect(cases, answers, data, "measure")
-            except BaseException:
-                # After a fault or an interrupt: otherwise what is being read would be waited for.
-                pool.shutdown(wait=False, cancel_futures=True)
-                reader.stop()
-                raise
         return external.write_figures(
             output,
-            figures,
-            overlay,
+            _measure(reader, patterns, cases, data, evaluation),
+            lambda case: _overlay(reader, patterns, case),
             {"masks": " ".join(predicted)},
             evaluation,
             {"command": "measure", "masks": [*predicted], "data": external.what_is_read(data)},
         )
+
+
+def _measure(
+    reader: external.Reader,
+    patterns: Mapping[Structure, str],
+    cases: Sequence[Case],
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+) -> external.Figures:
+    """Returns the metrics of all images."""
+
+    def metrics(case: Case) -> ExternalMetrics | DataError:
+        answer = _read(reader, patterns, case)
+        if isinstance(answer, DataError):
+            return answer
+        return external.metrics_of(ExternalMetrics, case, *answer, evaluation)
+
+    workers = num_readers()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            answers = map_ahead(pool, metrics, cases, workers)
+            return external.collect(cases, answers, data, "measure")
+        except BaseException:
+            # After a fault or an interrupt: otherwise what is being read would be waited for.
+            pool.shutdown(wait=False, cancel_futures=True)
+            reader.stop()
+            raise
+
+
+def _overlay(
+    reader: external.Reader, patterns: Mapping[Structure, str], case: Case
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns RGB pixels of an image that was read before, with its reference and its mask."""
+    answer = _read(reader, patterns, case)
+    if isinstance(answer, DataError):
+        raise answer
+    return external.overlay_of(*answer)
 
 
 def _read(
