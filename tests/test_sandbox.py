@@ -188,8 +188,11 @@ def test_stop_interrupts_a_read(tmp_path):
     case = make_case(tmp_path, "endless", None)
     with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
         threading.Timer(1.5, sandbox.stop).start()
+        start = time.monotonic()
         with pytest.raises(SandboxStoppedError):
             convert_in(sandbox, case)
+        # Of a minute that the file has.
+        assert time.monotonic() - start < 30
         with pytest.raises(SandboxStoppedError):
             convert_in(sandbox, case)
 
