@@ -172,10 +172,10 @@ Tables = Mapping[str, Callable[[], str]]
 TABLES: Mapping[str, Tables] = {
     "README.md": {
         "protocols": functools.partial(accuracy_table, by_source=False),
-        "results": results_table,
-        "gpu": gpu_table,
         "scaling": scaling_table,
     },
+    "docs/accuracy.md": {"results": results_table},
+    "docs/benchmarking.md": {"gpu": gpu_table},
     "docs/tpu.md": {"forms": forms_table},
     "lungseg_jax/pretrained/MODEL_CARD.md": {
         "accuracy": functools.partial(accuracy_table, by_source=True)

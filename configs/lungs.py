@@ -25,8 +25,8 @@ The packaged weights, calibrated by the pooled run, which held out images for th
     python -m lungseg_jax.main --config=configs/lungs.py --config.data.manual_dir=FOLDER \
         --config.data.splits=configs/splits/all.json --config.num_steps=2000 \
         --config.evaluation.every=2000 --workdir=runs/all
-    python -m lungseg_jax.export --workdir=runs/pooled --output=pooled.safetensors
-    python -m lungseg_jax.export --workdir=runs/all --calibration=pooled.safetensors \
+    python -m lungseg_jax.export --checkpoint=runs/pooled --output=pooled.safetensors
+    python -m lungseg_jax.export --checkpoint=runs/all --calibration=pooled.safetensors \
         --output=lungseg_jax/pretrained/lungs.safetensors
 """
 

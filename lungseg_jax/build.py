@@ -2,7 +2,7 @@
 
 Usage: python -m lungseg_jax.build --config=configs/kaggle.py [--config.KEY=VALUE …]
 
---config=FILE       experiment, a file with get_config(); only its data and seed matter here
+--config=FILE       experiment, a file with get_config(); only its data, seed and fold matter
 --config.KEY=VALUE  changes one key
 --beam=OPTIONS      build by Apache Beam, as in --beam="--runner=DirectRunner"
 """

@@ -52,7 +52,7 @@ class DataConfig:
       manual_dir: the data set's folder; none for `phantom`.
       images: names of the images, for a `folder` without `pairs.csv`.
       masks: names of an image's masks there; `{stem}` is the image's name without suffix.
-      data_dir: where records are kept.
+      data_dir: where records are kept; the images are in `manual_dir`.
       splits: JSON file `{"train": [id…], "val": […], "test": […]}`; empty to split by hash.
       labels: `lungs`, one class, or `left_right`, two: the patient's right and left lung.
       image_size: side of the model's square in pixels.
@@ -94,7 +94,8 @@ class ModelConfig:
     Attributes:
       width: channels of the first level.
       depth: number of times the resolution is halved.
-      block_size: side of the pixel blocks folded into channels at the input; 1 for the plain form.
+      block_size: side of the pixel blocks folded into channels at the input (space-to-depth); 1
+        for the plain U-Net.
       norm: `batch` (synchronised over devices) or `group`.
       activation: `relu`, `silu` or `gelu`.
       dtype: compute type; `auto` is bfloat16 on accelerators, and float32 on CPUs and on NVIDIA

@@ -1,8 +1,8 @@
 """Makes a file of weights from a run, calibrated on its validation split.
 
-Usage: python -m lungseg_jax.export --workdir=DIR --output=FILE.safetensors
+Usage: python -m lungseg_jax.export --checkpoint=RUN --output=FILE.safetensors
 
---workdir=DIR        folder of a trained run
+--checkpoint=RUN     folder of a trained run, or RUN/checkpoints/N for another step than the best
 --output=FILE        file to write; its checksum goes to FILE.sha256
 --config.KEY=VALUE   where the run's images or records are now: data.manual_dir, data.data_dir
 --calibration=FILE   exported weights of another run with the same recipe, to copy the calibration
@@ -191,26 +191,26 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     values = flags.FlagValues()
-    workdir = flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=values)
+    checkpoint = flags.DEFINE_string("checkpoint", None, "Folder of a run.", flag_values=values)
     output = flags.DEFINE_string("output", None, "File to write.", flag_values=values)
     other = flags.DEFINE_string("calibration", None, "Weights.", flag_values=values)
     given = list(arguments)
     places = define_keys(values, given, {"data": {"manual_dir": "", "data_dir": ""}})
     parse_flags_alone(values, given)
-    if not workdir.value or not output.value:
-        raise ConfigError("command line", "--workdir or --output is missing", "see --help")
+    if not checkpoint.value or not output.value:
+        raise ConfigError("command line", "--checkpoint or --output is missing", "see --help")
     path, calibrated = local_path(output.value), other.value and local_path(other.value)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")
     make_folder(path.parent)
     use_compilation_cache()
     if calibrated:
-        weights, _ = restore_weights(run_folder(workdir.value))
+        weights, _ = restore_weights(run_folder(checkpoint.value))
         calibration = calibration_of(calibrated, weights.config)
         weights = dataclasses.replace(weights, calibration=calibration)
     else:
         moved = {key: place for key, place in places.value.data.items() if place}
-        weights = calibrated_weights_of_run(workdir.value, **moved)
+        weights = calibrated_weights_of_run(checkpoint.value, **moved)
     save_weights(path, weights)
     threshold = weights.calibration.threshold
     terminal.say(f"{output.value} written; a pixel is lung above a probability of {threshold}")

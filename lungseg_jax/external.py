@@ -245,11 +245,11 @@ def collect(
             bar.update()
     if len(left_out) == len(cases):
         fault = f"all {len(cases)} labelled images are left out ({left_out[0].fault})"
-        raise DataError(data.manual_dir, fault, "see why")
+        raise DataError(data.manual_dir, fault, "name other images; docs/data.md says why")
     bad = [error for error in left_out if not isinstance(error, NotFrontalError)]
     if len(bad) > data.max_bad_share * len(cases):
         fault = f"{len(bad)} of {len(cases)} images are bad ({bad[0].fault})"
-        raise DataError(data.manual_dir, fault, "mend them, or raise data.max_bad_share")
+        raise DataError(data.manual_dir, fault, "fix them, or raise data.max_bad_share")
     return Figures(name_patients(_with_sides_that_are_told(rows)), taken, left_out)
 
 

@@ -1,4 +1,4 @@
-"""Segments lungs on chest radiographs.
+"""Trains, evaluates or benchmarks a network that segments lungs (lungseg_jax.predict uses one).
 
 Usage: python -m lungseg_jax.main --config=configs/unet.py [--config.KEY=VALUE …]
 

@@ -254,7 +254,7 @@ def test_skip_fails_when_too_much_is_bad(tmp_path):
     for path in sorted((manual_dir / "images").iterdir())[:10]:
         path.write_bytes(b"<!doctype html><title>404</title>")
     config = LungsConfig(source="folder", image_size=32, on_error="skip")
-    with pytest.raises(DataError, match=r"10 of 60 cases are bad.*case0000\.png: is a web page"):
+    with pytest.raises(DataError, match=r"10 of 60 images are bad.*case0000\.png: is a web page"):
         prepare(config, tmp_path / "data", manual_dir)
     assert not records_of(tmp_path / "data")
     (report,) = (tmp_path / "data" / "downloads" / "reports").glob(f"*/{REPORT}")

@@ -101,6 +101,6 @@ def test_weights_go_to_disk_alone(capsys, flag: str):
     """Fault: minutes of calibration before a library says that it does not know the address."""
     given = {"--output": "net.safetensors", flag: "s3://bucket/net.safetensors"}
     arguments = [f"{name}={value}" for name, value in given.items()]
-    assert main(["export", "--workdir=runs/none", *arguments]) == 1
+    assert main(["export", "--checkpoint=runs/none", *arguments]) == 1
     said = capsys.readouterr().err
     assert said.startswith("Error: s3://bucket/net.safetensors: is not on disk")

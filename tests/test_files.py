@@ -35,7 +35,7 @@ def test_the_name_does_not_matter(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("content", "seems", "remedy"),
     [
-        (b"", "an empty file", "fetch it again"),
+        (b"", "an empty file", "copy it again"),
         (b"<!DOCTYPE html><html><body>Jane Roe's archive</body></html>", "a web page", "fetch the"),
         (b"\xef\xbb\xbf\n<HTML><body>not found</body></HTML>", "a web page", "fetch the"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page", "fetch the"),

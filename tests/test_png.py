@@ -187,7 +187,7 @@ def test_large_films_are_read_and_larger_ones_refused_without_a_warning():
     header = b"IHDR" + struct.pack(">IIBBBBB", 20000, 20000, 8, 0, 0, 0, 0)
     huge = bytearray(png_bytes(GREY))
     huge[12:33] = header + struct.pack(">I", zlib.crc32(header))
-    with pytest.raises(DataError, match=rf"^x\.png: 20000 x 20000 pixels; .*{128_000_000}"):
+    with pytest.raises(DataError, match=r"^x\.png: 20000 x 20000 pixels, more than 128 million; "):
         read_png(bytes(huge), "x.png")
 
 
@@ -196,7 +196,7 @@ def test_the_largest_image_is_an_option():
     content = png_bytes(GREY)
     assert read_png(content, "x.png", ReadOptions(max_pixels=240)).pixels.shape == (12, 20)
     # The limit is met before the damage to the pixels is.
-    with pytest.raises(DataError, match="20 x 12 pixels; shrink it: at most 239 are read"):
+    with pytest.raises(DataError, match=r"12 x 20 pixels, more than 0\.000239 million; shrink it"):
         read_png(content[:60], "x.png", ReadOptions(max_pixels=239))
 
 

@@ -261,7 +261,7 @@ def test_export_of_a_run_whose_images_moved_or_changed(finished, data, tmp_path,
     moved = tmp_path / "moved"
     # Copies have times of their own.
     shutil.copytree(data / "archive", moved, copy_function=shutil.copyfile)
-    arguments = ["export", f"--workdir={finished}", f"--output={tmp_path / 'net.safetensors'}"]
+    arguments = ["export", f"--checkpoint={finished}", f"--output={tmp_path / 'net.safetensors'}"]
     arguments += [f"--config.data.manual_dir={moved}", f"--config.data.data_dir={tmp_path}"]
     assert export(arguments) == 0
     # Fault: other test images than those that were measured, as long as validation has the same.
@@ -276,7 +276,7 @@ def test_export_of_a_run_whose_images_moved_or_changed(finished, data, tmp_path,
 def test_exported_weights_predict_as_the_run_did(finished, tmp_path):
     """Fault: weights before averaging, of another step, or files read in another way."""
     path = tmp_path / "net.safetensors"
-    assert export(["export", f"--workdir={finished}", f"--output={path}"]) == 0
+    assert export(["export", f"--checkpoint={finished}", f"--output={path}"]) == 0
     weights = load_weights(path)
     assert 0.3 <= weights.calibration.threshold <= 0.7
     of_run = find_weights(str(finished))

@@ -133,7 +133,7 @@ def read_splits(path: epath.PathLike, outcomes: Sequence[Outcome]) -> dict[str, 
     for name, ids in kept.items():
         if not ids:
             fault = f"every image of split {name} is left out, such as {splits[name][0]}"
-            raise ConfigError(path, fault, f"name others, or mend them: {dropped[splits[name][0]]}")
+            raise ConfigError(path, fault, f"name others, or fix them: {dropped[splits[name][0]]}")
     return kept
 
 

@@ -51,7 +51,7 @@ def parse_dicom(content: bytes, name: str, max_bytes: int, until_pixels: bool = 
       DataError: not DICOM, or deflated and larger than allowed.
     """
     if not is_dicom(content):
-        raise DataError(name, "not a DICOM file", "leave it out or fetch it again")
+        raise DataError(name, "not a DICOM file", "leave it out, or copy it again")
     if content.startswith(_PREFIX):
         content = bytes(128) + content
     inflated = _inflate(content, name, max_bytes)
@@ -83,7 +83,7 @@ def guarded(name: str, fault: str) -> Iterator[None]:
         # Its message may quote the header, so it is not chained either.
         except Exception as error:  # noqa: BLE001
             fault = f"{fault} ({type(error).__name__})"
-            raise DataError(name, fault, "fetch the file again") from None
+            raise DataError(name, fault, "copy or export it again") from None
 
 
 def _starts_with_element(content: bytes) -> bool:

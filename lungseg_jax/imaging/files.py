@@ -171,7 +171,7 @@ def describe(content: bytes) -> tuple[str, str]:
     """Says what a file that cannot be read seems to be, and what to do with it."""
     head = content[:256].lower()
     if not content:
-        return "an empty file", "fetch it again"
+        return "an empty file", "copy it again"
     if any(tag in head for tag in (b"<!doctype", b"<html", b"<?xml")):
         return "a web page", "fetch the image itself"
     for signature, kind in _OTHER_FORMATS.items():

@@ -13,6 +13,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.codestream import read_codestream
 from lungseg_jax.imaging.dicom_file import guarded
 from lungseg_jax.imaging.header import read_numbers, read_word
+from lungseg_jax.imaging.radiograph import check_num_pixels
 
 # The greyscale pipeline tabulates values; no detector for radiographs has more bits.
 MAX_BITS = 16
@@ -61,24 +62,21 @@ def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
         raise DataError(name, "DICOM image that is not grey", "leave it out")
     size = read_numbers(dataset, "Rows") + read_numbers(dataset, "Columns")
     if len(size) != 2 or min(size) < 1:
-        raise DataError(name, "DICOM image without rows or columns", "fetch the file again")
+        raise DataError(name, "DICOM image without rows or columns", "copy or export it again")
     rows, columns = (int(side) for side in size)
-    if rows * columns > max_pixels:
-        raise DataError(
-            name, f"{rows} x {columns} pixels", f"shrink it: at most {max_pixels} are read"
-        )
+    check_num_pixels(rows, columns, name, max_pixels)
     if not dataset.file_meta.TransferSyntaxUID.is_transfer_syntax:
         raise DataError(name, "pixels do not decode (unknown transfer syntax)", "export it again")
     stored = read_numbers(dataset, "BitsStored")
     allocated = read_numbers(dataset, "BitsAllocated")
     if not stored or not allocated or not 1 <= stored[0] <= min(MAX_BITS, allocated[0]):
         fault = "pixels do not decode (invalid BitsStored or BitsAllocated)"
-        raise DataError(name, fault, "fetch the file again")
+        raise DataError(name, fault, "copy or export it again")
     if (
         not dataset.file_meta.TransferSyntaxUID.is_encapsulated
         and len(dataset.PixelData) < rows * columns * allocated[0] / 8
     ):
-        raise DataError(name, "pixels do not decode (cut short)", "fetch the file again")
+        raise DataError(name, "pixels do not decode (cut short)", "copy or export it again")
 
 
 def has_surplus(dataset: Dataset) -> bool:
@@ -98,13 +96,13 @@ def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
     codestream = read_codestream(stream)
     if codestream.shape not in (None, (dataset.Rows, dataset.Columns, 1)):
         raise DataError(
-            name, "compressed image of another size than its header says", "fetch the file again"
+            name, "compressed image of another size than its header says", "copy or export it again"
         )
     # Neither gdcm nor Pillow decodes 12-bit JPEG.
     if codestream.transfer_syntax == JPEGExtended12Bit and codestream.bits == 12:
         # libjpeg fills what is missing with grey.
         if not stream.rstrip(b"\0").endswith(_JPEG_END):
-            raise DataError(name, "pixels do not decode (cut short)", "fetch the file again")
+            raise DataError(name, "pixels do not decode (cut short)", "copy or export it again")
         return imagecodecs.jpeg8_decode(stream)
     syntax = dataset.file_meta.TransferSyntaxUID
     if not _has_decoder(syntax):

@@ -17,7 +17,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.bit_depth import largest_shown
 from lungseg_jax.imaging.exif import UPRIGHT, exif_turn
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
-from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
+from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, check_num_pixels
 
 # Bit depth and colour type in the header (11.2.1) of sixteen-bit RGB, grey with alpha, and RGBA.
 _HEADER = slice(24, 26)
@@ -97,19 +97,18 @@ def decode_grey(
     # The format's own class, because Image.open has a lower limit on pixels and warns below it.
     try:
         image = opener(io.BytesIO(content))
-        if image.width * image.height <= max_pixels:
-            # Loading does not check the checksums of the image's data.
-            opener(io.BytesIO(content)).verify()
-            return _to_grey(image, content)
+        check_num_pixels(image.height, image.width, name, max_pixels)
+        # Loading does not check the checksums of the image's data.
+        opener(io.BytesIO(content)).verify()
+        return _to_grey(image, content)
+    except DataError:
+        raise
     except MemoryError:
         raise DataError(name, "needs more memory than there is", "leave it out") from None
     # Pillow passes on what its parsers raise for a broken file: OSError, SyntaxError, ValueError.
     except Exception as error:
         fault = f"broken {opener.format} file"
-        raise DataError(name, fault, "fetch or export it again") from error
-    raise DataError(
-        name, f"{image.width} x {image.height} pixels", f"shrink it: at most {max_pixels} are read"
-    )
+        raise DataError(name, fault, "copy or export it again") from error
 
 
 def _to_grey(image: ImageFile, content: bytes) -> Shaped[np.ndarray, "h w"]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from lungseg_jax.config import DataConfig
+from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.borders import exposed_field
 from lungseg_jax.imaging.geometry import Box
 
@@ -76,6 +77,20 @@ def read_options(data: DataConfig) -> ReadOptions:
         correct_polarity=data.correct_polarity,
         sex_and_age=data.sex_and_age,
     )
+
+
+def check_num_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    """Checks that an image is not too large to be decoded.
+
+    Raises:
+      DataError: it has more pixels than `max_pixels`.
+    """
+    if height * width > max_pixels:
+        raise DataError(
+            name,
+            f"{height} x {width} pixels, more than {max_pixels / 1e6:g} million",
+            "shrink it, or raise data.max_megapixels",
+        )
 
 
 # What is reported where a radiograph's `looks_frontal` is False.

@@ -16,7 +16,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom import max_bytes
 from lungseg_jax.imaging.dicom_file import guarded, parse_dicom
 from lungseg_jax.imaging.header import read_numbers, read_word
-from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.radiograph import ReadOptions, check_num_pixels
 from lungseg_jax.imaging.structures import Structure
 
 # Segmentation, and Label Map Segmentation (PS3.4 B.5).
@@ -150,15 +150,16 @@ def _check_size(dataset: Dataset, name: str, max_pixels: int) -> None:
         raise DataError(name, "compressed segmentation", "save it uncompressed")
     size = [int(dataset.get(key) or 0) for key in ("Rows", "Columns", "BitsAllocated")]
     rows, columns, bits = size
-    if min(size) < 1 or rows * columns > max_pixels:
-        fault = f"segmentation of {rows} x {columns} pixels"
-        raise DataError(name, fault, f"at most {max_pixels} are read")
+    if min(size) < 1:
+        fault = f"segmentation of {rows} x {columns} pixels of {bits} bits"
+        raise DataError(name, fault, "export it again")
+    check_num_pixels(rows, columns, name, max_pixels)
     count = _count_frames(dataset)
     if count > _MAX_FRAMES:
         raise DataError(name, _SEVERAL, _ONE_EACH)
     length = -(-rows * columns * bits * count // 8)
     if len(dataset.PixelData) < length:
-        raise DataError(name, "segments do not decode (cut short)", "fetch the file again")
+        raise DataError(name, "segments do not decode (cut short)", "copy or export it again")
     # pydicom refuses more than one byte too many.
     dataset.PixelData = dataset.PixelData[: length + length % 2]
 

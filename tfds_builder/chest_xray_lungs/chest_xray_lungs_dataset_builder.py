@@ -290,7 +290,7 @@ def _check_share_of_bad(
         )
         raise DataError(
             "data.manual_dir",
-            f"{len(bad)} of {len(outcomes)} cases are bad, more than a share of {largest:g} "
+            f"{len(bad)} of {len(outcomes)} images are bad, more than a share of {largest:g} "
             f"({first})",
             f"fix the files or raise data.max_bad_share; all are listed in {draft}",
         )
