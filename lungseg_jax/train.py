@@ -5,13 +5,12 @@ thus holds the state after k updates and the iterator before batch k, and a resu
 exactly the batches that the interrupted one would have taken.
 """
 
-import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -31,15 +30,16 @@ from lungseg_jax.errors import ConfigError, DataError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate_splits
 from lungseg_jax.find_weights import ids_trained_on, variables_to_start_from
 from lungseg_jax.log import Log
-from lungseg_jax.metrics import NAN, SIDE_FIGURES, dice_of_classes, summarize
+from lungseg_jax.metrics import SIDE_FIGURES, dice_of_classes, summarize
 from lungseg_jax.network import Variables, compute_dtype, count_parameters
-from lungseg_jax.parallel import MAX_PENDING, Parallel, all_devices
+from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.paths import SPLITS, run_folder, write_whole
+from lungseg_jax.pending import MUST_BE_FINITE, Pending
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.runtime.preemption import stop_after_step
-from lungseg_jax.state import Metrics, TrainState
+from lungseg_jax.state import TrainState
 from lungseg_jax.step import prepare_step
 from lungseg_jax.weights import checksum
 from tfds_builder.build_report import read_build_report, splits_in
@@ -47,20 +47,8 @@ from tfds_builder.build_report import read_build_report, splits_in
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 --config.data.source=kaggle --config.data.manual_dir=FOLDER"""
 
-# Interval at which figures are fetched from the device, unless too many steps are pending: often
-# enough for a person, rarely enough that the device never waits.
-FETCH_SECONDS = 0.5
-
-# Interval between lines on a run's progress, where there is no progress bar.
-TELL_SECONDS = 60.0
-
 # Most images of a batch that are named when training has diverged.
 MOST_SHOWN = 16
-
-# Metrics of training that the console shows and that `history.csv` has the means of.
-SHOWN = ("loss", "dice")
-
-MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
 
 
 @dataclasses.dataclass
@@ -262,7 +250,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
         bar.set_postfix_str("compiling the step")
         if bar.disable and first < config.num_steps:
             terminal.say("Compiling the step")
-        pending = Pending(run, log, bar)
+        pending = Pending(config, log, bar, functools.partial(_diverged, run))
         for step in range(first, config.num_steps + 1):
             due = step > first and (step % config.evaluation.every == 0 or step == config.num_steps)
             stopping = step < config.num_steps and stop(step)
@@ -285,7 +273,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
     return not stop(config.num_steps)
 
 
-def validate(run: Training, log: Log, step: int, pending: "Pending") -> float:
+def validate(run: Training, log: Log, step: int, pending: Pending) -> float:
     """Measures the averaged model on the validation split, logs it, and returns its Dice.
 
     By that Dice, the mean of the classes', the best checkpoint is chosen.
@@ -330,96 +318,20 @@ def _hd95(figures: Mapping[str, float | int | None]) -> str:
     return f"{figures.get(name, math.nan):.2f} {unit}"
 
 
-class Pending:
-    """Steps that were sent to the device but whose figures are not fetched yet.
-
-    Fetching only figures that are at least one step old keeps the device busy.
-    """
-
-    def __init__(self, run: Training, log: Log, bar: Any) -> None:
-        self._run, self._log, self._bar = run, log, bar
-        self._steps: collections.deque[tuple[int, np.ndarray, Metrics]] = collections.deque()
-        self._fetched_at = self._told_at = time.monotonic()
-        self._figures: dict[str, Any] = {}
-        # For the rate since the last validation. Before the first one, the clock starts at the
-        # first fetch, so that compilation is left out.
-        self._counts_from: float | None = None
-        self._counted = 0
-        self._sums = dict.fromkeys(SHOWN, 0.0)
-        self._summed = 0
-
-    def add(self, step: int, positions: np.ndarray, metrics: Metrics) -> None:
-        """Remembers a step, and fetches older ones when it is time."""
-        self._steps.append((step, positions, metrics))
-        if time.monotonic() - self._fetched_at > FETCH_SECONDS:
-            self._fetch(leave=1)
-        elif len(self._steps) >= MAX_PENDING:
-            self._fetch(leave=MAX_PENDING // 2)
-
-    def drain(self) -> None:
-        """Fetches the figures of all steps.
-
-        Raises:
-          DivergedError: a loss or gradient was not finite.
-        """
-        self._fetch(leave=0)
-
-    def restart(self) -> None:
-        """Begins anew with the means; leaves the time since the last fetch out of the rates."""
-        self._fetched_at = self._told_at = self._counts_from = time.monotonic()
-        self._counted = self._summed = 0
-        self._sums = dict.fromkeys(SHOWN, 0.0)
-
-    def means(self) -> dict[str, float]:
-        """Returns the mean loss and Dice of the steps fetched since `restart`; NaN of none."""
-        return {name: x / self._summed if self._summed else NAN for name, x in self._sums.items()}
-
-    def summary(self) -> str:
-        """Returns the last fetched step's loss and Dice, and the rate since the last validation."""
-        text = f"loss {self._figures['loss']:.4f}, Dice {self._figures['dice']:.4f}"
-        if self._counted and self._counts_from:
-            seconds = self._fetched_at - self._counts_from
-            text += f", {self._counted * self._run.config.batch_size / seconds:.1f} images/s"
-        return text
-
-    def _fetch(self, leave: int) -> None:
-        due = [self._steps.popleft() for _ in range(len(self._steps) - leave)]
-        if not due:
-            return
-        for (step, positions, _), figures in zip(
-            due, jax.device_get([metrics for _, _, metrics in due]), strict=True
-        ):
-            if not np.isfinite([figures[name] for name in MUST_BE_FINITE]).all():
-                raise self._diverged(step, positions, figures)
-            self._log.scalars("train", step, {key: float(x) for key, x in figures.items()})
-            self._sums = {name: x + float(figures[name]) for name, x in self._sums.items()}
-            self._summed += 1
-        now = time.monotonic()
-        rate = len(due) * self._run.config.batch_size / (now - self._fetched_at)
-        self._log.scalars("train", step, {"images_per_second": rate})
-        self._fetched_at, self._figures = now, figures
-        if self._counts_from is None:
-            self._counts_from = now
-        else:
-            self._counted += len(due)
-        # When all are fetched, the validation's line follows.
-        if self._bar.disable and leave and now - self._told_at > TELL_SECONDS:
-            terminal.say(f"step {due[-1][0]} of {self._run.config.num_steps}: {self.summary()}")
-            self._told_at = now
-        self._bar.set_postfix_str(self.summary(), refresh=False)
-        self._bar.update(len(due))
-
-    def _diverged(self, step: int, positions: np.ndarray, figures: dict) -> DivergedError:
-        self._run.checkpoints.wait()
-        records = self._run.records["train"]
-        ids = [records.metadata(int(position)).example_id for position in positions]
-        good = self._run.checkpoints.latest_step()
-        where = "none was saved" if good is None else self._run.checkpoints.directory / str(good)
-        return DivergedError(
-            f"step {step}",
-            ", ".join(f"{name} {figures[name]}" for name in MUST_BE_FINITE)
-            + f" on the batch of {', '.join(ids[:MOST_SHOWN])}"
-            + (f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else "")
-            + f"; last good checkpoint: {where}",
-            "look at these images, or lower optimizer.learning_rate in another --workdir",
-        )
+def _diverged(
+    run: Training, step: int, positions: np.ndarray, figures: Mapping[str, Any]
+) -> DivergedError:
+    """Returns the error of a step, which names its images and the last good checkpoint."""
+    run.checkpoints.wait()
+    records = run.records["train"]
+    ids = [records.metadata(int(position)).example_id for position in positions]
+    good = run.checkpoints.latest_step()
+    where = "none was saved" if good is None else run.checkpoints.directory / str(good)
+    return DivergedError(
+        f"step {step}",
+        ", ".join(f"{name} {figures[name]}" for name in MUST_BE_FINITE)
+        + f" on the batch of {', '.join(ids[:MOST_SHOWN])}"
+        + (f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else "")
+        + f"; last good checkpoint: {where}",
+        "look at these images, or lower optimizer.learning_rate in another --workdir",
+    )

@@ -14,26 +14,22 @@ from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tqdm import tqdm
 
 from lungseg_jax.checkpoint import Checkpoints
-from lungseg_jax.config import Config
 from lungseg_jax.data.records import open_records
 from lungseg_jax.evaluate import Evaluator
 from lungseg_jax.export import calibrate, predictions
 from lungseg_jax.export import main as export
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.imaging.geometry import fit_to_square, from_square
-from lungseg_jax.log import HISTORY, Log
+from lungseg_jax.log import HISTORY
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.step import prepare_step
-from lungseg_jax.train import Pending, Training
 from lungseg_jax.weights import load_weights
 from lungseg_jax.workdir import read_config, read_starts
 from tests.events import events_in
@@ -42,43 +38,6 @@ from tests.small import LISTENING, REPOSITORY, assert_trees_equal, small_config,
 from tfds_builder.splits import read_split_file
 
 STEPS = 40
-
-
-def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch, capsys):
-    """Fault: the last step's rate on the device, where a run's batches come slower than that."""
-    clock = [0.0]
-
-    def monotonic() -> float:
-        clock[0] += 1e-6
-        return clock[0]
-
-    monkeypatch.setattr("lungseg_jax.train.time.monotonic", monotonic)
-    # Of a run only its configuration is needed.
-    run = object.__new__(Training)
-    run.config = Config(batch_size=16)
-    named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
-    figures = {name: jnp.float32(value) for name, value in named.items()}
-    with Log(epath.Path(tmp_path), first_step=1) as log:
-        pending = Pending(run, log, tqdm(disable=True))
-        # Compiling, which is no step's rate.
-        clock[0] += 60.0
-        for step in range(20):
-            # A batch that is waited for; the device takes no time.
-            clock[0] += 0.8
-            pending.add(step, np.arange(16), figures)
-        pending.drain()
-        # 19 steps since the first was done, when the second's batch was there: 18 were waited for.
-        assert pending.summary() == f"loss 0.5000, Dice 0.2500, {19 * 16 / (18 * 0.8):.1f} images/s"
-        # A validation takes no part.
-        clock[0] += 100.0
-        pending.restart()
-        # Fault: hours without a word in a log file, where there is no progress bar.
-        assert capsys.readouterr().err.startswith("step 0 of 200: loss 0.5000, Dice 0.2500")
-        clock[0] += 0.4
-        pending.add(20, np.arange(16), figures)
-        pending.drain()
-        assert pending.summary().endswith(", 40.0 images/s")
-        assert not capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

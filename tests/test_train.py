@@ -2,127 +2,50 @@
 
 import contextlib
 import dataclasses
-import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 from tensorboardX.proto.event_pb2 import SessionLog
-from tqdm import tqdm
 
 from lungseg_jax import train
 from lungseg_jax.checkpoint import Checkpoints
-from lungseg_jax.config import Config
-from lungseg_jax.data.records import Metadata, open_records
-from lungseg_jax.errors import CheckpointError, DataError, DivergedError
+from lungseg_jax.data.records import open_records
+from lungseg_jax.errors import CheckpointError, DataError
 from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import HISTORY, Log
 from lungseg_jax.metrics import ImageMetrics, measure_masks, summarize
-from lungseg_jax.parallel import MAX_PENDING, all_devices
+from lungseg_jax.parallel import all_devices
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.step import prepare_step
-from lungseg_jax.train import Pending, Training, train_and_evaluate, validate
+from lungseg_jax.train import Training, train_and_evaluate, validate
 from lungseg_jax.workdir import read_config
 from tests.events import events_in
 from tests.small import assert_trees_equal, small_config_with_data
-
-
-@pytest.mark.parametrize("name", ["loss", "gradient_norm", "parameter_norm"])
-def test_each_figure_that_is_not_finite_ends_the_run(tmp_path, name):
-    """Fault: weights that overflowed are trained on, as long as loss and gradient are finite."""
-    run = object.__new__(Training)
-    run.config = Config(batch_size=2)
-    metadata = functools.partial(
-        Metadata, source="", patient_id="", finding="", sex="", age_years=0.0
-    )
-    run.records = {"train": SimpleNamespace(metadata=lambda i: metadata(f"p{i}"))}
-    run.checkpoints = SimpleNamespace(wait=lambda: None, latest_step=lambda: None)
-    named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0, name: np.inf}
-    with Log(epath.Path(tmp_path), first_step=1) as log:
-        pending = Pending(run, log, tqdm(disable=True))
-        pending.add(7, np.arange(2), {key: jnp.float32(value) for key, value in named.items()})
-        with pytest.raises(DivergedError, match=f"step 7.*{name} inf.* on the batch of p0, p1;"):
-            pending.drain()
-
-
-@pytest.mark.parametrize("seconds", [0.0, np.inf])
-def test_steps_in_flight_are_bounded_and_the_newest_is_not_waited_for(monkeypatch, seconds: float):
-    """Fault: XLA's CPU devices end the process; a device that idles while figures are fetched."""
-    monkeypatch.setattr(train, "FETCH_SECONDS", seconds)
-    run = object.__new__(Training)
-    run.config = Config(batch_size=2)
-    logged = []
-    log = object.__new__(Log)
-    log.scalars = lambda *arguments: logged.append(arguments[1:])
-    pending = Pending(run, log, tqdm(disable=True))
-    for step in range(1, 101):
-        figures = {"loss": step, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
-        pending.add(step, np.arange(2), {key: jnp.float32(x) for key, x in figures.items()})
-        fetched = [figures["loss"] for _, figures in logged if "loss" in figures]
-        assert fetched == list(range(1, len(fetched) + 1))
-        assert len(fetched) < step
-        assert step - len(fetched) < MAX_PENDING
-    pending.drain()
-    assert [step for step, figures in logged if "loss" in figures] == list(range(1, 101))
 
 
 def test_divergence_names_some_images_and_the_checkpoint_that_was_being_saved():
     """Fault: hundreds of ids in one line, or "none was saved" while one is on its way to disk."""
     done = []
     run = object.__new__(Training)
-    run.config = Config(batch_size=20)
     run.records = {"train": SimpleNamespace(metadata=lambda i: SimpleNamespace(example_id=f"p{i}"))}
     run.checkpoints = SimpleNamespace(
         wait=lambda: done.append(6),
         latest_step=lambda: max(done, default=None),
         directory=Path("c"),
     )
-    pending = Pending(run, object.__new__(Log), tqdm(disable=True))
-    figures = {"loss": np.nan, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
-    pending.add(7, np.arange(20), {key: jnp.float32(value) for key, value in figures.items()})
-    with pytest.raises(DivergedError, match=r", p15 and 4 more; last good checkpoint: c/6;"):
-        pending.drain()
-
-
-def test_rates_and_means_are_of_the_steps_since_the_last_validation(monkeypatch, capsys):
-    """Fault: steps of before in the mean, a validation's time in the rate, a fetch for a step."""
-    clock = [0.0]
-    monkeypatch.setattr("lungseg_jax.train.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(train, "FETCH_SECONDS", np.inf)
-    run = object.__new__(Training)
-    run.config = Config(batch_size=4)
-    rates = []
-    log = object.__new__(Log)
-    log.scalars = lambda _, __, figures: rates.append(figures.get("images_per_second"))
-    pending = Pending(run, log, tqdm(disable=True))
-
-    def fetch_after(seconds: float, steps: range, loss: float) -> None:
-        figures = {"loss": loss, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
-        for step in steps:
-            pending.add(step, np.arange(4), {key: jnp.float32(x) for key, x in figures.items()})
-        clock[0] += seconds
-        pending.drain()
-
-    fetch_after(1.0, range(1, 6), loss=3.0)
-    fetch_after(2.0, range(6, 11), loss=1.0)
-    assert pending.summary().endswith(", 10.0 images/s")
-    assert pending.means()["loss"] == pytest.approx(2)
-    clock[0] += 100
-    pending.restart()
-    fetch_after(2.0, range(11, 15), loss=5.0)
-    assert pending.summary().endswith(", 8.0 images/s")
-    assert pending.means() == pytest.approx({"loss": 5, "dice": 0.25})
-    assert [rate for rate in rates if rate] == pytest.approx([20, 10, 8])
-    # Fault: a line on the progress just before that of the validation.
-    fetch_after(1000.0, range(15, 17), loss=5.0)
-    assert not capsys.readouterr().err
+    figures = {"loss": np.nan, "gradient_norm": 1.0, "parameter_norm": 1.0}
+    said = str(train._diverged(run, 7, np.arange(20), figures))
+    assert said.startswith(
+        "step 7: loss nan, gradient_norm 1.0, parameter_norm 1.0 on the batch of p0, "
+    )
+    assert ", p15 and 4 more; last good checkpoint: c/6;" in said
 
 
 def test_distances_of_files_of_one_size_are_told_in_pixels():
