@@ -2,32 +2,55 @@
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 from tensorboardX.proto.event_pb2 import SessionLog
+from tqdm import tqdm
 
 from lungseg_jax import train
 from lungseg_jax.checkpoint import Checkpoints
+from lungseg_jax.config import Config
 from lungseg_jax.data.records import open_records
-from lungseg_jax.errors import CheckpointError, DataError
+from lungseg_jax.errors import CheckpointError, DataError, DivergedError
 from lungseg_jax.evaluate import Evaluator, evaluate
 from lungseg_jax.export import calibrated_weights_of_run
 from lungseg_jax.find_weights import find_weights
 from lungseg_jax.log import HISTORY, Log
 from lungseg_jax.metrics import ImageMetrics, measure_masks, summarize
 from lungseg_jax.parallel import all_devices
+from lungseg_jax.pending import Pending
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.step import prepare_step
 from lungseg_jax.train import Training, train_and_evaluate, validate
 from lungseg_jax.workdir import read_config
 from tests.events import events_in
 from tests.small import assert_trees_equal, small_config_with_data
+
+
+def with_a_step(log: Log) -> Pending:
+    """What a validation gets: the figures of a step that is done."""
+    pending = Pending(Config(), log, tqdm(disable=True), functools.partial(train._diverged, None))
+    named = {"loss": 0.5, "dice": 0.25, "gradient_norm": 1.0, "parameter_norm": 1.0}
+    pending.add(9, np.arange(16), {key: jnp.float32(value) for key, value in named.items()})
+    pending.drain()
+    return pending
+
+
+def test_divergence_ends_a_run_and_names_the_images(tmp_path):
+    """Fault: weights of NaN, trained on until the last step and kept as the best."""
+    config = small_config_with_data(
+        tmp_path, num_steps=4, optimizer__learning_rate=1e30, optimizer__warmup_steps=1
+    )
+    with pytest.raises(DivergedError, match=r"step [234]: loss .* on the batch of MCUCXR_\d+_0, "):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 def test_divergence_names_some_images_and_the_checkpoint_that_was_being_saved():
@@ -61,7 +84,6 @@ def test_exchanged_sides_make_no_best_checkpoint(tmp_path, capsys):
     both[2:6, 1:3, 0] = both[2:6, 5:7, 1] = True
     run = object.__new__(Training)
     run.records, run.state = {"val": None}, SimpleNamespace(ema=None)
-    pending = SimpleNamespace(summary=str, means=dict)
     for predicted, dice in ((both, 1.0), (both[..., ::-1], 0.0)):
         figures: Any = measure_masks(
             predicted, both, spacing_mm=None, tolerance_px=2.0, tolerance_mm=2.0
@@ -70,7 +92,7 @@ def test_exchanged_sides_make_no_best_checkpoint(tmp_path, capsys):
         assert rows[0].dice == 1
         run.evaluator = SimpleNamespace(measure=lambda *_, rows=rows: rows, overlays=lambda *_: {})
         with Log(epath.Path(tmp_path), first_step=1) as log:
-            assert validate(run, log, 10, pending) == dice
+            assert validate(run, log, 10, with_a_step(log)) == dice
         said = capsys.readouterr().err
         history = (tmp_path / HISTORY).read_text().splitlines()
         column = history[0].split(",").index("val_mean_dice_of_sides")
@@ -87,7 +109,7 @@ def test_a_validation_without_any_dice_ranks_last(tmp_path, capsys):
     run.records, run.state = {"val": None}, SimpleNamespace(ema=None)
     run.evaluator = SimpleNamespace(measure=lambda *_: [row], overlays=lambda *_: {})
     with Log(epath.Path(tmp_path), first_step=1) as log:
-        assert validate(run, log, 10, SimpleNamespace(summary=str, means=dict)) == 0
+        assert validate(run, log, 10, with_a_step(log)) == 0
     assert "validation Dice nan" in capsys.readouterr().err
 
 
@@ -113,7 +135,7 @@ def test_the_image_logged_is_the_averaged_models_median(tmp_path):
 
     run.evaluator = SimpleNamespace(measure=lambda *_: rows, overlays=overlays)
     with Log(epath.Path(tmp_path), first_step=1) as log:
-        validate(run, log, 10, SimpleNamespace(summary=str, means=dict))
+        validate(run, log, 10, with_a_step(log))
     assert asked == [("average", [2])]
 
 
