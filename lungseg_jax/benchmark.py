@@ -19,7 +19,7 @@ from lungseg_jax.data.labels import num_classes
 from lungseg_jax.device_counts import check_devices
 from lungseg_jax.network import compute_dtype
 from lungseg_jax.parallel import Parallel, all_devices
-from lungseg_jax.paths import run_folder, write_whole
+from lungseg_jax.paths import is_in_bucket, make_folder, run_folder, write_whole
 from lungseg_jax.performance.flops import forward_flops, training_flops
 from lungseg_jax.performance.inference import forward_figures, time_forward
 from lungseg_jax.performance.report import benchmark_report
@@ -47,6 +47,9 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
       DataError: the images cannot be used.
     """
     workdir = run_folder(workdir)
+    if jax.process_index() == 0 and not is_in_bucket(workdir):
+        # Now: all that is measured would be lost.
+        make_folder(workdir)
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
@@ -68,7 +71,6 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     }
     terminal.say(benchmark_report(result))
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
         write_whole(workdir / "benchmark.json", (json.dumps(result, indent=2) + "\n").encode())
     return result
 

@@ -39,6 +39,11 @@ def _build(config: Config, beam_options: list[str] | None) -> None:
             create_runner(options.view_as(StandardOptions).runner or "DirectRunner")
         except ValueError as error:
             raise ConfigError("--beam", str(error), "name a runner of Apache Beam") from error
+        # Beam would leave them out: a build by one worker instead of eight.
+        known = options.get_all_options()
+        if unknown := options.get_all_options(retain_unknown_options=True).keys() - known.keys():
+            fault = f"has unknown options: {', '.join(sorted(unknown))}"
+            raise ConfigError("--beam", fault, "see Apache Beam's documentation for its runner")
     terminal.say(f"Records: {build_records(config, options).data_path}")
 
 

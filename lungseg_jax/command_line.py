@@ -1,7 +1,7 @@
 """Command-line flags: which job, with which configuration, in which folder."""
 
-import contextlib
 import dataclasses
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
@@ -84,9 +84,11 @@ def _config_of_evaluated_run(arguments: Sequence[str]) -> Config | None:
         flags.DEFINE_string(name, None, "", flag_values=values)
         for name in ("config", "mode", "workdir")
     )
-    # Mistakes show when all flags are parsed.
-    with contextlib.suppress(flags.Error):
+    try:
         values([_expand_home(argument) for argument in arguments], known_only=True)
+    except flags.Error:
+        # It shows when all flags are parsed.
+        return None
     if mode.value != "eval" or config.value is not None:
         return None
     if not workdir.value:
@@ -104,7 +106,10 @@ def parse_build(arguments: Sequence[str]) -> tuple[Config, list[str] | None]:
     values = flags.FlagValues()
     beam = flags.DEFINE_string("beam", None, "Options of Apache Beam.", flag_values=values)
     _, resolved = _read_config(arguments, values)
-    return resolved, None if beam.value is None else shlex.split(beam.value)
+    try:
+        return resolved, None if beam.value is None else shlex.split(beam.value)
+    except ValueError as error:
+        raise ConfigError("--beam", f"is not a list of options ({error})", "see --help") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +202,8 @@ def _read_config(
       own: a run's configuration, which stands in for a file.
     """
     given = list(arguments)
+    if sum(bool(re.match("--?config(=|$)", word)) for word in given) > 1:
+        raise ConfigError("--config", "is given twice", "give one file")
     if own is not None:
         own_keys = ConfigDict(dataclasses.asdict(own))
         try:
@@ -207,7 +214,11 @@ def _read_config(
             remedy = "see lungseg_jax/config.py for keys"
             raise ConfigError("command line", _reason(error), remedy) from error
     else:
-        config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
+        try:
+            # It reads a --flagfile at once.
+            config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
+        except flags.Error as error:
+            raise ConfigError("command line", _reason(error), "check its path") from error
     parse_flags_alone(values, given)
     if own is not None:
         return "", resolve(config.value)
@@ -216,9 +227,11 @@ def _read_config(
     file = config_flags.get_config_filename(values["config"])
     if not isinstance(config.value, ConfigDict):
         # Checked only now: a name may carry an argument, as in FILE:ARGUMENT.
-        if not epath.Path(file).exists():
+        if not file or Path(file).is_dir():
+            raise ConfigError("--config", f"is {file!r}", "give a file, such as configs/unet.py")
+        if not Path(file).exists():
             remedy = "see configs/ for those there are"
-            if not epath.Path("configs").exists():
+            if not Path("configs").exists():
                 remedy = "run in the repository's folder"
             raise ConfigError(file, "no such file", remedy)
         raise ConfigError("--config", "get_config() returns no ConfigDict", "see configs/unet.py")
@@ -231,6 +244,12 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
     Raises:
       ConfigError: an unknown flag or key, or a value that is not allowed for it.
     """
+    for word, following in itertools.pairwise(arguments):
+        name = word.lstrip("-")
+        takes_value = word.startswith("-") and name in values and not values[name].boolean
+        if takes_value and following.startswith("--"):
+            fault = f"is followed by {following} instead of a value"
+            raise ConfigError(word, fault, f"write {word}=VALUE")
     try:
         return values([_expand_home(argument) for argument in arguments])[1:]
     # A config file is a program of the user: it may raise anything.
@@ -263,8 +282,10 @@ def _reason(error: Exception) -> str:
         said = said.args[0]
     first = said if isinstance(said, str) else str(error)
     lines = first.splitlines() or [""]
-    # Where ml_collections fails to load a file, the reason is the last of several lines.
-    text = lines[-1].strip() if isinstance(error, OSError) else " ".join(lines)
+    # Where ml_collections fails to load a file, or to call it, the reason is the last of several
+    # lines.
+    is_last = isinstance(error, OSError) or "Traceback" in first
+    text = lines[-1].strip() if is_last else " ".join(lines)
     # ml_collections names the key alone, or suggests a similar one.
     if key := re.fullmatch(r"'([\w.]+)'(?: Did you mean \"(\w+)\".*)?", text):
         near = _keys_named(key[1]) or ([key[2]] if key[2] else [])

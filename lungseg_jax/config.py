@@ -35,6 +35,18 @@ MAX_BLUR = 10
 # degrees on, resampling on TPUs fails.
 MAX_TURN_DEGREES = 60
 
+# As a power of two: changes by more than a factor of eight leave no chest to see.
+MAX_POWER = 3
+
+# More would take a fifth of every parameter off in a step of the default learning rate.
+MAX_WEIGHT_DECAY = 100
+
+# Images in a batch, more than any set of labelled radiographs has.
+MAX_BATCH = 2**20
+
+# Four times what is read by default: records hold nothing larger.
+MAX_MEGAPIXELS = 512
+
 Labels = Literal["lungs", "left_right"]
 
 ParallelKind = Literal["pmap", "mesh"]
@@ -300,7 +312,19 @@ def from_json(text: str) -> Config:
       ConfigError: an unknown key, a value of the wrong type or out of range.
       ValueError: the text is not a JSON object.
     """
-    return _build(Config, dict(json.loads(text)), prefix="")
+    return _build(Config, read_keys(text), prefix="")
+
+
+def read_keys(text: str) -> dict[str, Any]:
+    """Returns the keys in JSON, unchecked.
+
+    Raises:
+      ValueError: the text is not a JSON object.
+    """
+    keys = json.loads(text)
+    if not isinstance(keys, dict):
+        raise ValueError(f"a {type(keys).__name__} instead of keys")
+    return keys
 
 
 def num_trimmed(share: float, num_images: int) -> int:
@@ -308,8 +332,10 @@ def num_trimmed(share: float, num_images: int) -> int:
     return min(num_images - 1, math.floor(share * num_images + 1e-6))
 
 
-def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
+def _build(kind: type, values: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise ConfigError(prefix[:-1], f"is {values!r}", "give a group of keys")
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(prefix + unknown[0], "unknown key", f"one of {', '.join(sorted(hints))}")
@@ -359,8 +385,7 @@ def _check_ranges(config: Config) -> None:
 
     for key in (
         "batch_size", "accumulation_steps", "num_steps", "keep_checkpoints", "data.image_size",
-        "space_shards",
-        "model.width", "model.depth", "model.block_size", "evaluation.every",
+        "space_shards", "model.width", "model.depth", "model.block_size", "evaluation.every",
         "evaluation.batch_size", "benchmark.steps", "benchmark.warmup_steps",
     ):  # fmt: skip
         at_least(key, 1)
@@ -375,7 +400,11 @@ def _check_ranges(config: Config) -> None:
     for key, high in (
         ("model.depth", MAX_DEPTH), ("augment.tone", MAX_TONE), ("augment.blur", MAX_BLUR),
         ("augment.shift", 1), ("augment.brightness", 1), ("augment.noise", 1), ("augment.bars", 1),
-        ("seed", 2**32 - 1),
+        ("augment.aspect", 1), ("augment.gamma", MAX_POWER), ("augment.local_contrast", MAX_POWER),
+        ("augment.shading", 1), ("augment.opacity", 1),
+        ("optimizer.weight_decay", MAX_WEIGHT_DECAY), ("seed", 2**32 - 1),
+        ("batch_size", MAX_BATCH), ("evaluation.batch_size", MAX_BATCH),
+        ("data.max_megapixels", MAX_MEGAPIXELS),
     ):  # fmt: skip
         if _get(config, key) > high:
             raise ConfigError(key, f"is {_get(config, key)}", f"give at most {high}")
@@ -415,7 +444,9 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
 
 
 def _check_read(data: DataConfig) -> None:
-    """Refuses keys that would have no effect."""
+    """Refuses keys that would have no effect, or mean the current folder."""
+    if not data.data_dir:
+        raise ConfigError("data.data_dir", "is empty", "give a folder")
     if data.source == "phantom" and data.manual_dir:
         raise ConfigError(
             "data.manual_dir",

@@ -23,11 +23,12 @@ from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.overlay import draw_overlay
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.metrics import NAN, ImageMetrics, measure_masks, name_patients
-from lungseg_jax.paths import VALIDATION, local_path, make_folder, read_file, write_whole
+from lungseg_jax.paths import VALIDATION, local_path, make_folder, write_whole
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.sandbox import Sandboxes
+from lungseg_jax.workdir import measured_by
 from tfds_builder.build_report import without_numbers
 from tfds_builder.read_case import Labelled
 from tfds_builder.sources import Case, FolderPatterns, list_source
@@ -174,7 +175,7 @@ def free_output(output: epath.PathLike, command: str) -> epath.Path:
     """
     output = local_path(output)
     if (output / VALIDATION).exists():
-        if (writer := _written_by(output)) != command:
+        if (writer := measured_by(output)) != command:
             fault = f"holds figures of lungseg_jax.{writer}"
             raise DataError(output, fault, "give another --output")
         terminal.say(f"Figures of an earlier call in {output} will be replaced")
@@ -185,14 +186,6 @@ def free_output(output: epath.PathLike, command: str) -> epath.Path:
             fault = "was not written by this command"
             raise DataError(output / name, fault, "give another --output")
     return output
-
-
-def _written_by(output: epath.Path) -> str:
-    try:
-        return json.loads(read_file(output / VALIDATION))["command"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        # An earlier version wrote it, or it is damaged.
-        return "validate"
 
 
 @contextlib.contextmanager

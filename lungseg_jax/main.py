@@ -39,7 +39,7 @@ from lungseg_jax.runtime.preemption import Stopped
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
-    resume = "run it again; with the same --workdir, training resumes from its last checkpoint"
+    resume = "run the same command again; with the same --workdir, training resumes"
     return end_with_hosts(
         lambda: run_command(
             arguments, str(__doc__), lambda: _run(parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH

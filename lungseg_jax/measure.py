@@ -35,6 +35,7 @@ from lungseg_jax.config import DataConfig, EvaluationConfig
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.external import ExternalMetrics
 from lungseg_jax.imaging.structures import Structure
+from lungseg_jax.paths import local_path
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.cores import num_readers
 from tfds_builder.read_case import Labelled, read_labelled_and_mask
@@ -47,7 +48,7 @@ _SIDES = {"right": Structure.RIGHT_LUNG, "left": Structure.LEFT_LUNG}
 
 
 def measure(
-    predicted: Sequence[str],
+    predicted: str | Sequence[str],
     data: DataConfig,
     output: epath.PathLike,
     evaluation: EvaluationConfig = EvaluationConfig(),
@@ -55,8 +56,8 @@ def measure(
     """Measures another program's masks of a folder's labelled images; writes the metrics.
 
     Args:
-      predicted: the masks, with `{id}` for an image's id: of both lungs, or of each lung, the one
-        called left and the other right.
+      predicted: the masks, with `{id}` for an image's id: of both lungs, or two, of each lung, the
+        one called left and the other right.
       data: which images, and how they are read.
       output: folder to write to.
       evaluation: tolerances of surface Dice.
@@ -71,6 +72,7 @@ def measure(
         ones are not skipped, too many are bad, all are left out, or the output holds files of
         something else or is in use.
     """
+    predicted = [predicted] if isinstance(predicted, str) else list(predicted)
     patterns = _patterns(predicted)
     output = external.free_output(output, "measure")
     cases = external.list_cases(data)
@@ -82,7 +84,7 @@ def measure(
             lambda case: _overlay(reader, patterns, case),
             {"masks": " ".join(predicted)},
             evaluation,
-            {"command": "measure", "masks": [*predicted], "data": external.what_is_read(data)},
+            {"command": "measure", "masks": predicted, "data": external.what_is_read(data)},
         )
 
 
@@ -165,7 +167,7 @@ def _patterns(predicted: Sequence[str]) -> dict[Structure, str]:
 
 def _masks_of(case: Case, patterns: Mapping[Structure, str]) -> tuple[MaskFile, ...]:
     return tuple(
-        MaskFile(epath.Path(pattern.replace(ID, case.example_id)).expanduser(), structure)
+        MaskFile(local_path(pattern.replace(ID, case.example_id)), structure)
         for structure, pattern in patterns.items()
     )
 

@@ -1,5 +1,6 @@
 """Folders on disk and in Google Cloud Storage, their files' names, and how these are written."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -30,8 +31,9 @@ def run_folder(path: epath.PathLike) -> epath.Path:
 
     Raises:
       ConfigError: another kind of address, or a bucket that cannot be looked up.
+      DataError: no path at all.
     """
-    name = os.fspath(path)
+    name = _checked(path)
     # With one slash it would be a folder of that name on disk.
     if ("://" in name or name.startswith("gs:")) and not name.startswith(BUCKETS):
         raise ConfigError(name, "is no folder", f"give a path, or {BUCKETS}BUCKET/FOLDER")
@@ -45,12 +47,20 @@ def local_path(path: epath.PathLike) -> epath.Path:
     """Returns a path on disk, `~` expanded, where nothing else can be read or written.
 
     Raises:
-      ConfigError: it is an address.
+      DataError: it is an address, or no path at all.
     """
-    local = epath.Path(path).expanduser()
-    if "://" in os.fspath(path) or is_in_bucket(local):
-        raise ConfigError(path, "is not on disk", "copy files there, and give a path")
-    return local
+    name = _checked(path)
+    if "://" in name or is_in_bucket(epath.Path(path)):
+        raise DataError(name, "is not on disk", "copy files there, and give a path")
+    return epath.Path(path).expanduser()
+
+
+def _checked(path: epath.PathLike) -> str:
+    """Returns a path as text; without any, a command would take the current folder."""
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise DataError(repr(name), "is no path", "name a file or folder")
+    return name
 
 
 def is_in_bucket(folder: epath.Path) -> bool:
@@ -93,7 +103,7 @@ def make_folder(output: epath.Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(output, "is a file or inside one", "give another --output") from error
+        raise DataError(output, "is a file or inside one", "give another folder") from error
     except OSError as error:
         fault = f"cannot be made ({error.strerror})"
         raise DataError(output, fault, "give a folder that you may write to") from error
@@ -125,6 +135,9 @@ def write_whole(path: epath.Path, content: bytes) -> None:
     """Writes a file so that a kill or a full disk never leaves half of it.
 
     A symbolic link in its place is replaced: what it leads to is someone else's.
+
+    Raises:
+      OSError: it cannot be written; names the file, not the one that stands in for it meanwhile.
     """
     # A name of its own, because several may write at once, and a short one: the file's own name may
     # be as long as names can be.
@@ -137,8 +150,12 @@ def write_whole(path: epath.Path, content: bytes) -> None:
             with Path(written).open("xb") as file:
                 file.write(content)
         written.replace(path)
-    except BaseException:
-        written.unlink(missing_ok=True)
+    except BaseException as error:
+        # Where there is no folder, there is nothing to remove.
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 
 

@@ -17,7 +17,7 @@ from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
 from lungseg_jax.paths import read_file, run_folder
-from lungseg_jax.workdir import read_splits, recipe_differences
+from lungseg_jax.workdir import measured_by, read_splits, recipe_differences
 
 # Metrics that are compared: those in pixels between files of one size, those in percent of the
 # longer side between others, and optional ones if all tables have them.
@@ -94,9 +94,16 @@ def which_checkpoint(workdir: epath.PathLike, split: str) -> str:
 
 
 def say_if_recipes_differ(runs: Sequence[epath.PathLike]) -> None:
-    """Says in what runs differ that count as the seeds or the folds of one recipe."""
+    """Says in what runs differ that count as the seeds or the folds of one recipe.
+
+    Raises:
+      ConfigError: the configuration of a run cannot be read.
+    """
     folders = [run_folder(workdir) for workdir in runs]
     differences = recipe_differences(folders)
+    commands = [measured_by(folder) for folder in folders]
+    if len({*commands}) > 1:
+        differences["the command that measured"] = commands
     if trained_on := _other_images(folders):
         differences["the number of images to train on"] = trained_on
     if differences:
@@ -229,6 +236,8 @@ def _read(workdir: epath.Path, split: str) -> Table:
         if name not in rows[0] and name not in _OPTIONAL:
             raise DataError(path, f"has no column {name}", AGAIN)
     metrics = {row["id"]: [_number(path, row, name) for name in COMPARED] for row in rows}
+    if len(metrics) < len(rows):
+        raise DataError(path, "has an image twice", AGAIN)
     return Table(
         workdir,
         *_tolerances(workdir, split),

@@ -137,6 +137,8 @@ def load_weights(path: epath.PathLike) -> Weights:
       CheckpointError: the file is absent, damaged, or of another network than its configuration.
     """
     path = epath.Path(path).expanduser()
+    if path.suffix != SUFFIX:
+        raise CheckpointError(path, f"is no {SUFFIX} file", "give one of lungseg_jax.export")
     try:
         check_has_end(path)
         content = path.read_bytes()

@@ -20,6 +20,7 @@ from lungseg_jax.paths import (
     VALIDATION,
     check_has_end,
     is_in_bucket,
+    make_folder,
     read_file,
     write_whole,
 )
@@ -101,8 +102,8 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as until_done:
         # Of a job's processes, the first one writes.
         if jax.process_index() == 0 and not is_in_bucket(workdir):
-            workdir.mkdir(parents=True, exist_ok=True)
             try:
+                make_folder(workdir)
                 until_done.enter_context(alone_in(workdir, remedy))
             except DataError as error:
                 refused = error
@@ -186,7 +187,7 @@ def read_config(workdir: epath.Path) -> Config:
         raise ConfigError(workdir, fault, "give the folder of a trained run") from error
     except ConfigError as error:
         raise ConfigError(path, str(error), "use the version that trained it") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another folder") from error
 
 
@@ -214,10 +215,11 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
     try:
         saved = _saved(path)
     except FileNotFoundError as error:
-        remedy = "give the --workdir of a trained run"
-        raise ConfigError(workdir, _fault_without_run(workdir), remedy) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(path, "is not readable as JSON", "use another --workdir") from error
+        if (workdir / "checkpoints").exists():
+            fault, remedy = f"has checkpoints, but no {path.name}", "give another --workdir"
+        else:
+            fault, remedy = _fault_without_run(workdir), "give the --workdir of a trained run"
+        raise ConfigError(workdir, fault, remedy) from error
     given = _flat(dataclasses.asdict(config))
     others = [key for key in sorted(given.keys() - _FREE_KEYS) if saved[key] != given[key]]
     # Another file may say the same; with none instead of one, other records would be built.
@@ -235,12 +237,15 @@ def check_same_config(workdir: epath.Path, config: Config) -> None:
 def recipe_differences(workdirs: Sequence[epath.Path]) -> dict[str, list[Any]]:
     """Returns the keys in which runs differ by more than seed and fold, with each run's value.
 
-    Each may start from a run of its own. Nothing if a folder holds no readable configuration, as
-    those of `lungseg_jax.validate` and `measure`.
+    Each may start from a run of its own. Nothing if a folder holds no configuration, as those of
+    `lungseg_jax.validate` and `measure`.
+
+    Raises:
+      ConfigError: a configuration cannot be read.
     """
     try:
         configs = [_saved(workdir / "config.json") for workdir in workdirs]
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     values = {
         key: [config[key] for config in configs]
@@ -255,14 +260,39 @@ def recipe_differences(workdirs: Sequence[epath.Path]) -> dict[str, list[Any]]:
     }
 
 
+def measured_by(folder: epath.Path) -> str:
+    """Returns the command that wrote a folder's metrics: `main`, `validate` or `measure`."""
+    path = folder / VALIDATION
+    if not path.exists():
+        return "main"
+    try:
+        return str(json.loads(read_file(path))["command"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        # An earlier version wrote it, or it is damaged.
+        return "validate"
+
+
 def _kind_of_start(name: str) -> str:
     return name if name in ("", "packaged") else "other weights"
 
 
 def _saved(path: epath.Path) -> dict[str, Any]:
-    """Returns the keys in a file of a configuration, flat."""
+    """Returns the keys in a file of a configuration, flat.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ConfigError: it cannot be read.
+    """
     # A run from before a key existed has what is now the key's default.
-    return _flat(dataclasses.asdict(Config())) | _flat(dict(json.loads(read_file(path))))
+    defaults = dataclasses.asdict(Config())
+    try:
+        keys = config_lib.read_keys(read_file(path))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(path, "is not readable as JSON", "use another folder") from error
+    for key, value in keys.items():
+        if isinstance(defaults.get(key), dict) and not isinstance(value, dict):
+            raise ConfigError(path, f"has {value!r} as {key}", "use another folder")
+    return _flat(defaults) | _flat(keys)
 
 
 def _fault_without_run(workdir: epath.Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lungseg_jax.benchmark import benchmark, input_figures
+from lungseg_jax.errors import DataError
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.performance import roofline
 from lungseg_jax.performance.flops import forward_flops, training_flops
@@ -252,6 +253,13 @@ def test_synthetic_data_on_a_bare_machine_with_a_trace(tmp_path):
     traces += list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
     assert len(traces) == 2
     assert all(trace.stat().st_size > 1000 for trace in traces)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_timed(tmp_path):
+    """Fault: minutes of measurements that go nowhere."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is a file or inside one"):
+        benchmark(small_config(), tmp_path / "file" / "run")
 
 
 # What a host of a pod runs; each with a folder of its own, to see who writes.

@@ -410,3 +410,7 @@ def test_the_command_builds_and_says_where(built, tmp_path, capsys):
     # Fault: a list of calls, after minutes of reading.
     assert main([*command, f"--config.data.manual_dir={manual_dir}", "--beam=--runner=Dirct"]) == 1
     assert "Error: --beam: Unexpected pipeline runner: Dirct" in capsys.readouterr().err
+    # Fault: an option that Beam leaves out, so that one worker does the work of eight.
+    misspelt = "--beam=--direct_num_worker=8"
+    assert main([*command, f"--config.data.manual_dir={manual_dir}", misspelt]) == 1
+    assert "--beam: has unknown options: direct_num_worker" in capsys.readouterr().err

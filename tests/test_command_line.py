@@ -55,6 +55,36 @@ def test_options_of_beam_are_words_as_in_a_shell():
     assert given == ["--runner=DirectRunner", "--job_name=a b"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=configs/unet.py", "--workdir"], "Missing value for flag --workdir"),
+        (["--mode=eval", "--workdir"], "Missing value for flag --workdir"),
+        (["--config"], "Missing value for flag --config"),
+        (["--config=configs/unet.py", "--flagfile=absent"], "absent"),
+        (["--config=configs/unet.py", "--workdir", "--mode=eval"], "--workdir: is followed by"),
+        (["--config=configs/unet.py", "--config=configs/tpu.py"], "--config: is given twice"),
+        (["--config="], "--config: is ''; give a file"),
+        (["--config=configs"], "--config: is 'configs'; give a file"),
+        (["--config=configs/unet.py:abc"], "command line: TypeError: get_config() takes 0"),
+    ],
+)
+def test_slips_end_in_a_line_that_names_them(monkeypatch, arguments, said):
+    """Fault: a traceback, or a folder called --mode=eval that the run goes to."""
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(ConfigError) as caught:
+        parse(["main", *arguments])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_an_open_quotation_in_options_of_beam_is_named():
+    """Fault: a traceback of the library that splits them."""
+    with pytest.raises(ConfigError, match=r"--beam: is not a list of options \(No closing"):
+        parse_build(["build", "--config=configs/unet.py", "--beam='"])
+
+
 @pytest.mark.parametrize("argument", ["--mode=eval", "--config.distributed=true"])
 def test_jobs_that_need_a_folder_ask_for_it(argument):
     """Fault: a new folder for each host, or one that holds no run to evaluate."""

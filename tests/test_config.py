@@ -10,6 +10,7 @@ import pytest
 from lungseg_jax.config import (
     Config,
     default_config,
+    from_json,
     num_trimmed,
     resolve,
     to_json,
@@ -61,6 +62,11 @@ def test_unknown_key_is_named_with_its_neighbours():
         ("seed", 2**32, "at most 4294967295"),
         ("augment.blur", 200.0, "at most 10"),
         ("augment.shift", 2.0, "at most 1"),
+        ("augment.gamma", 1e30, "at most 3"),
+        ("batch_size", 10**12, "at most 1048576"),
+        ("data.max_megapixels", 1e300, "at most 512"),
+        # Fault: records, and the key of patients, in whatever folder is the current one.
+        ("data.data_dir", "", "is empty; give a folder"),
         # Fault: a run on phantoms that is mistaken for one on the images that the command names.
         ("data.manual_dir", "archive", "give its data.source, such as kaggle"),
         ("data.masks", "m/{stem}*", "needs data.source=folder"),
@@ -75,6 +81,19 @@ def test_impossible_value_names_key_and_remedy(key, value, remedy):
     with pytest.raises(ConfigError, match=remedy) as caught:
         resolve(ml_collections.ConfigDict(given))
     assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, 0, "", [], (1,), "unet"])
+def test_a_group_that_is_none_is_named(value):
+    """Fault: a traceback for a config file that sets a group to a value."""
+    with pytest.raises(ConfigError, match=r"^model: is .*; give a group of keys"):
+        from_json(json.dumps({"model": value}))
+
+
+def test_json_that_holds_no_keys_is_no_configuration():
+    """Fault: a damaged file taken for one that states the defaults."""
+    with pytest.raises(ValueError, match="a list instead of keys"):
+        from_json("[]")
 
 
 # Where array types are checked at each call, as in these tests, so are those of a configuration.

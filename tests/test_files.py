@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.files import (
+    as_array,
     decode_radiograph,
     is_dicom,
     radiograph_of,
@@ -155,6 +156,12 @@ def test_arrays_out_of_range_are_refused(value: float):
     array[0, 0] = value
     with pytest.raises(DataError, match=r"out of \[0, 1\]"):
         radiograph_of(array)
+
+
+def test_an_array_that_masks_some_pixels_is_refused():
+    """Fault: what the mask hides segmented as if it were part of the image."""
+    with pytest.raises(DataError, match="array: is masked; fill it"):
+        as_array(np.ma.masked_greater(CHEST, 127))
 
 
 def test_an_array_of_something_else_is_no_chest():

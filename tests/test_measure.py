@@ -98,6 +98,8 @@ def test_an_empty_mask_counts(tmp_path, data, copies):
     (tmp_path / "masks" / "3.png").write_bytes(png_bytes(np.zeros((123, 110), np.uint8)))
     found = measure([copies], data, tmp_path / "out")["external"]
     assert found["num_empty_predictions"] == 1
+    # Fault: the letters of a single pattern taken for many patterns.
+    assert measure(copies, data, tmp_path / "out")["external"] == found
     assert found["dice"] == pytest.approx(5 / 6)
     (row,) = (row for row in table(tmp_path / "out") if row["id"] == "3")
     assert float(row["hd95_px"]) == pytest.approx(math.hypot(123, 110))

@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from lungseg_jax.errors import DataError, UserError
-from lungseg_jax.paths import open_own, write_whole
+from lungseg_jax.paths import local_path, open_own, run_folder, write_whole
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.results import NOTE, read_note
 from lungseg_jax.prediction.segmenter import Segmenter
@@ -45,6 +45,22 @@ def test_a_full_disk_leaves_the_file_before(tmp_path: Path):
     assert "File too large" in ended.stderr
     assert path.read_bytes() == b"before"
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_cannot_be_written_is_called_by_its_own_name(tmp_path: Path):
+    """Fault: a message on a file with a random name, which nobody gave."""
+    with pytest.raises(FileNotFoundError, match=r"absent/run\.json'$"):
+        write_whole(epath.Path(tmp_path) / "absent" / "run.json", b"x")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "http://host/a.png", "gs://bucket/a.png"])
+def test_what_is_no_path_on_disk_is_refused(path: str):
+    """Fault: the current folder segmented because a variable was empty; a traceback."""
+    with pytest.raises(DataError, match=r"is no path|is not on disk"):
+        local_path(path)
+    if not path.startswith("gs:"):
+        with pytest.raises(UserError, match=r"is no path|is no folder"):
+            run_folder(path)
 
 
 def test_what_a_kill_leaves_is_removed_and_nothing_else(tmp_path: Path, monkeypatch):

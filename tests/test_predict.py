@@ -15,7 +15,7 @@ import pytest
 
 from lungseg_jax import predict as predict_module
 from lungseg_jax.command_line import parse_prediction
-from lungseg_jax.errors import ConfigError, DataError
+from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import main, packaged_segmenter, predict, segment
@@ -124,7 +124,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, untrained):
 )
 def test_addresses_are_refused(untrained, path, output):
     """Fault: masks in a folder named `gs:`, or a bucket's name looked for on the disk."""
-    with pytest.raises(ConfigError, match=r"gs:?/+bucket/.*: is not on disk"):
+    with pytest.raises(DataError, match=r"gs:?/+bucket/.*: is not on disk"):
         predict(untrained, [path], output)
 
 
@@ -220,7 +220,7 @@ def test_rows_of_unequal_length_are_refused():
         (["--output=out"], "no file is given"),
         (["a.png"], "--output: is missing"),
         (["absent.png", "--output=out"], "absent.png: no such file or folder"),
-        (["a.png", "--output=a.png"], "a.png: is a file or inside one; give another --output"),
+        (["a.png", "--output=a.png"], "a.png: is a file or inside one; give another folder"),
         (
             ["a.png", "--output=a.png/out"],
             "a.png/out: is a file or inside one;",

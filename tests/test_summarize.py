@@ -120,3 +120,29 @@ def test_runs_of_other_recipes_are_named(tmp_path, dice, capsys):
     assert told not in capsys.readouterr().err
     assert compare.main(["compare", str(runs[0]), "vs", *map(str, runs[1:])]) == 0
     assert "num_steps is 200, 100" in capsys.readouterr().err
+
+
+def test_an_image_that_comes_twice_is_refused(tmp_path, dice):
+    """Fault: a table that was edited by hand, of which one of two rows counts."""
+    run = write_run(tmp_path / "a", dice, [f"p{i // 2}" for i in range(60)])
+    with pytest.raises(DataError, match="has an image twice"):
+        summarize_runs(run)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"data": null}'])
+def test_a_damaged_configuration_is_named(tmp_path, dice, content: str, capsys):
+    """Fault: runs of two recipes taken for seeds of one, because a file could not be read."""
+    runs = [write_run(tmp_path / name, dice) for name in "ab"]
+    (runs[0] / "config.json").write_text(to_json(Config()))
+    (runs[1] / "config.json").write_text(content)
+    assert main(["summarize", *map(str, runs)]) == 1
+    assert f"Error: {runs[1] / 'config.json'}: " in capsys.readouterr().err
+
+
+def test_masks_of_two_programs_are_not_of_one_recipe(tmp_path, dice, capsys):
+    """Fault: the mean of a network's Dice and another program's."""
+    runs = [write_run(tmp_path / name, dice) for name in "ab"]
+    for run, command in zip(runs, ("validate", "measure"), strict=True):
+        (run / "validation.json").write_text(json.dumps({"command": command}))
+    assert main(["summarize", *map(str, runs)]) == 0
+    assert "the command that measured is validate, measure" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from lungseg_jax.parallel import all_devices
 from lungseg_jax.paths import run_folder
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, started
-from lungseg_jax.workdir import check_same_config, claim, read_starts, record_start
+from lungseg_jax.workdir import check_free, check_same_config, claim, read_starts, record_start
 from tests.small import assert_trees_close, small_config, small_config_with_data
 
 # Differences between orders of summation, through two steps of an optimizer.
@@ -177,6 +177,13 @@ def test_a_run_from_before_a_key_existed_has_its_default(tmp_path):
     check_same_config(workdir, Config())
     with pytest.raises(ConfigError, match=r"trimmed_share: is 0\.25, but the run"):
         check_same_config(workdir, dataclasses.replace(Config(), trimmed_share=0.25))
+
+
+def test_checkpoints_without_a_configuration_are_no_free_folder(tmp_path):
+    """Fault: a run called none, or its checkpoints taken over by another configuration."""
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=r"has checkpoints, but no config\.json; give another"):
+        check_free(epath.Path(tmp_path), Config())
 
 
 # What a resumption may change: rounding, places, what is kept and what is measured beside training.

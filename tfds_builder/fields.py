@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Shaped
 
+from lungseg_jax.config import MAX_MEGAPIXELS
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import png_size
 from lungseg_jax.runtime.cores import usable_cores
@@ -18,8 +19,8 @@ from lungseg_jax.runtime.open_files import allow_many_open_files
 # More threads than cores only contend for the interpreter's lock.
 READING_THREADS = min(16, usable_cores())
 
-# Largest image in a record: four times what `data.max_megapixels` lets in by default.
-MAX_PIXELS = 512_000_000
+# Largest image in a record.
+MAX_PIXELS = MAX_MEGAPIXELS * 10**6
 
 
 class Fields:

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.paths import check_has_end, read_file
+from lungseg_jax.paths import check_has_end, local_path, read_file
 from tfds_builder.fields import READING_THREADS, Fields, damaged_record
 
 # What TFDS writes beside the shards; the second names the fields' classes.
@@ -62,7 +62,7 @@ def the_folder(arguments: Sequence[str]) -> epath.Path:
     if len(arguments) != 1:
         fault = f"{len(arguments)} folders are given"
         raise ConfigError("command line", fault, "name one, that of dataset_info.json")
-    return epath.Path(arguments[0]).expanduser()
+    return local_path(arguments[0])
 
 
 def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:

@@ -128,8 +128,10 @@ def as_array(image: ArrayLike) -> np.ndarray:
     """Returns what was given as an image as an array; `radiograph_of` checks that it is an image.
 
     Raises:
-      DataError: it cannot be made into an array.
+      DataError: it cannot be made into an array, or not without losing which pixels are valid.
     """
+    if isinstance(image, np.ma.MaskedArray):
+        raise DataError("array", "is masked", "fill it, as by image.filled(0)")
     try:
         return np.asarray(image)
     except (TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.network_input import network_input
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 from lungseg_jax.network import compute_dtype, make_forward
+from lungseg_jax.paths import local_path
 from lungseg_jax.prediction.quality import estimate_dice
 from lungseg_jax.prediction.segmentation import Segmentation, make_segmentation
 from lungseg_jax.weights import Weights, checksum
@@ -143,7 +144,7 @@ class Segmenter:
     ) -> tuple[Radiograph, UInt16[np.ndarray, "s s 1"]]:
         """Returns the radiograph, and the networks' input."""
         if isinstance(image, str | os.PathLike):
-            path = epath.Path(image).expanduser()
+            path = local_path(image)
             radiograph, name = read_radiograph(path, options), path.name
         elif isinstance(image, bytes):
             radiograph, name = decode_radiograph(image, "bytes", options), "bytes"
