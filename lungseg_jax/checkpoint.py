@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from lungseg_jax.errors import REMOTE_CODES, REMOTE_LIBRARIES, CheckpointError, 
 from lungseg_jax.network import Variables
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.runtime.hosts import in_any_process
+from lungseg_jax.runtime.hosts import in_any_process, wait_until_all_see
 from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.state import TrainState, state_layout
 
@@ -65,6 +66,7 @@ class Checkpoints:
         self._set_aside_without_metrics()
         options = _reading() if keep is None else _keeping(keep)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        wait_until_all_see(self._listed, self.directory)
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], dice: float | None = None
@@ -157,6 +159,11 @@ class Checkpoints:
         # Only now: holding a signal back takes it from JAX, by which several hosts agree.
         with held_back(signal.SIGTERM):
             self._manager.close()
+
+    def _listed(self) -> str:
+        """Returns the steps as the folder tells them now."""
+        self._manager.reload()
+        return str(self._steps())
 
     def _steps(self) -> list[int]:
         """The steps of the checkpoints, the newest first."""
@@ -372,8 +379,20 @@ def _keeping(newest: int) -> ocp.CheckpointManagerOptions:
     )
     kept = [checkpoint_managers.LatestN(newest), best]
     return ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept), best_fn=_dice
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+        best_fn=_dice,
+        async_options=ocp.options.AsyncOptions(barrier_sync_fn=_meet),
     )
+
+
+def _meet(*, key: str, timeout_ms: int) -> None:
+    """Waits for the other processes, unless a save has failed in this one.
+
+    Orbax meets them before it passes the error on, and they wait for the save: none would end for
+    the twenty minutes that it allows, or say why.
+    """
+    if sys.exc_info()[1] is None:
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _reading() -> ocp.CheckpointManagerOptions:

@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from absl import logging
+import absl.logging
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import (
@@ -20,7 +21,7 @@ from lungseg_jax.errors import (
     first_line,
 )
 from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
-from lungseg_jax.runtime.preemption import Stopped, stop_at_once
+from lungseg_jax.runtime.preemption import Stopped, hang_up_asks_to_stop, stop_at_once
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
 NO_MEMORY_FOR_A_BATCH = ConfigError(
@@ -59,11 +60,18 @@ def run_command(
     if {"--help", "-h"} & set(arguments):
         terminal.show(usage)
         return 0
-    # When Orbax raises an error, it also logs the trace in each of its threads.
-    logging.set_verbosity(logging.FATAL)
+    # When Orbax raises an error, it also logs the trace in each of its threads, and asyncio that of
+    # each array that failed after the first.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         listen()
-        with _errors_told_once(), sent_again_if_dropped(SIGNALS), stop_at_once():
+        with (
+            _errors_told_once(),
+            sent_again_if_dropped(SIGNALS),
+            stop_at_once(),
+            hang_up_asks_to_stop(),
+        ):
             job()
     except Exception as error:
         told = _in_one_line(error, resume, out_of_memory)
@@ -87,17 +95,25 @@ def _errors_told_once() -> Iterator[None]:
     For the first array that cannot be read or written, Orbax raises the error and closes its event
     loop. For every other one that then ends, TensorStore prints that the loop is closed.
     """
-    before = sys.excepthook
+    # Versions of TensorStore use the one or the other.
+    excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
+
+    def is_of_another_array(kind: type[BaseException], error: BaseException | None) -> bool:
+        return kind is RuntimeError and str(error) == "Event loop is closed"
 
     def print_others(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            before(kind, error, trace)
+        if not is_of_another_array(kind, error):
+            excepthook(kind, error, trace)
 
-    sys.excepthook = print_others
+    def print_other_unraisables(unraisable: Any) -> None:
+        if not is_of_another_array(unraisable.exc_type, unraisable.exc_value):
+            unraisablehook(unraisable)
+
+    sys.excepthook, sys.unraisablehook = print_others, print_other_unraisables
     try:
         yield
     finally:
-        sys.excepthook = before
+        sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
 
 
 def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:
@@ -106,7 +122,7 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
     # Raised by Python, TensorStore and ArrayRecord alike; before TensorStore's code is looked at.
     if "No space left on device" in text:
         return f"no space left on the disk; free some, then {resume} ({line})"
-    if isinstance(error, OSError) and error.errno in (errno.EDQUOT, errno.EFBIG):
+    if any(os.strerror(code) in text for code in (errno.EDQUOT, errno.EFBIG)):
         return f"{line}; free some of the quota, or raise the limit, then {resume}"
     if "Too many open files" in text and isinstance(error, OSError):
         return f"{line}; raise the limit, as by ulimit -n, then {resume}"
@@ -122,4 +138,7 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
         return f"{type(error).__name__}: {line}; {resume}"
     if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
         return f"{line}; {resume}"
+    # What a host finds in the middle of a step when another one has ended.
+    if isinstance(error, RuntimeError) and any(name in line for name in ("Gloo", "NCCL")):
+        return f"another host of the job has ended: see its message, then {resume} ({line})"
     return None

@@ -34,7 +34,7 @@ from lungseg_jax.paths import run_folder
 from lungseg_jax.prediction.postprocessing import smooth
 from lungseg_jax.runtime.ahead import map_ahead
 from lungseg_jax.runtime.cores import usable_cores
-from lungseg_jax.runtime.environment import environment
+from lungseg_jax.runtime.environment import digest_of_program, environment
 from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
 from lungseg_jax.workdir import alone_in_run, check_same_config, claim, record_start
 
@@ -68,7 +68,11 @@ def evaluate(
     parallel = all_devices(
         config.parallel, config.space_shards, shard_optimizer=config.shard_optimizer
     )
-    check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
+    check_hosts_agree(
+        configuration=without_folders(config),
+        commit=own_environment["revision"],
+        code=digest_of_program(),
+    )
     check_same_config(workdir, config)
     with alone_in_run(workdir):
         return _evaluate(config, workdir, step, parallel, own_environment)

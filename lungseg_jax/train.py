@@ -35,8 +35,8 @@ from lungseg_jax.network import Variables, compute_dtype, count_parameters
 from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.paths import SPLITS, run_folder, write_whole
 from lungseg_jax.pending import MUST_BE_FINITE, Pending
-from lungseg_jax.runtime.environment import environment
-from lungseg_jax.runtime.hosts import check_hosts_agree, without_folders
+from lungseg_jax.runtime.environment import digest_of_program, environment
+from lungseg_jax.runtime.hosts import check_hosts_agree, in_any_process, without_folders
 from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.runtime.preemption import stop_after_step
 from lungseg_jax.state import TrainState
@@ -118,7 +118,11 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
     """
     # At the start, before hours of work: what runs is the code that was imported.
     own_environment = environment()
-    check_hosts_agree(configuration=without_folders(config), commit=own_environment["revision"])
+    check_hosts_agree(
+        configuration=without_folders(config),
+        commit=own_environment["revision"],
+        code=digest_of_program(),
+    )
     check_devices(config, len(parallel.devices), jax.process_count())
     workdir_lib.check_free(workdir, config)
     # Now, so that a mistake shows at once; a resumed run no longer needs its initial weights.
@@ -154,10 +158,13 @@ def _prepare(
     step, state, data_state, begun_with = _restored_or_begun(
         config, parallel, checkpoints, variables
     )
+    started_from = None if begun_with is None else checksum(begun_with)
+    check_hosts_agree(step=str(int(state.step)), weights_to_start_from=started_from)
     _announce(state, parallel, records)
     if jax.process_count() > 1 and parallel.kind == "pmap":
         terminal.say("With several hosts --config.parallel=mesh takes less time for each call")
-    resident = use_resident(records["train"], config)
+    # Hosts that decide for themselves might compile different programs.
+    resident = not in_any_process(not use_resident(records["train"], config))
     batches = training_batches(records["train"], config, resident=resident)
     if data_state is not None:
         check_same_records(workdir, data_state, records)
@@ -174,7 +181,7 @@ def _prepare(
         own_environment,
         dtype=str(compute_dtype(config)),
         step=int(state.step),
-        begun_with=None if begun_with is None else checksum(begun_with),
+        begun_with=started_from,
     )
     _write_splits(workdir, records["train"].folder, config.start_from, begins=data_state is None)
     store = parallel.replicate(read_store(records["train"])) if resident else None
@@ -326,11 +333,12 @@ def _diverged(
     records = run.records["train"]
     ids = [records.metadata(int(position)).example_id for position in positions]
     good = run.checkpoints.latest_step()
+    batch = "the batch of" if jax.process_count() == 1 else "this host's part of the batch:"
     where = "none was saved" if good is None else run.checkpoints.directory / str(good)
     return DivergedError(
         f"step {step}",
         ", ".join(f"{name} {figures[name]}" for name in MUST_BE_FINITE)
-        + f" on the batch of {', '.join(ids[:MOST_SHOWN])}"
+        + f" on {batch} {', '.join(ids[:MOST_SHOWN])}"
         + (f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else "")
         + f"; last good checkpoint: {where}",
         "look at these images, or lower optimizer.learning_rate in another --workdir",

@@ -25,7 +25,7 @@ from lungseg_jax.paths import (
     write_whole,
 )
 from lungseg_jax.runtime.alone import alone_in
-from lungseg_jax.runtime.hosts import in_any_process
+from lungseg_jax.runtime.hosts import check_folder_is_shared, in_any_process
 from tfds_builder.splits import read_split_file
 
 # Keys that may differ between a run and its resumption: they change weights by rounding at most.
@@ -96,6 +96,7 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
 
     Raises:
       DataError: another job is in it; raised in every process of this one.
+      ConfigError: the processes do not share it; raised in every one.
     """
     remedy = "wait for its end, or give another --workdir"
     refused = None
@@ -108,7 +109,8 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
             except DataError as error:
                 refused = error
         if in_any_process(refused is not None):
-            raise refused or DataError(workdir, "is in use by another job", remedy)
+            raise refused or DataError(workdir, "is refused to the first process", remedy)
+        check_folder_is_shared(workdir)
         yield
 
 

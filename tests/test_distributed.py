@@ -226,11 +226,47 @@ lungseg_jax.train.identity = lambda records: {"content": str(jax.process_index()
 """
 
 
+OTHER_CODE = """
+import lungseg_jax.train, jax
+lungseg_jax.train.digest_of_program = lambda: str(jax.process_index())
+"""
+OTHER_WEIGHTS = """
+import lungseg_jax.train, jax
+from lungseg_jax.weights import Calibration
+from tests.untrained import untrained_weights
+def variables(config):
+    weights = untrained_weights(Calibration(), seed=jax.process_index())
+    return weights.variables
+lungseg_jax.train.variables_to_start_from = variables
+"""
+# A job of the command of which one host's disk is full once training has begun.
+FULL_DISK = """
+import resource, signal, sys, jax, lungseg_jax.train
+from lungseg_jax.main import main
+from tests.small import SMALL
+loop = lungseg_jax.train.loop
+def limited(*arguments):
+    if jax.process_index() == 1:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+    return loop(*arguments)
+lungseg_jax.train.loop = limited
+keys = SMALL | {
+    "data.source": "kaggle", "data.manual_dir": sys.argv[1] + "/archive",
+    "data.data_dir": sys.argv[1] + "/records", "distributed": "true", "num_steps": 15,
+    "evaluation.every": 5,
+}
+given = [f"--config.{key}={value}" for key, value in keys.items()]
+sys.exit(main(["main", "--config=configs/unet.py", f"--workdir={sys.argv[1]}/run", *given]))
+"""
+
+
 @pytest.mark.parametrize(
     ("before", "rates", "fact"),
     [
         ("", "2e-3 3e-3", "configuration"),
         (OTHER_COMMIT, "2e-3 2e-3", "commit"),
+        pytest.param(OTHER_CODE, "2e-3 2e-3", "code", marks=pytest.mark.slow),
         pytest.param(OTHER_RECORDS, "2e-3 2e-3", "records", marks=pytest.mark.slow),
     ],
 )
@@ -241,6 +277,25 @@ def test_hosts_that_were_started_differently_do_not_train(tmp_path, before, rate
     told = f"ConfigError: distributed: the hosts of the job differ in {fact}"
     assert said.count(told) == 2
     assert not (tmp_path / "pmap").exists()
+
+
+@pytest.mark.slow
+def test_hosts_that_begin_with_other_weights_do_not_train(tmp_path):
+    """Fault: replicas that differ, found out when none of the run's checkpoints can be read."""
+    write_small_data(tmp_path / "archive")
+    said = run_hosts(tmp_path, "mesh", "true", 1, code=1, before=OTHER_WEIGHTS)
+    assert said.count("the hosts of the job differ in weights to start from") == 2
+
+
+@pytest.mark.slow
+def test_a_host_that_cannot_save_ends_the_job(tmp_path):
+    """Fault: twenty minutes in which every host waits for the others, and none says why."""
+    write_small_data(tmp_path / "archive")
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    arguments = [[str(tmp_path)]] * 2
+    outputs = outputs_of_hosts(FULL_DISK, arguments, [environment] * 2, None, limit_seconds=400)
+    assert "free some of the quota" in outputs[1]
+    assert "Traceback" not in outputs[1]
 
 
 @pytest.mark.slow
@@ -268,12 +323,35 @@ def test_all_hosts_of_a_second_job_are_refused(tmp_path):
             assert "is in use by" in output
 
 
+# What a host does first whose view of a network file system is a second behind.
+LATE = """
+import jax
+from etils import epath
+kind, asked = type(epath.Path("/")), []
+exists = kind.exists
+def late(path):
+    asked.append(path)
+    return exists(path) and (jax.process_index() == 0 or len(asked) > 1)
+kind.exists = late
+"""
+
+
+@pytest.mark.parametrize(("shared", "said"), [(True, "entered"), (False, "see different files in")])
+def test_hosts_train_in_a_folder_that_they_share(tmp_path, shared: bool, said: str):
+    """Fault: hosts that save to disks of their own, and wait for each other's part for ever."""
+    program = "from lungseg_jax.runtime import hosts\nhosts.LOOKS = 4\n" + LATE + ENTRANT
+    arguments = [[str(tmp_path / ("0" if shared else str(rank)))] for rank in range(2)]
+    for output in outputs_of_hosts(program, arguments, [{}] * 2, code=0 if shared else 1):
+        assert said in output
+    assert not list(tmp_path.rglob(".seen-*"))
+
+
 @pytest.mark.parametrize(
     ("failing", "how", "said"),
     [
         (0, "error", "Error: an image: is damaged; replace it"),
         (1, "error", "Error: an image: is damaged; replace it"),
-        (1, "interrupt", "Interrupted; run it again"),
+        (1, "interrupt", "Interrupted; run the same command again"),
     ],
 )
 def test_a_host_that_fails_ends_the_job(tmp_path, failing, how, said):

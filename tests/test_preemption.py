@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lungseg_jax.runtime.preemption import stop_after_step, stop_at_once
+from lungseg_jax.runtime.preemption import hang_up_asks_to_stop, stop_after_step, stop_at_once
 
 
 def test_a_run_in_another_thread_starts():
@@ -20,6 +20,20 @@ def test_a_run_in_another_thread_starts():
     thread.start()
     thread.join()
     assert asked == [False]
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_a_session_that_ends_is_a_request_to_stop(handler):
+    """Fault: a run that dies with its SSH session and saves nothing, or dies in spite of nohup."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with stop_after_step() as stop, hang_up_asks_to_stop():
+            assert not stop(1)
+            signal.raise_signal(signal.SIGHUP)
+            assert stop(2) == (handler is signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("context", [stop_at_once, stop_after_step])

@@ -88,6 +88,9 @@ def run_until(
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal_number)
+    if signal_number == signal.SIGTERM:
+        # As systemd does to what a session started.
+        process.send_signal(signal.SIGHUP)
     output, _ = process.communicate(timeout=100)
     # Whoever waits for the run must see that it is not done.
     assert (

@@ -16,7 +16,7 @@ from jaxtyping import UInt8, UInt16
 from lungseg_jax.config import NO_FOLD, Config, DataConfig, Labels
 from lungseg_jax.data.labels import channels, has_sides, missing, present_in, tells_sides
 from lungseg_jax.data.samples import Samples
-from lungseg_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from lungseg_jax.errors import CheckpointError, ConfigError, DataError
 from lungseg_jax.imaging.geometry import Box
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.structures import Structure
@@ -92,6 +92,7 @@ class Records:
             "example_id", "source", "spacing_mm", "field", "original_mask"
         )
         self._metadata = fields.select(*Metadata._fields)
+        self._known: dict[int, Metadata] = {}
         # So that a truncated shard is reported before the first step.
         for chosen in (self._samples, self._examples):
             chosen.read([len(fields) - 1])
@@ -167,10 +168,17 @@ class Records:
         )
 
     def metadata(self, position: int) -> Metadata:
-        """Returns what the example at a position is called, and whom it shows."""
-        (record,) = self._metadata.read([position])
-        *words, age_years = (record[name] for name in Metadata._fields)
-        return Metadata(*(word.decode() for word in words), age_years=float(age_years))
+        """Returns what the example at a position is called, and whom it shows.
+
+        It is read once: every validation asks for all of a split, on every host.
+        """
+        if position not in self._known:
+            (record,) = self._metadata.read([position])
+            *words, age_years = (record[name] for name in Metadata._fields)
+            self._known[position] = Metadata(
+                *(word.decode() for word in words), age_years=float(age_years)
+            )
+        return self._known[position]
 
     def has_sides(self) -> bool:
         """Whether the first example's mask tells right from left."""
@@ -311,7 +319,8 @@ def _prepare_on_first(prepare_records: Callable[[], Builder]) -> None:
     if jax.process_index() == 0:
         try:
             prepare_records()
-        except (UserError, OSError) as caught:
+        # Of whatever library: the others would wait for ever.
+        except Exception as caught:  # noqa: BLE001
             error = caught
     failed = multihost_utils.broadcast_one_to_all(np.asarray(error is not None))
     if error is not None:

@@ -4,17 +4,23 @@ import collections
 import dataclasses
 import hashlib
 import os
+import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 from lungseg_jax.config import Config, to_json
 from lungseg_jax.errors import ConfigError
+
+# How often, a second each, a host looks for what another one wrote: network file systems show
+# it late.
+LOOKS = 60
 
 
 def join_hosts() -> None:
@@ -93,6 +99,16 @@ def check_hosts_agree(**facts: str | None) -> None:
             f"the hosts of the job have {numbers} devices",
             "give all as many; of CPUs, by JAX_NUM_CPU_DEVICES",
         )
+    if different := _differing(facts):
+        raise ConfigError(
+            "distributed",
+            f"the hosts of the job differ in {different.replace('_', ' ')}",
+            "start all with the same command and code, on the same data",
+        )
+
+
+def _differing(facts: Mapping[str, str | None]) -> str | None:
+    """Returns the first fact in which hosts differ, the same one on all of them."""
     digests = [hashlib.sha256((fact or "").encode()).digest() for fact in facts.values()]
     digests = np.array([list(digest) for digest in digests], np.uint8)
     known = np.array([fact is not None for fact in facts.values()])
@@ -100,11 +116,54 @@ def check_hosts_agree(**facts: str | None) -> None:
     for place, name in enumerate(facts):
         stated = all_digests[all_known[:, place], place]
         if len(np.unique(stated, axis=0)) > 1:
-            raise ConfigError(
-                "distributed",
-                f"the hosts of the job differ in {name}",
-                "start all with the same command and code, on the same data",
-            )
+            return name
+    return None
+
+
+def wait_until_all_see(read: Callable[[], str], folder: epath.Path) -> None:
+    """Waits until every host reads the same in a folder, which network file systems show late.
+
+    Args:
+      read: what this host sees there.
+      folder: the folder.
+
+    Raises:
+      ConfigError: they still differ after a minute; raised on all of them.
+    """
+    if jax.process_count() == 1:
+        return
+    for _ in range(LOOKS):
+        # All leave at the same time, because all learn of the same difference.
+        if not _differing({"content": read()}):
+            return
+        time.sleep(1)
+    raise ConfigError(
+        folder,
+        "the hosts of the job see different files in it",
+        "give a folder that all hosts share, in a bucket or on mounted storage",
+    )
+
+
+def check_folder_is_shared(folder: epath.Path) -> None:
+    """Checks that what the first host writes to a folder is seen by the others.
+
+    Otherwise each would save its part of a checkpoint to a disk of its own, and wait for the rest.
+
+    Raises:
+      ConfigError: it is not; raised on all of them.
+    """
+    if jax.process_count() == 1:
+        return
+    token = np.frombuffer(secrets.token_bytes(8), np.uint8)
+    token = np.asarray(multihost_utils.broadcast_one_to_all(token)).astype(np.uint8)
+    sign = folder / f".seen-{token.tobytes().hex()}"
+    if jax.process_index() == 0:
+        sign.write_bytes(b"")
+    try:
+        wait_until_all_see(lambda: str(sign.exists()), folder)
+    finally:
+        if jax.process_index() == 0:
+            sign.unlink(missing_ok=True)
 
 
 def without_folders(config: Config) -> str:

@@ -1,6 +1,7 @@
 """Stopping on SIGTERM, which preempted machines receive."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ def stop_at_once() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Stopped
 
-    with _on_sigterm(stop):
+    with _on(signal.SIGTERM, stop):
         yield
 
 
@@ -43,19 +44,34 @@ def stop_after_step() -> Iterator[Callable[[int], bool]]:
         nonlocal asked
         asked = True
 
-    with _on_sigterm(ask):
+    with _on(signal.SIGTERM, ask):
         yield lambda _: asked
 
 
 @contextlib.contextmanager
-def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+def hang_up_asks_to_stop() -> Iterator[None]:
+    """Within the context, SIGHUP counts as SIGTERM, unless it is ignored, as by nohup.
+
+    When a machine is taken away, systemd sends both to what an SSH session started; a session that
+    breaks sends SIGHUP alone.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        yield
+        return
+    # As a signal, because on several hosts JAX catches SIGTERM outside Python.
+    with _on(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM)):
+        yield
+
+
+@contextlib.contextmanager
+def _on(number: int, handler: Callable[..., None]) -> Iterator[None]:
     # Only the main thread receives signals; training in another must be stopped in another way.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
         # There is no handler to go back to if it was set from outside Python.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        signal.signal(number, signal.SIG_DFL if before is None else before)
