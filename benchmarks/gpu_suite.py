@@ -137,7 +137,7 @@ class Suite:
         fastest = "reduce-overhead" if batch_size == 1 else "compile"
         return [
             self._program("lungseg_jax", "inference", batch_size),
-            self._program("pytorch", "inference", batch_size, "eager"),
+            self._program("pytorch", "inference", batch_size, "freeze"),
             self._program("pytorch", "inference", batch_size, fastest),
         ]
 

@@ -2,14 +2,15 @@
 
   python -m benchmarks.peers [CASE…]
 
-Without a case, those of `CASES` are run, in about ten minutes on two cores. Each case replaces its
+Without a case, those of `CASES` are run, in about half an hour on two cores. Each case replaces its
 own entry in `benchmarks/results/peers_cpu.json`, with commit, versions, hardware and every turn. A
-ratio is our rate over that of PyTorch's fastest variant in the same turn: eager or compiled, with
-or without the huge pages that our code requests by itself. Cases that end in `bfloat16` compare
-PyTorch's autocast with our fastest program, of either data type. OpenVINO, a library for inference
-on CPUs, runs the graph of `lungseg_jax.export_onnx` in PyTorch's data type; its ratios are listed
-separately. Two devices share the rows of a single image (`space_shards`). Prediction on files does
-not do this, because its small network would not gain by it.
+ratio is our rate over that of PyTorch's fastest variant in the same turn: eager, compiled or, for
+inference, compiled with frozen weights, with or without the huge pages that our code requests by
+itself. Cases that end in `bfloat16` compare PyTorch's autocast with our fastest program, of either
+data type. OpenVINO, a library for inference on CPUs, runs the graph of `lungseg_jax.export_onnx` in
+PyTorch's data type; its ratios are listed separately. Two devices share the rows of a single image
+(`space_shards`). Prediction on files does not do this, because its small network would not gain by
+it.
 """
 
 import json
@@ -76,6 +77,7 @@ def programs(case: str) -> list[Program]:
     ]
     if task == "inference":
         others.insert(0, {"library": "openvino"})
+        others.append({"library": "pytorch", "mode": "freeze"})
     return ours + [
         Program(huge_pages=huge_pages, **other, **size)
         for other in others

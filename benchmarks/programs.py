@@ -14,9 +14,11 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,15 +29,16 @@ WORK = {
     "train": "forward pass, loss, backward pass, clipping by the global norm, AdamW on one batch "
     "that lies on the device; without augmentation, moving average and metrics",
     "inference": "forward pass with running statistics, which the convolutions take over, and "
-    "sigmoid on one batch that lies on the device",
+    "sigmoid on one batch that lies on the device, in uint16 for ours and float32 for PyTorch",
 }
 
 # Before the first turn, because the first calls of a process take memory that it then keeps.
 WARMUP_SECONDS = 5.0
 
-# A turn is one call that is not counted, then as many calls as take about this long, at least one;
-# their number is fixed at the start.
+# A turn is one call that is not counted, then as many calls as take about this long, at least
+# `MIN_CALLS`; their number is fixed at the start.
 TURN_SECONDS = 2.0
+MIN_CALLS = 3
 
 GIB = 2**30
 
@@ -70,7 +73,7 @@ class Program:
     batch_size: int
     space_shards: int = 1
     dtype: Literal["float32", "bfloat16"]
-    mode: Literal["eager", "compile", "reduce-overhead", "max-autotune"] = "eager"
+    mode: Literal["eager", "compile", "freeze", "reduce-overhead", "max-autotune"] = "eager"
     huge_pages: bool = False
 
     @property
@@ -321,8 +324,7 @@ def main(description: str) -> None:
     run = prepare(program)
     run(1)
     setup_seconds = time.perf_counter() - start
-    seconds = _warm_up(run)
-    calls = max(1, round(TURN_SECONDS / seconds))
+    calls = max(MIN_CALLS, round(TURN_SECONDS / _warm_up(run)))
     package = {"lungseg_jax": "jax", "openvino": "openvino", "pytorch": "torch"}[program.library]
     ready = {
         "version": f"{package} {importlib.metadata.version(package)}",
@@ -334,20 +336,43 @@ def main(description: str) -> None:
     for _ in sys.stdin:
         # After another program's turn, caches and memory hold that program's data.
         run(1)
-        start = time.perf_counter()
-        run(calls)
-        rate = calls * program.batch_size / (time.perf_counter() - start)
-        print(json.dumps({"images_per_second": rate}), file=answers, flush=True)
+        print(json.dumps(turn(run, calls, program.batch_size)), file=answers, flush=True)
+
+
+def turn(run: Run, calls: int, batch_size: int) -> dict[str, float]:
+    """Runs a program; returns its images per second, and what share of the machine others used.
+
+    That share is of the time of all cores, whether it went to other processes or, in a virtual
+    machine, to other machines.
+    """
+    start, own, busy = time.perf_counter(), time.process_time(), busy_seconds()
+    run(calls)
+    seconds = time.perf_counter() - start
+    others = busy_seconds() - busy - (time.process_time() - own)
+    return {
+        "images_per_second": calls * batch_size / seconds,
+        "others_share": max(0.0, others / (seconds * (os.cpu_count() or 1))),
+    }
+
+
+def busy_seconds() -> float:
+    """Returns the time for which the machine's cores were not idle; 0 where Linux does not say."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _warm_up(run: Run) -> float:
-    """Calls for `WARMUP_SECONDS`; returns the seconds of the last call."""
-    end = time.perf_counter() + WARMUP_SECONDS
-    while True:
+    """Calls for `WARMUP_SECONDS`; returns the median of the seconds of a call."""
+    end, seconds = time.perf_counter() + WARMUP_SECONDS, []
+    while not seconds or time.perf_counter() < end:
         start = time.perf_counter()
         run(1)
-        if time.perf_counter() > end:
-            return time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,14 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.command import call_with_arguments
+from lungseg_jax.config import ModelConfig
+from lungseg_jax.performance.flops import forward_flops, training_flops
+from lungseg_jax.performance.hardware import ACCELERATORS
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"unet": "phantoms", "kaggle": "Montgomery + Shenzhen"}
@@ -118,8 +122,8 @@ def forms_table() -> str:
 def gpu_table() -> str:
     """Returns the table of races against PyTorch on GPUs."""
     lines = [
-        "| GPU | work | images/s | of the measured peak | PyTorch images/s | ratio |",
-        "|---|---|---|---|---|---|",
+        "| GPU | work | images/s | MFU (of the measured peak) | PyTorch images/s | MFU | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("gpu_*.json")):
         for case in json.loads(path.read_text()).get("cases", {}).values():
@@ -128,17 +132,59 @@ def gpu_table() -> str:
                 continue
             ours, theirs = (case["programs"][ratio[side]] for side in ("ours", "theirs"))
             share = ours.get("mfu_of_measured_peak")
-            low, high = min(ratio["by_turn"]), max(ratio["by_turn"])
+            measured = f" ({share:.1%})" if share else ""
             cells = [
                 case["hardware"],
                 f"{ours['task']}, {ours['batch_size']} at a time",
                 f"{ours['median']:,.0f}",
-                f"{share:.1%}" if share else "",
+                f"{_vendor_mfu(case['hardware'], ours):.1%}{measured}",
                 f"{theirs['median']:,.0f}",
-                f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})",
+                f"{_vendor_mfu(case['hardware'], theirs):.1%}",
+                _with_range(ratio),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def cpu_table() -> str:
+    """Returns the table of races against PyTorch on a CPU."""
+    lines = [
+        "| work | PyTorch in | images/s of the fastest PyTorch | lungseg_jax | ratio "
+        "| OpenVINO with the exported network | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    cases = json.loads((ROOT / "benchmarks" / "results" / "peers_cpu.json").read_text())["cases"]
+    for case in cases.values():
+        for dtype, ratio in case["ratios"].items():
+            programs, exported = case["programs"], case["exported_ratios"][dtype]
+            ours, theirs = programs[ratio["ours"]], programs[ratio["theirs"]]
+            size = f"{ours['image_size']}², width {ours['width']}, batch {ours['batch_size']}"
+            cells = [
+                f"{ours['task']}, {size}",
+                "bfloat16 autocast" if dtype == "bfloat16" else dtype,
+                f"{theirs['median']:.1f} ({ratio['theirs'].removeprefix('pytorch ')})",
+                f"{ours['median']:.1f} ({ours['dtype']})",
+                _with_range(ratio),
+                f"{programs[exported['ours']]['median']:.1f}" if exported else "",
+                _with_range(exported) if exported else "",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _with_range(ratio: Mapping[str, Any]) -> str:
+    """Returns the median of a ratio, and the range over turns."""
+    low, high = min(ratio["by_turn"]), max(ratio["by_turn"])
+    return f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _vendor_mfu(hardware: str, program: Mapping[str, Any]) -> float:
+    """Returns a program's share of the vendor's dense bfloat16 peak."""
+    model = ModelConfig(**{key: program[key] for key in ("width", "depth", "block_size")})
+    count_flops = {"train": training_flops, "inference": forward_flops}[program["task"]]
+    size = program["image_size"]
+    done = program["median"] * count_flops(model, size, size)
+    return done / (1e12 * ACCELERATORS[hardware].tflops)
 
 
 def scaling_table() -> str:
@@ -146,8 +192,8 @@ def scaling_table() -> str:
     result = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())
     lines = [
         "| topology | devices | step ms | gradients MiB | gradients ms | other all-reduces ms "
-        "| efficiency | images/s | efficiency of as many H200 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| efficiency | images/s at most | as many H200 (assumed): efficiency | images/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for topology, found in result["compiled"].items():
         predicted, reduced = result["predicted"][topology], found["collectives"]["all-reduce"]
@@ -159,11 +205,17 @@ def scaling_table() -> str:
             f"{predicted['gradient_all_reduce_ms']:.2f}",
             f"{predicted['small_all_reduces_ms']:.2f} ({reduced['count'] - 1})",
             f"{predicted['efficiency']:.1%}",
-            f"{predicted['images_per_second']:,.0f}",
+            _rounded(predicted["images_per_second"]),
             f"{predicted['h200_efficiency']:.1%}",
+            f"{_rounded(predicted['h200_images_per_second'])}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _rounded(rate: float) -> str:
+    """Returns a predicted rate to three digits, more than it is good for."""
+    return f"{float(f'{rate:.3g}'):,.0f}"
 
 
 Tables = Mapping[str, Callable[[], str]]
@@ -175,7 +227,7 @@ TABLES: Mapping[str, Tables] = {
         "scaling": scaling_table,
     },
     "docs/accuracy.md": {"results": results_table},
-    "docs/benchmarking.md": {"gpu": gpu_table},
+    "docs/benchmarking.md": {"cpu": cpu_table, "gpu": gpu_table},
     "docs/tpu.md": {"forms": forms_table},
     "lungseg_jax/pretrained/MODEL_CARD.md": {
         "accuracy": functools.partial(accuracy_table, by_source=True)

@@ -17,11 +17,14 @@ synchronously, so none of C is hidden. An all-reduce of S bytes over the N chips
   equally over its ports (v4 6, v5e and v6e 4). Axes close at 16 chips on v5e and v6e, at multiples
   of 4 on v4 (docs.cloud.google.com/tpu/docs/v5e, v6e, v4).
 - h: hops to the farthest chip, half of a closed axis and all but one of an open one, added up over
-  the axes; about 1 µs each ("How to Scale Your Model", jax-ml.github.io/scaling-book/sharding).
+  the axes; about 1 µs each ("How to Scale Your Model", jax-ml.github.io/scaling-book/sharding,
+  which has a tenth less for the links than Google's documentation: with its figures efficiencies
+  are .3 to .6 percent points lower).
 
 Nodes of eight H200: reduce-scatter and all-gather of S within the node over NVLink (450 GB/s one
 way), and between nodes an all-reduce of S / 8 over each GPU's own 400 Gb/s adapter (50 GB/s), as in
-NVIDIA's DGX H200; a small all-reduce costs 20 µs within a node and 30 µs more between nodes
+NVIDIA's DGX H200. Such a step is shorter than a TPU's, so its efficiency is lower while its rate is
+higher: compare rates. A small all-reduce costs 20 µs within a node and 30 µs more between nodes
 (assumed, of the order of NCCL's). T is the network's work at 40 % of the dense bfloat16 peak
 (assumed: no GPU compiler was asked). The bytes are those of the TPU module of the same size.
 """
@@ -138,6 +141,7 @@ def predict(topology: str, compiled: dict[str, Any], config: Config) -> dict[str
         "efficiency": step / (step + gradients + small),
         "images_per_second": compiled["batch_size"] / (step + gradients + small),
         "h200_efficiency": gpu_step / (gpu_step + gpu_communication),
+        "h200_images_per_second": compiled["batch_size"] / (gpu_step + gpu_communication),
     }
 
 

@@ -18,7 +18,9 @@ from lungseg_jax.losses import DICE_SMOOTHING
 
 # How a program is run. `eager`: the library's own kernels. `compile`: torch.compile.
 # `reduce-overhead`: with CUDA graphs on a GPU. `max-autotune`: also with kernels chosen by timing.
-Mode = Literal["eager", "compile", "reduce-overhead", "max-autotune"]
+# `freeze`: compiled, with the weights as constants in the layout that the kernels want; for
+# inference.
+Mode = Literal["eager", "compile", "freeze", "reduce-overhead", "max-autotune"]
 
 
 class ConvNormActivation(nn.Module):
@@ -209,6 +211,6 @@ def _compiled(function: Callable[..., Tensor], mode: Mode) -> Callable[..., Tens
     # Triton's convolutions lost to cuDNN's at every size of the network on an H200, and take
     # minutes to try.
     inductor.max_autotune_conv_backends = "ATEN"
-    return torch.compile(
-        function, mode=None if mode == "compile" else mode, fullgraph=True, dynamic=False
-    )
+    inductor.freezing = mode == "freeze"
+    known = None if mode in ("compile", "freeze") else mode
+    return torch.compile(function, mode=known, fullgraph=True, dynamic=False)

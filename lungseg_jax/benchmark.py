@@ -133,8 +133,9 @@ def input_figures(
     While it lasts, a prefetch buffer hides an input that is slower than the step: the end-to-end
     rate is therefore the lower of the timed rate and the rate of the input alone. `input_stall` is
     the share of the end-to-end time that the step alone does not explain, `input_stall_error` its
-    standard error. All are medians over the rounds. Where the input is slower than the step and
-    also slows it down, the figures are those of the input alone, and so too good.
+    standard error; noise can make it negative. All are medians over the rounds. Where the input is
+    slower than the step and also slows it down, the figures are those of the input alone, and so
+    too good.
 
     Args:
       batch_size: images per batch over all devices.
@@ -142,14 +143,14 @@ def input_figures(
       fed: seconds of a step whose batch comes from the input, pipelined, in rounds between those.
       input_alone: seconds to bring a batch from the input to the devices, in as many rounds.
     """
-    end_to_end = np.maximum(fed, input_alone)
+    end_to_end = max(fed, input_alone, key=np.median)
     stall, error = median_and_error(1 - alone / end_to_end)
     return {
         "input": {"images_per_second": batch_size / float(np.median(input_alone))},
         "end_to_end": {
             "images_per_second": batch_size / float(np.median(end_to_end)),
             "timed_images_per_second": batch_size / float(np.median(fed)),
-            "input_stall": max(0.0, stall),
+            "input_stall": stall,
             "input_stall_error": error,
         },
     }

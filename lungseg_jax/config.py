@@ -214,7 +214,7 @@ class BenchmarkConfig:
         libraries that read them.
       warmup_steps: untimed steps before each timing.
       steps: steps timed one by one. Consecutive steps are timed in rounds of at least ten steps:
-        one round for every ten of these, but at least five.
+        one round for every ten of these, but at least ten.
     """
 
     data: Literal["records", "synthetic"] = "records"

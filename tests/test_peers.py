@@ -1,12 +1,15 @@
 """Races between programs, and the image of their results."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import programs
+from benchmarks import race as race_module
 from benchmarks.peers_plot import PLOT, Row, chart, read_results, sections_of
 from benchmarks.programs import Program
-from benchmarks.race import compare, race
+from benchmarks.race import _quiet_turn, compare, race
 
 FAILED = {"library": "pytorch", "dtype": "float32", "error": "out of memory"}
 
@@ -43,6 +46,37 @@ def test_no_ratio_without_a_peer_that_finished():
         "failed": FAILED,
     }
     assert compare(result, ["float32"], ["float32"]) is None
+
+
+def test_a_rate_is_of_all_images_of_all_calls(monkeypatch):
+    """Fault: batches a second called images; the machine's own work taken for that of others."""
+    clock = {"perf_counter": 0.0, "process_time": 0.0}
+    busy = [0.0]
+
+    def run(calls: int) -> None:
+        clock["perf_counter"] += 0.5 * calls
+        clock["process_time"] += 0.75 * calls
+        busy[0] += 1.0 * calls
+
+    for name in clock:
+        monkeypatch.setattr(programs.time, name, lambda name=name: clock[name])
+    monkeypatch.setattr(programs, "busy_seconds", lambda: busy[0])
+    monkeypatch.setattr(programs.os, "cpu_count", lambda: 2)
+    found = programs.turn(run, 4, 8)
+    assert found["images_per_second"] == pytest.approx(16)
+    # A quarter of a second of each call's half, on two cores.
+    assert found["others_share"] == pytest.approx(0.25)
+
+
+def test_a_disturbed_turn_is_repeated_until_the_machine_is_quiet(monkeypatch):
+    """Fault: another job's time in one side of a ratio."""
+    shares = iter([0.4, 0.2, 0.01, 0.3])
+    runner = SimpleNamespace(
+        turn=lambda _: {"images_per_second": 1.0, "others_share": next(shares)}
+    )
+    monkeypatch.setattr(race_module, "PAUSE_SECONDS", 0)
+    assert _quiet_turn(runner, lambda: 1.0)["others_share"] == 0.01
+    assert next(shares) == 0.3
 
 
 def test_program_that_fails_does_not_end_the_race():

@@ -117,12 +117,13 @@ def test_both_forms_of_the_head_are_one_function(monkeypatch):
     torch.testing.assert_close(theirs(image), as_convolution)
 
 
-def test_same_inference_with_folded_normalisation():
+@pytest.mark.parametrize("mode", ["eager", "freeze"])
+def test_same_inference_with_folded_normalisation(mode):
     """Fault: PyTorch's fast inference is of another function."""
     ours, theirs = make_pair(1)
     image, _ = synthetic_batch(BATCH, SIZE)
     expected = jax.nn.sigmoid(nnx.jit(lambda model, x: model(x, train=False))(ours, image))
-    probabilities = torch_unet.make_inference(theirs, torch.float32, "eager")(to_torch(image))
+    probabilities = torch_unet.make_inference(theirs, torch.float32, mode)(to_torch(image))
     assert_close(expected, probabilities.permute(0, 2, 3, 1), "probabilities")
 
 

@@ -9,6 +9,9 @@ INPUT_STALL = 0.02
 COMMUNICATION = 0.1
 CALL = 0.25
 
+# Steps in a row take less time than single ones; above this many times as long, something else ran.
+DISTURBED = 1.2
+
 # How many times its floor a step may take for the roofline to explain it.
 NEAR_THE_FLOOR = 4.0
 
@@ -37,6 +40,12 @@ def benchmark_report(result: dict[str, Any]) -> str:
             "Caution: the step computes faster than the matrix product did, so other work slowed "
             "one of the two. Shares of peaks are wrong, and times may be; measure again."
         )
+    step, in_a_row = result["train_step"]["median_ms"], result["train_step"]["pipelined"]["mean_ms"]
+    if in_a_row > DISTURBED * step:
+        lines.append(
+            f"Caution: steps in a row took {in_a_row / step:.1f} times as long as single ones, so "
+            "other work slowed them; measure again."
+        )
     return "\n".join(lines)
 
 
@@ -47,6 +56,8 @@ def limit(result: dict[str, Any]) -> str:
     whole = stages["whole"]["median_ms"]
     shares = {name: stages[name]["median_ms"] / whole for name in STAGE_NAMES if stages[name]}
     communication = shares.pop("all_reduce", 0.0)
+    if communication and stages["all_reduce"]["p5_ms"] <= 0:
+        communication = 0.0
     dearest = max(shares, key=lambda name: shares[name])
     # A smaller stall cannot be distinguished from the machine's own disturbances.
     if stall - 2 * error > INPUT_STALL:
@@ -109,13 +120,17 @@ def _time_rows(result: dict[str, Any]) -> list[list[str]]:
             *_spread(inference),
             *_rate(inference),
         ],
-        ["inference, one image", *_spread(inference["single"]), "", "", ""],
+        ["inference, one image, with transfers", *_spread(inference["single"]), "", "", ""],
     ]
 
 
 def _stage_name(name: str, figures: dict[str, float]) -> str:
     # Differences between two programs, which may be smaller than the spread of either.
-    return f"  {name}" if figures["p5_ms"] > 0 else f"  {name} (not distinguishable from 0)"
+    if figures["p5_ms"] > 0:
+        return f"  {name}"
+    if figures["p95_ms"] < 0:
+        return f"  {name} (negative: the longer program was the faster one)"
+    return f"  {name} (not distinguishable from 0)"
 
 
 def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -127,7 +142,7 @@ def _machine_rows(result: dict[str, Any]) -> list[list[str]]:
         ["compiling", f"{compilation['xla_seconds']:.1f} s", cache],
         [
             "input stall",
-            f"{fed['input_stall']:.1%} ± {fed['input_stall_error']:.1%}",
+            f"{max(0.0, fed['input_stall']):.1%} ± {fed['input_stall_error']:.1%}",
             "of the end-to-end time",
         ],
         [

@@ -40,7 +40,7 @@ STAGE_ROUNDS = 10
 # round waits for its first batch, which weighs less in longer rounds.
 ROUND_STEPS = 10
 ROUND_SECONDS = 0.5
-MIN_ROUNDS = 5
+MIN_ROUNDS = 10
 
 PROFILED_STEPS = 5
 
@@ -97,11 +97,7 @@ def time_training(
     alone = time_calls(on_device, warmup, steps)
     part = _steps_a_round(float(np.median(alone)))
     rounds = max(MIN_ROUNDS, math.ceil(steps / ROUND_STEPS))
-    in_turn = [
-        (time_pipelined(on_device, warmup, part), time_pipelined(from_input, warmup, part))
-        for _ in range(rounds)
-    ]
-    pipelined, fed = np.transpose(in_turn)
+    pipelined, fed = _in_turn(on_device, from_input, warmup, part, rounds)
     memory = memory_figures(compiled)
     if trace_folder:
         profile(from_input, trace_folder)
@@ -125,6 +121,21 @@ def time_training(
         memory=memory,
         bytes_accessed=bytes_accessed(compiled),
     )
+
+
+def _in_turn(
+    first: Call, second: Call, warmup: int, count: int, rounds: int
+) -> tuple[SecondsOfRounds, SecondsOfRounds]:
+    """Returns the seconds of two calls, pipelined, round by round.
+
+    Each comes first in every other round, so that a machine that slows down favours neither.
+    """
+    seconds = np.empty((rounds, 2))
+    calls = (first, second)
+    for turn in range(rounds):
+        for place in (0, 1) if turn % 2 == 0 else (1, 0):
+            seconds[turn, place] = time_pipelined(calls[place], warmup, count)
+    return seconds[:, 0], seconds[:, 1]
 
 
 def _steps_a_round(step_seconds: float) -> int:
