@@ -5,17 +5,18 @@ Usage: python -m lungseg_jax.measure --config.data.manual_dir=FOLDER --predicted
 --predicted=MASKS        the masks to measure, with {id} for an image's name without extension (its
                          id in pairs.csv; the path there, of images that share a name), such as
                          'elsewhere/{id}.png': PNG or GIF files of both lungs (255 or 1), or DICOM
-                         SEG files, at the images' own size; of one lung each, given twice, with
-                         left (the patient's) in the one and right in the other
+                         SEG files, at the images' own size; for masks of one lung each, given
+                         twice, a pattern with left in it (the patient's) and one with right
 --config.data.KEY=VALUE  the images and their reference masks, as for training: source (folder, if
                          not given), manual_dir, images (images/*), masks (masks/{stem}*); splits,
-                         a file of which only the test split is measured; how they are read;
-                         on_error=skip leaves bad files out, up to max_bad_share
+                         a file of which only the test split is measured; frontal_only,
+                         correct_polarity, max_megapixels, sex_and_age; on_error=skip leaves bad
+                         files out, up to max_bad_share
 --config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
 --output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
 
-Each image that is measured must have a mask, empty if nothing was found. Not measured are images
-that their header calls something else than a frontal chest, as by validate.
+Every labelled image must have a mask, empty if nothing was found, except those whose header says
+that they are no frontal chest: validate does not measure them either.
 To compare two programs: lungseg_jax.compare DIR_A DIR_B --split=external.
 """
 

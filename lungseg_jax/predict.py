@@ -12,7 +12,7 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 --probabilities     write the probability of lung, too: <name>_probabilities.png, 65535 for one
 --dicom_seg         write the lungs of accepted DICOM files as DICOM SEG, too: <name>_seg.dcm, with
                     the patient's name; needs pip install -e '.[seg]'
---config.KEY=VALUE  changes how files are read, such as --config.data.frontal_only=false
+--config.data.KEY=VALUE  how files are read: frontal_only, correct_polarity, max_megapixels
 """
 
 import contextlib

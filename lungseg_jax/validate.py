@@ -4,8 +4,8 @@ Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=D
 
 --config.data.KEY=VALUE  the images, as for training: source (folder, if not given), manual_dir,
                          images (images/*), masks (masks/{stem}*); splits, a file of which only the
-                         test split is measured; how they are read; on_error=skip leaves bad files
-                         out, up to max_bad_share
+                         test split is measured; frontal_only, correct_polarity, max_megapixels,
+                         sex_and_age; on_error=skip leaves bad files out, up to max_bad_share
 --config.evaluation.KEY=VALUE  tolerance_px (2) and tolerance_mm (2) of surface Dice
 --output=DIR             where metrics.json, validation.json, eval/external.csv and overlays/ go
 --checkpoint=PATH        network to measure instead of the weights in the package: a file of
@@ -13,8 +13,8 @@ Usage: python -m lungseg_jax.validate --config.data.manual_dir=FOLDER --output=D
                          networks' mean
 --both_ways              average with the prediction of the mirrored image, at twice the time
 
-All images with a mask count, but those that their header calls something else than a frontal
-chest. For the raw output of a run on its own test split: lungseg_jax.main --mode=eval.
+Every labelled image counts, except those whose header says that they are no frontal chest. For the
+raw output of a run on its own test split: lungseg_jax.main --mode=eval.
 """
 
 import contextlib
