@@ -71,7 +71,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
 
     Args:
       config: the run's configuration.
-      workdir: the run's folder; see the README for what it holds in the end.
+      workdir: the run's folder; see docs/runs.md for what it holds in the end.
 
     Returns:
       The figures of `metrics.json`; `None` if the run was asked to stop and saved its state.
