@@ -118,9 +118,10 @@ def predict(
         DICOM SEG.
 
     Raises:
-      ConfigError: a path, or the output, is not on disk, or DICOM SEG cannot be written.
-      DataError: a path is absent, there is no file, or the output is not a folder, holds a file of
-        someone else's or another file's result where a result goes, or is being written to.
+      ConfigError: DICOM SEG cannot be written.
+      DataError: a path is absent or not on disk, there is no file, or the output is not a folder on
+        disk, holds a file of someone else's or another file's result where a result goes, or is
+        being written to.
     """
     paths, output = [local_path(path) for path in paths], local_path(output)
     if "dicom_seg" in extras:

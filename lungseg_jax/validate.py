@@ -81,9 +81,10 @@ def validate(
       predict accepts (`accepted`).
 
     Raises:
-      ConfigError: the output is not on disk, or the split file is not of these images.
+      ConfigError: the split file is not of these images.
       DataError: there are no labelled images, one is bad while bad ones are not skipped, too many
-        are bad, all are left out, or the output holds files of something else or is in use.
+        are bad, all are left out, or the output is not on disk, holds files of something else or is
+        in use.
     """
     output = external.free_output(output, "validate")
     cases = external.list_cases(data)
