@@ -170,7 +170,8 @@ def free_output(output: epath.PathLike, command: str) -> epath.Path:
     """Returns the folder for figures, which may hold those of an earlier call of the command.
 
     Raises:
-      DataError: it is not on disk, or holds figures of a run, of another command, or files of someone else.
+      DataError: it is not on disk, or holds figures of a run, of another command, or files of
+        someone else.
     """
     output = local_path(output)
     if (output / VALIDATION).exists():

@@ -67,8 +67,8 @@ def measure(
       What is in `metrics.json`: the figures of all images, and of each source.
 
     Raises:
-      ConfigError: a pattern lacks `{id}`, two do not say left and right, or the split file is not of
-        these images.
+      ConfigError: a pattern lacks `{id}`, two do not say left and right, or the split file is not
+        of these images.
       DataError: there are no labelled images, a mask is absent or bad, an image is bad while bad
         ones are not skipped, too many are bad, all are left out, or the output is not on disk,
         holds files of something else or is in use.
