@@ -164,7 +164,7 @@ class Suite:
         library: Literal["lungseg_jax", "pytorch"],
         task: Literal["train", "inference"],
         batch_size: int | None = None,
-        mode: Literal["eager", "compile", "reduce-overhead", "max-autotune"] = "compile",
+        mode: Literal["eager", "compile", "freeze", "reduce-overhead", "max-autotune"] = "compile",
     ) -> Program:
         return Program(
             library=library,

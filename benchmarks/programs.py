@@ -342,8 +342,8 @@ def main(description: str) -> None:
 def turn(run: Run, calls: int, batch_size: int) -> dict[str, float]:
     """Runs a program; returns its images per second, and what share of the machine others used.
 
-    That share is of the time of all cores, whether it went to other processes or, in a virtual
-    machine, to other machines.
+    That share is of the time of the cores that this process may use, whether it went to other
+    processes or, in a virtual machine, to other machines.
     """
     start, own, busy = time.perf_counter(), time.process_time(), busy_seconds()
     run(calls)
@@ -351,18 +351,23 @@ def turn(run: Run, calls: int, batch_size: int) -> dict[str, float]:
     others = busy_seconds() - busy - (time.process_time() - own)
     return {
         "images_per_second": calls * batch_size / seconds,
-        "others_share": max(0.0, others / (seconds * (os.cpu_count() or 1))),
+        "others_share": max(0.0, others / (seconds * len(_own_cores()))),
     }
 
 
-def busy_seconds() -> float:
-    """Returns the time for which the machine's cores were not idle; 0 where Linux does not say."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    except OSError:
-        return 0.0
-    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+def busy_seconds(statistics_file: Path = Path("/proc/stat")) -> float:
+    """Returns the time for which this process's cores were not idle (proc(5))."""
+    ticks = 0
+    for line in statistics_file.read_text().splitlines():
+        name, *fields = line.split()
+        if name in {f"cpu{core}" for core in _own_cores()}:
+            user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _own_cores() -> set[int]:
+    return os.sched_getaffinity(0)
 
 
 def _warm_up(run: Run) -> float:

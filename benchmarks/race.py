@@ -176,8 +176,15 @@ def race(
 
 def _quiet_turn(runner: Runner, limit: Callable[[], float]) -> dict[str, float]:
     """Returns what a turn says in which others left the machine alone, or left most of it."""
+    start = time.monotonic()
     found = [runner.turn(limit())]
-    while found[-1]["others_share"] > MOST_OF_OTHERS and len(found) <= REPEATS:
+    seconds = time.monotonic() - start
+    while (
+        found[-1]["others_share"] > MOST_OF_OTHERS
+        and len(found) <= REPEATS
+        # Who takes too long is ended, and so loses the turns that it had.
+        and limit() > PAUSE_SECONDS + 3 * seconds
+    ):
         time.sleep(PAUSE_SECONDS)
         found.append(runner.turn(limit()))
     return min(found, key=lambda one: one["others_share"])

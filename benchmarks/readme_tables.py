@@ -156,6 +156,8 @@ def cpu_table() -> str:
     cases = json.loads((ROOT / "benchmarks" / "results" / "peers_cpu.json").read_text())["cases"]
     for case in cases.values():
         for dtype, ratio in case["ratios"].items():
+            if ratio is None:
+                continue
             programs, exported = case["programs"], case["exported_ratios"][dtype]
             ours, theirs = programs[ratio["ours"]], programs[ratio["theirs"]]
             size = f"{ours['image_size']}², width {ours['width']}, batch {ours['batch_size']}"

@@ -34,14 +34,17 @@ def _build(config: Config, beam_options: list[str] | None) -> None:
         from apache_beam.runners.runner import create_runner
 
         options = PipelineOptions(beam_options)
+        runner = options.view_as(StandardOptions).runner or "DirectRunner"
         try:
             # Checked before the files are listed.
-            create_runner(options.view_as(StandardOptions).runner or "DirectRunner")
+            create_runner(runner)
         except ValueError as error:
             raise ConfigError("--beam", str(error), "name a runner of Apache Beam") from error
-        # Beam would leave them out: a build by one worker instead of eight.
+        # Beam would leave them out: a build by one worker instead of eight. Of other runners Beam
+        # learns the options only when they start.
         known = options.get_all_options()
-        if unknown := options.get_all_options(retain_unknown_options=True).keys() - known.keys():
+        unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+        if unknown and runner == "DirectRunner":
             fault = f"has unknown options: {', '.join(sorted(unknown))}"
             raise ConfigError("--beam", fault, "see Apache Beam's documentation for its runner")
     terminal.say(f"Records: {build_records(config, options).data_path}")

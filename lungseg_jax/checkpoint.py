@@ -66,7 +66,7 @@ class Checkpoints:
         self._set_aside_without_metrics()
         options = _reading() if keep is None else _keeping(keep)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        wait_until_all_see(self._listed, self.directory)
+        self._wait_until_all_list_the_same()
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], dice: float | None = None
@@ -160,10 +160,14 @@ class Checkpoints:
         with held_back(signal.SIGTERM):
             self._manager.close()
 
-    def _listed(self) -> str:
-        """Returns the steps as the folder tells them now."""
-        self._manager.reload()
-        return str(self._steps())
+    def _wait_until_all_list_the_same(self) -> None:
+        """Waits until every host sees the same checkpoints: otherwise each might read another."""
+        if jax.process_count() == 1:
+            return
+        # Without reading what is in them, which may be damaged.
+        wait_until_all_see(lambda: str(sorted(self._manager.all_steps(read=True))), self.directory)
+        if {*self._manager.all_steps(read=True)} != {*self._manager.all_steps()}:
+            self._manager.reload()
 
     def _steps(self) -> list[int]:
         """The steps of the checkpoints, the newest first."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import absl.logging
+import jax
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import (
@@ -139,6 +140,7 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
     if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
         return f"{line}; {resume}"
     # What a host finds in the middle of a step when another one has ended.
-    if isinstance(error, RuntimeError) and any(name in line for name in ("Gloo", "NCCL")):
-        return f"another host of the job has ended: see its message, then {resume} ({line})"
+    is_between_hosts = any(name in line for name in ("Gloo", "NCCL"))
+    if isinstance(error, RuntimeError) and is_between_hosts and jax.distributed.is_initialized():
+        return f"another host of the job seems to have ended: see there, then {resume} ({line})"
     return None

@@ -245,9 +245,7 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
       ConfigError: an unknown flag or key, or a value that is not allowed for it.
     """
     for word, following in itertools.pairwise(arguments):
-        name = word.lstrip("-")
-        takes_value = word.startswith("-") and name in values and not values[name].boolean
-        if takes_value and following.startswith("--"):
+        if following.startswith("--") and _takes_value(word, values):
             fault = f"is followed by {following} instead of a value"
             raise ConfigError(word, fault, f"write {word}=VALUE")
     try:
@@ -257,6 +255,20 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]
         raise ConfigError(
             "command line", _reason(error), "see --help, and lungseg_jax/config.py for keys"
         ) from error
+
+
+def _takes_value(word: str, values: flags.FlagValues) -> bool:
+    """Whether a word is a flag without its value, which is not one of other programs' options."""
+    name = word.lstrip("-")
+    if not word.startswith("-") or name == "beam":
+        return False
+    if name in values:
+        return not values[name].boolean
+    # Keys are defined only while they are parsed.
+    group, _, key = name.removeprefix("config.").rpartition(".")
+    keys: Any = default_config()
+    keys = keys.get(group, {}) if group else keys
+    return name.startswith("config.") and key in keys and not isinstance(keys[key], bool)
 
 
 def parse_flags_alone(values: flags.FlagValues, arguments: Sequence[str]) -> None:

@@ -1,7 +1,10 @@
 """What the person at the terminal sees: notices, a progress bar, tables."""
 
+import contextlib
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,7 +18,7 @@ def say(message: str) -> None:
 
     Names of files may hold control characters: all but line ends are written as escapes.
     """
-    tqdm.write(message.translate(_CONTROLS_BUT_LINE_ENDS), file=sys.stderr)
+    tqdm.write(message.translate(_CONTROLS_BUT_LINE_ENDS), file=_StandardError())
 
 
 def show(text: str) -> None:
@@ -43,7 +46,35 @@ def progress(description: str, total: int, unit: str, initial: int = 0) -> tqdm:
         disable=None,
         dynamic_ncols=True,
         smoothing=0.05,
+        file=_StandardError(),
     )
+
+
+class _StandardError:
+    """Standard error, whose reader may be gone: a closed terminal, the end of a pipe.
+
+    What is going on ends as it would have, and saves what it would have saved.
+    """
+
+    def write(self, text: str) -> None:
+        with _reader_may_be_gone():
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with _reader_may_be_gone():
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+@contextlib.contextmanager
+def _reader_may_be_gone() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EPIPE):
+            raise
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

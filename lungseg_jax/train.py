@@ -36,7 +36,12 @@ from lungseg_jax.parallel import Parallel, all_devices
 from lungseg_jax.paths import SPLITS, run_folder, write_whole
 from lungseg_jax.pending import MUST_BE_FINITE, Pending
 from lungseg_jax.runtime.environment import digest_of_program, environment
-from lungseg_jax.runtime.hosts import check_hosts_agree, in_any_process, without_folders
+from lungseg_jax.runtime.hosts import (
+    check_hosts_agree,
+    in_any_process,
+    wait_until_all_see,
+    without_folders,
+)
 from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.runtime.preemption import stop_after_step
 from lungseg_jax.state import TrainState
@@ -125,6 +130,7 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
     )
     check_devices(config, len(parallel.devices), jax.process_count())
     workdir_lib.check_free(workdir, config)
+    wait_until_all_see(lambda: str((workdir / "checkpoints").exists()), workdir)
     # Now, so that a mistake shows at once; a resumed run no longer needs its initial weights.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None

@@ -106,7 +106,7 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
             try:
                 make_folder(workdir)
                 until_done.enter_context(alone_in(workdir, remedy))
-            except DataError as error:
+            except (DataError, OSError) as error:
                 refused = error
         if in_any_process(refused is not None):
             raise refused or DataError(workdir, "is refused to the first process", remedy)

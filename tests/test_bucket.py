@@ -84,7 +84,7 @@ def test_weights_are_exported_as_from_disk(bucket, on_disk, tmp_path):
     """Fault: a run in a bucket that nothing but its own training can read."""
     expected, found = tmp_path / "expected.safetensors", tmp_path / "found.safetensors"
     assert export(["export", f"--checkpoint={on_disk}", f"--output={expected}"]) == 0
-    arguments = [f"--workdir={bucket.address}/run", f"--output={found}"]
+    arguments = [f"--checkpoint={bucket.address}/run", f"--output={found}"]
     result = run([sys.executable, "-m", "lungseg_jax.export", *arguments], **bucket.environment)
     assert result.returncode == 0, result.stderr
     assert found.read_bytes() == expected.read_bytes()

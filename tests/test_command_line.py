@@ -53,6 +53,9 @@ def test_options_of_beam_are_words_as_in_a_shell():
     assert parse_build(command)[1] is None
     given = parse_build([*command, "--beam=--runner=DirectRunner --job_name='a b'"])[1]
     assert given == ["--runner=DirectRunner", "--job_name=a b"]
+    assert parse_build([*command, "--beam", "--runner=DirectRunner"])[1] == given[:1]
+    # A switch needs no value.
+    assert parse_build([*command, "--config.data.frontal_only", "--config.seed=3"])[0].seed == 3
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,10 @@ def test_options_of_beam_are_words_as_in_a_shell():
         (["--config"], "Missing value for flag --config"),
         (["--config=configs/unet.py", "--flagfile=absent"], "absent"),
         (["--config=configs/unet.py", "--workdir", "--mode=eval"], "--workdir: is followed by"),
+        (
+            ["--config=configs/unet.py", "--config.data.data_dir", "--config.seed=3"],
+            "--config.data.data_dir: is followed by",
+        ),
         (["--config=configs/unet.py", "--config=configs/tpu.py"], "--config: is given twice"),
         (["--config="], "--config: is ''; give a file"),
         (["--config=configs"], "--config: is 'configs'; give a file"),

@@ -162,6 +162,7 @@ def test_an_array_that_masks_some_pixels_is_refused():
     """Fault: what the mask hides segmented as if it were part of the image."""
     with pytest.raises(DataError, match="array: is masked; fill it"):
         as_array(np.ma.masked_greater(CHEST, 127))
+    np.testing.assert_array_equal(as_array(np.ma.array(CHEST)), CHEST)
 
 
 def test_an_array_of_something_else_is_no_chest():

@@ -1,5 +1,6 @@
 """Races between programs, and the image of their results."""
 
+import os
 import re
 from types import SimpleNamespace
 
@@ -61,11 +62,21 @@ def test_a_rate_is_of_all_images_of_all_calls(monkeypatch):
     for name in clock:
         monkeypatch.setattr(programs.time, name, lambda name=name: clock[name])
     monkeypatch.setattr(programs, "busy_seconds", lambda: busy[0])
-    monkeypatch.setattr(programs.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(programs, "_own_cores", lambda: {0, 1})
     found = programs.turn(run, 4, 8)
     assert found["images_per_second"] == pytest.approx(16)
     # A quarter of a second of each call's half, on two cores.
     assert found["others_share"] == pytest.approx(0.25)
+
+
+def test_time_of_others_is_of_this_process_cores(tmp_path, monkeypatch):
+    """Fault: idle time or waiting for a disk taken for work; another container's core counted."""
+    lines = [f"cpu{core} {10**core} 1 2 5000 600 3 4 7 0 0" for core in range(3)]
+    (tmp_path / "stat").write_text("\n".join(["cpu 9 9 9 9 9 9 9 9 0 0", *lines, "intr 5"]))
+    monkeypatch.setattr(programs, "_own_cores", lambda: {0, 2})
+    ticks = 1 + 100 + 2 * (1 + 2 + 3 + 4 + 7)
+    found = programs.busy_seconds(tmp_path / "stat")
+    assert found == pytest.approx(ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def test_a_disturbed_turn_is_repeated_until_the_machine_is_quiet(monkeypatch):
@@ -75,7 +86,7 @@ def test_a_disturbed_turn_is_repeated_until_the_machine_is_quiet(monkeypatch):
         turn=lambda _: {"images_per_second": 1.0, "others_share": next(shares)}
     )
     monkeypatch.setattr(race_module, "PAUSE_SECONDS", 0)
-    assert _quiet_turn(runner, lambda: 1.0)["others_share"] == 0.01
+    assert _quiet_turn(runner, lambda: 60.0)["others_share"] == 0.01
     assert next(shares) == 0.3
 
 

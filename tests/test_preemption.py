@@ -1,10 +1,15 @@
 """Being asked to stop: by the main thread's signals, where there are any."""
 
+import io
+import os
+import pty
 import signal
+import sys
 import threading
 
 import pytest
 
+from lungseg_jax import terminal
 from lungseg_jax.runtime.preemption import hang_up_asks_to_stop, stop_after_step, stop_at_once
 
 
@@ -34,6 +39,18 @@ def test_a_session_that_ends_is_a_request_to_stop(handler):
         assert signal.getsignal(signal.SIGHUP) is handler
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_is_said_to_a_closed_terminal_raises_nothing(monkeypatch):
+    """Fault: a session that breaks, so that the next message ends the run before it has saved."""
+    leader, terminal_end = pty.openpty()
+    with os.fdopen(terminal_end, "wb", buffering=0) as raw:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, write_through=True))
+        with terminal.progress("train", 2, "step") as bar:
+            os.close(leader)
+            terminal.say("saved")
+            bar.update(2)
+            bar.refresh()
 
 
 @pytest.mark.parametrize("context", [stop_at_once, stop_after_step])

@@ -130,7 +130,7 @@ def as_array(image: ArrayLike) -> np.ndarray:
     Raises:
       DataError: it cannot be made into an array, or not without losing which pixels are valid.
     """
-    if isinstance(image, np.ma.MaskedArray):
+    if np.ma.is_masked(image):
         raise DataError("array", "is masked", "fill it, as by image.filled(0)")
     try:
         return np.asarray(image)

@@ -1,6 +1,7 @@
 """The hosts of a job, which are started together and must do the same."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -16,7 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from lungseg_jax.config import Config, to_json
-from lungseg_jax.errors import ConfigError
+from lungseg_jax.errors import ConfigError, DataError
 
 # How often, a second each, a host looks for what another one wrote: network file systems show
 # it late.
@@ -57,15 +58,18 @@ def end_with_hosts(command: Callable[[], int]) -> int:
     except Exception:
         if not jax.distributed.is_initialized():
             raise
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         code = 1
     if not code or not jax.distributed.is_initialized():
         return code
     # Others may end for the same reason and have to print it, too. They cannot once the first
     # process, which connects them, is gone.
     time.sleep(4 if jax.process_index() == 0 else 2)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # Whoever reads them may be gone.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -103,7 +107,7 @@ def check_hosts_agree(**facts: str | None) -> None:
         raise ConfigError(
             "distributed",
             f"the hosts of the job differ in {different.replace('_', ' ')}",
-            "start all with the same command and code, on the same data",
+            "start all with the same command, code and libraries, on the same data",
         )
 
 
@@ -151,19 +155,31 @@ def check_folder_is_shared(folder: epath.Path) -> None:
 
     Raises:
       ConfigError: it is not; raised on all of them.
+      DataError: the first host cannot write to it; raised on all of them.
     """
     if jax.process_count() == 1:
         return
     token = np.frombuffer(secrets.token_bytes(8), np.uint8)
-    token = np.asarray(multihost_utils.broadcast_one_to_all(token)).astype(np.uint8)
-    sign = folder / f".seen-{token.tobytes().hex()}"
+    failed = None
     if jax.process_index() == 0:
-        sign.write_bytes(b"")
+        # Before the others know its name: who looks too early is told for long that it is absent.
+        try:
+            _sign(folder, token).write_bytes(b"")
+        except OSError as error:
+            failed = DataError(folder, f"cannot be written to ({error.strerror})", "give another")
+    token = np.asarray(multihost_utils.broadcast_one_to_all(token)).astype(np.uint8)
+    if in_any_process(failed is not None):
+        raise failed or DataError(folder, "cannot be written to by the first host", "give another")
+    sign = _sign(folder, token)
     try:
         wait_until_all_see(lambda: str(sign.exists()), folder)
     finally:
         if jax.process_index() == 0:
             sign.unlink(missing_ok=True)
+
+
+def _sign(folder: epath.Path, token: np.ndarray) -> epath.Path:
+    return folder / f".seen-{token.tobytes().hex()}"
 
 
 def without_folders(config: Config) -> str:
