@@ -65,8 +65,9 @@ class Checkpoints:
         self._passed_over: set[int] = set()
         self._set_aside_without_metrics()
         options = _reading() if keep is None else _keeping(keep)
+        # Otherwise each host might read another checkpoint.
+        wait_until_all_see(self._listed, self.directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._wait_until_all_list_the_same()
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], dice: float | None = None
@@ -160,14 +161,10 @@ class Checkpoints:
         with held_back(signal.SIGTERM):
             self._manager.close()
 
-    def _wait_until_all_list_the_same(self) -> None:
-        """Waits until every host sees the same checkpoints: otherwise each might read another."""
-        if jax.process_count() == 1:
-            return
-        # Without reading what is in them, which may be damaged.
-        wait_until_all_see(lambda: str(sorted(self._manager.all_steps(read=True))), self.directory)
-        if {*self._manager.all_steps(read=True)} != {*self._manager.all_steps()}:
-            self._manager.reload()
+    def _listed(self) -> str:
+        """Returns the names of the checkpoints that this host sees, finished or not."""
+        there = self.directory.iterdir() if self.directory.exists() else ()
+        return str(sorted(path.name for path in there))
 
     def _steps(self) -> list[int]:
         """The steps of the checkpoints, the newest first."""
