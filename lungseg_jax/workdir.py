@@ -109,7 +109,8 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
             except (DataError, OSError) as error:
                 refused = error
         if in_any_process(refused is not None):
-            raise refused or DataError(workdir, "is refused to the first process", remedy)
+            fault = "is in use by another job, or not to be written to: the first host says"
+            raise refused or DataError(workdir, fault, remedy)
         check_folder_is_shared(workdir)
         yield
 

@@ -261,7 +261,7 @@ def test_skip_fails_when_too_much_is_bad(tmp_path):
     assert json.loads(report.read_text())["counts"]["bad"] == 20
 
 
-@pytest.mark.parametrize(("on_error", "said"), [("fail", "case0002"), ("skip", "1 of 60 cases")])
+@pytest.mark.parametrize(("on_error", "said"), [("fail", "case0002"), ("skip", "1 of 60 images")])
 def test_a_fault_that_has_passed_is_not_remembered(tmp_path, on_error: str, said: str):
     """Fault: a file called bad for good, because a disk or a machine failed it once."""
     manual_dir = write_archive(tmp_path / "archive", 60)

@@ -124,7 +124,7 @@ def test_the_largest_image_is_the_largest_mask_too(tmp_path, max_pixels, status)
         case.image.write_bytes(png_bytes(pixels))
     outcome, _ = convert_case(case, settings)
     assert outcome.status == status
-    assert ("at most 1440 are read" in outcome.remedy) == (status == "bad")
+    assert ("80 x 72 pixels, more than 0.00144 million" in outcome.fault) == (status == "bad")
 
 
 def test_each_lung_keeps_its_bit(tmp_path):
