@@ -58,8 +58,8 @@ def kaggle(tmp_path) -> list[str]:
 )
 def test_bad_argument(capfd, kaggle, argument, words):
     """Fault: a traceback, or a key that is silently ignored."""
-    given = kaggle[1:] if argument.startswith("--config=") else kaggle
-    assert words in fail(capfd, *given, argument)
+    given = [argument, *kaggle[1:]] if argument.startswith("--config=") else [*kaggle, argument]
+    assert words in fail(capfd, *given)
 
 
 def test_manual_dir_that_does_not_exist(capfd, kaggle, tmp_path):
