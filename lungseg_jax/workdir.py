@@ -109,7 +109,7 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
             except (DataError, OSError) as error:
                 refused = error
         if in_any_process(refused is not None):
-            fault = "is in use by another job, or not to be written to: the first host says"
+            fault = "is in use by another job, or cannot be written to (the first host says which)"
             raise refused or DataError(workdir, fault, remedy)
         check_folder_is_shared(workdir)
         yield
