@@ -111,7 +111,9 @@ def alone_in_run(workdir: epath.Path) -> Iterator[None]:
         if in_any_process(refused is not None):
             fault = "is in use by another job, or cannot be written to (the first host says which)"
             raise refused or DataError(workdir, fault, remedy)
-        check_folder_is_shared(workdir)
+        # A bucket is the same one for all.
+        if not is_in_bucket(workdir):
+            check_folder_is_shared(workdir)
         yield
 
 
