@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from scipy.stats import spearmanr
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import write_result
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import Example, Records, open_records
 from lungseg_jax.evaluate import Evaluator, lung_probability, to_original
@@ -80,9 +80,8 @@ def main(name: str, workdir: str, *others: str) -> None:
             for row in ranked[:10]
         ],
     }
-    text = json.dumps(result, indent=2, allow_nan=False)
-    (RESULTS / f"accuracy_{name}.json").write_text(text + "\n")
-    print(text)
+    write_result(f"accuracy_{name}", result)
+    print(json.dumps(result, indent=2))
 
 
 def starts_of(workdir: str) -> list[dict]:

@@ -29,7 +29,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import write_result
 from lungseg_jax.runtime.environment import environment
 from tfds_builder.sources import list_source
 
@@ -66,7 +66,7 @@ def main(folder: str, option: str = "") -> None:
         else:
             result, name = _rates(_pairs(folder, root)), "build_rate"
     result = {**own_environment, **result}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(name, result)
     print(json.dumps(result, indent=2))
 
 

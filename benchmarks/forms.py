@@ -1,15 +1,14 @@
 """Accuracy of three forms of a U-Net on real images.
 
-  python -m benchmarks.forms FOLDER [FORM:SEED…]     (default: all of FORMS, seeds 0 to 2)
+  python -m benchmarks.forms FOLDER [NETWORK:SEED…]     (default: all of NETWORKS, seeds 0 to 2)
 
-FOLDER holds Kaggle's "Chest Xray Masks and Labels". The forms have the same channels at the same
-resolutions; those with blocks leave out the finest one or two, where a network takes most of its
-time. The networks have a quarter and half of the usual width, which two cores train in
-minutes. A seed determines split, order, augmentation and initial parameters, the same for all
-forms. Writes `benchmarks/results/forms.json`; runs that it already holds and that are not named are
-kept.
+FOLDER holds Kaggle's "Chest Xray Masks and Labels", NETWORK is a form of `model_forms.py` and its
+width. The networks have a quarter and half of the usual width, which two cores train in minutes. A
+seed determines split, order, augmentation and initial parameters, the same for all networks. Writes
+`benchmarks/results/forms.json`; runs that it already holds and that are not named are kept.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,27 +16,25 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.model_forms import FORMS
+from benchmarks.result_files import read_result, write_result
+from lungseg_jax.config import ModelConfig
 from lungseg_jax.runtime.environment import environment
-
-RESULT = RESULTS / "forms.json"
 
 NUM_STEPS = 300
 
-# Name: (block size, width, depth).
-FORMS = {
-    "plain-8": (1, 8, 4),
-    "blocks-of-2-16": (2, 16, 3),
-    "blocks-of-4-32": (4, 32, 2),
-    "plain-16": (1, 16, 4),
-    "blocks-of-4-64": (4, 64, 2),
-}
+NETWORKS = ("plain-8", "blocks-of-2-16", "blocks-of-4-32", "plain-16", "blocks-of-4-64")
 SEEDS = (0, 1, 2)
 
 
-def train(folder: str, seed: int, form: str) -> dict[str, float]:
+def model_of(network: str) -> ModelConfig:
+    """Returns the model that a name of NETWORKS stands for."""
+    form, _, width = network.rpartition("-")
+    return dataclasses.replace(FORMS[form], width=int(width))
+
+
+def train(folder: str, seed: int, model: ModelConfig) -> dict[str, float]:
     """Returns metrics of a run's test and validation splits."""
-    block_size, width, depth = FORMS[form]
     with tempfile.TemporaryDirectory() as workdir:
         subprocess.run(  # noqa: S603
             [
@@ -45,8 +42,8 @@ def train(folder: str, seed: int, form: str) -> dict[str, float]:
                 f"--workdir={workdir}", f"--config.data.manual_dir={folder}",
                 f"--config.seed={seed}", f"--config.num_steps={NUM_STEPS}",
                 f"--config.evaluation.every={NUM_STEPS // 4}",
-                f"--config.model.block_size={block_size}", f"--config.model.width={width}",
-                f"--config.model.depth={depth}",
+                f"--config.model.block_size={model.block_size}",
+                f"--config.model.width={model.width}", f"--config.model.depth={model.depth}",
             ],
             check=True,
         )  # fmt: skip
@@ -56,22 +53,22 @@ def train(folder: str, seed: int, form: str) -> dict[str, float]:
 
 
 def main(folder: str, *runs: str) -> None:
-    """Trains every form with every seed, or the named runs, and adds them to the result file."""
-    found = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
-    for run in runs or [f"{form}:{seed}" for seed in SEEDS for form in FORMS]:
-        form, seed = run.split(":")
+    """Trains every network with every seed, or the named runs, for the result file."""
+    known = [f"{network}:{seed}" for seed in SEEDS for network in NETWORKS]
+    if unknown := set(runs) - set(known):
+        sys.exit(f"no run {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    found = read_result("forms").get("runs", {})
+    for run in runs or known:
+        network, _, seed = run.partition(":")
         own_environment = environment()
-        found.setdefault(form, {})[seed] = train(folder, int(seed), form)
+        found.setdefault(network, {})[seed] = train(folder, int(seed), model_of(network))
         result = {
             "last_run": own_environment,
             "num_steps": NUM_STEPS,
-            "forms": {
-                name: {"block_size": block_size, "width": width, "depth": depth}
-                for name, (block_size, width, depth) in FORMS.items()
-            },
+            "networks": {name: dataclasses.asdict(model_of(name)) for name in NETWORKS},
             "runs": found,
         }
-        RESULT.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+        write_result("forms", result)
 
 
 if __name__ == "__main__":

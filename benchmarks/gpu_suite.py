@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
 from benchmarks.programs import WORK, Program
 from benchmarks.race import ROOT, compare, race, say
+from benchmarks.result_files import write_result
 from lungseg_jax.config import ModelConfig
 from lungseg_jax.performance.flops import training_flops
 
@@ -72,7 +72,8 @@ def main(*arguments: str) -> None:
     if arguments[:1] == ("--part",):
         print(json.dumps(PARTS[arguments[1]](*map(json.loads, arguments[2:]))))
         return
-    assert not arguments or arguments[0] == "--", __doc__
+    if arguments[:1] not in ((), ("--",)):
+        sys.exit(f"not after --: {arguments[0]}\n{__doc__}")
     with tempfile.TemporaryDirectory() as caches:
         # Compilation is timed with empty caches; what is compiled again later comes from them.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{caches}/jax"
@@ -88,7 +89,7 @@ class Suite:
         self._sizes = TINY_SIZES
         self._result: dict[str, Any] = {}
         self._cases: dict[str, Any] = {}
-        self._path: Path | None = None
+        self._result_name = ""
 
     def measure(self, main_arguments: Sequence[str]) -> dict[str, Any]:
         """Returns the content of the result file; `main_arguments` name records, if any."""
@@ -97,7 +98,7 @@ class Suite:
             raise SystemExit(f"No device: {device['error']}")
         if device.get("platform") == "gpu":
             self._sizes = GPU_SIZES
-            self._path = RESULTS / f"gpu_{device['name'].lower().replace(' ', '_')}.json"
+            self._result_name = f"gpu_{device['name'].lower().replace(' ', '_')}"
         sizes = dataclasses.asdict(self._sizes)
         self._keep("device", device)
         self._keep("sizes", sizes)
@@ -129,8 +130,8 @@ class Suite:
     def _keep(self, name: str, figures: Any) -> None:
         """Adds to the result and writes it, so that nothing is lost if the command is ended."""
         self._result[name] = figures
-        if self._path:
-            self._path.write_text(json.dumps(self._result, indent=2) + "\n")
+        if self._result_name:
+            write_result(self._result_name, self._result)
 
     def _inference_programs(self, batch_size: int) -> list[Program]:
         # Without CUDA graphs, kernel launches limit PyTorch when images come one by one.

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import read_result, write_result
 from lungseg_jax.runtime.environment import environment
-
-RESULT = RESULTS / "input_stall.json"
 
 # An input that is occasionally slow shows up in one of them.
 TURNS = 3
@@ -39,9 +37,8 @@ def main(config: str, *keys: str) -> None:
             turns[name].append(_figures(benchmark))
     experiment = Path(config.partition("=")[2]).stem
     case = own_environment | {name: benchmark[name] for name in KEPT} | turns
-    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    kept[f"{own_environment['hardware']}: {experiment}"] = case
-    RESULT.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    found = read_result("input_stall") | {f"{own_environment['hardware']}: {experiment}": case}
+    write_result("input_stall", dict(sorted(found.items())))
     print(json.dumps(case, indent=2))
 
 

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 from benchmarks.command import call_with_arguments
+from benchmarks.result_files import write_result
 from lungseg_jax.runtime.environment import environment
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main(config: str, *overrides: str) -> None:
@@ -38,10 +37,8 @@ def main(config: str, *overrides: str) -> None:
         "seconds": round(time.perf_counter() - start),
         "metrics": json.loads((workdir / "metrics.json").read_text()),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{result['experiment']}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"Wrote {path}; the run is in {workdir}")
+    write_result(result["experiment"], result)
+    print(f"The run is in {workdir}")
 
 
 if __name__ == "__main__":

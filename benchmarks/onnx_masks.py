@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import write_result
 from lungseg_jax.export_onnx import onnx_of
 from lungseg_jax.find_weights import PACKAGED, find_weights
 from lungseg_jax.imaging.network_input import read_network_input
@@ -47,9 +47,8 @@ def main(folder: str) -> None:
         }
         for name, values in dice.items()
     }
-    text = json.dumps(own_environment | {"masks": found}, indent=2) + "\n"
-    (RESULTS / "onnx_masks.json").write_text(text)
-    print(text)
+    write_result("onnx_masks", own_environment | {"masks": found})
+    print(json.dumps(found, indent=2))
 
 
 def _runtimes(model: bytes) -> dict[str, Any]:

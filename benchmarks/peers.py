@@ -13,19 +13,16 @@ PyTorch's data type; its ratios are listed separately. Two devices share the row
 it.
 """
 
-import json
 import os
 import sys
 from typing import Any, Literal
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
 from benchmarks.programs import TURN_SECONDS, WORK, Program
 from benchmarks.race import compare, race, say
+from benchmarks.result_files import read_result, write_result
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import environment
-
-RESULT = RESULTS / "peers_cpu.json"
 
 TURNS = 5
 
@@ -116,10 +113,9 @@ def main(*names: str) -> None:
     machine = environment()
     for name in names or CASES:
         entry = measure(name, machine)
-        cases = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else {}
-        cases[name] = entry
-        result = {"cases": {name: cases[name] for name in sorted(cases, key=_order)}}
-        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        cases = read_result("peers_cpu").get("cases", {}) | {name: entry}
+        ordered = {name: cases[name] for name in sorted(cases, key=_order)}
+        write_result("peers_cpu", {"cases": ordered})
 
 
 def _order(case: str) -> tuple[int, int]:

@@ -6,13 +6,12 @@ Writes `docs/peers.svg`, whose colours are visible on white and on dark pages al
 """
 
 import html
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import RESULTS, read_result
 from tfds_builder.svg_charts import PALETTE
 
 PLOT = RESULTS.parent.parent / "docs" / "peers.svg"
@@ -101,9 +100,9 @@ def _label(ours: Mapping[str, Any]) -> str:
 def read_results() -> dict[str, Any]:
     """Returns the cases of all committed comparisons, by file and name."""
     cases = {}
-    for path in [*RESULTS.glob("peers_cpu.json"), *sorted(RESULTS.glob("gpu_*.json"))]:
-        content = json.loads(path.read_text())
-        cases |= {f"{path.stem} {name}": case for name, case in content.get("cases", {}).items()}
+    for file in ["peers_cpu", *sorted(path.stem for path in RESULTS.glob("gpu_*.json"))]:
+        found = read_result(file).get("cases", {})
+        cases |= {f"{file} {name}": case for name, case in found.items()}
     return cases
 
 

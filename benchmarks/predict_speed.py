@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.build_rate import to_dicom
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import write_result
 from lungseg_jax.runtime.environment import environment
 from tfds_builder.phantom import generate_phantom
 
@@ -48,7 +48,7 @@ def main() -> None:
                 for side, folder in folders.items()
             },
         }
-    (RESULTS / "predict_speed.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result("predict_speed", result)
     print(json.dumps(result, indent=2))
 
 

@@ -6,12 +6,11 @@ Writes `docs/quality.svg`: a panel for each protocol, a dot for each test image.
 """
 
 import html
-import json
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import RESULTS, read_result
 from tfds_builder.svg_charts import PALETTE
 
 PLOT = RESULTS.parent.parent / "docs" / "quality.svg"
@@ -97,10 +96,7 @@ def _text(x: float, y: float, text: str, *, weight: str = "400", turned: bool = 
 
 def read_results() -> dict[str, dict[str, Any]]:
     """Returns the `quality` entries of the committed results, by title."""
-    return {
-        title: json.loads((RESULTS / f"{name}.json").read_text())["quality"]
-        for name, title in PANELS.items()
-    }
+    return {title: read_result(name)["quality"] for name, title in PANELS.items()}
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ python -m benchmarks.readme_tables
 """
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import call_with_arguments
+from benchmarks.model_forms import FORMS
+from benchmarks.result_files import RESULTS, read_result
 from lungseg_jax.config import ModelConfig
 from lungseg_jax.performance.flops import forward_flops, training_flops
 from lungseg_jax.performance.hardware import ACCELERATORS
@@ -28,13 +29,6 @@ PROTOCOLS = {
     "phantoms_to_real": "phantoms alone",
 }
 
-
-# Forms of `benchmarks/tpu.py`: description, and name of the small version in `benchmarks/forms.py`.
-FORMS = {
-    "plain": ("plain: width 32, depth 4", "plain-8"),
-    "blocks-of-2": ("blocks of 2: width 64, depth 3", "blocks-of-2-16"),
-    "blocks-of-4": ("blocks of 4: `configs/tpu.py`", "blocks-of-4-32"),
-}
 BATCHES = (32, 64, 128)
 
 
@@ -45,8 +39,7 @@ def results_table() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for experiment, data in EXPERIMENTS.items():
-        path = ROOT / "benchmarks" / "results" / f"{experiment}.json"
-        result = json.loads(path.read_text())
+        result = read_result(experiment)
         test = result["metrics"]["test"]
         time = f"{result['seconds'] / 60:.1f} min"
         lines.append(_row(f"`configs/{experiment}.py`", data, test, time, result["hardware"]))
@@ -63,8 +56,7 @@ def accuracy_table(*, by_source: bool) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for protocol, trained_on in PROTOCOLS.items():
-        path = ROOT / "benchmarks" / "results" / f"accuracy_{protocol}.json"
-        groups = json.loads(path.read_text())["test"]["two lungs kept"]
+        groups = read_result(f"accuracy_{protocol}")["test"]["two lungs kept"]
         # With a single source, the row of all images says the same.
         names = [name for name in groups if name != "all" or len(groups) > 2]
         names = names if by_source else names[:1]
@@ -88,16 +80,15 @@ def accuracy_table(*, by_source: bool) -> str:
 
 def forms_table() -> str:
     """Returns the table of predicted TPU performance and accuracy of forms of the network."""
-    results = ROOT / "benchmarks" / "results"
-    predicted = json.loads((results / "tpu.json").read_text())
-    runs = json.loads((results / "forms.json").read_text())["runs"]
+    predicted, runs = read_result("tpu"), read_result("forms")["runs"]
     lines = [
         "| form | images | v5e images/s | MFU | v6e images/s | MFU "
         "| Dice at a quarter of the width |",
         "|---|---|---|---|---|---|---|",
     ]
-    for form, (name, small) in FORMS.items():
-        dice = [run["test_dice"] for run in runs[small].values()]
+    for form, model in FORMS.items():
+        name = f"{form.replace('-', ' ')}: width {model.width}, depth {model.depth}"
+        dice = [run["test_dice"] for run in runs[f"{form}-{model.width // 4}"].values()]
         for batch in BATCHES:
             found = [predicted.get(f"{kind}:2x2:{form}:256:{batch}") for kind in ("v5e", "v6e")]
             if not any(found):
@@ -125,8 +116,8 @@ def gpu_table() -> str:
         "| GPU | work | images/s | MFU (of the measured peak) | PyTorch images/s | MFU | ratio |",
         "|---|---|---|---|---|---|---|",
     ]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("gpu_*.json")):
-        for case in json.loads(path.read_text()).get("cases", {}).values():
+    for file in sorted(path.stem for path in RESULTS.glob("gpu_*.json")):
+        for case in read_result(file).get("cases", {}).values():
             ratio = case["ratios"]["bfloat16"]
             if ratio is None:
                 continue
@@ -153,8 +144,7 @@ def cpu_table() -> str:
         "| OpenVINO with the exported network | ratio |",
         "|---|---|---|---|---|---|---|",
     ]
-    cases = json.loads((ROOT / "benchmarks" / "results" / "peers_cpu.json").read_text())["cases"]
-    for case in cases.values():
+    for case in read_result("peers_cpu")["cases"].values():
         for dtype, ratio in case["ratios"].items():
             if ratio is None:
                 continue
@@ -191,7 +181,7 @@ def _vendor_mfu(hardware: str, program: Mapping[str, Any]) -> float:
 
 def scaling_table() -> str:
     """Returns the table of predicted efficiencies."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())
+    result = read_result("scaling")
     lines = [
         "| topology | devices | step ms | gradients MiB | gradients ms | other all-reduces ms "
         "| efficiency | images/s at most | as many H200 (assumed): efficiency | images/s |",

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.accuracy import by_source, figures_of, starts_of
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import write_result
 from lungseg_jax.data.records import Records, open_records
 from lungseg_jax.evaluate import Evaluator, lung_probability
 from lungseg_jax.export import calibrated_weights_of_run
@@ -70,9 +70,8 @@ def main(name: str, first: str, second: str, *others: str) -> None:
             ),
         },
     }
-    text = json.dumps(result, indent=2, allow_nan=False)
-    (RESULTS / f"repeats_{name}.json").write_text(text + "\n")
-    print(text)
+    write_result(f"repeats_{name}", result)
+    print(json.dumps(result, indent=2))
 
 
 def _agreement(masks: Sequence[np.ndarray]) -> float:

@@ -30,20 +30,19 @@ higher: compare rates. A small all-reduce costs 20 µs within a node and 30 µs 
 """
 
 import dataclasses
-import json
 import math
+import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks.command import call_with_arguments
+from benchmarks.result_files import read_result, write_result
 from configs import tpu
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config, resolve
 from lungseg_jax.performance.flops import training_flops
 from lungseg_jax.performance.hardware import ACCELERATORS, Accelerator, accelerator
 
-RESULT = Path(__file__).parent / "results" / "scaling.json"
 TOPOLOGIES = {
     "v4": ("v4:2x2x2", "v4:2x2x4", "v4:4x4x4", "v4:4x8x8"),
     "v5e": ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16"),
@@ -67,17 +66,16 @@ KEPT = (
 
 def main(*names: str) -> None:
     """Compiles for the topologies and predicts their efficiencies."""
-    unknown = [name for name in names if parse_topology(name)[0] not in PORTS]
-    assert not unknown, f"no links known of {', '.join(unknown)}"
+    if unknown := [name for name in names if name.partition(":")[0] not in PORTS]:
+        sys.exit(f"no links known of {', '.join(unknown)}; of {', '.join(PORTS)}")
     config = resolve(tpu.get_config())
     per_device = config.batch_size // tpu.NUM_DEVICES
     for name in names or [name for group in TOPOLOGIES.values() for name in group]:
         result = compile_for(config, name, per_device)
         kept = {key: result[key] for key in KEPT}
-        compiled = json.loads(RESULT.read_text())["compiled"] if RESULT.exists() else {}
-        compiled = dict(sorted((compiled | {name: kept}).items(), key=_by_size))
-        RESULT.write_text(json.dumps(_result(config, per_device, compiled), indent=2) + "\n")
-    print(f"Wrote {RESULT}")
+        compiled = read_result("scaling").get("compiled", {}) | {name: kept}
+        compiled = dict(sorted(compiled.items(), key=_by_size))
+        write_result("scaling", _result(config, per_device, compiled))
 
 
 def compile_for(config: Config, topology: str, per_device: int) -> dict[str, Any]:

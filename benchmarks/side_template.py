@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import write_result
 from lungseg_jax.imaging import files, sides
 from lungseg_jax.imaging.mask_file import read_mask
 from tfds_builder.sources import list_source
@@ -53,7 +53,7 @@ def main(folder: str) -> None:
         name: describe(scores[columns].ravel(), tells[columns].ravel())
         for name, columns in groups.items()
     }
-    (RESULTS / "side_template.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result("side_template", result)
     print(json.dumps(result, indent=2))
     target = Path(sides.__file__).with_name("side_template.npy")
     np.save(target, fit(asymmetries).astype(np.float32))

@@ -2,36 +2,29 @@
 
   python -m benchmarks.tpu [TOPOLOGY:FORM:SIZE:BATCH…]     (default: all of CASES)
 
-FORM is a name in FORMS, SIZE the images' side, BATCH the images per device. Writes
+FORM is a name in MODELS, SIZE the images' side, BATCH the images per device. Writes
 `benchmarks/results/tpu.json`; cases that it already holds and that are not named are kept. A case
 takes minutes.
 """
 
 import dataclasses
-import json
+import sys
 import tempfile
 from typing import Any
 
 from benchmarks.command import call_with_arguments
-from benchmarks.main_job import RESULTS
+from benchmarks.model_forms import FORMS
+from benchmarks.result_files import read_result, write_result
 from lungseg_jax.compile_ahead import compile_ahead, topology_devices
-from lungseg_jax.config import Config, DataConfig, ModelConfig
+from lungseg_jax.config import Config, DataConfig
 from lungseg_jax.runtime.environment import revision
 
-RESULT = RESULTS / "tpu.json"
-
-# The same channels at the same resolutions; forms with blocks leave out the finest ones.
-FORMS = {
-    "plain": ModelConfig(block_size=1, width=32, depth=4),
-    "blocks-of-2": ModelConfig(block_size=2, width=64, depth=3),
-    "blocks-of-4": ModelConfig(block_size=4, width=128, depth=2),
-    "blocks-of-4-wide": ModelConfig(block_size=4, width=256, depth=2),
-}
+MODELS = FORMS | {"blocks-of-4-wide": dataclasses.replace(FORMS["blocks-of-4"], width=256)}
 CASES = [
     *(
         f"{topology}:{form}:256:{batch}"
         for topology in ("v5e:2x2", "v6e:2x2")
-        for form in ("plain", "blocks-of-2", "blocks-of-4")
+        for form in FORMS
         for batch in (32, 64, 128)
     ),
     "v5e:2x2:blocks-of-4-wide:512:16",
@@ -55,7 +48,7 @@ def measure(case: str) -> dict[str, Any]:
     config = Config(
         batch_size=int(batch) * len(topology_devices(topology)),
         data=DataConfig(image_size=int(size)),
-        model=dataclasses.replace(FORMS[form], dtype="bfloat16"),
+        model=dataclasses.replace(MODELS[form], dtype="bfloat16"),
     )
     with tempfile.TemporaryDirectory() as workdir:
         result = compile_ahead(config, workdir, topology)
@@ -65,12 +58,18 @@ def measure(case: str) -> dict[str, Any]:
 
 def main(*cases: str) -> None:
     """Compiles the cases and writes them to the result file."""
+    if unknown := {case for case in cases if not _is_case(case)}:
+        sys.exit(f"not TOPOLOGY:FORM:SIZE:BATCH, as {CASES[0]}: {', '.join(sorted(unknown))}")
     # Once, because writing the file modifies the checkout.
     commit = revision()
     for case in cases or CASES:
-        found = measure(case) | {"revision": commit}
-        kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        RESULT.write_text(json.dumps({**kept, case: found}, indent=2, sort_keys=True) + "\n")
+        found = read_result("tpu") | {case: measure(case) | {"revision": commit}}
+        write_result("tpu", dict(sorted(found.items())))
+
+
+def _is_case(case: str) -> bool:
+    form, size, batch = case.split(":")[-3:] if case.count(":") == 4 else ("", "", "")
+    return form in MODELS and size.isdecimal() and batch.isdecimal()
 
 
 if __name__ == "__main__":

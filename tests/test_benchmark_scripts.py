@@ -9,7 +9,9 @@ import pytest
 from tests.small import REPOSITORY
 
 # One answers to lines of a race; the others are parts of scripts.
-NOT_CALLED = {"__init__", "command", "programs", "race", "torch_unet"}
+NOT_CALLED = {
+    "__init__", "command", "model_forms", "programs", "race", "result_files", "torch_unet"
+}  # fmt: skip
 SCRIPTS = sorted(
     path.stem for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem not in NOT_CALLED
 )
@@ -47,7 +49,9 @@ def test_a_users_error_is_one_line():
     [
         ("accuracy", ["pooled"]), ("repeats", ["pooled", "runs/a"]), ("input_stall", []),
         ("main_job", []), ("dicom_table", []), ("build_rate", ["folder", "--memroy"]),
-        ("peers", ["train"]), ("readme_tables", ["README.md"]),
+        ("peers", ["train"]), ("readme_tables", ["README.md"]), ("forms", ["folder", "plain-8:3"]),
+        ("tpu", ["v5e:2x2:blocks-of-3:256:32"]), ("scaling", ["v9:2x2"]),
+        ("gpu_suite", ["--config=configs/unet.py"]),
     ],
 )  # fmt: skip
 def test_words_that_misfit_are_told(script, words):

@@ -1,10 +1,8 @@
 """The arithmetic of predicted efficiencies."""
 
-import json
-
 import pytest
 
-from benchmarks.main_job import RESULTS
+from benchmarks.result_files import read_result
 from benchmarks.scaling import nodes_seconds, predict, torus_seconds
 from configs import tpu
 from lungseg_jax.config import resolve
@@ -41,8 +39,8 @@ def test_all_reduce_over_nodes():
 
 def test_results_are_of_one_step_and_formula():
     """Fault: a table of another formula, or of a step other than the one in README's table."""
-    result = json.loads((RESULTS / "scaling.json").read_text())
-    step = json.loads((RESULTS / "tpu.json").read_text())["v5e:2x2:blocks-of-4:256:32"]
+    result = read_result("scaling")
+    step = read_result("tpu")["v5e:2x2:blocks-of-4:256:32"]
     for topology, compiled in result["compiled"].items():
         predicted = predict(topology, compiled, resolve(tpu.get_config()))
         assert result["predicted"][topology] == pytest.approx(predicted)
