@@ -29,6 +29,7 @@ from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals, p_values
+from lungseg_jax.metrics import decimals
 from lungseg_jax.run_tables import (
     COMPARED,
     Runs,
@@ -69,6 +70,7 @@ class Difference:
       p_runs: two-sided p-value of the difference of the runs' means, about other runs on these
         patients (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28); NaN if a deviation is.
       images: number of images.
+      images_without_lung: number of those of them that count with the best value for some run.
       patients: number of patients.
     """
 
@@ -82,6 +84,7 @@ class Difference:
     p_patients: float
     p_runs: float
     images: int
+    images_without_lung: int
     patients: int
 
 
@@ -119,7 +122,8 @@ def _check_same_images(first: Sequence[Table], second: Sequence[Table]) -> None:
 
 def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Difference]:
     ids, patients = images_and_patients(first)
-    runs = metrics_of_runs([*first, *second], ids)
+    runs, filled = metrics_of_runs([*first, *second], ids)
+    best = np.any(filled, axis=0)
     ours, theirs = runs[: len(first)], runs[len(first) :]
     with warnings.catch_warnings():
         # Of metrics that no run has.
@@ -143,6 +147,7 @@ def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Differ
                 p_patients=float(tests[column]),
                 p_runs=_p_runs(our_runs, their_runs),
                 images=int(has.sum()),
+                images_without_lung=int((has & best[:, column]).sum()),
                 patients=len(set(itertools.compress(patients, has))),
             )
         )
@@ -196,8 +201,25 @@ def _run(arguments: Sequence[str]) -> None:
             "two seeds of one recipe may differ as much."
         )
     terminal.say("Each p is of one metric alone: choose the one that decides before you look.")
+    if unclear := [one.metric for one in differences if _interval_and_p_disagree(one)]:
+        terminal.say(
+            f"Interval and p disagree for {', '.join(unclear)}: one or a few images decide. See "
+            f"both tables eval/{split.value}.csv."
+        )
+    if empty := max(one.images_without_lung for one in differences):
+        terminal.say(
+            f"{empty} of the images have no lung: a run that finds none there counts with the best "
+            "value, not with none as in its own figures."
+        )
     if min(difference.patients for difference in differences) < MIN_PATIENTS:
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
+
+
+def _interval_and_p_disagree(one: Difference) -> bool:
+    """Whether one of the two calls a difference significant at 5 %, but the other does not."""
+    if math.isnan(one.low):
+        return False
+    return (one.low > 0 or one.high < 0) != (one.p_patients < 0.05)
 
 
 def _groups(runs: list[str]) -> tuple[list[str], list[str]]:
@@ -219,20 +241,7 @@ def _table(differences: Sequence[Difference]) -> str:
         "metric", "first", "second", "second - first", "95 % interval", "p", "p (runs)", "images",
         "patients",
     ]  # fmt: skip
-    rows = [
-        [
-            one.metric,
-            _with_deviation(one.first, one.first_deviation),
-            _with_deviation(one.second, one.second_deviation),
-            f"{one.second - one.first:+.4f}",
-            "-" if math.isnan(one.low) else f"{one.low:+.4f} to {one.high:+.4f}",
-            f"{one.p_patients:.2g}",
-            "-" if math.isnan(one.p_runs) else f"{one.p_runs:.2g}",
-            str(one.images),
-            str(one.patients),
-        ]
-        for one in differences
-    ]
+    rows = [_row(one) for one in differences]
     place = header.index("p (runs)")
     if all(row[place] == "-" for row in rows):
         for row in (header, *rows):
@@ -240,8 +249,22 @@ def _table(differences: Sequence[Difference]) -> str:
     return terminal.table(header, rows)
 
 
-def _with_deviation(mean: float, deviation: float) -> str:
-    return f"{mean:.4f}" if math.isnan(deviation) else f"{mean:.4f} ± {deviation:.4f}"
+def _row(one: Difference) -> list[str]:
+    digits = decimals(one.metric)
+    means = [(one.first, one.first_deviation), (one.second, one.second_deviation)]
+    return [
+        one.metric,
+        *(
+            f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+            for mean, deviation in means
+        ),
+        f"{one.second - one.first:+.{digits}f}",
+        "-" if math.isnan(one.low) else f"{one.low:+.{digits}f} to {one.high:+.{digits}f}",
+        f"{one.p_patients:.2g}",
+        "-" if math.isnan(one.p_runs) else f"{one.p_runs:.2g}",
+        str(one.images),
+        str(one.patients),
+    ]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from lungseg_jax.metrics import (
     SIDE_FIGURES,
     ImageMetrics,
     area_agreement,
+    decimals,
     dice_of_classes,
     spread,
     summarize,
@@ -51,8 +52,8 @@ _COLUMNS = {
     "hd95_px": "HD95 px",
     "assd_px": "ASSD px",
     "surface_dice": "surface Dice",
-    "hd95_percent": "HD95 %",
-    "assd_percent": "ASSD %",
+    "hd95_percent": "HD95 % of side",
+    "assd_percent": "ASSD % of side",
     "hd95_mm": "HD95 mm",
     "dice_right": "right Dice",
     "dice_left": "left Dice",
@@ -185,9 +186,9 @@ def closing_table(summary: Summary) -> str:
     """Returns the metrics of each split, and of each source in it, as text."""
     lines = {}
     for split, figures in summary.items():
-        lines[split] = _with_interval(figures)
+        lines[split] = _for_people(figures)
         for source, source_figures in figures.get("by_source", {}).items():
-            lines[f"{split} {source}"] = _with_interval(source_figures)
+            lines[f"{split} {source}"] = _for_people(source_figures)
     # A mean over files of several sizes is dominated by the largest if it is in pixels.
     sides = {figures["longer_side_px"] for figures in summary.values() if figures["num_examples"]}
     several = len(sides) > 1 or None in sides
@@ -206,7 +207,8 @@ def closing_table(summary: Summary) -> str:
         if any(figures[key] > 0 for figures in lines.values())
     }
     rows = [
-        [name, *(_cell(figures.get(key)) for key in columns)] for name, figures in lines.items()
+        [name, *(_cell(key, figures.get(key)) for key in columns)]
+        for name, figures in lines.items()
     ]
     return terminal.table(["split", *columns.values()], rows)
 
@@ -218,24 +220,27 @@ def areas_in_words(figures: Mapping) -> str:
         return ""
     low, high = found["limits"]
     return (
-        f"Lung areas of all {figures['num_examples']} images differ from the references' by "
+        f"Lung areas of {found['num_examples']} images differ from the references' by "
         f"{found['bias']:+.1f} % on average; for 95 % of such images, {low:+.1f} to {high:+.1f} % "
         "are expected"
     )
 
 
-def _with_interval(figures: Mapping) -> dict:
-    """Returns the figures, with the interval of the mean Dice added if there is one."""
-    interval = figures.get("spread", {}).get("dice", {}).get("interval")
-    return {**figures, "interval": interval} if interval else dict(figures)
+def _for_people(figures: Mapping) -> dict:
+    """Returns the figures, with the interval of the mean Dice, and of how many images it is."""
+    shown = dict(figures)
+    if interval := figures.get("spread", {}).get("dice", {}).get("interval"):
+        shown["interval"] = " to ".join(f"{end:.4f}" for end in interval)
+    # Where neither prediction nor reference has lung, there is no Dice.
+    if empty := figures["num_without_lung"] - figures["num_false_lungs"]:
+        shown["num_examples"] = f"{figures['num_examples'] - empty} of {figures['num_examples']}"
+    return shown
 
 
-def _cell(value: float | int | Sequence[float] | None) -> str:
+def _cell(key: str, value: float | int | str | None) -> str:
     if value is None:
         return "-"
-    if isinstance(value, Sequence):
-        return " to ".join(f"{end:.4f}" for end in value)
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    return f"{value:.{decimals(key)}f}" if isinstance(value, float) else str(value)
 
 
 def _is_nan(value: object) -> bool:

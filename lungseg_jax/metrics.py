@@ -102,6 +102,11 @@ DISTANCES = tuple(name for name in FIGURES if name.startswith(("hd95", "assd")))
 LOWER_IS_BETTER = (*DISTANCES, "cross_entropy")
 
 
+def decimals(name: str) -> int:
+    """Returns how many decimals of a metric are shown to people."""
+    return 2 if name in DISTANCES else 4
+
+
 def measure_masks(
     predicted: Bool[np.ndarray, "h w c"],
     reference: Bool[np.ndarray, "h w c"],
@@ -221,15 +226,31 @@ def name_patients(rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(row, patient=first[row.patient or row.id]) for row in rows]
 
 
+def metric_intervals(
+    names: Sequence[str], values: Float[np.ndarray, "n f"], patients: Sequence[str]
+) -> Float[np.ndarray, "f 2"]:
+    """Returns the 95 % interval of each metric's mean, within the metric's own range.
+
+    See `mean_intervals`, which would reach beyond it where one image is far from the others.
+
+    Args:
+      names: the metrics of the columns, of `FIGURES`.
+      values: one row per image; NaN where a metric has no meaning.
+      patients: the patient of each image.
+    """
+    highest = [math.inf if name in LOWER_IS_BETTER else 1.0 for name in names]
+    return np.clip(mean_intervals(values, patients), 0.0, np.array(highest)[:, None])
+
+
 def spread(rows: Sequence[ImageMetrics]) -> dict[str, dict[str, Any]]:
     """Returns the spread of each metric that at least one image has.
 
-    `interval` is the 95 % interval of the mean (see `mean_intervals`; `None` for too few patients),
+    `interval` is the 95 % interval of the mean (see `metric_intervals`; `None` for few patients),
     `worst_twentieth` the fifth percentile, or the 95th where lower is better.
     """
     values = np.array([[getattr(row, name) for name in FIGURES] for row in rows], np.float64)
     values = values.reshape(len(rows), len(FIGURES))
-    intervals = mean_intervals(values, [row.patient or row.id for row in rows])
+    intervals = metric_intervals(FIGURES, values, [row.patient or row.id for row in rows])
     found = {}
     for name, column, interval in zip(FIGURES, values.T, intervals, strict=True):
         column = column[~np.isnan(column)]
@@ -249,8 +270,8 @@ def area_agreement(rows: Sequence[ImageMetrics]) -> dict[str, Any] | None:
 
     `bias` is the mean difference, `limits` lie 1.96 standard deviations beside it: within these
     95 % of images are expected (limits of agreement, Bland and Altman 1986,
-    https://doi.org/10.1016/S0140-6736(86)90837-8). `None` for fewer than
-    `MIN_PATIENTS` patients with lungs.
+    https://doi.org/10.1016/S0140-6736(86)90837-8), and `num_examples` is how many have lung in the
+    reference, the only ones that count. `None` for fewer than `MIN_PATIENTS` patients with lungs.
     """
     with_lungs = [row for row in rows if row.reference_px]
     if len({row.patient or row.id for row in with_lungs}) < MIN_PATIENTS:
@@ -259,7 +280,11 @@ def area_agreement(rows: Sequence[ImageMetrics]) -> dict[str, Any] | None:
     predicted, reference = np.array(pairs, np.float64).T
     percent = 100 * (predicted / reference - 1)
     bias, half = float(percent.mean()), 1.96 * float(percent.std(ddof=1))
-    return {"bias": bias, "limits": [bias - half, bias + half]}
+    return {
+        "bias": bias,
+        "limits": [bias - half, bias + half],
+        "num_examples": len(with_lungs),
+    }
 
 
 def dice_of_classes(figures: Mapping[str, Any]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.errors import ConfigError, DataError, UserError
@@ -145,17 +145,20 @@ def images_and_patients(tables: Sequence[Table]) -> tuple[list[str], list[str]]:
     return ids, [patient_of[name] for name in ids]
 
 
-def metrics_of_runs(tables: Sequence[Table], ids: Sequence[str]) -> Float64[np.ndarray, "r n f"]:
-    """Returns each run's metrics of all images; NaN where it has not measured one.
+def metrics_of_runs(
+    tables: Sequence[Table], ids: Sequence[str]
+) -> tuple[Float64[np.ndarray, "r n f"], Bool[np.ndarray, "r n f"]]:
+    """Returns each run's metrics of all images, and which of them stand for no lung found in none.
 
-    What a run lacks of an image that it has measured, and another run has, is the best value.
+    A metric is NaN where a run has not measured an image. What a run lacks of an image that it has
+    measured, and another run has, is the best value: this run rightly found no lung.
     """
     nothing = [math.nan] * len(COMPARED)
     runs = np.array([[table.metrics.get(name, nothing) for name in ids] for table in tables])
     measured = np.array([[name in table.metrics for name in ids] for table in tables])
     best = np.array([0.0 if metric in DISTANCES else 1.0 for metric in COMPARED])
-    known = ~np.isnan(runs).all(axis=0)
-    return np.where(np.isnan(runs) & measured[..., None] & known, best, runs)
+    right = np.isnan(runs) & measured[..., None] & ~np.isnan(runs).all(axis=0)
+    return np.where(right, best, runs), right
 
 
 def deviation_of_runs(runs: Float64[np.ndarray, "r n"]) -> float:

@@ -26,7 +26,8 @@ from lungseg_jax import terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_flags
 from lungseg_jax.errors import DataError
-from lungseg_jax.intervals import MIN_PATIENTS, mean_intervals
+from lungseg_jax.intervals import MIN_PATIENTS
+from lungseg_jax.metrics import decimals, metric_intervals
 from lungseg_jax.paths import local_path, write_whole
 from lungseg_jax.run_tables import (
     COMPARED,
@@ -50,7 +51,7 @@ class MetricOfRuns:
     Attributes:
       metric: its name.
       mean: mean over the images.
-      interval: its 95 % interval over patients; `None` for few. See `mean_intervals`.
+      interval: its 95 % interval over patients; `None` for few. See `metric_intervals`.
       run_means: each run's mean; `None` where a run has no image with the metric.
       deviation: standard deviation of these; `None` for fewer than two.
       images: number of images that have the metric.
@@ -80,11 +81,11 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
     """
     (tables,) = read_tables([runs], split)
     ids, patients = images_and_patients(tables)
-    runs_of_all = metrics_of_runs(tables, ids)
+    runs_of_all, _ = metrics_of_runs(tables, ids)
     counts = (~np.isnan(runs_of_all)).sum(axis=0)
     # Sums, because NumPy warns of the mean of nothing.
     values = np.where(counts, np.nansum(runs_of_all, axis=0) / np.maximum(counts, 1), np.nan)
-    intervals = mean_intervals(values, patients)
+    intervals = metric_intervals(COMPARED, values, patients)
     found = []
     for column in metrics_to_show(tables):
         has = counts[:, column] > 0
@@ -165,19 +166,21 @@ def _free(path: str) -> epath.Path:
 def _table(found: Sequence[MetricOfRuns]) -> str:
     """Returns the metrics as text."""
     header = ["metric", "mean", "95 % interval", "SD of runs", "runs", "images", "patients"]
-    rows = [
-        [
-            one.metric,
-            f"{one.mean:.4f}",
-            "-" if one.interval is None else f"{one.interval[0]:.4f} to {one.interval[1]:.4f}",
-            "-" if one.deviation is None else f"{one.deviation:.4f}",
-            str(len(one.run_means) - one.run_means.count(None)),
-            str(one.images),
-            str(one.patients),
-        ]
-        for one in found
+    return terminal.table(header, [_row(one) for one in found])
+
+
+def _row(one: MetricOfRuns) -> list[str]:
+    digits = decimals(one.metric)
+    low, high = one.interval or (None, None)
+    return [
+        one.metric,
+        f"{one.mean:.{digits}f}",
+        "-" if low is None else f"{low:.{digits}f} to {high:.{digits}f}",
+        "-" if one.deviation is None else f"{one.deviation:.{digits}f}",
+        str(len(one.run_means) - one.run_means.count(None)),
+        str(one.images),
+        str(one.patients),
     ]
-    return terminal.table(header, rows)
 
 
 if __name__ == "__main__":

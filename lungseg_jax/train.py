@@ -327,7 +327,7 @@ def validate(run: Training, log: Log, step: int, pending: Pending) -> float:
 
 def _hd95(figures: Mapping[str, float | int | None]) -> str:
     """Returns the mean HD95 as text: in percent of the longer side where files differ in that."""
-    name, unit = ("hd95_px", "px") if figures["longer_side_px"] else ("hd95_percent", "%")
+    name, unit = ("hd95_px", "px") if figures["longer_side_px"] else ("hd95_percent", "% of side")
     return f"{figures.get(name, math.nan):.2f} {unit}"
 
 

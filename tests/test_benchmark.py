@@ -243,6 +243,10 @@ def changed(result: dict, key: str, **figures: object) -> dict:
     return result | {key: result[key] | figures}
 
 
+def stage(milliseconds: float) -> dict[str, float]:
+    return {"median_ms": milliseconds, "p5_ms": 0.9 * milliseconds}
+
+
 def test_limit_names_the_cause(result):
     """Fault: a run that waits for its input called compute-bound."""
     fed = changed(result, "end_to_end", input_stall=0.0, input_stall_error=0.0)
@@ -257,7 +261,7 @@ def test_limit_names_the_cause(result):
         links = {"median_ms": 4.0, "p5_ms": low}
         slow_links = changed(fed, "stages", all_reduce=links, whole=whole)
         assert limit(slow_links).startswith("communication; 40%") == is_slow
-    fed = changed(fed, "stages", call={"median_ms": 1.0}, whole=whole)
+    fed = changed(fed, "stages", call=stage(1.0), whole=whole)
     for bound, name in (("memory", "memory bandwidth"), ("compute", "computation")):
         near = changed(fed, "roofline", bound=bound, share_of_attainable=0.5)
         assert limit(near).startswith(name)
@@ -265,16 +269,19 @@ def test_limit_names_the_cause(result):
         far = changed(fed, "roofline", bound=bound, share_of_attainable=0.1)
         assert limit(far).startswith("none of these")
     # Fault: a host that cannot send steps fast enough called a slow memory.
-    busy_host = changed(fed, "stages", call={"median_ms": 6.0}, whole=whole)
+    busy_host = changed(fed, "stages", call=stage(6.0), whole=whole)
     busy_host = changed(busy_host, "train_step", pipelined={"mean_ms": 9.0})
     assert limit(busy_host).startswith("host; a call that does nothing takes 60%")
     # Fault: the round trip of a call that steps in a row hide.
     hidden = changed(busy_host, "train_step", pipelined={"mean_ms": 4.0})
     assert not limit(hidden).startswith("host")
     names = ("call", "augment", "forward_and_loss", "update")
-    stages = {name: {"median_ms": 1.0} for name in names}
-    backward = changed(fed, "stages", **stages, backward={"median_ms": 6.0}, whole=whole)
+    stages = {name: stage(1.0) for name in names}
+    backward = changed(fed, "stages", **stages, backward=stage(6.0), whole=whole)
     assert limit(backward).endswith("longest stage: backward, 60% of the step")
+    # Fault: a stage named the longest that the table says cannot be distinguished from nothing.
+    noise = changed(backward, "stages", backward=stage(6.0) | {"p5_ms": -1.0}, forward=stage(2.0))
+    assert "longest stage: backward" not in limit(noise)
 
 
 def test_synthetic_data_on_a_bare_machine_with_a_trace(tmp_path):

@@ -193,7 +193,22 @@ def test_figures_without_meaning_are_left_out_in_pairs(tmp_path, dice):
     assert found.first == found.second == pytest.approx(np.nanmean(dice))
 
 
-def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
+def test_an_interval_and_a_p_that_contradict_each_other_are_explained(tmp_path, dice, capsys):
+    """Fault: a table from which one reader takes a difference and another none, and no word why.
+
+    All images improve, one of them by far the most: signs tell that, an interval about the mean
+    does not.
+    """
+    change, dice = np.full(12, 0.0005), dice[:12]
+    first = write_run(tmp_path / "a", dice)
+    for last, contradicts in ((0.0005, False), (0.2, True)):
+        change[-1] = last
+        second = write_run(tmp_path / f"{last}", dice + change)
+        assert main(["compare", str(first), str(second)]) == 0
+        assert ("Interval and p disagree for dice:" in capsys.readouterr().err) == contradicts
+
+
+def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice, capsys):
     """Fault: a network that finds lungs in empty images called the better one.
 
     Where the reference is empty, the run that finds nothing has no figure, the other the worst.
@@ -206,6 +221,10 @@ def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice):
     assert found["dice"].first == pytest.approx((30 + dice[30:].sum()) / 60)
     assert found["dice"].second == pytest.approx((dice[30:] + 0.001).sum() / 60)
     assert found["dice"].high < 0
+    assert {row.images_without_lung for row in found.values()} == {30}
+    # Fault: a mean that differs from the run's own figures, and no word why.
+    assert main(["compare", *map(str, folders)]) == 0
+    assert "30 of the images have no lung" in capsys.readouterr().err
     # The best distance is none, the best share all.
     cases = (("iou", 0.5, 1), ("hd95_px", 0.6, 0), ("assd_px", 0.7, 0), ("surface_dice", 0.8, 1))
     for metric, written, best in cases:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -106,11 +107,13 @@ def test_summary_has_each_source_and_is_strict_json(tmp_path):
 def test_areas_are_told_for_enough_patients(tmp_path):
     """Fault: limits of agreement of a handful of images; areas of which nobody knows the error."""
     rows = [row(f"{i}", 0.9, pixels=(90 + 20 * (i % 2), 100)) for i in range(10)]
+    # Fault: counted, though it has no area to compare with.
+    rows.append(row("empty", 0.0, pixels=(90, 0)))
     figures = evaluation_report.write_split(epath.Path(tmp_path), "test", rows)
     assert figures["area_percent"]["bias"] == pytest.approx(0)
     # Of differences of 10 %, five below and five above.
     assert evaluation_report.areas_in_words(figures) == (
-        "Lung areas of all 10 images differ from the references' by +0.0 % on average; for 95 % of "
+        "Lung areas of 10 images differ from the references' by +0.0 % on average; for 95 % of "
         "such images, -20.7 to +20.7 % are expected"
     )
     few = evaluation_report.write_split(epath.Path(tmp_path), "test", rows[1:])
@@ -181,12 +184,15 @@ def test_closing_table_has_the_interval_of_enough_patients(tmp_path):
 
 
 def test_closing_table_names_splits_and_sources(tmp_path):
-    """Fault: a table without units, or figures under another heading."""
+    """Fault: a table without units, figures under another heading, or images said to have a Dice.
+
+    One of source a has no lung in prediction and reference.
+    """
     summary = {"test": evaluation_report.write_split(epath.Path(tmp_path), "test", ROWS)}
     lines = evaluation_report.closing_table(summary).splitlines()
     assert [line.split("  ")[0] for line in lines[2:]] == ["test", "test a", "test b"]
     assert lines[0].split("  ")[-1].strip() == "images"
-    assert lines[4].split()[-1] == "1"
+    assert [re.split(r" {2,}", line)[-1] for line in lines[2:]] == ["3 of 4", "2 of 3", "1"]
     assert "HD95 mm" not in lines[0]
 
 

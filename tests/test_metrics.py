@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lungseg_jax.intervals import mean_intervals
 from lungseg_jax.metrics import (
     FIGURES,
     ImageMetrics,
     area_agreement,
     measure_masks,
+    metric_intervals,
     name_patients,
     spread,
     summarize,
@@ -268,6 +270,19 @@ def test_what_means_do_not_tell():
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.0292, 0.5 + 1.96 * 0.0292), abs=2e-3)
     assert "hd95_mm" not in found
     assert spread(rows[:9])["dice"]["interval"] is None
+
+
+def test_an_interval_keeps_to_the_range_of_its_metric():
+    """Fault: a Dice above 1 or a negative distance, from one failure among good images."""
+    dice = np.full(12, 0.99)
+    dice[0] = 0.2
+    values = np.stack([dice, 1000 * (1 - dice)], axis=1)
+    patients = [f"{i}" for i in range(12)]
+    assert mean_intervals(values, patients)[0, 1] > 1, "else there is nothing to keep"
+    (low, high), (nearest, farthest) = metric_intervals(["dice", "hd95_px"], values, patients)
+    assert (high, nearest) == (1.0, 0.0)
+    assert low == pytest.approx(mean_intervals(values, patients)[0, 0])
+    assert farthest > 100, "distances have no upper bound"
 
 
 def test_areas_agree_within_limits_that_are_those_of_their_differences():

@@ -58,7 +58,9 @@ def limit(result: dict[str, Any]) -> str:
     communication = shares.pop("all_reduce", 0.0)
     if communication and stages["all_reduce"]["p5_ms"] <= 0:
         communication = 0.0
-    dearest = max(shares, key=lambda name: shares[name])
+    # A difference that may be 0 is no stage's time.
+    told = [name for name in shares if stages[name]["p5_ms"] > 0]
+    dearest = max(told, key=lambda name: shares[name], default=None)
     # A smaller stall cannot be distinguished from the machine's own disturbances.
     if stall - 2 * error > INPUT_STALL:
         return f"input; steps wait for it {stall:.1%} of the time"
@@ -68,7 +70,11 @@ def limit(result: dict[str, Any]) -> str:
     in_a_row = result["train_step"]["pipelined"]["mean_ms"]
     if shares["call"] > CALL and in_a_row > (1 - shares["call"] / 2) * whole:
         return f"host; a call that does nothing takes {shares['call']:.0%} of the step"
-    where = f"; longest stage: {STAGE_NAMES[dearest]}, {shares[dearest]:.0%} of the step"
+    where = (
+        f"; longest stage: {STAGE_NAMES[dearest]}, {shares[dearest]:.0%} of the step"
+        if dearest
+        else "; stages cannot be told apart"
+    )
     if roofline is None:
         return "unknown, since there is no roofline with accumulation_steps above 1" + where
     name = "memory bandwidth" if roofline["bound"] == "memory" else "computation"
