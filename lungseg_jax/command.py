@@ -135,6 +135,15 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
     if isinstance(error, MemoryError):
         asked = f" ({line})" if line else ""
         return f"the machine is out of memory{asked}; end other programs, then {resume}"
+    if text == "Could not determine home directory.":
+        return f"there is no home directory; set HOME to a folder of yours, then {resume}"
+    if isinstance(error, RuntimeError | AssertionError) and (
+        platform := _platform_that_cannot_start()
+    ):
+        return (
+            f"JAX_PLATFORMS={platform}: JAX cannot start it; install JAX for it, as by pip install "
+            "'lungseg_jax[cuda]', see that no other program holds it, or unset JAX_PLATFORMS"
+        )
     if type(error).__module__.partition(".")[0] in REMOTE_LIBRARIES:
         return f"{type(error).__name__}: {line}; {resume}"
     if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
@@ -143,4 +152,16 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
     is_between_hosts = any(name in line for name in ("Gloo", "NCCL"))
     if isinstance(error, RuntimeError) and is_between_hosts and jax.distributed.is_initialized():
         return f"another host of the job seems to have ended: see there, then {resume} ({line})"
+    return None
+
+
+def _platform_that_cannot_start() -> str | None:
+    """Returns the platforms that the user chose, if JAX cannot start them."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    if asked:
+        try:
+            jax.devices()
+        # For CUDA without its plugin, JAX fails an assertion without words.
+        except (RuntimeError, AssertionError):
+            return asked
     return None

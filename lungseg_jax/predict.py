@@ -11,7 +11,7 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 --sides             write a mask of each lung, too: <name>_right.png, <name>_left.png
 --probabilities     write the probability of lung, too: <name>_probabilities.png, 65535 for one
 --dicom_seg         write the lungs of accepted DICOM files as DICOM SEG, too: <name>_seg.dcm, with
-                    the patient's name; needs pip install -e '.[seg]'
+                    the patient's name; needs pip install 'lungseg_jax[seg]'
 --config.data.KEY=VALUE  how files are read: frontal_only, correct_polarity, max_megapixels
 """
 

@@ -11,6 +11,7 @@ import pytest
 from google.api_core.exceptions import Forbidden
 
 from lungseg_jax.command import run_command
+from tests.images import chest, png_bytes
 from tests.small import REPOSITORY
 
 
@@ -112,3 +113,17 @@ def test_help_is_shown_in_any_encoding():
         stdout=subprocess.PIPE,
     ).stdout
     assert b"FILE_OR_FOLDER\\u2026" in shown
+
+
+@pytest.mark.parametrize("platform", ["cuda", "no-such"])
+def test_a_platform_that_jax_cannot_start_is_one_line(platform: str, tmp_path):
+    """Fault: an assertion of JAX's without words, where an extra is not installed."""
+    (tmp_path / "a.png").write_bytes(png_bytes(chest(64, 64, 0)))
+    command = ["-m", "lungseg_jax.predict", str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}"]
+    ended = subprocess.run(
+        [sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True,
+        env=os.environ | {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"Error: JAX_PLATFORMS={platform}: JAX cannot ")
+    assert "Traceback" not in ended.stderr

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -54,3 +55,24 @@ def test_programs_that_compile_fast_are_kept(tmp_path, least_seconds: str | None
         variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = least_seconds
     subprocess.run([sys.executable, "-c", program], check=True, env=variables)
     assert any("lambda" in path.name for path in tmp_path.iterdir()) == kept
+
+
+@pytest.mark.usefixtures("not_chosen")
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    """Fault: a prediction that fails for want of a cache, in a container without such a user."""
+
+    def fail(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", fail)
+    use_compilation_cache()
+    assert getattr(jax.config, KEY) is None
+
+
+@pytest.mark.usefixtures("not_chosen")
+def test_a_home_that_is_no_folder_holds_no_cache(monkeypatch, tmp_path):
+    """Fault: a warning of JAX's at every program that it compiles."""
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    use_compilation_cache()
+    assert getattr(jax.config, KEY) is None

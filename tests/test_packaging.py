@@ -1,6 +1,7 @@
 """What a release holds, and that it works where there is no checkout."""
 
 import configparser
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lungseg_jax.__main__ import COMMANDS
 from tests.images import chest, png_bytes
 from tests.small import REPOSITORY
 
@@ -134,3 +136,22 @@ def test_the_versions_that_are_given_satisfy_what_is_required():
     for requirement in requirements:
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), requirement
+
+
+def test_every_command_is_listed():
+    """Fault: a command that only who reads the source finds, or a listed one that is none."""
+    packages = ("lungseg_jax", "tfds_builder")
+    commands = {
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        for package in packages
+        for path in (REPOSITORY / package).rglob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    }
+    # One lists the others; one is started by a Sandbox only.
+    assert commands - {"lungseg_jax.__main__", "lungseg_jax.runtime.sandbox_worker"} == {*COMMANDS}
+    shown = subprocess.run(
+        [sys.executable, "-OO", "-m", "lungseg_jax"], cwd=REPOSITORY, check=True,
+        stdout=subprocess.PIPE, text=True,
+    ).stdout  # fmt: skip
+    assert all(f"python -m {command}\n" in shown for command in COMMANDS)
+    assert shown.startswith(f"lungseg_jax {importlib.metadata.version('lungseg_jax')}\n")

@@ -111,9 +111,7 @@ def _read_rows(pairs: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError(pairs, fault, "save it as CSV, and close quotation marks") from error
 
 
-def _check_rows(
-    pairs: epath.Path, reader: "csv.DictReader[str]"
-) -> Iterator[tuple[int, dict[str, str]]]:
+def _check_rows(pairs: epath.Path, reader: csv.DictReader) -> Iterator[tuple[int, dict[str, str]]]:
     columns = [name.strip() for name in reader.fieldnames or ()]
     remedy = f"name the columns in line 1, with commas between: {', '.join(_COLUMNS)}"
     for name in columns:
