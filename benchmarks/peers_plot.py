@@ -2,15 +2,15 @@
 
   python -m benchmarks.peers_plot
 
-Writes `docs/peers.svg`, whose colours are visible on white and on dark pages alike.
+Writes `docs/peers.svg`.
 """
 
-import html
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.command import call_with_arguments
+from benchmarks.document_style import GRID, INK, svg_document, svg_text
 from benchmarks.result_files import RESULTS, read_result
 from tfds_builder.svg_charts import PALETTE
 
@@ -18,9 +18,6 @@ PLOT = RESULTS.parent.parent / "docs" / "peers.svg"
 
 # By the data type in which PyTorch computes: colour and name.
 SERIES = {"float32": (PALETTE[0], "float32"), "bfloat16": (PALETTE[1], "bfloat16 autocast")}
-
-# Grey of about the same contrast to white and to a dark page.
-INK, LINE = "#7a838e", "#7a838e"
 
 WIDTH, LABELS, VALUES = 760, 285, 60
 TOP, HEADING, ROW, CASE_GAP, AXIS = 30, 30, 16, 5, 40
@@ -61,19 +58,14 @@ def chart(sections: Sections) -> str:
     y = float(TOP)
     for hardware, section in sections.items():
         y += HEADING
-        parts.append(_text(8, y - 8, hardware, weight="600"))
+        parts.append(svg_text(8, y - 8, hardware, anchor="start", weight="600"))
         for label, case in section.items():
             y += CASE_GAP
-            parts.append(_text(LABELS - 12, y + ROW / 2 + 4, label, anchor="end"))
+            parts.append(svg_text(LABELS - 12, y + ROW / 2 + 4, label, anchor="end"))
             for row in case:
                 parts += _lollipop(row, across, y + ROW / 2)
                 y += ROW
-    drawing = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'aria-label="Rate of lungseg_jax over that of PyTorch" '
-        f'font-family="system-ui, sans-serif" font-size="12">\n{drawing}\n</svg>\n'
-    )
+    return svg_document(WIDTH, height, "Rate of lungseg_jax over that of PyTorch", parts)
 
 
 def sections_of(results: Mapping[str, Any]) -> Sections:
@@ -113,22 +105,30 @@ def _axis(low: float, high: float, across: Any, height: int) -> list[str]:
     # The labels of a wide axis would overlap.
     step = 1 if len(exponents) <= 8 else 2
     for exponent in exponents:
-        x, one = across(2.0**exponent), exponent == 0
-        stroke = f'stroke="{LINE}" stroke-opacity="{0.9 if one else 0.25}"'
-        parts.append(f'<path d="M{x:.1f},{TOP}V{bottom}" {stroke}/>')
+        x, stroke = across(2.0**exponent), GRID if exponent else INK
+        parts.append(f'<path d="M{x:.1f},{TOP}V{bottom}" stroke="{stroke}"/>')
         if exponent % step == 0:
-            parts.append(_text(x, bottom + 14, f"{2.0**exponent:g}", anchor="middle"))
-    parts.append(_text(across(1.0), height - 6, "1: as fast as PyTorch", anchor="middle"))
-    return parts
+            parts.append(svg_text(x, bottom + 14, f"{2.0**exponent:g}"))
+    one = across(1.0)
+    return [
+        *parts,
+        svg_text(LABELS - 8, height - 7, "ratio, on a logarithmic axis", anchor="start"),
+        svg_text(one - 8, height - 7, "← slower", anchor="end"),
+        svg_text(one + 8, height - 7, "faster than PyTorch →", anchor="start"),
+    ]
 
 
 def _key(dtypes: set[str]) -> list[str]:
-    parts = [_text(8, 18, "Images a second of lungseg_jax over those of PyTorch in", weight="600")]
+    title = "Images a second of lungseg_jax over those of PyTorch in"
+    parts = [
+        svg_text(8, 18, title, anchor="start", weight="600"),
+        svg_text(WIDTH - 8, 18, "median", anchor="end", weight="600"),
+    ]
     x = 425.0
     for dtype, (colour, name) in SERIES.items():
         if dtype in dtypes:
             parts.append(f'<circle cx="{x:.1f}" cy="14" r="5" fill="{colour}"/>')
-            parts.append(_text(x + 10, 18, name))
+            parts.append(svg_text(x + 10, 18, name, anchor="start"))
             x += 80
     return parts
 
@@ -142,15 +142,8 @@ def _lollipop(row: Row, across: Any, y: float) -> list[str]:
         for ratio in row.ratios
     ]
     parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
-    parts.append(_text(WIDTH - 8, y + 4, f"{row.median:.2f}", anchor="end"))
+    parts.append(svg_text(WIDTH - 8, y + 4, f"{row.median:.2f}", anchor="end"))
     return parts
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "400") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{INK}">{html.escape(text)}</text>'
-    )
 
 
 def main() -> None:

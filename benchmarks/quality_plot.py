@@ -5,12 +5,12 @@
 Writes `docs/quality.svg`: a panel for each protocol, a dot for each test image.
 """
 
-import html
-from collections.abc import Callable
 from typing import Any
 
 from benchmarks.command import call_with_arguments
+from benchmarks.document_style import GRID, INK, svg_document, svg_text
 from benchmarks.result_files import RESULTS, read_result
+from lungseg_jax.prediction.plausibility import MIN_DICE
 from tfds_builder.svg_charts import PALETTE
 
 PLOT = RESULTS.parent.parent / "docs" / "quality.svg"
@@ -23,75 +23,78 @@ PANELS = {
     "accuracy_phantoms_to_real": "phantoms → real",
 }
 
-# Grey of about the same contrast to white and to a dark page.
-INK = "#7a838e"
-
-# Dice at the lower end of both axes; lower values are drawn there.
+# Lower end of both axes; images with a lower value are drawn there, as triangles.
 LOW = 0.8
-SIDE, GAP, LEFT, TOP, BOTTOM = 210, 30, 48, 34, 44
+SIDE, COLUMNS = 310, 2
+LEFT, RIGHT, TOP, BOTTOM = 60, 16, 52, 50
+
+# Dots that overlap darken; a single one still has a contrast of 3.6 to the paper.
+OPACITY = 0.8
 
 
 def chart(panels: dict[str, dict[str, Any]]) -> str:
     """Returns an SVG document of the results' `quality` entries, given by title."""
     parts = []
     for number, (title, quality) in enumerate(panels.items()):
-        parts += _panel(LEFT + number * (SIDE + GAP), title, quality)
-    parts.append(_text(14, TOP + SIDE / 2, "Dice", turned=True))
-    width, height = LEFT + len(panels) * (SIDE + GAP), TOP + SIDE + BOTTOM
-    drawing = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        'aria-label="Estimated and true Dice of test images" '
-        f'font-family="system-ui, sans-serif" font-size="12">\n{drawing}\n</svg>\n'
-    )
+        row, column = divmod(number, COLUMNS)
+        left, top = column * (LEFT + SIDE + RIGHT) + LEFT, row * (TOP + SIDE + BOTTOM) + TOP
+        parts += _panel(left, top, title, quality)
+    rows = -(-len(panels) // COLUMNS)
+    width, height = COLUMNS * (LEFT + SIDE + RIGHT), rows * (TOP + SIDE + BOTTOM)
+    return svg_document(width, height, "True over estimated Dice of test images", parts)
 
 
-def _panel(left: float, title: str, quality: dict[str, Any]) -> list[str]:
-    def across(value: float) -> float:
-        return left + (max(LOW, value) - LOW) / (1 - LOW) * SIDE
-
-    def up(value: float) -> float:
-        return TOP + SIDE - (max(LOW, value) - LOW) / (1 - LOW) * SIDE
-
+def _panel(left: float, top: float, title: str, quality: dict[str, Any]) -> list[str]:
+    right, bottom, points = left + SIDE, top + SIDE, quality["points"]
+    images = f"{len(points)} images, rank correlation {quality['rank_correlation']:.2f}"
     parts = [
-        _text(left + SIDE / 2, 16, title, weight="600"),
-        _text(left + SIDE / 2, TOP + SIDE + 36, "estimated Dice"),
-        f'<path d="M{left},{TOP}V{TOP + SIDE}H{left + SIDE}" fill="none" stroke="{INK}"/>',
-        _line(across, up, (LOW, LOW), (1, 1), 0.9),
-        _line(across, up, (LOW, 0.9), (1, 0.9), 0.4),
+        svg_text(left + SIDE / 2, top - 30, title, weight="600"),
+        svg_text(left + SIDE / 2, top - 12, images),
+        svg_text(left + SIDE / 2, bottom + 38, "estimated Dice"),
+        svg_text(left - 40, top + SIDE / 2, "Dice", turned=-90),
     ]
-    for value in (0.8, 0.9, 1.0):
-        parts.append(_text(across(value), TOP + SIDE + 18, f"{value:g}"))
-        parts.append(_text(left - 14, up(value) + 4, f"{value:g}"))
-    parts += [
-        f'<circle cx="{across(estimate):.1f}" cy="{up(dice):.1f}" r="2.5" fill="{PALETTE[0]}" '
-        'fill-opacity="0.6"/>'
-        for estimate, dice in quality["points"]
+    for value in (0.8, 0.85, 0.9, 0.95, 1.0):
+        x, y = left + _along(value), bottom - _along(value)
+        parts.append(f'<path d="M{left},{y:.1f}H{right}M{x:.1f},{top}V{bottom}" stroke="{GRID}"/>')
+        parts.append(svg_text(x, bottom + 18, f"{value:g}"))
+        parts.append(svg_text(left - 8, y + 4, f"{value:g}", anchor="end"))
+    return [*parts, *_lines(left, top), *_marks(left, bottom, points)]
+
+
+def _lines(left: float, top: float) -> list[str]:
+    """Returns the lines that dots are judged by, each with what it is."""
+    bottom, bound = top + SIDE, left + _along(MIN_DICE)
+    middle = _along(MIN_DICE) / 2
+    return [
+        f'<path d="M{left},{top}V{bottom}H{left + SIDE}" fill="none" stroke="{INK}"/>',
+        f'<path d="M{left},{bottom}L{left + SIDE},{top}M{bound:.1f},{top}V{bottom}" fill="none" '
+        f'stroke="{INK}" stroke-dasharray="4 3"/>',
+        svg_text(left + middle - 5, bottom - middle - 5, "estimate = Dice", turned=-45),
+        svg_text(bound - 8, top + 20, f"← rejected below {MIN_DICE:g}", anchor="end"),
     ]
-    rank = f"rank correlation {quality['rank_correlation']:.2f}"
-    parts.append(_text(left + 68, TOP + 14, rank))
+
+
+def _marks(left: float, bottom: float, points: list[list[float]]) -> list[str]:
+    """Returns a dot for each image, or a triangle at the axis for one that lies below it."""
+    parts, low = [], 0
+    for estimate, dice in points:
+        x, y = left + _along(estimate), bottom - _along(dice)
+        fill = f'fill="{PALETTE[0]}" fill-opacity="{OPACITY}"'
+        if min(estimate, dice) < LOW:
+            low += 1
+            parts.append(f'<path d="M{x - 5:.1f},{y - 9:.1f}h10l-5,9z" {fill}/>')
+        else:
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" {fill}/>')
+    if low:
+        # Under the diagonal and left of the bound, where no estimate lies.
+        x = left + _along(MIN_DICE) - 8
+        parts.append(svg_text(x, bottom - 10, f"▼ {low} below {LOW:g}", anchor="end"))
     return parts
 
 
-def _line(
-    across: Callable[[float], float],
-    up: Callable[[float], float],
-    start: tuple[float, float],
-    end: tuple[float, float],
-    opacity: float,
-) -> str:
-    return (
-        f'<path d="M{across(start[0]):.1f},{up(start[1]):.1f}L{across(end[0]):.1f},'
-        f'{up(end[1]):.1f}" stroke="{INK}" stroke-opacity="{opacity}" stroke-dasharray="4 3"/>'
-    )
-
-
-def _text(x: float, y: float, text: str, *, weight: str = "400", turned: bool = False) -> str:
-    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" font-weight="{weight}" '
-        f'fill="{INK}"{turn}>{html.escape(text)}</text>'
-    )
+def _along(value: float) -> float:
+    """Returns how far along an axis a value lies."""
+    return (max(LOW, value) - LOW) / (1 - LOW) * SIDE
 
 
 def read_results() -> dict[str, dict[str, Any]]:
