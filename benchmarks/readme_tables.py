@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import call_with_arguments
+from benchmarks.document_style import without_leading_zeros
 from benchmarks.model_forms import FORMS
 from benchmarks.result_files import RESULTS, read_result
 from lungseg_jax.config import ModelConfig
@@ -183,9 +184,10 @@ def scaling_table() -> str:
     """Returns the table of predicted efficiencies."""
     result = read_result("scaling")
     lines = [
-        "| topology | devices | step ms | gradients MiB | gradients ms | other all-reduces ms "
-        "| efficiency | images/s at most | as many H200 (assumed): efficiency | images/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| topology | devices | step ms | gradients MiB | all-reduce of gradients ms "
+        "| number of other all-reduces | other all-reduces ms | efficiency | images/s at most "
+        "| efficiency of as many H200 | images/s of as many H200 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for topology, found in result["compiled"].items():
         predicted, reduced = result["predicted"][topology], found["collectives"]["all-reduce"]
@@ -195,7 +197,8 @@ def scaling_table() -> str:
             f"{predicted['step_ms']:.2f}",
             f"{reduced['largest'] / 2**20:.1f}",
             f"{predicted['gradient_all_reduce_ms']:.2f}",
-            f"{predicted['small_all_reduces_ms']:.2f} ({reduced['count'] - 1})",
+            str(reduced["count"] - 1),
+            f"{predicted['small_all_reduces_ms']:.2f}",
             f"{predicted['efficiency']:.1%}",
             _rounded(predicted["images_per_second"]),
             f"{predicted['h200_efficiency']:.1%}",
@@ -240,7 +243,8 @@ def with_tables(text: str, tables: Tables) -> str:
                 raise ValueError(f"{text.count(mark)} times in the document: {mark}")
         start, end = marks
         before, _, rest = text.partition(start)
-        text = f"{before}{start}\n{table()}\n{end}{rest.partition(end)[2]}"
+        told = without_leading_zeros(table())
+        text = f"{before}{start}\n{told}\n{end}{rest.partition(end)[2]}"
     return text
 
 
