@@ -36,6 +36,9 @@ from lungseg_jax.runtime.hosts import end_with_hosts, join_hosts
 from lungseg_jax.runtime.interrupts import importing
 from lungseg_jax.runtime.preemption import Stopped
 
+PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
+--config.data.source=kaggle --config.data.manual_dir=FOLDER"""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
@@ -67,6 +70,8 @@ def _run(job: Job) -> None:
         from lungseg_jax.train import train_and_evaluate
 
     is_eval = job.mode == "eval"
+    if not is_eval and config.data.source == "phantom":
+        terminal.say(PHANTOM_NOTICE)
     summary = (
         evaluate(config, workdir, job.step) if is_eval else train_and_evaluate(config, workdir)
     )

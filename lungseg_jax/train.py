@@ -49,9 +49,6 @@ from lungseg_jax.step import prepare_step
 from lungseg_jax.weights import checksum
 from tfds_builder.build_report import read_build_report, splits_in
 
-PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
---config.data.source=kaggle --config.data.manual_dir=FOLDER"""
-
 # Most images of a batch that are named when training has diverged.
 MOST_SHOWN = 16
 
@@ -134,15 +131,13 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
     # Now, so that a mistake shows at once; a resumed run no longer needs its initial weights.
     begins = not (workdir / "checkpoints").exists()
     variables = variables_to_start_from(config) if begins else None
-    if config.data.source == "phantom":
-        terminal.say(PHANTOM_NOTICE)
     records = open_records(config)
     check_hosts_agree(records=identity(records)["content"])
     with workdir_lib.alone_in_run(workdir):
         # Again: another run may have taken the folder while records were built.
         workdir_lib.check_free(workdir, config)
         workdir_lib.claim(workdir, config)
-        terminal.say(f"Folder of the run: {workdir} (the same command with --workdir resumes)")
+        terminal.say(f"Folder of the run: {workdir} (given again, it resumes)")
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
         # However the run ends: after Ctrl-C, Python's exit would cut a save short.
         with contextlib.closing(checkpoints):

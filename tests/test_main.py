@@ -62,6 +62,13 @@ def test_bad_argument(capfd, kaggle, argument, words):
     assert words in fail(capfd, *given)
 
 
+def test_phantoms_are_called_so(capfd, monkeypatch, tmp_path):
+    """Fault: figures of generated images taken for those of real ones."""
+    monkeypatch.setattr("lungseg_jax.train.train_and_evaluate", lambda *_: None)
+    main(["lungseg_jax", "--config=configs/unet.py", f"--workdir={tmp_path / 'run'}"])
+    assert "Using generated phantoms" in capfd.readouterr().err
+
+
 def test_manual_dir_that_does_not_exist(capfd, kaggle, tmp_path):
     """Fault: an error that does not say which folder."""
     line = fail(capfd, *kaggle, f"--config.data.manual_dir={tmp_path / 'none'}")
