@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,10 @@ def code_cells() -> list[str]:
 
 
 def test_the_notebook_runs(tmp_path):
-    """Fault: a function renamed that the notebook still calls; outputs of real images in it."""
+    """Fault: a function renamed that the notebook still calls; outputs of real images in it.
+
+    Or flags of a command among its outputs, which tell its reader nothing.
+    """
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in code)
@@ -33,13 +37,17 @@ def test_the_notebook_runs(tmp_path):
         "config.data.image_size, config.model.width = 64, 4",
     )
     (tmp_path / "notebook.py").write_text(text)
-    subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "notebook.py"],
         cwd=tmp_path,
         env=os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": ""},
-        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         timeout=600,
     )
+    assert ended.returncode == 0, ended.stdout
+    assert not re.findall(r"(?m)(?:^|\s)--[a-z]+", ended.stdout)
     workdir = tmp_path / "runs" / "notebook-phantom-4"
     assert (workdir / "metrics.json").exists()
     assert (workdir / "predictions" / "predictions.csv").exists()
