@@ -14,6 +14,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.imaging import png
+from lungseg_jax.imaging.overlay import with_words
 from lungseg_jax.metrics import (
     SIDE_FIGURES,
     ImageMetrics,
@@ -175,11 +176,13 @@ def write_overlays(
         row = rows[position]
         path = workdir / "overlays" / f"{rank}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, png.encode_png(overlays[position]))
         has_sides = any(not math.isnan(getattr(row, name)) for name in SIDE_FIGURES)
         kind = "mean Dice of right and left" if has_sides else "Dice"
+        dice = f"{kind} {dice_of_classes(vars(row)):.4f}"
+        shown = with_words(overlays[position], dice, sides=has_sides, reference=True)
+        write_whole(path, png.encode_png(shown))
         if rank in ("best", "median", "worst"):
-            terminal.say(f"{rank}: {row.id}, {kind} {dice_of_classes(vars(row)):.4f}, {path}")
+            terminal.say(f"{rank}: {row.id}, {dice}, {path}")
 
 
 def closing_table(summary: Summary) -> str:

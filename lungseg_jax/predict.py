@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, UInt16
+from jaxtyping import Bool, UInt8, UInt16
 from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
@@ -37,7 +37,7 @@ from lungseg_jax.imaging.dicom_seg import check_highdicom, encode_dicom_seg
 from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
-from lungseg_jax.imaging.overlay import draw_overlay
+from lungseg_jax.imaging.overlay import draw_overlay, with_words
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.paths import local_path, make_folder, write_whole
 from lungseg_jax.prediction.inputs import Input, name_files
@@ -272,7 +272,7 @@ def _encode_images(
     sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
     images = {
         mask: _encode_mask(result.mask),
-        overlay_of(mask): png.encode_png(draw_overlay(radiograph.pixels, sides)),
+        overlay_of(mask): png.encode_png(_overlay(radiograph, sides, result)),
     }
     if "sides" in extras:
         lungs = map(_encode_mask, (result.right, result.left))
@@ -281,6 +281,16 @@ def _encode_images(
         (name,) = extra_of(mask, "probabilities")
         images[name] = png.encode_png(np.rint(result.probabilities * 65535).astype(np.uint16))
     return images
+
+
+def _overlay(
+    radiograph: Radiograph, sides: Bool[np.ndarray, "h w 2"], result: Segmentation
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns the outlines of both lungs on the upright image, above what became of it."""
+    said = f"accepted, estimated Dice {result.estimated_dice:.3f}"
+    if not result.accepted:
+        said = f"rejected: {'; '.join(result.doubts)}"
+    return with_words(draw_overlay(radiograph.pixels, sides), said, sides=True, reference=False)
 
 
 def _encode_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:

@@ -137,7 +137,7 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
         # Again: another run may have taken the folder while records were built.
         workdir_lib.check_free(workdir, config)
         workdir_lib.claim(workdir, config)
-        terminal.say(f"Folder of the run: {workdir} (given again, it resumes)")
+        terminal.say(f"Folder of the run: {workdir} (a run that is given it resumes)")
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
         # However the run ends: after Ctrl-C, Python's exit would cut a save short.
         with contextlib.closing(checkpoints):

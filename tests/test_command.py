@@ -118,7 +118,7 @@ def test_help_is_shown_in_any_encoding():
 @pytest.mark.parametrize("platform", ["cuda", "no-such"])
 def test_a_platform_that_jax_cannot_start_is_one_line(platform: str, tmp_path):
     """Fault: an assertion of JAX's without words, where an extra is not installed."""
-    (tmp_path / "a.png").write_bytes(png_bytes(chest(64, 64, 0)))
+    (tmp_path / "a.png").write_bytes(png_bytes(chest(64, 64, 0)[0]))
     command = ["-m", "lungseg_jax.predict", str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}"]
     ended = subprocess.run(
         [sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True,

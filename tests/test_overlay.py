@@ -5,9 +5,11 @@ import pytest
 
 from lungseg_jax.imaging.overlay import (
     MAX_SIDE,
+    MIN_WIDTH_OF_WORDS,
     PREDICTION_COLOURS,
     REFERENCE_COLOURS,
     draw_overlay,
+    with_words,
 )
 
 
@@ -26,14 +28,18 @@ def test_outlines_lie_on_the_borders_of_their_masks():
     pixels = np.full((60, 80), 0.5, np.float32)
     overlay = draw_overlay(pixels, box((60, 80), 10, 5, 30, 25), box((60, 80), 5, 40, 50, 70))
     assert overlay.shape == (60, 80, 3)
-    for colour, (top, left, bottom, right) in (
-        (PREDICTION_COLOURS[0], (10, 5, 29, 24)),
-        (REFERENCE_COLOURS[0], (5, 40, 49, 69)),
+    # The reference's outline reaches one pixel to either side of the border.
+    for colour, (top, left, bottom, right), wider in (
+        (PREDICTION_COLOURS[0], (10, 5, 29, 24), 0),
+        (REFERENCE_COLOURS[0], (5, 40, 49, 69), 1),
     ):
         points = drawn(overlay, colour)
-        assert points.min(0).tolist() == [top, left]
-        assert points.max(0).tolist() == [bottom, right]
-        assert len(points) == 2 * (bottom - top + right - left)
+        assert points.min(0).tolist() == [top - wider, left - wider]
+        assert points.max(0).tolist() == [bottom + wider, right + wider]
+        width = 1 + 2 * wider
+        # A disc leaves out the outer corners.
+        corners = 4 * wider
+        assert len(points) == width * 2 * (bottom - top + right - left) - corners
     untouched = (overlay == overlay[..., :1]).all(-1)
     assert np.all(overlay[untouched] == 128)
 
@@ -51,7 +57,9 @@ def test_prediction_lies_over_reference():
     mask = box((40, 40), 10, 10, 30, 30)
     overlay = draw_overlay(np.zeros((40, 40), np.float32), mask, mask)
     assert len(drawn(overlay, PREDICTION_COLOURS[0])) == 4 * 19
-    assert not len(drawn(overlay, REFERENCE_COLOURS[0]))
+    # Fault: a reference that nobody sees where the two agree.
+    beside = drawn(overlay, REFERENCE_COLOURS[0])
+    assert {*beside[beside[:, 1] == 20, 0].tolist()} == {9, 11, 28, 30}
 
 
 def test_a_third_class_is_drawn_too():
@@ -71,8 +79,8 @@ def test_two_lungs_have_colours_of_their_own():
         assert (columns[0].min(), columns[0].max()) == (5, 19)
         assert (columns[1].min(), columns[1].max()) == (35, 49)
     overlay = draw_overlay(np.zeros((40, 60), np.float32), np.zeros_like(reference), reference)
-    assert drawn(overlay, REFERENCE_COLOURS[0])[:, 1].max() == 19
-    assert drawn(overlay, REFERENCE_COLOURS[1])[:, 1].min() == 35
+    assert drawn(overlay, REFERENCE_COLOURS[0])[:, 1].max() == 20
+    assert drawn(overlay, REFERENCE_COLOURS[1])[:, 1].min() == 34
     assert len({*PREDICTION_COLOURS, *REFERENCE_COLOURS}) == 4
 
 
@@ -102,3 +110,33 @@ def test_a_sliver_of_an_image_is_drawn():
     """A side rounded to zero pixels would stop the whole run."""
     overlay = draw_overlay(np.zeros((1, 4000), np.float32), np.zeros((1, 4000, 1), bool))
     assert overlay.shape == (1, MAX_SIDE, 3)
+
+
+@pytest.mark.parametrize(("side", "width"), [(240, 1), (512, 3), (1024, 5)])
+def test_outlines_are_as_wide_as_the_image_needs(side: int, width: int):
+    """Fault: lines that vanish where a large overlay is shown small, or hide a small image."""
+    mask = box((side, side), side // 4, side // 4, side // 2, side // 2)
+    overlay = draw_overlay(np.zeros((side, side), np.float32), mask, np.zeros_like(mask))
+    across = drawn(overlay, PREDICTION_COLOURS[0])
+    columns = across[across[:, 0] == 3 * side // 8, 1]
+    assert np.diff(columns).tolist().count(1) == 2 * (width - 1)
+    assert np.median(columns[:width]) == side // 4
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("sides", [False, True])
+def test_words_lie_below_the_image_and_name_the_colours_that_are_used(sides, reference):
+    """Fault: words over the lungs, a colour that nobody explains, or one that is not there."""
+    said = "rejected: " + 60 * "much to say "
+    for width in (MIN_WIDTH_OF_WORDS, 1024):
+        image = np.zeros((40, width, 3), np.uint8)
+        shown = with_words(image, said, sides=sides, reference=reference)
+        np.testing.assert_array_equal(shown[:40], image)
+        strip = shown[40:]
+        # Fault: a long reason, or a colour's name, that runs out of the image unseen.
+        assert not strip[:, -4:].any()
+    for colours, used in ((PREDICTION_COLOURS, True), (REFERENCE_COLOURS, reference)):
+        for number, colour in enumerate(colours):
+            assert bool(len(drawn(strip, colour))) == (used and (sides or number == 0))
+    narrow = image[:, : MIN_WIDTH_OF_WORDS - 1]
+    assert with_words(narrow, said, sides=sides, reference=reference) is narrow

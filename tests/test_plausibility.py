@@ -44,10 +44,10 @@ def test_two_lungs_pass():
 @pytest.mark.parametrize(
     ("right", "left", "dice", "reason"),
     [
-        (NONE, NONE, 0.0, "lungs cover 0% of the image"),
-        (np.s_[0:100, 0:50], np.s_[0:100, 50:100], 0.99, "lungs cover 100% of the image"),
+        (NONE, NONE, 0.0, "lungs cover 0 % of the image"),
+        (np.s_[0:100, 0:50], np.s_[0:100, 50:100], 0.99, "lungs cover 100 % of the image"),
         (GOOD[0], NONE, 0.96, "only one lung"),
-        (GOOD[0], np.s_[20:30, 55:75], 0.96, "one lung has 10% of the other's area"),
+        (GOOD[0], np.s_[20:30, 55:75], 0.96, "one lung has 10 % of the other's area"),
         (np.s_[0:60, 10:45], np.s_[0:60, 55:90], 0.96, "lungs out of view at the top"),
         # 25 columns of 40, where lungs are 80 rows high.
         (np.s_[0:80, 10:35], np.s_[10:80, 60:75], 0.96, "lungs out of view at the top"),
@@ -69,19 +69,19 @@ def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
         (
             (np.s_[20:40, 20:30], np.s_[20:40, 70:80]),
             (np.s_[20:40, 20:30], np.s_[20:39, 70:80]),
-            "lungs cover 4% of the image",
+            "lungs cover 4 % of the image",
         ),
         # 75 %, 4,900 and 2,600 pixels.
         (
             (np.s_[1:99, 1:51], np.s_[1:66, 51:91]),
             (np.s_[1:99, 1:51], np.s_[1:67, 51:91]),
-            "lungs cover 75% of the image",
+            "lungs cover 75 % of the image",
         ),
         # A fifth of the other lung.
         (
             (np.s_[20:60, 20:30], np.s_[20:60, 40:90]),
             (np.s_[20:59, 20:30], np.s_[20:60, 40:90]),
-            "one lung has 20% of the other's area",
+            "one lung has 20 % of the other's area",
         ),
         # Half of the lungs' width.
         (
@@ -109,15 +109,15 @@ def test_an_image_unlike_a_chest_is_doubted_whatever_its_mask():
     [
         (*GOOD, []),
         # A base, whose angle no area counts: 35 of 80 columns.
-        (np.s_[20:80, 10:55], np.s_[20:100, 55:90], ["bottom over 44% of their width"]),
+        (np.s_[20:80, 10:55], np.s_[20:100, 55:90], ["bottom over 44 % of their width"]),
         # One row of 60 is a touch.
         (np.s_[20:21, 0:45], np.s_[20:80, 55:90], []),
-        (np.s_[20:32, 0:45], np.s_[20:80, 55:90], ["viewer's left over 20% of their height"]),
+        (np.s_[20:32, 0:45], np.s_[20:80, 55:90], ["viewer's left over 20 % of their height"]),
         # A corner.
         (
             np.s_[80:100, 0:20],
             np.s_[20:60, 55:100],
-            ["bottom over 31% of their width", "viewer's left over 33% of their height"],
+            ["bottom over 31 % of their width", "viewer's left over 33 % of their height"],
         ),
         # Rejected, and so not noted, too.
         (np.s_[20:100, 10:45], np.s_[20:100, 55:90], []),

@@ -75,7 +75,7 @@ def test_distances_of_files_of_one_size_are_told_in_pixels():
     """Fault: pixels of several sizes averaged, or percent called pixels."""
     figures = {"hd95_px": 3.0, "hd95_percent": 1.5}
     assert train._hd95(figures | {"longer_side_px": 512}) == "3.00 px"
-    assert train._hd95(figures | {"longer_side_px": None}) == "1.50 %"
+    assert train._hd95(figures | {"longer_side_px": None}) == "1.50 % of side"
 
 
 def test_exchanged_sides_make_no_best_checkpoint(tmp_path, capsys):

@@ -47,13 +47,13 @@ def doubts(
     lungs = right | left
     share = np.count_nonzero(lungs) / lungs.size
     if not AREA[0] <= share <= AREA[1]:
-        yield f"lungs cover {share:.0%} of the image"
+        yield f"lungs cover {_percent(share)} of the image"
     smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
     if larger and smaller < SYMMETRY * larger:
         yield (
             "only one lung"
             if not smaller
-            else f"one lung has {smaller / larger:.0%} of the other's area"
+            else f"one lung has {_percent(smaller / larger)} of the other's area"
         )
     for name, _, share in _on_borders(lungs):
         if share > CUT_OFF:
@@ -71,7 +71,12 @@ def remarks(right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"]) -> It
     """
     for name, extent, share in _on_borders(right | left):
         if REACHES < share <= CUT_OFF:
-            yield f"lungs cut off at the {name} over {share:.0%} of their {extent}"
+            yield f"lungs cut off at the {name} over {_percent(share)} of their {extent}"
+
+
+def _percent(share: float) -> str:
+    """Returns a share as text; a small one is not rounded to nothing."""
+    return f"{100 * share:.{1 if 0 < share < 0.01 else 0}f} %"
 
 
 def _on_borders(lungs: Bool[np.ndarray, "h w"]) -> Iterator[tuple[str, str, float]]:

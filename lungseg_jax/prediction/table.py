@@ -2,9 +2,9 @@
 
 import contextlib
 import csv
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, fields
 
 from etils import epath
 
@@ -14,7 +14,7 @@ from lungseg_jax.terminal import on_one_line
 TABLE = "predictions.csv"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Row:
     """A line of `predictions.csv`.
 
@@ -63,11 +63,11 @@ def open_table(output: epath.Path) -> Iterator[Callable[[Row], None]]:
         output / TABLE, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
     ) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in dataclasses.fields(Row))
+        writer.writerow(field.name for field in fields(Row))
 
         def add(row: Row) -> None:
             # A name may hold what a terminal would obey.
-            cells = dataclasses.astuple(dataclasses.replace(row, file=on_one_line(row.file)))
+            cells = (on_one_line(cell) if isinstance(cell, str) else cell for cell in astuple(row))
             writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
 
         yield add
