@@ -43,6 +43,27 @@ def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     return [{name: _plain(value) for name, value in record.items()} for record in records]
 
 
+def example(number: int = 0, **fields: Any) -> dict[str, Any]:
+    """A decoded record as a reader hands it out."""
+    rng = np.random.default_rng(number)
+    mask = np.zeros((32, 32, 1), np.uint8)
+    mask[8:24, 4:14], mask[8:24, 18:28] = 3, 5
+    return {
+        "image": rng.integers(0, 65536, (32, 32, 1), dtype=np.uint16),
+        "mask": mask,
+        "example_id": f"example {number}".encode(),
+        "patient_id": f"patient {number}".encode(),
+        "source": b"montgomery",
+        "finding": b"normal",
+        "sex": b"",
+        "age_years": np.float32(np.nan),
+        "original_size": np.array([300, 300], np.int32),
+        "field": np.array([0, 0, 300, 300], np.int32),
+        "spacing_mm": np.array([0.2, 0.3], np.float32),
+        "spacing_source": b"calibrated",
+    } | fields
+
+
 def pairs_in(folder: Path) -> list[Pair]:
     """The pairs of images in a folder of records that show the same."""
     fingerprints = Fingerprints()

@@ -1,4 +1,4 @@
-"""The page's figures are those of the records; the sheet shows what is in them."""
+"""The page's figures are those of the records."""
 
 import collections
 import html.parser
@@ -14,10 +14,8 @@ from PIL import Image
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.geometry import fit_to_square
-from lungseg_jax.imaging.overlay import REFERENCE_COLOURS
-from lungseg_jax.imaging.structures import Structure
-from tests.stored import pairs_in, read_split, rewrite, shard, write_records
-from tfds_builder.contact_sheet import COLOURS, COLUMNS, ROWS, ContactSheet
+from tests.stored import example, pairs_in, read_split, rewrite, shard, write_records
+from tfds_builder.contact_sheet import ContactSheet
 from tfds_builder.data_report import ensure_data_report, main, write_data_report
 from tfds_builder.data_report_figures import AGE_EDGES, Figures, Histogram, Look
 from tfds_builder.data_report_page import page as page_of
@@ -240,27 +238,6 @@ def test_a_record_that_no_build_writes_points_to_verify(tmp_path):
         write_data_report(folder)
 
 
-def example(number: int = 0, **fields) -> dict:
-    """A decoded record as a reader hands it out."""
-    rng = np.random.default_rng(number)
-    mask = np.zeros((32, 32, 1), np.uint8)
-    mask[8:24, 4:14], mask[8:24, 18:28] = 3, 5
-    return {
-        "image": rng.integers(0, 65536, (32, 32, 1), dtype=np.uint16),
-        "mask": mask,
-        "example_id": f"example {number}".encode(),
-        "patient_id": f"patient {number}".encode(),
-        "source": b"montgomery",
-        "finding": b"normal",
-        "sex": b"",
-        "age_years": np.float32(np.nan),
-        "original_size": np.array([300, 300], np.int32),
-        "field": np.array([0, 0, 300, 300], np.int32),
-        "spacing_mm": np.array([0.2, 0.3], np.float32),
-        "spacing_source": b"calibrated",
-    } | fields
-
-
 def test_sex_age_sides_and_spacing_are_counted_where_they_exist():
     """Fault: a newborn of age 0 taken for one of unknown age; side bits counted as more lung."""
     figures = Figures(["train", "test"], 32)
@@ -318,71 +295,6 @@ def test_no_image_is_kept():
         kept[2].add("train", record, Fingerprint.of(record))
     del record
     assert [reference() for reference in alive] == [None] * 16
-
-
-def drawn(sheet: Image.Image, colour: tuple[int, int, int]) -> int:
-    return int((np.asarray(sheet) == colour).all(-1).sum())
-
-
-def test_sheet_shows_each_chosen_record_once_and_each_structure_in_its_colour():
-    """Fault: a swapped side that the eye cannot see; empty places; one image over another."""
-    sheet = ContactSheet(200)
-    blank = np.asarray(sheet.image()).copy()
-    for position in range(200):
-        record = example(position)
-        if position % 2:
-            record["mask"] = (record["mask"] > 0).astype(np.uint8)
-        sheet.add(position, "train", record)
-    image = sheet.image()
-    pixels = np.asarray(image)
-    assert (pixels != blank).any(-1).mean() > 0.7
-    tiles = {pixels[60 + 272 * r : 250 + 272 * r, 30 + 236 * c : 200 + 236 * c].tobytes()
-             for r in range(ROWS) for c in range(COLUMNS)}  # fmt: skip
-    assert len(tiles) == ROWS * COLUMNS
-    for structure in (Structure.RIGHT_LUNG, Structure.LEFT_LUNG):
-        assert drawn(image, COLOURS[structure]) > 1000
-    assert drawn(image, REFERENCE_COLOURS[0]) > 1000
-    assert drawn(image, COLOURS[Structure.HEART]) == 0
-    # Sides are the patient's: the right lung is at the left of its image.
-    columns = np.argwhere((pixels[60:] == COLOURS[Structure.RIGHT_LUNG]).all(-1))[:, 1]
-    assert np.all((columns - 12) % 236 < 112)
-
-
-def test_the_key_names_only_colours_that_show():
-    """Fault: a colour for lungs beside images in which sides are drawn over all of them."""
-    sheet = ContactSheet(2)
-    sheet.add(0, "train", example(0))
-    key = np.asarray(sheet.image())[:40].reshape(-1, 3)
-    assert (key == COLOURS[Structure.RIGHT_LUNG]).all(-1).any()
-    assert not (key == COLOURS[Structure.LUNGS]).all(-1).any()
-    of_unknown_side = example(1)
-    of_unknown_side["mask"] = (of_unknown_side["mask"] > 0).astype(np.uint8)
-    sheet.add(1, "train", of_unknown_side)
-    key = np.asarray(sheet.image())[:40].reshape(-1, 3)
-    assert (key == COLOURS[Structure.LUNGS]).all(-1).any()
-
-
-def test_images_on_the_sheet_are_chosen_from_all():
-    """Fault: a sheet that differs from run to run, or shows but the first records."""
-
-    def chosen(last: int) -> bytes:
-        sheet = ContactSheet(100)
-        for position in range(last):
-            sheet.add(position, "train", example(position))
-        return sheet.image().tobytes()
-
-    assert chosen(100) == chosen(100)
-    assert chosen(100) != chosen(48)
-
-
-def test_long_ids_and_few_records_fit():
-    """Fault: a label that runs over its neighbour, or a set of one image that has no sheet."""
-    sheet = ContactSheet(1)
-    sheet.add(0, "train", example(0, example_id=b"x" * 500))
-    image = sheet.image()
-    pixels = np.asarray(image)
-    assert np.any(pixels[-40:, 12:236] != 255)
-    assert np.all(pixels[40:, 237:] == 255)
 
 
 def test_charts_have_the_shares():

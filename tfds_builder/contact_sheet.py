@@ -1,7 +1,9 @@
 """A sheet of small images of records with the outlines of their masks."""
 
+import dataclasses
 import functools
 import operator
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont
 
-from lungseg_jax.imaging.overlay import PREDICTION_COLOURS, REFERENCE_COLOURS, Colour, draw_outlines
+from lungseg_jax.imaging.overlay import REFERENCE_COLOURS, Colour, draw_outlines
 from lungseg_jax.imaging.structures import Structure
 
 ROWS, COLUMNS = 6, 8
@@ -18,17 +20,41 @@ ROWS, COLUMNS = 6, 8
 # In pixels.
 TILE, GAP, LABEL, HEADER = 224, 12, 36, 40
 
-BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 36, 44), (110, 116, 128)
+BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 36, 44), (95, 102, 115)
+WARNING_INK = (179, 38, 30)
 
-# Sides, in the colours of predictions, are drawn over the lungs, so that only lung of unknown side
-# stays in the lungs' colour.
+# Sides are drawn over the lungs, so that only lung of unknown side stays in the lungs' colour.
 COLOURS: dict[Structure, Colour] = {
     Structure.LUNGS: REFERENCE_COLOURS[0],
-    Structure.RIGHT_LUNG: PREDICTION_COLOURS[0],
-    Structure.LEFT_LUNG: PREDICTION_COLOURS[1],
-    Structure.HEART: (88, 184, 255),
+    Structure.RIGHT_LUNG: REFERENCE_COLOURS[0],
+    Structure.LEFT_LUNG: REFERENCE_COLOURS[1],
+    Structure.HEART: (255, 104, 88),
     Structure.CLAVICLES: (240, 232, 96),
 }
+
+# Letters and signs that Unicode does not take apart into a letter of ASCII and a mark.
+_IN_ASCII = str.maketrans(
+    {"ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "æ": "ae", "Æ": "AE",
+     "œ": "oe", "Œ": "OE", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "—": "-",
+     "ı": "i", "–": "-", "’": "'"}  # noqa: RUF001
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """An image on the sheet.
+
+    Attributes:
+      example_id: its id.
+      split: the split that it is in.
+      source: where it is from.
+      has_lung: whether its mask has lung.
+    """
+
+    example_id: str
+    split: str
+    source: str
+    has_lung: bool
 
 
 class ContactSheet:
@@ -42,8 +68,8 @@ class ContactSheet:
         chosen = np.random.default_rng(0).permutation(total)[: ROWS * COLUMNS]
         self._place_of = {int(position): place for place, position in enumerate(chosen)}
         self._sheet = Image.new("RGB", _sheet_size(len(chosen)), BACKGROUND)
-        self._draw = ImageDraw.Draw(self._sheet)
         self._drawn = Structure(0)
+        self._shown: dict[int, Shown] = {}
 
     def add(self, position: int, split: str, record: Mapping[str, Any]) -> None:
         """Draws a record into its place if it is among those chosen.
@@ -60,25 +86,52 @@ class ContactSheet:
         left = GAP + column * (TILE + GAP)
         top = HEADER + row * (TILE + LABEL + GAP)
         mask = record["mask"][..., 0]
+        shown = Shown(
+            example_id=record["example_id"].decode(),
+            split=split,
+            source=record["source"].decode(),
+            has_lung=bool((mask & np.uint8(Structure.LUNGS)).any()),
+        )
+        self._shown[place] = shown
         self._drawn |= _drawn(mask)
         self._sheet.paste(Image.fromarray(_tile(record["image"][..., 0], mask)), (left, top))
-        self._text((left, top + TILE + 3), record["example_id"].decode(), INK)
-        where = f"{split} · {record['source'].decode()}"
-        self._text((left, top + TILE + 18), where, FAINT_INK)
+        draw = ImageDraw.Draw(self._sheet)
+        if not shown.has_lung:
+            draw.rectangle((left, top, left + 64, top + 22), BACKGROUND)
+            _write(draw, (left + 8, top + 3), "no lung", WARNING_INK)
+        _write(draw, (left, top + TILE + 3), in_ascii(shown.example_id), INK)
+        where = f"{in_ascii(split)} · {in_ascii(shown.source)}"
+        _write(draw, (left, top + TILE + 18), where, FAINT_INK)
 
-    def image(self) -> Image.Image:
-        """Returns the sheet, with a key at its top to the colours drawn on it."""
-        left = GAP
+    def shown(self) -> dict[int, Shown]:
+        """Returns the images by their place, counted from 0 along the rows."""
+        return dict(sorted(self._shown.items()))
+
+    def key(self) -> dict[Colour, str]:
+        """Returns what each colour on the sheet stands for."""
+        names: dict[Colour, list[str]] = {}
         for structure, colour in COLOURS.items():
             if structure & self._drawn:
                 name = str(structure.name).lower().replace("_", " ")
-                self._draw.rounded_rectangle((left, 16, left + 16, 24), 3, colour)
-                self._text((left + 22, 12), name, INK)
-                left += 48 + int(_font().getlength(name))
-        return self._sheet
+                names.setdefault(colour, []).append(name)
+        return {colour: " or ".join(found) for colour, found in names.items()}
 
-    def _text(self, corner: tuple[int, int], text: str, ink: Colour) -> None:
-        self._draw.text(corner, _shorten(text), ink, _font())
+    def image(self) -> Image.Image:
+        """Returns the sheet so far, with a key at its top to the colours drawn on it."""
+        sheet = self._sheet.copy()
+        draw, left = ImageDraw.Draw(sheet), GAP
+        for colour, name in self.key().items():
+            draw.rounded_rectangle((left, 16, left + 16, 24), 3, colour)
+            _write(draw, (left + 22, 12), name, INK)
+            left += 48 + int(_font().getlength(name))
+        return sheet
+
+
+def in_ascii(text: str) -> str:
+    """Returns a text in the letters that Pillow's own font has; `?` for those of other scripts."""
+    letters = unicodedata.normalize("NFKD", text.translate(_IN_ASCII))
+    without_marks = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return "".join(x if x.isascii() and x.isprintable() else "?" for x in without_marks)
 
 
 def _tile(
@@ -107,6 +160,10 @@ def _sheet_size(images: int) -> tuple[int, int]:
     # As wide for few images as for many, because the key needs the width.
     rows = -(-images // COLUMNS)
     return GAP + COLUMNS * (TILE + GAP), HEADER + rows * (TILE + LABEL + GAP)
+
+
+def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, ink: Colour) -> None:
+    draw.text(corner, _shorten(text), ink, _font())
 
 
 def _shorten(text: str) -> str:
