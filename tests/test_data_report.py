@@ -1,4 +1,4 @@
-"""The page's figures are those of the records."""
+"""The page's figures are those of the records, and whoever reads it finds them."""
 
 import collections
 import html.parser
@@ -6,22 +6,22 @@ import json
 import re
 import shutil
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.geometry import fit_to_square
 from tests.stored import example, pairs_in, read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import ContactSheet
 from tfds_builder.data_report import ensure_data_report, main, write_data_report
+from tfds_builder.data_report_charts import size_edges
 from tfds_builder.data_report_figures import AGE_EDGES, Figures, Histogram, Look
 from tfds_builder.data_report_page import page as page_of
-from tfds_builder.duplicates import Fingerprint, Fingerprints
+from tfds_builder.duplicates import Example, Fingerprint, Fingerprints, Pair
 from tfds_builder.splits import SPLITS
-from tfds_builder.svg_charts import bar_chart, histogram_chart
 
 BUILD_REPORT = {
     "counts": {"taken": 2, "left out": 2, "bad": 1},
@@ -36,19 +36,27 @@ BUILD_REPORT = {
 
 
 class Page(html.parser.HTMLParser):
-    """The tables of a page by their panel's title, and its open tags at the end."""
+    """A page: its elements, its tables by title, its cards by label, its open tags at the end."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tables: dict[str, list[list[str]]] = collections.defaultdict(list)
-        self.text, self.open, self.addresses = "", [], []
+        self.elements: dict[str, list[dict]] = collections.defaultdict(list)
+        self.text, self.open = "", []
         self._title = ""
+        # Number, and whether it is a warning.
+        self.cards = {
+            label: (int(number), "warn" in kind)
+            for kind, number, label in re.findall(
+                r'class="card(.*?)".*?<b>(\d+)</b><span>(.*?)</span>', text
+            )
+        }
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         if tag not in ("meta", "img"):
             self.open.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self.elements[tag].append(dict(attributes))
         if tag == "tr":
             self.tables[self._title].append([])
         if tag in ("td", "th"):
@@ -59,13 +67,28 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-        if self.open and self.open[-1] == "h3":
+        if self.open and self.open[-1] in ("h3", "caption"):
             self._title = data
         if self.open and self.open[-1] in ("td", "th"):
             self.tables[self._title][-1][-1] += data
 
     def rows(self, title: str) -> dict[str, list[str]]:
         return {first: rest for first, *rest in self.tables[title][1:]}
+
+    def attributes(self, name: str) -> list[str]:
+        """The values of an attribute of any element."""
+        return [x[name] for found in self.elements.values() for x in found if name in x]
+
+
+def page_with(figures: Figures, pairs: Sequence[Pair] = ()) -> Page:
+    return Page(page_of("records", figures, pairs, None, ContactSheet(1)))
+
+
+def figures_of(records: Sequence[dict], split: str = "train") -> Figures:
+    figures = Figures(["train", "test"], 32)
+    for record in records:
+        figures.add(split, record, Look.at(record))
+    return figures
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +112,31 @@ def records(folder) -> list[dict]:
 def test_page_needs_no_other_file_and_its_tags_match(page):
     """Fault: a page that is blank once it is sent to a colleague."""
     assert page.open == []
-    assert page.addresses
-    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert page.attributes("src")
+    assert all(address.startswith("data:image/") for address in page.attributes("src"))
+
+
+def test_links_lead_somewhere(folder, page):
+    """Fault: a warning, or the large sheet, that cannot be followed."""
+    links = page.attributes("href")
+    assert "contact_sheet.png" in links
+    for link in links:
+        if link.startswith("#"):
+            assert page.attributes("id").count(link[1:]) == 1
+        else:
+            assert (folder / "data_report" / link).is_file()
+
+
+def test_a_screen_reader_finds_names_for_all(page):
+    """Fault: ten charts of one name; cells without their column; images of unknown content."""
+    names = [chart["aria-label"] for chart in page.elements["svg"] if "aria-hidden" not in chart]
+    assert len(names) == len(set(names)) > 4
+    assert all(image["alt"] for image in page.elements["img"])
+    scopes = collections.Counter(cell["scope"] for cell in page.elements["th"])
+    tables = page.tables.values()
+    assert scopes["col"] == sum(len(rows[0]) for rows in tables)
+    assert scopes["row"] == sum(len(rows) - 1 for rows in tables)
+    assert len(page.elements["caption"]) == len(page.elements["table"]) > 3
 
 
 def test_counts_are_those_of_the_records(page, records):
@@ -150,7 +196,8 @@ def test_duplicates_are_those_that_are_found(folder, page):
         (pair.kind, vars(pair.first), vars(pair.second), pair.across_splits) for pair in pairs
     ]
     across = sum(pair.across_splits for pair in pairs)
-    assert f"{across}pairs alike across splits" in page.text
+    label = "pair alike across splits" if across == 1 else "pairs alike across splits"
+    assert page.cards[label] == (across, across > 0)
 
 
 def test_phantoms_that_look_alike_are_no_alarm(tmp_path, capsys):
@@ -268,10 +315,81 @@ def test_the_largest_sources_are_drawn():
         record = example(source=f"source{size}".encode())
         for _ in range(size):
             figures.add("train", record, Look.at(record))
-    page = Page(page_of("records", figures, [], None, Image.new("RGB", (8, 8))))
+    page = page_with(figures)
     shown = [size for size in range(1, 10) if f"source{size}, {size} records" in page.text]
     assert shown == [3, 4, 5, 6, 7, 8, 9]
     assert page.rows("Records")["source1"] == ["1", "1"]
+    # Fault: whoever looks for them in the charts takes them for absent.
+    assert "2 smaller sources are not drawn: source1, source2." in page.text
+    assert "not drawn" not in page_with(figures_of([example()])).text
+
+
+def leak(split: str) -> Pair:
+    return Pair("alike", 0.9, Example("one", "1", "train"), Example("other", "2", split))
+
+
+@pytest.mark.parametrize(("source", "warned"), [(b"phantom", False), (b"montgomery", True)])
+def test_generated_images_that_look_alike_are_no_warning(source: bytes, warned: bool):
+    """Fault: a newcomer warned of a leak among images that the package has drawn."""
+    page = page_with(figures_of([example(source=source)]), [leak("test"), leak("train")])
+    ((label, (number, warning)),) = ((x, y) for x, y in page.cards.items() if "alike" in x)
+    assert (number, warning) == (1, warned)
+    assert label.startswith("pair alike")
+    # Fault: a number that is no warning, and nobody says why.
+    assert ("generated" in label) is not warned
+
+
+@pytest.mark.parametrize(("empty", "named", "more"), [(1, 1, ""), (20, 20, ""), (23, 20, "3 more")])
+def test_masks_without_lung_are_named(empty: int, named: int, more: str):
+    """Fault: a warning about some image among ten thousand."""
+    blank = np.zeros((32, 32, 1), np.uint8)
+    records = [example(100), *(example(number, mask=blank) for number in range(empty))]
+    page = page_with(figures_of(records))
+    label = "mask without lung" if empty == 1 else "masks without lung"
+    assert page.cards[label] == (empty, True)
+    told = page.text[page.text.index("Masks without lung") : page.text.index("Distributions")]
+    assert re.findall(r"example \d+", told) == [f"example {number}" for number in range(named)]
+    assert re.findall(r"\d+ more", told) == ([more] if more else [])
+
+
+def test_no_mask_without_lung_is_no_warning():
+    """Fault: a red zero, or a link to nothing."""
+    page = page_with(figures_of([example()]))
+    assert page.cards["masks without lung"] == (0, False)
+    assert "#without-lung" not in page.attributes("href")
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(512, 513), (431, 768), (300, 4892), (7, 90000)])
+def test_bins_of_sizes_fit_their_range(lowest: int, highest: int):
+    """Fault: all images of a set in one bar of a chart that reaches to 5000 pixels."""
+    edges = size_edges(lowest, highest)
+    assert edges[0] <= lowest <= edges[1]
+    assert edges[-2] <= highest < edges[-1]
+    assert len(edges) - 1 <= 27
+    assert len(edges) - 1 >= min(10, highest - lowest + 1)
+
+
+def test_one_size_is_said_in_words():
+    """Fault: a chart of one bar, of which only the last source or split is seen."""
+    two = [example(0), example(1, original_size=np.array([300, 400], np.int32))]
+    page = page_with(figures_of(two))
+    assert "300 pixels in every image" in page.text
+    charts = [x["aria-label"] for x in page.elements["svg"] if "aria-label" in x]
+    assert [x.partition(":")[0] for x in charts if "original image" in x] == [
+        "Width by source",
+        "Width by split",
+    ]
+
+
+def test_what_is_known_of_no_patient_is_left_out():
+    """Fault: a table with nothing but "unknown"."""
+    page = page_with(figures_of([example()]))
+    assert "Findings" in page.tables
+    assert "Sex" not in page.tables
+    assert page_with(figures_of([example(sex=b"F")])).rows("Sex")["train"] == ["1"]
+    unknown = page_with(figures_of([example(finding=b"")]))
+    assert "Findings" not in unknown.tables
+    assert "not known" in unknown.text
 
 
 def test_values_beyond_the_edges_stay_in_the_end_bins():
@@ -295,28 +413,3 @@ def test_no_image_is_kept():
         kept[2].add("train", record, Fingerprint.of(record))
     del record
     assert [reference() for reference in alive] == [None] * 16
-
-
-def test_charts_have_the_shares():
-    """Fault: bars or lines of another height than their values."""
-    chart = histogram_chart(
-        np.array([0.0, 1, 2]), {"a<b": np.array([3.0, 1]), "no": np.zeros(2)}, "x"
-    )
-    assert "a&lt;b" in chart
-    assert "no</span>" not in chart
-    assert "80%" not in chart
-    assert "60%" in chart
-    bars = bar_chart({"taken": 10, "bad": 5}, "files")
-    widths = [float(part.partition('"')[0]) for part in bars.split('width="')[1:]]
-    assert widths[0] == 2 * widths[1]
-    assert "no values" in bar_chart({}, "files")
-    assert "no values" in histogram_chart(np.array([0.0, 1]), {}, "x")
-
-
-@pytest.mark.parametrize("low", [0.0, 0.3])
-def test_ticks_lie_within_the_axis(low: float):
-    """Fault: a label beyond the end of its axis."""
-    chart = histogram_chart(np.array([low, 1, 2.2]), {"a": np.array([3.0, 1])}, "x")
-    # Up to 1.05 x 75 %, and from the first edge to the last.
-    shares, values = ["0%", "20%", "40%", "60%"], ["0.5", "1", "1.5", "2"]
-    assert re.findall(r">(-?[\d.]+%?)</text>", chart) == [*shares, *["0"] * (low == 0), *values]

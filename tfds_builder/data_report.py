@@ -55,16 +55,14 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
     pairs = fingerprints.pairs()
     output = (folder / PAGE).parent
     output.mkdir(exist_ok=True)
-    contact_sheet = sheet.image()
     # Fast rather than small, because it is the largest image of all.
     with (output / "contact_sheet.png").open("wb") as file:
-        contact_sheet.save(file, "PNG", compress_level=1)
-    generated = set(figures.by_source) == {"phantom"}
-    (folder / DUPLICATES).write_text(_duplicates_json(total, pairs, generated=generated))
+        sheet.image().save(file, "PNG", compress_level=1)
+    (folder / DUPLICATES).write_text(_duplicates_json(total, pairs, generated=figures.generated))
     _say_duplicates(folder)
     name = builder.info.config_name or builder.info.name
     # The page comes last: if it exists, so does the rest.
-    (folder / PAGE).write_text(page(name, figures, pairs, build_report, contact_sheet))
+    (folder / PAGE).write_text(page(name, figures, pairs, build_report, sheet))
     return output
 
 
@@ -103,7 +101,7 @@ def _say_duplicates(folder: epath.Path) -> None:
     except (OSError, ValueError, TypeError, KeyError):
         # It is for people: no run depends on it.
         return
-    # Each phantom is a patient of its own, however alike two of them are.
+    # Phantoms show no patient: however alike two are, neither gives the other away.
     if pairs and not generated:
         reach = ""
         if alike:

@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 from lungseg_jax.imaging.geometry import Box, fit_to_square
 from lungseg_jax.imaging.structures import Structure
 
-# A chest radiograph has 300 to 4000 pixels a side of 0.1 to 0.8 mm; the end bins take the rest.
-SIZE_EDGES = np.linspace(0, 5000, 26)
+# Pixels of chest radiographs measure 0.1 to 0.8 mm; the end bins take the rest.
 SPACING_EDGES = np.linspace(0, 1, 41)
 INTENSITY_EDGES = np.linspace(0, 1, 65)
 SHARE_EDGES = np.linspace(0, 0.6, 31)
@@ -105,9 +104,8 @@ class GroupFigures:
 
     Attributes:
       number: number of records.
-      without_lung: number of records whose mask has no lung.
-      height: heights of the original images, in pixels.
-      width: their widths, in pixels.
+      heights: number of records of each height of the original image, in pixels.
+      widths: the same of its width.
       intensity: intensities of the images' pixels, without padding; each image counts as one.
       lung_share: shares of the exposed fields that are lung.
       age: ages in years.
@@ -117,8 +115,10 @@ class GroupFigures:
     """
 
     def __init__(self, image_size: int) -> None:
-        self.number = self.without_lung = 0
-        self.height, self.width = Histogram(SIZE_EDGES), Histogram(SIZE_EDGES)
+        self.number = 0
+        # Exact, because the range of a histogram would have to be known before the first record.
+        self.heights: collections.Counter[int] = collections.Counter()
+        self.widths: collections.Counter[int] = collections.Counter()
         self.intensity = Histogram(INTENSITY_EDGES)
         self.lung_share = Histogram(SHARE_EDGES)
         self.age = Histogram(AGE_EDGES)
@@ -128,14 +128,13 @@ class GroupFigures:
 
     def add(self, record: Mapping[str, Any], look: Look) -> None:
         """Counts a record."""
-        height, width = (float(side) for side in record["original_size"])
+        height, width = (int(side) for side in record["original_size"])
         self.number += 1
-        self.without_lung += not look.lung_share
+        self.heights[height] += 1
+        self.widths[width] += 1
         self.mask_sum += look.lungs
         self.lung_share.add(look.lung_share)
         self.intensity.add_shares(look.intensity, look.mean, look.span)
-        self.height.add(height)
-        self.width.add(width)
         self.age.add(float(record["age_years"]))
         for name in ("sex", "finding"):
             getattr(self, name)[record[name].decode() or "unknown"] += 1
@@ -150,6 +149,7 @@ class Figures:
       counts: number of records of each (source, split).
       patients: patients of each split; 100 bytes each is all that is kept of a record.
       spacing: row spacing in mm by what it was measured on; 0 if not known.
+      without_lung: ids of the records whose mask has no lung, in order.
     """
 
     def __init__(self, splits: Iterable[str], image_size: int) -> None:
@@ -159,6 +159,7 @@ class Figures:
         self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
         self.patients: dict[str, set[str]] = {split: set() for split in self.by_split}
         self.spacing: dict[str, Histogram] = {}
+        self.without_lung: list[str] = []
 
     def add(self, split: str, record: Mapping[str, Any], look: Look) -> None:
         """Counts a record of a split."""
@@ -169,6 +170,13 @@ class Figures:
         self.by_split[split].add(record, look)
         self.counts[source, split] += 1
         self.patients[split].add(record["patient_id"].decode())
+        if not look.lungs.any():
+            self.without_lung.append(record["example_id"].decode())
         measured_on = record["spacing_source"].decode()
         histogram = self.spacing.setdefault(measured_on, Histogram(SPACING_EDGES))
         histogram.add(float(record["spacing_mm"][0]))
+
+    @property
+    def generated(self) -> bool:
+        """Whether all images are phantoms, which show no patient."""
+        return self.by_source.keys() == {"phantom"}
