@@ -41,6 +41,7 @@ from lungseg_jax.imaging.overlay import draw_overlay, with_words
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.paths import local_path, make_folder, write_whole
 from lungseg_jax.prediction.inputs import Input, name_files
+from lungseg_jax.prediction.made_with import write_made_with
 from lungseg_jax.prediction.many import segment_many
 from lungseg_jax.prediction.results import (
     Extra,
@@ -147,6 +148,7 @@ def _segment_what_is_left(
     }
     # Read here: until now another call may have been writing.
     done = make_room(output, read_note(output) or {}, wanted)
+    write_made_with(output, segmenter, options, extras)
     if done:
         terminal.say(f"{len(done)} of {len(inputs)} files were done by an earlier call")
     left = [file for file in inputs if file.mask not in done]

@@ -10,9 +10,11 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from highdicom.color import CIELabColor
 
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.dicom_seg import encode_dicom_seg
+from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import packaged_segmenter, predict
 from tests.images import PATIENT_ID, PATIENT_NAME, dicom_bytes, png_bytes
@@ -39,7 +41,10 @@ def encoded(
 
 
 def test_each_lung_is_a_segment_of_its_name_pixel_for_pixel(tmp_path):
-    """Fault: right and left exchanged, a mask transposed, or bits packed in another order."""
+    """Fault: right and left exchanged, a mask transposed, or bits packed in another order.
+
+    The colours in which viewers show them are those of the overlays.
+    """
     seg = highdicom.seg.Segmentation.from_dataset(encoded(tmp_path))
     right, left = sides()
     for number, (mask, code, name) in enumerate(
@@ -48,6 +53,8 @@ def test_each_lung_is_a_segment_of_its_name_pixel_for_pixel(tmp_path):
         described = seg.get_segment_description(number)
         assert described.segment_label == name
         assert described.segmented_property_type.value == code
+        colour = CIELabColor.from_dicom_value(described.RecommendedDisplayCIELabValue).to_rgb()
+        np.testing.assert_allclose(colour, PREDICTION_COLOURS[number - 1], atol=2)
         found = seg.get_pixels_by_source_instance(["1.2.3"], segment_numbers=[number])
         np.testing.assert_array_equal(found.squeeze() == 1, mask)
 

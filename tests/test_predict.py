@@ -19,6 +19,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import main, packaged_segmenter, predict, segment
+from lungseg_jax.prediction.made_with import MADE_WITH
 from lungseg_jax.prediction.results import NOTE, Extra, overlay_of
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE
@@ -159,7 +160,7 @@ def test_the_command_writes_what_it_is_asked_for(tmp_path):
     phantom = generate_phantom(5, 4).image
     (tmp_path / "a.dcm").write_bytes(dicom_bytes((phantom * 4095).astype(np.uint16), header))
     given = ["predict", str(tmp_path / "a.dcm"), f"--output={tmp_path / 'out'}"]
-    usual = {"a_mask.png", "a_overlay.png", TABLE, NOTE, LOCK}
+    usual = {"a_mask.png", "a_overlay.png", TABLE, MADE_WITH, NOTE, LOCK}
     assert main(given) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == usual
     assert main([*given, "--sides", "--probabilities", "--dicom_seg"]) == 0

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import predict
+from lungseg_jax.prediction.made_with import MADE_WITH
 from lungseg_jax.prediction.many import segment_many
 from lungseg_jax.prediction.results import NOTE, Result, key_of, open_note, read_note
 from lungseg_jax.prediction.segmenter import Segmenter
@@ -20,6 +22,22 @@ from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.weights import Calibration
 from tests.images import png_bytes
 from tests.untrained import CHEST, table, touch, untrained_weights
+
+
+def test_what_masks_were_made_with_is_told(tmp_path, untrained):
+    """Fault: masks in a study, and nobody knows of which network; or that of an earlier call."""
+    (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
+    other = Segmenter(untrained_weights(Calibration(0.25)))
+    for segmenter, options, threshold in (
+        (untrained, ReadOptions(), untrained.threshold),
+        (other, ReadOptions(max_pixels=2**24), 0.25),
+    ):
+        predict(segmenter, [tmp_path / "1.png"], tmp_path / "out", options)
+        told = json.loads((tmp_path / "out" / MADE_WITH).read_text())
+        assert told["threshold"] == threshold
+        assert [network["calibration"]["threshold"] for network in told["networks"]] == [threshold]
+        assert told["reading"]["max_pixels"] == options.max_pixels
+        assert told["versions"]["jax"] == jax.__version__
 
 
 @pytest.mark.parametrize("output", [".", "out"])
@@ -32,7 +50,7 @@ def test_results_of_an_earlier_call_are_no_images(tmp_path, untrained, output: s
         assert (tmp_path / output / "1_mask.png").exists()
 
 
-@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", TABLE])
+@pytest.mark.parametrize("theirs", ["1_mask.png", "1_overlay.png", TABLE, MADE_WITH])
 def test_files_of_others_are_not_overwritten(tmp_path, untrained, theirs: str):
     """Fault: a radiologist's reference beside its image lost under a mask of the network."""
     (tmp_path / "0.png").write_bytes(png_bytes(CHEST))
@@ -100,7 +118,7 @@ def test_a_file_without_results_keeps_none_of_an_earlier_call(tmp_path, untraine
     (tmp_path / "1.png").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
     left = {path.name for path in output.iterdir()}
-    assert left == {LOCK, NOTE, TABLE, "2_mask.png", "2_overlay.png"}
+    assert left == {LOCK, NOTE, TABLE, MADE_WITH, "2_mask.png", "2_overlay.png"}
     (tmp_path / "2.dcm").write_bytes(b"<html>")
     predict(untrained, [tmp_path], output)
     assert {path.name for path in output.glob("*.png")} == {"2.png_mask.png", "2.png_overlay.png"}
@@ -334,4 +352,4 @@ def test_results_in_other_folders_are_not_segmented(tmp_path, untrained):
     assert [row.file for row in predict(untrained, [tmp_path], tmp_path / "second")] == ["a.png"]
     # A note of another program's hides nothing.
     (tmp_path / "first" / NOTE).write_text("{\n")
-    assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 4
+    assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 5

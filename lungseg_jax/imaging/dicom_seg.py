@@ -23,6 +23,7 @@ from lungseg_jax.imaging.dicom import max_bytes
 from lungseg_jax.imaging.dicom_file import guarded, parse_dicom
 from lungseg_jax.imaging.files import read_bytes
 from lungseg_jax.imaging.header import read_numbers
+from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.imaging.spacing import PLAUSIBLE_SPACING_MM
 
@@ -164,6 +165,7 @@ def _is_valid(header: Dataset, keyword: str) -> bool:
 
 def _segments() -> list["SegmentDescription"]:
     from highdicom import AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
 
     algorithm = AlgorithmIdentificationSequence(
@@ -179,6 +181,10 @@ def _segments() -> list["SegmentDescription"]:
             segmented_property_type=Code(code, "SCT", name),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
+            # As in the overlays: viewers would choose colours of their own.
+            display_color=CIELabColor.from_rgb(*colour),
         )
-        for number, (code, name) in enumerate(_LUNGS, 1)
+        for number, ((code, name), colour) in enumerate(
+            zip(_LUNGS, PREDICTION_COLOURS, strict=True), 1
+        )
     ]

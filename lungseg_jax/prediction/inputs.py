@@ -13,6 +13,7 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.find_files import files_below, is_hidden, stem_of
 from lungseg_jax.paths import VALIDATION
+from lungseg_jax.prediction.made_with import MADE_WITH
 from lungseg_jax.prediction.results import MASK_ENDING, Extra, files_of, place_of, results_in
 from lungseg_jax.prediction.table import TABLE
 
@@ -68,7 +69,7 @@ def name_files(
         )
     inputs = [Input(path, found[path], name) for path, name in _names(found).items()]
     files = (files_of(file.mask, extras) for file in inputs)
-    for name in (TABLE, *itertools.chain.from_iterable(files)):
+    for name in (TABLE, MADE_WITH, *itertools.chain.from_iterable(files)):
         if name not in earlier and os.path.lexists(output / name):
             raise DataError(
                 output / name,

@@ -19,6 +19,7 @@ from etils import epath
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import digest_file, stamp
 from lungseg_jax.paths import open_own, read_file, remove_unfinished, write_whole
+from lungseg_jax.prediction.made_with import MADE_WITH
 from lungseg_jax.prediction.table import TABLE, Row
 
 MASK_ENDING, OVERLAY_ENDING = "_mask.png", "_overlay.png"
@@ -131,7 +132,7 @@ def results_of(noted: Note | None) -> frozenset[str]:
     if noted is None:
         return frozenset()
     files = (files_of(mask, result.extras) for mask, result in noted.items())
-    return frozenset({TABLE, *itertools.chain.from_iterable(files)})
+    return frozenset({TABLE, MADE_WITH, *itertools.chain.from_iterable(files)})
 
 
 def results_in(folder: epath.Path) -> frozenset[str]:

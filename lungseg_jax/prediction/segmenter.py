@@ -1,9 +1,10 @@
 """Trained networks with their compiled program: images in, segmentations out."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -85,6 +86,25 @@ class Segmenter:
             (forwards[member.config.model], jax.device_put(member.variables), member.calibration)
             for member in members
         ]
+
+    def description(self) -> dict[str, Any]:
+        """Returns the networks and how they are used, as JSON values."""
+        networks = [
+            {
+                "checksum_of_weights": checksum(weights.variables),
+                "model": dataclasses.asdict(weights.config.model),
+                "trained_on": weights.config.data.source,
+                "calibration": dataclasses.asdict(weights.calibration),
+            }
+            for weights in self._weights
+        ]
+        return {
+            "networks": networks,
+            "image_size": self.image_size,
+            "labels": self._labels,
+            "threshold": self.threshold,
+            "both_ways": self._both_ways,
+        }
 
     def identity(self) -> str:
         """Returns a checksum of the networks and of how they are used."""
