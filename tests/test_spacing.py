@@ -3,16 +3,20 @@
 import pytest
 from pydicom.dataset import Dataset
 
-from lungseg_jax.imaging.spacing import read_spacing
+from lungseg_jax.imaging.spacing import read_spacing, remarks_on_spacing
 
 DETECTOR = {"ImagerPixelSpacing": [0.15, 0.3]}
 
 
-def read(attributes: dict):
+def header(attributes: dict) -> Dataset:
     dataset = Dataset()
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
-    return read_spacing(dataset)
+    return dataset
+
+
+def read(attributes: dict):
+    return read_spacing(header(attributes))
 
 
 @pytest.mark.parametrize(
@@ -129,3 +133,24 @@ def test_calibrated_spacing_is_not_divided_again():
     calibrated = {"PixelSpacing": [0.12, 0.24], "PixelSpacingCalibrationType": "GEOMETRY"}
     stated = {"EstimatedRadiographicMagnificationFactor": 1.25}
     assert read(DETECTOR | calibrated | stated) == (pytest.approx((0.12, 0.24)), "calibrated")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({}, []),
+        ({"PixelSpacing": ["0.15", "0.15"]}, []),
+        ({"PixelSpacing": ["0.150", "0.151"]}, []),
+        ({"PixelSpacing": ["0", "0"]}, ["no detector has"]),
+        ({"PixelSpacing": ["0", "0"], "ImagerPixelSpacing": ["0.1", "0.1"]}, ["no detector has"]),
+        ({"PixelSpacing": ["0.15", "0.3"]}, ["2.00 times"]),
+        ({"PixelAspectRatio": ["2", "1"]}, ["2.00 times"]),
+        ({"PixelAspectRatio": ["1", "1"]}, []),
+        ({"PixelAspectRatio": ["0", "1"]}, []),
+    ],
+)
+def test_what_is_odd_about_a_spacing_is_told(attributes, told):
+    """Fault: a squeezed chest whose mask is worse, or areas that are missing, and no word why."""
+    found = list(remarks_on_spacing(header(attributes)))
+    assert len(found) == len(told)
+    assert all(words in remark for words, remark in zip(told, found, strict=True))

@@ -15,7 +15,7 @@ from lungseg_jax.imaging.orientation import describe_turn, read_orientation
 from lungseg_jax.imaging.pixel_data import has_surplus, read_stored_values
 from lungseg_jax.imaging.radiograph import Orientation, Radiograph, ReadOptions
 from lungseg_jax.imaging.shutter import black_outside_shutter
-from lungseg_jax.imaging.spacing import read_spacing
+from lungseg_jax.imaging.spacing import read_spacing, remarks_on_spacing
 
 # Attributes that distinguish patients, in order of preference, and notes on their use.
 _IDENTIFIERS = {
@@ -62,7 +62,7 @@ def read_dicom(
         stated = read_orientation(dataset)
         orientation = stated or Orientation()
         spacing_mm, source = read_spacing(dataset)
-        notes = [describe_turn(orientation)]
+        notes = [describe_turn(orientation), *remarks_on_spacing(dataset)]
         if read_word(dataset, "BurnedInAnnotation") == "YES":
             notes.append("text burned into the pixels according to the header")
         if greyscale.window not in ("table", "percentiles") and dataset.get("VOILUTSequence"):

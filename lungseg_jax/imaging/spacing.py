@@ -1,6 +1,7 @@
 """The distance between pixel centres, and what it was measured on."""
 
 import math
+from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
 
@@ -12,6 +13,11 @@ PLAUSIBLE_SPACING_MM = (0.02, 5.0)
 
 # Largest relative difference of spacings that differ in their last digits only.
 SAME_SPACING = 1e-3
+
+# Ratio of a pixel's sides from which a chest looks squeezed.
+NOT_SQUARE = 1.02
+
+_KEYWORDS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 # A chest fills its image at 1.05 to 1.3; beyond 2 nobody would expose one, below 1 nobody can.
 PLAUSIBLE_MAGNIFICATION = (1.0, 2.0)
@@ -38,6 +44,21 @@ def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingS
         return detector, "detector"
     row, column = (spacing / magnification for spacing in detector)
     return (row, column), "magnification-corrected"
+
+
+def remarks_on_spacing(dataset: Dataset) -> Iterator[str]:
+    """Yields what a reader of masks and areas should know about the pixels' spacing.
+
+    Networks are shown pixels as if they were square: they see a chest squeezed where these are not.
+    """
+    stated = [keyword for keyword in _KEYWORDS if read_numbers(dataset, keyword)]
+    if any(_plausible_spacing(dataset, keyword) is None for keyword in stated):
+        yield "a pixel spacing that no detector has: left out"
+    spacing, _ = read_spacing(dataset)
+    # Rows to columns (PS3.3 C.7.6.3.1.7), of files that state no spacing.
+    sides = spacing or read_numbers(dataset, "PixelAspectRatio")
+    if len(sides) == 2 and min(sides) > 0 and max(sides) > NOT_SQUARE * min(sides):
+        yield f"pixels are not square: one side is {max(sides) / min(sides):.2f} times the other"
 
 
 def _repeats(pixel: tuple[float, float], imager: tuple[float, float]) -> bool:
