@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,12 +81,20 @@ def _reader_may_be_gone() -> Iterator[None]:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns rows of text aligned under their header; the first column to the left."""
     columns = list(zip(header, *rows, strict=True))
-    widths = [max(len(cell) for cell in column) for column in columns]
+    widths = [max(map(_width, column)) for column in columns]
     lines = []
     for row in (header, ["-" * width for width in widths], *rows):
-        cells = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        blanks = [
+            " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
         ]
+        first, *others = row
+        cells = [first + blanks[0]]
+        cells += [blank + cell for cell, blank in zip(others, blanks[1:], strict=True)]
         lines.append("  ".join(cells))
     return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    """Returns how many columns of a terminal a text takes: Chinese letters take two (UAX #11)."""
+    letters = [letter for letter in text if not unicodedata.combining(letter)]
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in letters)
