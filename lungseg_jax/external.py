@@ -29,7 +29,6 @@ from lungseg_jax.runtime.cores import num_readers
 from lungseg_jax.runtime.environment import environment
 from lungseg_jax.runtime.sandbox import Sandboxes
 from lungseg_jax.workdir import measured_by
-from tfds_builder.build_report import without_numbers
 from tfds_builder.read_case import Labelled
 from tfds_builder.sources import Case, FolderPatterns, list_source
 from tfds_builder.splits import read_split_file
@@ -115,7 +114,8 @@ class Reader:
             return error
         except DataError as error:
             if self._data.on_error == "fail":
-                raise
+                remedy = f"{error.remedy}, or leave bad files out: --config.data.on_error=skip"
+                raise DataError(error.subject, error.fault, remedy) from error
             return error
 
 
@@ -369,7 +369,7 @@ def write_figures(
     # Doubtful references make doubtful figures.
     by_kind: dict[str, list[str]] = collections.defaultdict(list)
     for told in notes:
-        by_kind[without_numbers(told)].append(told)
+        by_kind[terminal.without_numbers(told)].append(told)
     for alike in sorted(by_kind.values(), key=len, reverse=True)[:MOST_SHOWN]:
         terminal.say(f"noted of {len(alike)} of {len(rows)} images: {alike[0]}")
     for reason in reasons[:MOST_SHOWN]:

@@ -77,8 +77,11 @@ def measure(
     patterns = _patterns(predicted)
     output = external.free_output(output, "measure")
     cases = external.list_cases(data)
-    _say_what_is_absent(cases, patterns)
+    absent = _cases_without_mask(cases, patterns)
     with external.reader_of(output, data, read_labelled_and_mask) as reader:
+        # First, so that a mask that is missed ends the command at once.
+        for case in absent:
+            _read(reader, patterns, case)
         return external.write_figures(
             output,
             _measure(reader, patterns, cases, data, evaluation),
@@ -173,11 +176,21 @@ def _masks_of(case: Case, patterns: Mapping[Structure, str]) -> tuple[MaskFile, 
     )
 
 
-def _say_what_is_absent(cases: Sequence[Case], patterns: Mapping[Structure, str]) -> None:
-    """Says at once how many masks are absent: the first ends the command when its turn comes."""
-    paths = [mask.path for case in cases for mask in _masks_of(case, patterns)]
-    if absent := [path for path in paths if not path.exists()]:
-        terminal.say(f"{len(absent)} of {len(paths)} masks are absent, such as {absent[0]}")
+def _cases_without_mask(cases: Sequence[Case], patterns: Mapping[Structure, str]) -> Sequence[Case]:
+    """Returns the cases that lack a mask, and says how many masks are absent.
+
+    A case that is left out, such as a lateral image, needs none.
+    """
+    absent = [
+        (case, mask.path)
+        for case in cases
+        for mask in _masks_of(case, patterns)
+        if not mask.path.exists()
+    ]
+    if absent:
+        count, (_, first) = len(cases) * len(patterns), absent[0]
+        terminal.say(f"{len(absent)} of {count} masks are absent, such as {first}")
+    return [case for case, _ in absent]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from lungseg_jax import terminal
 from lungseg_jax.config import Config
 from lungseg_jax.errors import DivergedError
 from lungseg_jax.log import Log
@@ -19,9 +18,6 @@ from lungseg_jax.state import Metrics
 # Interval at which figures are fetched from the device, unless too many steps are pending: often
 # enough for a person, rarely enough that the device never waits.
 FETCH_SECONDS = 0.5
-
-# Interval between lines on a run's progress, where there is no progress bar.
-TELL_SECONDS = 60.0
 
 # Metrics of training that the console shows and that `history.csv` has the means of.
 SHOWN = ("loss", "dice")
@@ -40,14 +36,14 @@ class Pending:
     Args:
       config: the run's configuration.
       log: receives the figures.
-      bar: the progress bar, which may be disabled.
+      bar: the progress bar.
       diverged: makes the error that is raised if a figure of a step is not finite.
     """
 
     def __init__(self, config: Config, log: Log, bar: Any, diverged: Diverged) -> None:
         self._config, self._log, self._bar, self._diverged = config, log, bar, diverged
         self._steps: collections.deque[tuple[int, np.ndarray, Metrics]] = collections.deque()
-        self._fetched_at = self._told_at = time.monotonic()
+        self._fetched_at = time.monotonic()
         self._figures: dict[str, Any] = {}
         # For the rate since the last validation. Before the first one, the clock starts at the
         # first fetch, so that compilation is left out.
@@ -74,7 +70,7 @@ class Pending:
 
     def restart(self) -> None:
         """Begins anew with the means; leaves the time since the last fetch out of the rates."""
-        self._fetched_at = self._told_at = self._counts_from = time.monotonic()
+        self._fetched_at = self._counts_from = time.monotonic()
         self._counted = self._summed = 0
         self._sums = dict.fromkeys(SHOWN, 0.0)
 
@@ -110,9 +106,5 @@ class Pending:
             self._counts_from = now
         else:
             self._counted += len(due)
-        # When all are fetched, the validation's line follows.
-        if self._bar.disable and leave and now - self._told_at > TELL_SECONDS:
-            terminal.say(f"step {due[-1][0]} of {self._config.num_steps}: {self.summary()}")
-            self._told_at = now
         self._bar.set_postfix_str(self.summary(), refresh=False)
         self._bar.update(len(due))

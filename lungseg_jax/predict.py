@@ -15,6 +15,7 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 --config.data.KEY=VALUE  how files are read: frontal_only, correct_polarity, max_megapixels
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -24,7 +25,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, UInt8, UInt16
+from jaxtyping import UInt16
 from numpy.typing import ArrayLike
 
 from lungseg_jax import terminal
@@ -32,14 +33,13 @@ from lungseg_jax.command import run_command
 from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import DataError
 from lungseg_jax.find_weights import PACKAGED, find_weights
-from lungseg_jax.imaging import png
 from lungseg_jax.imaging.dicom_seg import check_highdicom, encode_dicom_seg
 from lungseg_jax.imaging.files import why_no_file
 from lungseg_jax.imaging.network_input import read_network_input
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
-from lungseg_jax.imaging.overlay import draw_overlay, with_words
 from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions, read_options
 from lungseg_jax.paths import local_path, make_folder, write_whole
+from lungseg_jax.prediction.images import encode_images
 from lungseg_jax.prediction.inputs import Input, name_files
 from lungseg_jax.prediction.made_with import write_made_with
 from lungseg_jax.prediction.many import segment_many
@@ -50,14 +50,13 @@ from lungseg_jax.prediction.results import (
     key_of,
     make_room,
     open_note,
-    overlay_of,
     read_note,
     results_of,
     what_it_is_made_of,
 )
 from lungseg_jax.prediction.segmentation import Segmentation
 from lungseg_jax.prediction.segmenter import Prediction, Segmenter
-from lungseg_jax.prediction.table import TABLE, Row, open_table
+from lungseg_jax.prediction.table import TABLE, Row, open_table, write_table
 from lungseg_jax.runtime.alone import alone_in
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cores import num_readers
@@ -122,7 +121,7 @@ def predict(
       ConfigError: DICOM SEG cannot be written.
       DataError: a path is absent or not on disk, there is no file, or the output is not a folder on
         disk, holds a file of someone else's or another file's result where a result goes, or is
-        being written to.
+        being written to; or a folder is gone before all its files are read.
     """
     paths, output = [local_path(path) for path in paths], local_path(output)
     if "dicom_seg" in extras:
@@ -131,7 +130,9 @@ def predict(
     inputs = name_files(paths, output, earlier, extras)
     make_folder(output)
     with alone_in(output, "wait for its end, or give another --output"):
-        return _segment_what_is_left(segmenter, inputs, output, options, tuple(sorted(extras)))
+        folders = [path for path in paths if path.is_dir()]
+        extras = tuple(sorted(extras))
+        return _segment_what_is_left(segmenter, inputs, output, options, extras, folders)
 
 
 def _segment_what_is_left(
@@ -140,6 +141,7 @@ def _segment_what_is_left(
     output: epath.Path,
     options: ReadOptions,
     extras: tuple[Extra, ...],
+    folders: Sequence[epath.Path],
 ) -> list[Row]:
     makers = (segmenter.identity(), repr(options), digest_of_program())
     wanted = {
@@ -151,26 +153,34 @@ def _segment_what_is_left(
     write_made_with(output, segmenter, options, extras)
     if done:
         terminal.say(f"{len(done)} of {len(inputs)} files were done by an earlier call")
-    left = [file for file in inputs if file.mask not in done]
+    known = {
+        file: dataclasses.replace(done[file.mask], file=file.label)
+        for file in inputs
+        if file.mask in done
+    }
+    left = [file for file in inputs if file not in known]
+    # All that is known, before anything else is found out: the call may be stopped at any moment.
+    write_table(output, known.values())
     rows = []
     with (
         terminal.progress("segment", len(inputs), "file", len(done)) as bar,
         open_table(output) as add_row,
         open_note(output) as add_result,
         contextlib.closing(
-            _segment_files(segmenter, left, options, output, extras, makers)
+            _segment_files(segmenter, left, options, output, extras, makers, folders)
         ) as made,
     ):
         for file in inputs:
-            if file.mask in done:
-                row = dataclasses.replace(done[file.mask], file=file.label)
-            else:
-                row = next(made)
-                bar.update()
-                if row.mask:
-                    add_result(file.mask, wanted[file.mask], row)
-            add_row(row)
+            row = known.get(file) or next(made)
             rows.append(row)
+            if file in known:
+                continue
+            bar.update()
+            if row.mask:
+                add_result(file.mask, wanted[file.mask], row)
+            add_row(row)
+    # In the order of the files.
+    write_table(output, rows)
     return rows
 
 
@@ -181,6 +191,7 @@ def _segment_files(
     output: epath.Path,
     extras: Collection[Extra],
     makers: Sequence[str],
+    folders: Sequence[epath.Path],
 ) -> Generator[Row]:
     """Yields a row for each file in order, once its results are written.
 
@@ -191,6 +202,10 @@ def _segment_files(
       output: folder for the results.
       extras: what is written besides masks and overlays.
       makers: those of `encode_dicom_seg`.
+      folders: those that the files were found in.
+
+    Raises:
+      DataError: a folder is gone.
     """
     with Sandboxes(num_readers(), options.memory_bytes, read_network_input) as sandboxes:
 
@@ -198,22 +213,39 @@ def _segment_files(
             sides = lungs.right, lungs.left
             return sandboxes.call(file.path, encode_dicom_seg, file.path, *sides, options, makers)
 
-        read = functools.partial(_read, sandboxes, options, segmenter.image_size)
+        read = functools.partial(_read, sandboxes, options, segmenter.image_size, folders)
         finish = functools.partial(_finish, segmenter, output, extras, encode_seg)
         yield from segment_many(segmenter, inputs, read, finish, sandboxes.stop)
 
 
 def _read(
-    sandboxes: Sandboxes, options: ReadOptions, size: int, file: Input
+    sandboxes: Sandboxes,
+    options: ReadOptions,
+    size: int,
+    folders: Sequence[epath.Path],
+    file: Input,
 ) -> tuple[UInt16[np.ndarray, "s s 1"] | None, Radiograph | str]:
     """Returns the network input of a file and its radiograph, or what is wrong with it."""
     if fault := why_no_file(file.path):
+        _check_still_there(folders)
         return None, fault
     try:
         radiograph, square = sandboxes.call(file.path, read_network_input, file.path, options, size)
     except DataError as error:
         return None, error.fault
     return square, radiograph
+
+
+def _check_still_there(folders: Sequence[epath.Path]) -> None:
+    """Raises DataError if a folder is gone, or empty as where a disk was mounted."""
+    for folder in folders:
+        try:
+            gone = next(folder.iterdir(), None) is None
+        except OSError:
+            gone = True
+        if gone:
+            remedy = "bring it back, then run the same command to go on"
+            raise DataError(folder, "is gone since this command began", remedy)
 
 
 def _finish(
@@ -231,7 +263,7 @@ def _finish(
     try:
         with opencv_memory_errors():
             result = segmenter.finish(radiograph, prediction)
-            images = _encode_images(file.mask, radiograph, result, extras)
+            images = encode_images(file.mask, radiograph, result, extras)
     except MemoryError:
         return Row(file.label, "rejected", "needs more memory than there is")
     for name, content in images.items():
@@ -266,39 +298,6 @@ def _finish(
     )
 
 
-def _encode_images(
-    mask: str, radiograph: Radiograph, result: Segmentation, extras: Collection[Extra]
-) -> dict[str, bytes]:
-    """Returns the contents of a mask's PNG files, by their names."""
-    upright = radiograph.orientation.to_upright
-    sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
-    images = {
-        mask: _encode_mask(result.mask),
-        overlay_of(mask): png.encode_png(_overlay(radiograph, sides, result)),
-    }
-    if "sides" in extras:
-        lungs = map(_encode_mask, (result.right, result.left))
-        images |= zip(extra_of(mask, "sides"), lungs, strict=True)
-    if "probabilities" in extras:
-        (name,) = extra_of(mask, "probabilities")
-        images[name] = png.encode_png(np.rint(result.probabilities * 65535).astype(np.uint16))
-    return images
-
-
-def _overlay(
-    radiograph: Radiograph, sides: Bool[np.ndarray, "h w 2"], result: Segmentation
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Returns the outlines of both lungs on the upright image, above what became of it."""
-    said = f"accepted, estimated Dice {result.estimated_dice:.3f}"
-    if not result.accepted:
-        said = f"rejected: {'; '.join(result.doubts)}"
-    return with_words(draw_overlay(radiograph.pixels, sides), said, sides=True, reference=False)
-
-
-def _encode_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:
-    return png.encode_png(mask.astype(np.uint8) * 255, png.UNFILTERED)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Segments what the command line names; returns the exit code."""
     again = "run the same command to go on"
@@ -324,12 +323,14 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:
-    rejected = [row for row in rows if row.status == "rejected"]
-    lines = [
-        f"{terminal.on_one_line(row.file)}: rejected, {row.reason}" for row in rejected[:MOST_SHOWN]
-    ]
-    if len(rejected) > MOST_SHOWN:
-        lines.append(f"and {len(rejected) - MOST_SHOWN} more")
+    rejected = collections.defaultdict(list)
+    for row in rows:
+        if row.status == "rejected":
+            rejected[terminal.without_numbers(row.reason)].append(row)
+    by_count = sorted(rejected.values(), key=len, reverse=True)
+    lines = [_rejections(alike) for alike in by_count[:MOST_SHOWN]]
+    if rest := sum(map(len, by_count[MOST_SHOWN:])):
+        lines.append(f"and {rest} more, for other reasons")
     accepted = [row for row in rows if row.status == "accepted"]
     count = f"{len(accepted)} of {len(rows)} files accepted"
     if noted := sum(bool(row.notes) for row in accepted):
@@ -337,6 +338,14 @@ def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:
     if mirrored := sum("appears mirrored" in row.notes for row in rows):
         count += f"; {mirrored} appear mirrored: check right and left"
     return "\n".join([*lines, f"{count}; {output / TABLE}"])
+
+
+def _rejections(rows: Sequence[Row]) -> str:
+    """Says why files were rejected, all for the same reason."""
+    first = f"{terminal.on_one_line(rows[0].file)}: rejected, {rows[0].reason}"
+    if len(rows) == 1:
+        return first
+    return f"{first} (and {len(rows) - 1} more alike)"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 import contextlib
 import errno
+import re
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+# Between lines that tell how far a command is, where there is no terminal for a bar.
+LINE_SECONDS = 60.0
 
 # Control characters, which a terminal obeys (C0 and C1, ISO/IEC 6429), as Python escapes.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
@@ -37,18 +42,45 @@ def on_one_line(name: str) -> str:
     return name.translate(_CONTROLS)
 
 
+def without_numbers(text: str) -> str:
+    """Returns a text without its numbers, by which otherwise equal messages differ."""
+    return re.sub(r"\d+(\.\d+)?", "#", text)
+
+
 def progress(description: str, total: int, unit: str, initial: int = 0) -> tqdm:
-    """Returns a progress bar with rate and time left, silent when not on a terminal."""
+    """Returns a progress bar with rate and time left; a line a minute when not on a terminal."""
+    if not sys.stderr.isatty():
+        return _Lines(description, total, unit, initial)
     return tqdm(
         desc=description,
         total=total,
         initial=initial,
         unit=unit,
-        disable=None,
         dynamic_ncols=True,
         smoothing=0.05,
         file=_StandardError(),
     )
+
+
+class _Lines(tqdm):
+    """In place of a bar, which a file would keep every state of."""
+
+    def __init__(self, description: str, total: int, unit: str, initial: int) -> None:
+        super().__init__(total=total, initial=initial, disable=True)
+        self._description, self._unit = description, unit
+        self._told_at, self._told, self._more = time.monotonic(), initial, ""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:  # noqa: ARG002
+        self._more = f", {s}"
+
+    def update(self, n: int | float | None = 1) -> None:
+        self.n += n or 0
+        passed = time.monotonic() - self._told_at
+        if passed > LINE_SECONDS:
+            rate = (self.n - self._told) / passed
+            self._told_at, self._told = time.monotonic(), self.n
+            done = f"{self._description}: {self.n} of {self.total} {self._unit}s"
+            say(f"{done}, {rate:.3g} a second{self._more}")
 
 
 class _StandardError:
@@ -84,9 +116,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(_width, column)) for column in columns]
     lines = []
     for row in (header, ["-" * width for width in widths], *rows):
-        blanks = [
-            " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
-        ]
+        blanks = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
         first, *others = row
         cells = [first + blanks[0]]
         cells += [blank + cell for cell, blank in zip(others, blanks[1:], strict=True)]

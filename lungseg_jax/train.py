@@ -58,6 +58,7 @@ class Training:
     """A run in progress: what the loop needs, and the state it carries."""
 
     config: Config
+    workdir: epath.Path
     parallel: Parallel
     records: dict[str, Records]
     checkpoints: Checkpoints
@@ -187,7 +188,9 @@ def _prepare(
     _write_splits(workdir, records["train"].folder, config.start_from, begins=data_state is None)
     store = parallel.replicate(read_store(records["train"])) if resident else None
     evaluator = Evaluator(config, parallel)
-    return Training(config, parallel, records, checkpoints, evaluator, step, store, batches, state)
+    return Training(
+        config, workdir, parallel, records, checkpoints, evaluator, step, store, batches, state
+    )
 
 
 def _write_splits(
@@ -263,6 +266,7 @@ def loop(run: Training, log: Log, stop: Callable[[int], bool]) -> bool:
             due = step > first and (step % config.evaluation.every == 0 or step == config.num_steps)
             stopping = step < config.num_steps and stop(step)
             if due or stopping:
+                workdir_lib.check_still_there(run.workdir)
                 pending.drain()
                 dice = validate(run, log, step, pending) if due else None
                 data_state = {"order": run.batches.get_state(), **identity(run.records)}

@@ -124,6 +124,17 @@ def claim(workdir: epath.Path, config: Config) -> None:
         write_whole(workdir / "config.json", config_lib.to_json(config).encode())
 
 
+def check_still_there(workdir: epath.Path) -> None:
+    """Checks that a run's folder has not been removed, or replaced, while the run goes on.
+
+    Raises:
+      DataError: it no longer holds the run.
+    """
+    if not (workdir / "config.json").exists():
+        fault = "no longer holds this run: its config.json was removed"
+        raise DataError(workdir, fault, "train again, and keep the folder")
+
+
 def record_start(
     workdir: epath.Path,
     config: Config,

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 
 import numpy as np
 import pytest
@@ -74,6 +75,16 @@ def test_unreadable_paths_are_data_errors(tmp_path, name, remedy):
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=f"{name}: .*; {remedy}"):
         read_radiograph(tmp_path / name)
+
+
+def test_what_is_too_large_for_an_image_is_not_read(tmp_path):
+    """Fault: a backup among an archive's images, read whole by each worker."""
+    path = tmp_path / "backup.tar"
+    path.touch()
+    # With holes, which take no space.
+    os.truncate(path, 2**36)
+    with pytest.raises(DataError, match=r"has 64\.0 GiB, more than any image that is read"):
+        read_radiograph(path)
 
 
 LYING = {"PhotometricInterpretation": "MONOCHROME1"}

@@ -125,6 +125,14 @@ def test_an_image_is_never_left_out_for_its_mask(tmp_path, data, copies, content
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
+def test_a_mask_that_is_absent_ends_the_command_at_once(tmp_path, data, copies, monkeypatch):
+    """Fault: an hour of measurements lost at the last image."""
+    (tmp_path / "masks" / "5.png").unlink()
+    monkeypatch.setattr("lungseg_jax.external.collect", None)
+    with pytest.raises(DataError, match=r"5\.png: .*make a mask of each image"):
+        measure([copies], data, tmp_path / "out")
+
+
 def test_bad_images_are_left_out_only_if_asked(tmp_path, data, copies):
     """Fault: figures of a part of the images, published as those of all."""
     (tmp_path / "data" / "images" / "2.png").write_bytes(b"no image")

@@ -353,3 +353,49 @@ def test_results_in_other_folders_are_not_segmented(tmp_path, untrained):
     # A note of another program's hides nothing.
     (tmp_path / "first" / NOTE).write_text("{\n")
     assert len(predict(untrained, [tmp_path], tmp_path / "third")) == 5
+
+
+def test_a_table_is_never_less_than_what_is_known(tmp_path, untrained, monkeypatch):
+    """Fault: all areas lost to a reader, because a call that repeats was stopped at its start."""
+    for name in "bcd":
+        (tmp_path / f"{name}.png").write_bytes(png_bytes(CHEST))
+    predict(untrained, [tmp_path], tmp_path / "out")
+    before = table(tmp_path / "out")
+    (tmp_path / "a.png").write_bytes(png_bytes(CHEST))
+
+    def stop(*_: object) -> None:
+        assert table(tmp_path / "out") == before
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lungseg_jax.predict.segment_many", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict(untrained, [tmp_path], tmp_path / "out")
+    assert table(tmp_path / "out") == before
+    predict(untrained, [tmp_path], tmp_path / "out")
+    assert [row["file"] for row in table(tmp_path / "out")] == [f"{x}.png" for x in "abcd"]
+
+
+def test_an_archive_that_disappears_ends_the_call(tmp_path, untrained):
+    """Fault: exit code 0 and a thousand rejected files, because a disk was unmounted."""
+    for number in range(20):
+        (tmp_path / "in" / f"{number}").mkdir(parents=True)
+        (tmp_path / "in" / f"{number}" / "x.png").write_bytes(png_bytes(CHEST))
+    inputs = tmp_path / "in"
+
+    class Vanishing(Segmenter):
+        def predict(self, squares):
+            if inputs.exists():
+                inputs.rename(tmp_path / "elsewhere")
+            return super().predict(squares)
+
+    with pytest.raises(DataError, match="in: is gone since this command began; bring it back"):
+        predict(Vanishing(untrained_weights(Calibration(0.5))), [inputs], tmp_path / "out")
+    done = table(tmp_path / "out")
+    assert {row["status"] for row in done} <= {"accepted", "rejected"}
+    assert not any("No such file" in row["reason"] for row in done)
+    (tmp_path / "elsewhere").rename(inputs)
+    assert len(predict(untrained, [inputs], tmp_path / "out")) == 20
+    # A single file that is gone is one of many.
+    (inputs / "3" / "x.png").unlink()
+    assert len(predict(untrained, [inputs], tmp_path / "out")) == 19

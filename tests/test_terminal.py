@@ -2,7 +2,21 @@
 
 import unicodedata
 
+from lungseg_jax import terminal
 from lungseg_jax.terminal import table
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
+    """Fault: an hour without a sign of life in a log, or a line for every file."""
+    clock = [0.0]
+    monkeypatch.setattr("lungseg_jax.terminal.time.monotonic", lambda: clock[0])
+    with terminal.progress("segment", 1000, "file", initial=100) as bar:
+        for _ in range(100):
+            clock[0] += 1.0
+            bar.set_postfix_str("loss 0.5")
+            bar.update(2)
+    # After 61 seconds; the rate does not count what was done before.
+    assert capsys.readouterr().err == "segment: 222 of 1000 files, 2 a second, loss 0.5\n"
 
 
 def test_columns_are_aligned_whatever_the_letters():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,6 +156,19 @@ def test_a_stop_during_a_validation_trains_no_further(tmp_path, monkeypatch):
     assert train_and_evaluate(config, tmp_path / "run") is None
     saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert [name for name in saved if name.isdigit()] == ["2"]
+
+
+def test_a_folder_that_is_removed_ends_the_run(tmp_path, monkeypatch):
+    """Fault: days of training into a folder that no command takes for a run."""
+    config = small_config_with_data(tmp_path, num_steps=6, evaluation__every=2)
+
+    def validate_and_remove(*arguments) -> float:
+        shutil.rmtree(tmp_path / "run")
+        return validate(*arguments)
+
+    monkeypatch.setattr(train, "validate", validate_and_remove)
+    with pytest.raises(DataError, match="run: no longer holds this run"):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 def test_figures_are_of_the_best_checkpoint_and_say_so(tmp_path, monkeypatch, capfd):

@@ -4,14 +4,13 @@ import collections
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import FileDigest, digest_file
-from lungseg_jax.terminal import table
+from lungseg_jax.terminal import table, without_numbers
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import Listing
 
@@ -186,11 +185,6 @@ def _without_file(reason: str) -> str:
     """Returns a reason without the name of the file at fault, which may contain blanks."""
     name, separator, fault = reason.partition(": ")
     return fault if separator else name
-
-
-def without_numbers(text: str) -> str:
-    """Returns a text without its numbers, by which otherwise equal texts differ."""
-    return re.sub(r"\d+(\.\d+)?", "#", text)
 
 
 def _below(listing: Listing, path: epath.PathLike) -> str:

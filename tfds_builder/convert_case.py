@@ -56,7 +56,7 @@ def convert_case(case: Case, settings: ConvertSettings) -> tuple[Outcome, dict[s
         # Read once, so that a checksum is of the very bytes that a record was made from.
         contents = {}
         for path in case.files():
-            contents[path] = files.read_bytes(path)
+            contents[path] = files.read_bytes(path, settings.reading)
             digests[os.fspath(path)] = digest_bytes(contents[path])
         with opencv_memory_errors():
             return _take(case, contents, digests, settings)

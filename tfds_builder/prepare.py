@@ -73,6 +73,9 @@ def prepare(
         builder.listing, builder.beam_options = listing, beam_options
         if not builder.is_prepared():
             terminal.say(f"Building records in {builder.data_path}")
+            # What builds that were killed left, whose name TFDS chooses.
+            for left in builder.data_path.parent.glob("incomplete.*"):
+                left.rmtree()
             _build(builder, downloads, manual_dir if listing else None)
             terminal.say((builder.data_path / SUMMARY).read_text())
             terminal.say(f"What became of each file: {builder.data_path / REPORT}")

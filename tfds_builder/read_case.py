@@ -132,7 +132,7 @@ def read_labelled(case: Case, reading: ReadOptions, id_key: bytes) -> Labelled:
       NotFrontalError: see `read_case`.
       DataError: see `read_case`.
     """
-    contents = {path: files.read_bytes(path) for path in case.files()}
+    contents = {path: files.read_bytes(path, reading) for path in case.files()}
     radiograph, mask, notes = read_case(case, contents, reading)
     patient_id, _, _ = patient_of(case, contents[case.image], id_key, reading)
     clinical = clinical_of(case, contents[case.image], reading)
@@ -191,7 +191,7 @@ def _read_of_size(
 ) -> UInt8[np.ndarray, "h w"]:
     if fault := files.why_no_file(file.path):
         raise DataError(file.path, fault, "make a mask of each image, empty if nothing is found")
-    contents = {path: files.read_bytes(path) for path in (case.image, file.path)}
+    contents = {path: files.read_bytes(path, reading) for path in (case.image, file.path)}
     mask, _ = read_mask_file(file, case, contents, reading)
     if mask.shape != shape:
         fault = f"{mask.shape[0]} x {mask.shape[1]} pixels, its image {shape[0]} x {shape[1]}"

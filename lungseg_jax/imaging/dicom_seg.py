@@ -90,7 +90,7 @@ def encode_dicom_seg(
         it may not.
     """
     name = epath.Path(path).name
-    content = read_bytes(epath.Path(path))
+    content = read_bytes(epath.Path(path), options)
     with guarded(name, "its header does not go into one"):
         header = parse_dicom(content, name, max_bytes(options), until_pixels=True)
         if missing := [keyword for keyword in _REQUIRED if not header.get(keyword)]:

@@ -19,6 +19,10 @@ from lungseg_jax.imaging.radiograph import Radiograph, ReadOptions
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+# A pixel takes most in a PNG file of four channels of 16 bits.
+_BYTES_PER_PIXEL = 8
+_BYTES_BESIDE_PIXELS = 2**26
+
 # Formats that are not read, by how their files begin.
 _OTHER_FORMATS = {
     b"II*\0": "a TIFF file",
@@ -40,7 +44,7 @@ def read_radiograph(path: epath.PathLike, options: ReadOptions = ReadOptions()) 
         greys.
     """
     path = epath.Path(path)
-    return decode_radiograph(read_bytes(path), path.name, options)
+    return decode_radiograph(read_bytes(path, options), path.name, options)
 
 
 def decode_radiograph(
@@ -139,13 +143,21 @@ def as_array(image: ArrayLike) -> np.ndarray:
         raise DataError("array", str(error), "give grey values, height x width") from error
 
 
-def read_bytes(path: epath.Path) -> bytes:
+def read_bytes(path: epath.Path, options: ReadOptions = ReadOptions()) -> bytes:
     """Returns a file's content.
 
+    Args:
+      path: the file.
+      options: whose largest image limits the size: archives hold backups and videos, too.
+
     Raises:
-      DataError: the file cannot be read.
+      DataError: the file cannot be read, or is too large for an image.
     """
     try:
+        size = path.stat().length
+        if size > _BYTES_BESIDE_PIXELS + _BYTES_PER_PIXEL * options.max_pixels:
+            fault = f"has {size / 2**30:.1f} GiB, more than any image that is read"
+            raise DataError(path, fault, "leave it out, or raise data.max_megapixels")
         return path.read_bytes()
     except IsADirectoryError as error:
         remedy = "give one file; lungseg_jax.predict takes folders"

@@ -2,13 +2,14 @@
 
 import contextlib
 import csv
+import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 
 from etils import epath
 
-from lungseg_jax.paths import open_own
+from lungseg_jax.paths import open_own, write_whole
 from lungseg_jax.terminal import on_one_line
 
 TABLE = "predictions.csv"
@@ -52,22 +53,25 @@ class Row:
     dicom_seg: str = ""
 
 
+def write_table(output: epath.Path, rows: Iterable[Row]) -> None:
+    """Writes the table in a folder as a whole: no reader finds less than there was before."""
+    header = ",".join(field.name for field in fields(Row))
+    write_whole(output / TABLE, "".join([f"{header}\n", *map(_line, rows)]).encode())
+
+
 @contextlib.contextmanager
 def open_table(output: epath.Path) -> Iterator[Callable[[Row], None]]:
-    """Opens the table in a folder and yields a function that writes a row to it at once.
+    """Opens the table in a folder and yields a function that at once adds a row to it."""
+    with open_own(output / TABLE, "a", buffering=1, encoding="utf-8", newline="") as file:
+        yield lambda row: print(_line(row), end="", file=file)
 
-    Unknown values are left empty.
-    """
-    # File names need not be valid text.
-    with open_own(
-        output / TABLE, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
-    ) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Row))
 
-        def add(row: Row) -> None:
-            # A name may hold what a terminal would obey.
-            cells = (on_one_line(cell) if isinstance(cell, str) else cell for cell in astuple(row))
-            writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
-
-        yield add
+def _line(row: Row) -> str:
+    """Returns a row's line; unknown values are left empty."""
+    # A name may hold what a terminal would obey, and need not be valid text.
+    cells = (on_one_line(cell) if isinstance(cell, str) else cell for cell in astuple(row))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(
+        "" if cell is None or cell != cell else cell for cell in cells
+    )
+    return text.getvalue().encode("utf-8", "backslashreplace").decode()
