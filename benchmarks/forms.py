@@ -10,6 +10,7 @@ seed determines split, order, augmentation and initial parameters, the same for 
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.command import call_with_arguments
 from benchmarks.model_forms import FORMS
-from benchmarks.result_files import read_result, write_result
+from benchmarks.result_files import earlier_result, write_result
 from lungseg_jax.config import ModelConfig
 from lungseg_jax.runtime.environment import environment
 
@@ -54,11 +55,10 @@ def train(folder: str, seed: int, model: ModelConfig) -> dict[str, float]:
 
 def main(folder: str, *runs: str) -> None:
     """Trains every network with every seed, or the named runs, for the result file."""
-    known = [f"{network}:{seed}" for seed in SEEDS for network in NETWORKS]
-    if unknown := set(runs) - set(known):
-        sys.exit(f"no run {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    found = read_result("forms").get("runs", {})
-    for run in runs or known:
+    if unknown := [run for run in runs if not re.fullmatch(rf"({'|'.join(NETWORKS)}):\d+", run)]:
+        sys.exit(f"not NETWORK:SEED of {', '.join(NETWORKS)}: {', '.join(unknown)}")
+    found = earlier_result("forms").get("runs", {})
+    for run in runs or [f"{network}:{seed}" for seed in SEEDS for network in NETWORKS]:
         network, _, seed = run.partition(":")
         own_environment = environment()
         found.setdefault(network, {})[seed] = train(folder, int(seed), model_of(network))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import call_with_arguments
-from benchmarks.result_files import read_result, write_result
+from benchmarks.result_files import earlier_result, write_result
 from lungseg_jax.runtime.environment import environment
 
 # An input that is occasionally slow shows up in one of them.
@@ -37,7 +37,7 @@ def main(config: str, *keys: str) -> None:
             turns[name].append(_figures(benchmark))
     experiment = Path(config.partition("=")[2]).stem
     case = own_environment | {name: benchmark[name] for name in KEPT} | turns
-    found = read_result("input_stall") | {f"{own_environment['hardware']}: {experiment}": case}
+    found = earlier_result("input_stall") | {f"{own_environment['hardware']}: {experiment}": case}
     write_result("input_stall", dict(sorted(found.items())))
     print(json.dumps(case, indent=2))
 

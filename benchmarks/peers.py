@@ -20,7 +20,7 @@ from typing import Any, Literal
 from benchmarks.command import call_with_arguments
 from benchmarks.programs import TURN_SECONDS, WORK, Program
 from benchmarks.race import compare, race, say
-from benchmarks.result_files import read_result, write_result
+from benchmarks.result_files import earlier_result, write_result
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.environment import environment
 
@@ -113,7 +113,7 @@ def main(*names: str) -> None:
     machine = environment()
     for name in names or CASES:
         entry = measure(name, machine)
-        cases = read_result("peers_cpu").get("cases", {}) | {name: entry}
+        cases = earlier_result("peers_cpu").get("cases", {}) | {name: entry}
         ordered = {name: cases[name] for name in sorted(cases, key=_order)}
         write_result("peers_cpu", {"cases": ordered})
 

@@ -9,9 +9,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def read_result(name: str) -> dict[str, Any]:
-    """Returns the content of a result file, empty if there is none yet."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Returns the content of a result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def earlier_result(name: str) -> dict[str, Any]:
+    """Returns what a script adds its figures to: the content of a result file, or nothing yet."""
+    return read_result(name) if (RESULTS / f"{name}.json").exists() else {}
 
 
 def write_result(name: str, content: dict[str, Any]) -> None:

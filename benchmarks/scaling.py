@@ -31,12 +31,13 @@ higher: compare rates. A small all-reduce costs 20 µs within a node and 30 µs 
 
 import dataclasses
 import math
+import re
 import sys
 import tempfile
 from typing import Any
 
 from benchmarks.command import call_with_arguments
-from benchmarks.result_files import read_result, write_result
+from benchmarks.result_files import earlier_result, write_result
 from configs import tpu
 from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config, resolve
@@ -66,14 +67,15 @@ KEPT = (
 
 def main(*names: str) -> None:
     """Compiles for the topologies and predicts their efficiencies."""
-    if unknown := [name for name in names if name.partition(":")[0] not in PORTS]:
-        sys.exit(f"no links known of {', '.join(unknown)}; of {', '.join(PORTS)}")
+    kinds = "|".join(PORTS)
+    if unknown := [name for name in names if not re.fullmatch(rf"({kinds}):\d+(x\d+)+", name)]:
+        sys.exit(f"not KIND:SIDExSIDE… of {', '.join(PORTS)}: {', '.join(unknown)}")
     config = resolve(tpu.get_config())
     per_device = config.batch_size // tpu.NUM_DEVICES
     for name in names or [name for group in TOPOLOGIES.values() for name in group]:
         result = compile_for(config, name, per_device)
         kept = {key: result[key] for key in KEPT}
-        compiled = read_result("scaling").get("compiled", {}) | {name: kept}
+        compiled = earlier_result("scaling").get("compiled", {}) | {name: kept}
         compiled = dict(sorted(compiled.items(), key=_by_size))
         write_result("scaling", _result(config, per_device, compiled))
 

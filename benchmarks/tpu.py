@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.command import call_with_arguments
 from benchmarks.model_forms import FORMS
-from benchmarks.result_files import read_result, write_result
+from benchmarks.result_files import earlier_result, write_result
 from lungseg_jax.compile_ahead import compile_ahead, topology_devices
 from lungseg_jax.config import Config, DataConfig
 from lungseg_jax.runtime.environment import revision
@@ -63,7 +63,7 @@ def main(*cases: str) -> None:
     # Once, because writing the file modifies the checkout.
     commit = revision()
     for case in cases or CASES:
-        found = read_result("tpu") | {case: measure(case) | {"revision": commit}}
+        found = earlier_result("tpu") | {case: measure(case) | {"revision": commit}}
         write_result("tpu", dict(sorted(found.items())))
 
 

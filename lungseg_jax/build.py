@@ -29,7 +29,7 @@ def _build(config: Config, beam_options: list[str] | None) -> None:
     options = None
     if beam_options is not None:
         if importlib.util.find_spec("apache_beam") is None:
-            raise ConfigError("--beam", "Apache Beam is missing", "pip install 'lungseg_jax[beam]'")
+            raise ConfigError("--beam", "Apache Beam is missing", "pip install apache-beam")
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners.runner import create_runner
 

@@ -141,8 +141,8 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
         platform := _platform_that_cannot_start()
     ):
         return (
-            f"JAX_PLATFORMS={platform}: JAX cannot start it; install JAX for it, as by pip install "
-            "'lungseg_jax[cuda]', see that no other program holds it, or unset JAX_PLATFORMS"
+            f"JAX_PLATFORMS={platform}: JAX cannot start it; see that JAX is installed for it (pip "
+            "install 'jax[cuda13]' or 'jax[tpu]') and no other program holds it, or unset it"
         )
     if type(error).__module__.partition(".")[0] in REMOTE_LIBRARIES:
         return f"{type(error).__name__}: {line}; {resume}"
@@ -158,7 +158,8 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
 def _platform_that_cannot_start() -> str | None:
     """Returns the platforms that the user chose, if JAX cannot start them."""
     asked = os.environ.get("JAX_PLATFORMS")
-    if asked:
+    # Between hosts, JAX would wait for the others.
+    if asked and not jax.distributed.is_initialized():
         try:
             jax.devices()
         # For CUDA without its plugin, JAX fails an assertion without words.

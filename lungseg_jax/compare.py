@@ -39,6 +39,7 @@ from lungseg_jax.run_tables import (
     metrics_of_runs,
     metrics_to_show,
     read_tables,
+    say_if_nothing_counts,
     say_if_recipes_differ,
     which_checkpoint,
 )
@@ -70,7 +71,8 @@ class Difference:
       p_runs: two-sided p-value of the difference of the runs' means, about other runs on these
         patients (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28); NaN if a deviation is.
       images: number of images.
-      images_without_lung: number of those of them that count with the best value for some run.
+      images_of_nothing: number of those of them where the reference is empty (of this lung, for its
+        Dice) and some run rightly found nothing: it counts with the metric's best value.
       patients: number of patients.
     """
 
@@ -84,7 +86,7 @@ class Difference:
     p_patients: float
     p_runs: float
     images: int
-    images_without_lung: int
+    images_of_nothing: int
     patients: int
 
 
@@ -147,7 +149,7 @@ def _differences(first: Sequence[Table], second: Sequence[Table]) -> list[Differ
                 p_patients=float(tests[column]),
                 p_runs=_p_runs(our_runs, their_runs),
                 images=int(has.sum()),
-                images_without_lung=int((has & best[:, column]).sum()),
+                images_of_nothing=int((has & best[:, column]).sum()),
                 patients=len(set(itertools.compress(patients, has))),
             )
         )
@@ -203,14 +205,10 @@ def _run(arguments: Sequence[str]) -> None:
     terminal.say("Each p is of one metric alone: choose the one that decides before you look.")
     if unclear := [one.metric for one in differences if _interval_and_p_disagree(one)]:
         terminal.say(
-            f"Interval and p disagree for {', '.join(unclear)}: one or a few images decide. See "
-            f"both tables eval/{split.value}.csv."
+            f"Interval and p disagree for {', '.join(unclear)}: a few images decide, or the "
+            f"difference is at the limit of what these can show. See both eval/{split.value}.csv."
         )
-    if empty := max(one.images_without_lung for one in differences):
-        terminal.say(
-            f"{empty} of the images have no lung: a run that finds none there counts with the best "
-            "value, not with none as in its own figures."
-        )
+    say_if_nothing_counts({one.metric: one.images_of_nothing for one in differences})
     if min(difference.patients for difference in differences) < MIN_PATIENTS:
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
 
@@ -258,8 +256,8 @@ def _row(one: Difference) -> list[str]:
             f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
             for mean, deviation in means
         ),
-        f"{one.second - one.first:+.{digits}f}",
-        "-" if math.isnan(one.low) else f"{one.low:+.{digits}f} to {one.high:+.{digits}f}",
+        f"{one.second - one.first:+.4f}",
+        "-" if math.isnan(one.low) else f"{one.low:+.4f} to {one.high:+.4f}",
         f"{one.p_patients:.2g}",
         "-" if math.isnan(one.p_runs) else f"{one.p_runs:.2g}",
         str(one.images),

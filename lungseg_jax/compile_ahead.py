@@ -141,9 +141,7 @@ def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[re
       ConfigError: no libtpu, or no such topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(
-            "--topology", "needs the TPU compiler, libtpu", "pip install 'lungseg_jax[tpu]'"
-        )
+        raise ConfigError("--topology", "needs the TPU compiler, libtpu", "pip install 'jax[tpu]'")
     for variable, value in _WITHOUT_TPU.items():
         os.environ.setdefault(variable, value)
     # A TPU v4 with two cores is one device on Cloud TPU, but not by default here.

@@ -71,7 +71,7 @@ def _run(arguments: Sequence[str]) -> None:
     if len(names.value) > 1:
         raise ConfigError("--checkpoint", "is given several times", "write a file of each")
     if importlib.util.find_spec("onnx") is None:
-        raise ConfigError("onnx", "is not installed", "pip install 'lungseg_jax[onnx]'")
+        raise ConfigError("onnx", "is not installed", "pip install onnx")
     make_folder(path.parent)
     weights = find_weights(names.value[0])
     write_whole(path, onnx_of(weights).SerializeToString(deterministic=True))

@@ -104,7 +104,8 @@ LOWER_IS_BETTER = (*DISTANCES, "cross_entropy")
 
 def decimals(name: str) -> int:
     """Returns how many decimals of a metric are shown to people."""
-    return 2 if name in DISTANCES else 4
+    # Percent of the side are of the order of one.
+    return 2 if name in DISTANCES and not name.endswith("_percent") else 4
 
 
 def measure_masks(

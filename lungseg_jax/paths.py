@@ -77,7 +77,7 @@ def _open_bucket(folder: epath.Path) -> None:
         from google.cloud import storage
     except ImportError as error:
         fault = f"needs gcsfs and google-cloud-storage ({first_line(error)})"
-        raise ConfigError(folder, fault, "pip install 'lungseg_jax[gcs]'") from error
+        raise ConfigError(folder, fault, "pip install gcsfs google-cloud-storage") from error
     # Otherwise listings are cached for the life of the process: what TensorStore and other hosts
     # write would not be seen, and files that grew would be cut off at their old size.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

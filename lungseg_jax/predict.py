@@ -11,7 +11,7 @@ Usage: python -m lungseg_jax.predict FILE_OR_FOLDER… --output=DIR [--checkpoin
 --sides             write a mask of each lung, too: <name>_right.png, <name>_left.png
 --probabilities     write the probability of lung, too: <name>_probabilities.png, 65535 for one
 --dicom_seg         write the lungs of accepted DICOM files as DICOM SEG, too: <name>_seg.dcm, with
-                    the patient's name; needs pip install 'lungseg_jax[seg]'
+                    the patient's name; needs pip install highdicom
 --config.data.KEY=VALUE  how files are read: frontal_only, correct_polarity, max_megapixels
 """
 
@@ -263,7 +263,9 @@ def _finish(
     try:
         with opencv_memory_errors():
             result = segmenter.finish(radiograph, prediction)
-            images = encode_images(file.mask, radiograph, result, extras)
+            images = encode_images(
+                file.mask, radiograph, result, extras, calibrated=segmenter.calibrated
+            )
     except MemoryError:
         return Row(file.label, "rejected", "needs more memory than there is")
     for name, content in images.items():

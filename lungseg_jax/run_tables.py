@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -114,6 +114,19 @@ def say_if_recipes_differ(runs: Sequence[epath.PathLike]) -> None:
         terminal.say(f"Not runs of one recipe, so that they differ by more than chance: {told}")
 
 
+def say_if_nothing_counts(images_of_nothing: Mapping[str, int]) -> None:
+    """Says why means are not those of the runs' own figures, where images have no lung.
+
+    Args:
+      images_of_nothing: by metric, the images where some run rightly found nothing.
+    """
+    if empty := images_of_nothing.get("dice"):
+        terminal.say(
+            f"{empty} of the images have no lung: a run that finds none there counts with the best "
+            "value, and not, as in its own figures, with none."
+        )
+
+
 def _other_images(folders: Sequence[epath.Path]) -> list[int]:
     """Returns how many images each run was trained on, if others, though they have one test split.
 
@@ -148,10 +161,11 @@ def images_and_patients(tables: Sequence[Table]) -> tuple[list[str], list[str]]:
 def metrics_of_runs(
     tables: Sequence[Table], ids: Sequence[str]
 ) -> tuple[Float64[np.ndarray, "r n f"], Bool[np.ndarray, "r n f"]]:
-    """Returns each run's metrics of all images, and which of them stand for no lung found in none.
+    """Returns each run's metrics of all images, and which of them are the best for finding nothing.
 
     A metric is NaN where a run has not measured an image. What a run lacks of an image that it has
-    measured, and another run has, is the best value: this run rightly found no lung.
+    measured, and another run has, is the best value: where the reference is empty (of a lung, for
+    its Dice), this run rightly found nothing.
     """
     nothing = [math.nan] * len(COMPARED)
     runs = np.array([[table.metrics.get(name, nothing) for name in ids] for table in tables])

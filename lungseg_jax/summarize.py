@@ -36,6 +36,7 @@ from lungseg_jax.run_tables import (
     metrics_of_runs,
     metrics_to_show,
     read_tables,
+    say_if_nothing_counts,
     say_if_recipes_differ,
     which_checkpoint,
 )
@@ -55,6 +56,8 @@ class MetricOfRuns:
       run_means: each run's mean; `None` where a run has no image with the metric.
       deviation: standard deviation of these; `None` for fewer than two.
       images: number of images that have the metric.
+      images_of_nothing: number of those of them where the reference is empty (of this lung, for its
+        Dice) and some run rightly found nothing: it counts with the metric's best value.
       patients: number of their patients.
     """
 
@@ -64,6 +67,7 @@ class MetricOfRuns:
     run_means: tuple[float | None, ...]
     deviation: float | None
     images: int
+    images_of_nothing: int
     patients: int
 
 
@@ -81,7 +85,7 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
     """
     (tables,) = read_tables([runs], split)
     ids, patients = images_and_patients(tables)
-    runs_of_all, _ = metrics_of_runs(tables, ids)
+    runs_of_all, of_nothing = metrics_of_runs(tables, ids)
     counts = (~np.isnan(runs_of_all)).sum(axis=0)
     # Sums, because NumPy warns of the mean of nothing.
     values = np.where(counts, np.nansum(runs_of_all, axis=0) / np.maximum(counts, 1), np.nan)
@@ -105,6 +109,7 @@ def summarize_runs(runs: Runs, split: str = "test") -> list[MetricOfRuns]:
                 run_means=tuple(run_means),
                 deviation=float(np.std(known, ddof=1)) if len(known) > 1 else None,
                 images=int(has.sum()),
+                images_of_nothing=int(np.any(of_nothing[..., column], axis=0).sum()),
                 patients=len(set(itertools.compress(patients, has))),
             )
         )
@@ -132,6 +137,7 @@ def _run(arguments: Sequence[str]) -> None:
         terminal.say(f"{which_checkpoint(workdir, str(split.value))}{shown}")
     terminal.show(_table(found))
     say_if_recipes_differ(runs)
+    say_if_nothing_counts({one.metric: one.images_of_nothing for one in found})
     if any(one.patients < MIN_PATIENTS for one in found):
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")
     if output is not None:

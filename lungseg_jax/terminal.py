@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import re
 import sys
 import time
@@ -34,7 +35,12 @@ def show(text: str) -> None:
     """
     encoding = sys.stdout.encoding or "utf-8"
     shown = text.translate(_CONTROLS_BUT_LINE_ENDS).encode(encoding, "backslashreplace")
-    tqdm.write(shown.decode(encoding), file=sys.stdout)
+    try:
+        tqdm.write(shown.decode(encoding), file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it, such as head, has enough; at its end Python would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def on_one_line(name: str) -> str:

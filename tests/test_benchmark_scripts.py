@@ -50,8 +50,8 @@ def test_a_users_error_is_one_line():
     [
         ("accuracy", ["pooled"]), ("repeats", ["pooled", "runs/a"]), ("input_stall", []),
         ("main_job", []), ("dicom_table", []), ("build_rate", ["folder", "--memroy"]),
-        ("peers", ["train"]), ("readme_tables", ["README.md"]), ("forms", ["folder", "plain-8:3"]),
-        ("tpu", ["v5e:2x2:blocks-of-3:256:32"]), ("scaling", ["v9:2x2"]),
+        ("peers", ["train"]), ("readme_tables", ["README.md"]), ("forms", ["folder", "plain-9:3"]),
+        ("tpu", ["v5e:2x2:blocks-of-3:256:32"]), ("scaling", ["v9:2x2"]), ("scaling", ["v5e:2"]),
         ("gpu_suite", ["--config=configs/unet.py"]),
     ],
 )  # fmt: skip

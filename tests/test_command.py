@@ -50,6 +50,10 @@ def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
             ValueError("PERMISSION_DENIED: gs://runs/6: 403"),
             "PERMISSION_DENIED: gs://runs/6: 403;",
         ),
+        (
+            RuntimeError("Could not determine home directory."),
+            "there is no home directory; set HOME to a folder of yours, then",
+        ),
         (MemoryError("Unable to allocate 72 TiB"), "the machine is out of memory (Unable to al"),
     ],
 )

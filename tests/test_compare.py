@@ -206,6 +206,8 @@ def test_an_interval_and_a_p_that_contradict_each_other_are_explained(tmp_path, 
         second = write_run(tmp_path / f"{last}", dice + change)
         assert main(["compare", str(first), str(second)]) == 0
         assert ("Interval and p disagree for dice:" in capsys.readouterr().err) == contradicts
+        assert main(["compare", str(second), str(first)]) == 0
+        assert ("Interval and p disagree for dice:" in capsys.readouterr().err) == contradicts
 
 
 def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice, capsys):
@@ -221,7 +223,7 @@ def test_invented_lungs_count_against_the_run_that_invents_them(tmp_path, dice, 
     assert found["dice"].first == pytest.approx((30 + dice[30:].sum()) / 60)
     assert found["dice"].second == pytest.approx((dice[30:] + 0.001).sum() / 60)
     assert found["dice"].high < 0
-    assert {row.images_without_lung for row in found.values()} == {30}
+    assert {row.images_of_nothing for row in found.values()} == {30}
     # Fault: a mean that differs from the run's own figures, and no word why.
     assert main(["compare", *map(str, folders)]) == 0
     assert "30 of the images have no lung" in capsys.readouterr().err

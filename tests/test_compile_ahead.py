@@ -85,7 +85,7 @@ def test_devices_of_chips_with_two_cores(topology, devices, per_chip):
 def test_without_libtpu_the_remedy_is_named(monkeypatch):
     """Fault: a ModuleNotFoundError where an extra is not installed."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"libtpu; pip install 'lungseg_jax\[tpu\]'"):
+    with pytest.raises(ConfigError, match=r"libtpu; pip install 'jax\[tpu\]'"):
         compile_ahead.topology_devices("v5e:2x2")
 
 

@@ -6,11 +6,13 @@ import math
 import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from etils import epath
 
 from lungseg_jax import evaluation_report
+from lungseg_jax.imaging.overlay import with_words
 from lungseg_jax.metrics import ImageMetrics
 
 
@@ -196,6 +198,19 @@ def test_closing_table_names_splits_and_sources(tmp_path):
     assert "HD95 mm" not in lines[0]
 
 
+def test_overlays_tell_their_dice(tmp_path):
+    """Fault: a picture of the worst image that says nothing of it, or names colours it lacks."""
+    image = np.zeros((9, 400, 3), np.uint8)
+    sides = {"dice_right": 0.25, "dice_left": 0.75}
+    for more, said in (({}, "Dice 0.9000"), (sides, "mean Dice of right and left 0.5000")):
+        rows = [row("x", 0.9, **more)]
+        evaluation_report.write_overlays(epath.Path(tmp_path), rows, {"worst": 0}, {0: image})
+        shown = cv2.imread(str(tmp_path / "overlays" / "worst.png"), cv2.IMREAD_COLOR_RGB)
+        assert shown is not None
+        expected = with_words(image, said, sides=bool(more), reference=True)
+        np.testing.assert_array_equal(shown, expected)
+
+
 def test_closing_table_shows_failures_where_there_are_any(tmp_path):
     """Fault: a missed or an invented lung that only `metrics.json` tells of, or one as the other.
 
@@ -217,7 +232,7 @@ def test_closing_table_shows_failures_where_there_are_any(tmp_path):
         header = evaluation_report.closing_table(part).splitlines()[0].split()
         assert header[header.index("images") + 1 :] == headings
     rows = evaluation_report.closing_table(summary).splitlines()[2:]
-    assert [line.split()[-3:] for line in rows] == [
+    assert [re.split(r" {2,}", line)[-3:] for line in rows] == [
         ["3", "3", "0"], ["2", "2", "0"], ["1", "1", "0"], ["2", "0", "1"],
     ]  # fmt: skip
 

@@ -51,8 +51,9 @@ def test_every_orientation_comes_out_upright(row, column):
     np.testing.assert_allclose(radiograph.pixels, UPRIGHT / 255, atol=1e-6)
     assert radiograph.spacing_mm == pytest.approx((0.2, 0.3))
     np.testing.assert_array_equal(radiograph.orientation.to_stored(UPRIGHT), stored)
-    turns = [note for note in radiograph.notes if "not square" not in note]
+    *turns, squeezed = radiograph.notes
     assert bool(turns) == ((row, column) != ("L", "F"))
+    assert squeezed == "pixels are not square: one side is 1.50 times the other"
 
 
 @pytest.mark.parametrize(

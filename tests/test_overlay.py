@@ -121,6 +121,10 @@ def test_outlines_are_as_wide_as_the_image_needs(side: int, width: int):
     columns = across[across[:, 0] == 3 * side // 8, 1]
     assert np.diff(columns).tolist().count(1) == 2 * (width - 1)
     assert np.median(columns[:width]) == side // 4
+    # The reference's reaches as far again to both sides, and one pixel more.
+    reference = draw_overlay(np.zeros((side, side), np.float32), np.zeros_like(mask), mask)
+    wide = drawn(reference, REFERENCE_COLOURS[0])
+    assert (wide[:, 0] == 3 * side // 8).sum() == 2 * (2 * width + 1)
 
 
 @pytest.mark.parametrize("reference", [False, True])

@@ -45,6 +45,8 @@ def test_two_lungs_pass():
     ("right", "left", "dice", "reason"),
     [
         (NONE, NONE, 0.0, "lungs cover 0 % of the image"),
+        (np.s_[50:58, 40:47], np.s_[50:58, 60:67], 0.0, "lungs cover 1 % of the image"),
+        (np.s_[50:58, 40:42], np.s_[50:58, 60:62], 0.0, "lungs cover 0.3 % of the image"),
         (np.s_[0:100, 0:50], np.s_[0:100, 50:100], 0.99, "lungs cover 100 % of the image"),
         (GOOD[0], NONE, 0.96, "only one lung"),
         (GOOD[0], np.s_[20:30, 55:75], 0.96, "one lung has 10 % of the other's area"),

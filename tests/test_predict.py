@@ -16,7 +16,9 @@ import pytest
 from lungseg_jax import predict as predict_module
 from lungseg_jax.command_line import parse_prediction
 from lungseg_jax.errors import DataError
-from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
+from lungseg_jax.find_weights import PACKAGED, find_weights
+from lungseg_jax.imaging.files import read_radiograph
+from lungseg_jax.imaging.overlay import PREDICTION_COLOURS, draw_overlay, with_words
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.predict import main, packaged_segmenter, predict, segment
 from lungseg_jax.prediction.made_with import MADE_WITH
@@ -185,6 +187,11 @@ def test_control_characters_in_a_name_are_shown_as_escapes(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "\\x1b[2Jx\\x0ab.png accepted: rejected" in said
     assert "\x1b[2J" not in said
+    # In the name of a mask, too.
+    (tmp_path / "\x1b[2Jy.png").write_bytes(png_bytes(CHEST))
+    main(["predict", str(tmp_path), f"--output={tmp_path / 'out'}"])
+    assert "\x1b" not in (tmp_path / "out" / TABLE).read_text()
+    assert "\\x1b[2Jy_mask.png" in (tmp_path / "out" / TABLE).read_text()
 
 
 def test_every_core_reads(tmp_path, untrained, monkeypatch):
@@ -280,6 +287,33 @@ def read_png(path: Path) -> np.ndarray:
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert pixels is not None
     return pixels
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "good", "said"),
+    [
+        (True, True, "accepted, estimated Dice {row.estimated_dice:.3f}"),
+        (False, True, "accepted"),
+        (True, False, "rejected: {row.reason}"),
+    ],
+)
+def test_an_overlay_says_what_became_of_the_file(tmp_path, calibrated, good, said):
+    """Fault: a rejected mask that looks accepted, or an estimate that means nothing."""
+    pixels = generate_phantom(5, 4).image if good else np.tile(CHEST, (5, 5))
+    pixels = np.rint(pixels / pixels.max() * 255).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(png_bytes(pixels))
+    weights = find_weights(PACKAGED)
+    if not calibrated:
+        weights = dataclasses.replace(weights, calibration=Calibration())
+    (row,) = predict(Segmenter(weights), [tmp_path / "a.png"], tmp_path / "out")
+    image = read_radiograph(tmp_path / "a.png").pixels
+    lungs = Segmenter(weights).segment(tmp_path / "a.png")
+    outlined = draw_overlay(image, np.stack([lungs.right, lungs.left], axis=-1))
+    expected = with_words(outlined, said.format(row=row), sides=True, reference=False)
+    overlay = cv2.imread(str(tmp_path / "out" / "a_overlay.png"), cv2.IMREAD_COLOR_RGB)
+    assert overlay is not None
+    np.testing.assert_array_equal(overlay, expected)
+    assert len(overlay) > len(outlined), "no room for words, so that nothing is tested"
 
 
 def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):

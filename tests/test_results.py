@@ -28,16 +28,19 @@ def test_what_masks_were_made_with_is_told(tmp_path, untrained):
     """Fault: masks in a study, and nobody knows of which network; or that of an earlier call."""
     (tmp_path / "1.png").write_bytes(png_bytes(CHEST))
     other = Segmenter(untrained_weights(Calibration(0.25)))
-    for segmenter, options, threshold in (
-        (untrained, ReadOptions(), untrained.threshold),
-        (other, ReadOptions(max_pixels=2**24), 0.25),
+    both_ways = Segmenter(untrained_weights(Calibration(0.25)), both_ways=True)
+    for segmenter, options, threshold, extras in (
+        (untrained, ReadOptions(), untrained.threshold, ["sides"]),
+        (other, ReadOptions(max_pixels=2**24), 0.25, []),
     ):
-        predict(segmenter, [tmp_path / "1.png"], tmp_path / "out", options)
+        predict(segmenter, [tmp_path / "1.png"], tmp_path / "out", options, extras=extras)
         told = json.loads((tmp_path / "out" / MADE_WITH).read_text())
         assert told["threshold"] == threshold
         assert [network["calibration"]["threshold"] for network in told["networks"]] == [threshold]
         assert told["reading"]["max_pixels"] == options.max_pixels
         assert told["versions"]["jax"] == jax.__version__
+        assert told["extras"] == extras
+    assert [other.description()["both_ways"], both_ways.description()["both_ways"]] == [False, True]
 
 
 @pytest.mark.parametrize("output", [".", "out"])

@@ -140,7 +140,9 @@ def test_calibrated_spacing_is_not_divided_again():
     [
         ({}, []),
         ({"PixelSpacing": ["0.15", "0.15"]}, []),
-        ({"PixelSpacing": ["0.150", "0.151"]}, []),
+        ({"PixelSpacing": ["0.150", "0.1515"]}, []),
+        ({"PixelSpacing": ["0.1545", "0.150"]}, ["1.03 times"]),
+        ({"NominalScannedPixelSpacing": ["0", "0"]}, ["no detector has"]),
         ({"PixelSpacing": ["0", "0"]}, ["no detector has"]),
         ({"PixelSpacing": ["0", "0"], "ImagerPixelSpacing": ["0.1", "0.1"]}, ["no detector has"]),
         ({"PixelSpacing": ["0.15", "0.3"]}, ["2.00 times"]),

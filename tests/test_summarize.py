@@ -53,6 +53,26 @@ def test_an_image_without_a_metric_is_not_in_its_mean(tmp_path, dice):
     assert found.images == 59
 
 
+def test_intervals_keep_to_the_range_of_their_own_metric(tmp_path):
+    """Fault: a Dice above 1, or a distance cut off at 1, because metrics were exchanged."""
+    dice = np.full(12, 0.99)
+    dice[0] = 0.2
+    folder = write_run(tmp_path / "a", dice)
+    path = folder / "eval" / "test.csv"
+    header, *lines = path.read_text().splitlines()
+    place = header.split(",").index("hd95_px")
+    rows = [line.split(",") for line in lines]
+    for row in rows:
+        row[place] = f"{1000 * (1 - float(row[header.split(',').index('dice')]))}"
+    path.write_text("\n".join([header, *map(",".join, rows)]) + "\n")
+    found = {one.metric: one.interval for one in summarize_runs(folder)}
+    assert found["dice"] is not None
+    assert found["hd95_px"] is not None
+    assert found["dice"][1] == 1
+    assert found["hd95_px"][0] == 0
+    assert found["hd95_px"][1] > 100
+
+
 def test_the_command_prints_and_writes_the_same(tmp_path, dice, capsys):
     """Fault: figures under the name of another metric, or a file that lacks the runs."""
     runs = [str(write_run(tmp_path / name, dice, columns=COMPARED)) for name in "ab"]

@@ -62,7 +62,7 @@ def check_highdicom() -> None:
       ConfigError: it is not installed.
     """
     if importlib.util.find_spec("highdicom") is None:
-        raise ConfigError("--dicom_seg", "needs highdicom", "pip install 'lungseg_jax[seg]'")
+        raise ConfigError("--dicom_seg", "needs highdicom", "pip install highdicom")
 
 
 def encode_dicom_seg(

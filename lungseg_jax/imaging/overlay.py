@@ -17,9 +17,9 @@ PREDICTION_COLOURS = ((255, 64, 200), (255, 160, 48))
 # Long side of an overlay: outlines stay visible and files small however large the original.
 MAX_SIDE = 1024
 
-# Long side over the width of a prediction's outline: seen even where the overlay is shown small.
-SIDE_PER_WIDTH = 250
-
+# A prediction's outline is two pixels wider for each of these pixels of the long side, so that it
+# is seen even where the overlay is shown small.
+SIDE_PER_TWO_PIXELS = 500
 
 # Narrower overlays have no room for words.
 MIN_WIDTH_OF_WORDS = 340
@@ -90,7 +90,7 @@ def _draw_outline(
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     inside = cv2.erode(small, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     # The middle of an outline lies on the border pixels of its mask.
-    half = max(height, width) // SIDE_PER_WIDTH // 2
+    half = max(height, width) // SIDE_PER_TWO_PIXELS
     diameter = 4 * half + 3 if wide else 2 * half + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter))
     canvas[cv2.dilate(small - inside, disc) > 0] = colour

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from lungseg_jax.imaging import png
 from lungseg_jax.imaging.overlay import draw_overlay, with_words
@@ -13,14 +13,34 @@ from lungseg_jax.prediction.segmentation import Segmentation
 
 
 def encode_images(
-    mask: str, radiograph: Radiograph, result: Segmentation, extras: Collection[Extra]
+    mask: str,
+    radiograph: Radiograph,
+    result: Segmentation,
+    extras: Collection[Extra],
+    *,
+    calibrated: bool,
 ) -> dict[str, bytes]:
-    """Returns the contents of a mask's PNG files, by their names."""
+    """Returns the contents of a mask's PNG files, by their names.
+
+    Args:
+      mask: name of the mask's file.
+      radiograph: the radiograph.
+      result: what was found on it.
+      extras: what is wanted besides mask and overlay.
+      calibrated: whether the estimate of Dice means anything.
+    """
     upright = radiograph.orientation.to_upright
     sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
     images = {
         mask: _encode_mask(result.mask),
-        overlay_of(mask): png.encode_png(_overlay(radiograph, sides, result)),
+        overlay_of(mask): png.encode_png(
+            with_words(
+                draw_overlay(radiograph.pixels, sides),
+                _became_of(result, calibrated=calibrated),
+                sides=True,
+                reference=False,
+            )
+        ),
     }
     if "sides" in extras:
         lungs = map(_encode_mask, (result.right, result.left))
@@ -31,14 +51,11 @@ def encode_images(
     return images
 
 
-def _overlay(
-    radiograph: Radiograph, sides: Bool[np.ndarray, "h w 2"], result: Segmentation
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Returns the outlines of both lungs on the upright image, above what became of it."""
-    said = f"accepted, estimated Dice {result.estimated_dice:.3f}"
+def _became_of(result: Segmentation, *, calibrated: bool) -> str:
+    """Says whether a mask was accepted, and with which estimate, or why not."""
     if not result.accepted:
-        said = f"rejected: {'; '.join(result.doubts)}"
-    return with_words(draw_overlay(radiograph.pixels, sides), said, sides=True, reference=False)
+        return f"rejected: {'; '.join(result.doubts)}"
+    return f"accepted, estimated Dice {result.estimated_dice:.3f}" if calibrated else "accepted"
 
 
 def _encode_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:

@@ -1,4 +1,4 @@
-"""`made_with.json`: which networks, options and versions the masks in a folder come from."""
+"""`made_with.json`: which networks, options and versions the masks of a table come from."""
 
 import dataclasses
 import json
@@ -17,7 +17,10 @@ MADE_WITH = "made_with.json"
 def write_made_with(
     output: epath.Path, segmenter: Segmenter, options: ReadOptions, extras: Sequence[str]
 ) -> None:
-    """Writes what a call makes its masks with, and when; masks that it keeps were made so, too.
+    """Writes what a call's masks are made with; those that it keeps from earlier ones were, too.
+
+    That is so for networks, reading and libraries' versions. Date, revision and hardware are the
+    call's own.
 
     Args:
       output: the folder of the masks.

@@ -75,7 +75,7 @@ def remarks(right: Bool[np.ndarray, "h w"], left: Bool[np.ndarray, "h w"]) -> It
 
 
 def _percent(share: float) -> str:
-    """Returns a share as text; a small one is not rounded to nothing."""
+    """Returns a share as text, one below a percent with a decimal."""
     return f"{100 * share:.{1 if 0 < share < 0.01 else 0}f} %"
 
 

@@ -19,7 +19,8 @@ def use_compilation_cache() -> None:
     there is no cache.
     """
     chosen = jax.config.jax_compilation_cache_dir is not None  # type: ignore[attr-defined]
-    if not chosen and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    is_on = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    if is_on and not chosen and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", _folder())
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
