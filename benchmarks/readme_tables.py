@@ -4,7 +4,7 @@ python -m benchmarks.readme_tables
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def accuracy_table(*, by_source: bool) -> str:
                 f"{figures['assd_px']['mean']:.2f}",
                 f"{figures['surface_dice']['mean']:.4f}",
             ]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(_line(cells))
     return "\n".join(lines)
 
 
@@ -99,7 +99,7 @@ def estimate_table() -> str:
             f"{quality['rank_correlation']:.2f}",
             f"{quality['bad_masks_found_at_5_percent_false_alarms']} of {quality['bad_masks']}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_line(cells))
     return "\n".join(lines)
 
 
@@ -131,7 +131,7 @@ def forms_table() -> str:
             first = batch == BATCHES[0]
             accuracy = f"{np.mean(dice):.4f} ± {np.std(dice, ddof=1):.4f}" if first else ""
             cells = [name if first else "", str(batch), *rates, accuracy]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(_line(cells))
     return "\n".join(lines)
 
 
@@ -158,7 +158,7 @@ def gpu_table() -> str:
                 f"{_vendor_mfu(case['hardware'], theirs):.1%}",
                 _with_range(ratio),
             ]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(_line(cells))
     return "\n".join(lines)
 
 
@@ -185,7 +185,7 @@ def cpu_table() -> str:
                 f"{programs[exported['ours']]['median']:.1f}" if exported else "",
                 _with_range(exported) if exported else "",
             ]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(_line(cells))
     return "\n".join(lines)
 
 
@@ -228,8 +228,12 @@ def scaling_table() -> str:
             f"{predicted['h200_efficiency']:.1%}",
             f"{_rounded(predicted['h200_images_per_second'])}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _rounded(rate: float) -> str:
@@ -282,7 +286,7 @@ def _row(config: str, data: str, figures: dict, time: str, hardware: str) -> str
         time,
         hardware,
     ]
-    return "| " + " | ".join(cells) + " |"
+    return _line(cells)
 
 
 def main() -> None:
