@@ -44,6 +44,29 @@ def test_sheet_shows_each_chosen_record_once_and_each_structure_in_its_colour():
     assert np.all((columns - 12) % 236 >= 112)
 
 
+@pytest.mark.parametrize(
+    # The first and last of the tile's 224 pixels that the mask holds. Where pixels are averaged,
+    # more than half of each is mask: 129 * 224 / 512 = 56.4, 385 * 224 / 512 = 168.4. Where they
+    # are copied, pixel n shows pixel n * 100 / 224 rounded down: 26 to 75 are shown by 59 to 170.
+    ("side", "lung", "shown", "copied"),
+    [(512, slice(129, 385), (56, 167), False), (100, slice(26, 76), (59, 170), True)],
+)
+def test_outlines_lie_on_the_borders_of_masks(side: int, lung: slice, shown, copied: bool):
+    """Fault: outlines beside the lungs; pixels of a large image skipped, of a small one blurred."""
+    mask = np.zeros((side, side, 1), np.uint8)
+    mask[lung, lung] = Structure.LUNGS
+    chequered = (np.indices((side, side, 1)).sum(0) % 2 * 65535).astype(np.uint16)
+    sheet = ContactSheet(1)
+    sheet.add(0, "train", example(image=chequered, mask=mask))
+    tile = np.asarray(sheet.image())[40:264, 12:236]
+    outline = (tile == COLOURS[Structure.LUNGS]).all(-1)
+    for places in np.nonzero(outline):
+        assert (places.min(), places.max()) == shown
+    # Along each axis at most 2/7 of 16/7 chequered pixels have no opposite: 1/8, of both 1/64.
+    contrast = np.abs(tile[~outline] / 127.5 - 1)
+    assert np.all(contrast == 1 if copied else contrast < 0.02)
+
+
 def test_the_key_names_only_what_shows():
     """Fault: "lungs" beside images in which sides are drawn over all of them."""
     sheet = ContactSheet(2)

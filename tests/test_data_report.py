@@ -14,6 +14,7 @@ import pytest
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.geometry import fit_to_square
+from tests.charts import bars_in
 from tests.stored import example, pairs_in, read_split, rewrite, shard, write_records
 from tfds_builder.contact_sheet import ContactSheet
 from tfds_builder.data_report import ensure_data_report, main, write_data_report
@@ -42,7 +43,7 @@ class Page(html.parser.HTMLParser):
         super().__init__()
         self.tables: dict[str, list[list[str]]] = collections.defaultdict(list)
         self.elements: dict[str, list[dict]] = collections.defaultdict(list)
-        self.text, self.open = "", []
+        self.source, self.text, self.open = text, "", []
         self._title = ""
         # Number, and whether it is a warning.
         self.cards = {
@@ -80,8 +81,10 @@ class Page(html.parser.HTMLParser):
         return [x[name] for found in self.elements.values() for x in found if name in x]
 
 
-def page_with(figures: Figures, pairs: Sequence[Pair] = ()) -> Page:
-    return Page(page_of("records", figures, pairs, None, ContactSheet(1)))
+def page_with(
+    figures: Figures, pairs: Sequence[Pair] = (), sheet: ContactSheet | None = None
+) -> Page:
+    return Page(page_of("records", figures, pairs, None, sheet or ContactSheet(1)))
 
 
 def figures_of(records: Sequence[dict], split: str = "train") -> Figures:
@@ -151,6 +154,10 @@ def test_counts_are_those_of_the_records(page, records):
     for record in records:
         patients[record["split"]].add(record["patient_id"])
     assert [int(cell) for cell in rows["patients"][:3]] == [len(patients[x]) for x in SPLITS]
+    # Fault: sums among the sources that look like one more of them.
+    bold = re.findall(r'<tr class="sum"><th[^>]*>(.*?)<', page.source)
+    assert bold == ["all", "patients"]
+    assert re.search(r"tr\.sum[^{}]*{ font-weight: [67]00", page.source)
 
 
 def test_sizes_lung_and_intensity_are_those_of_the_records(page, records):
@@ -379,6 +386,44 @@ def test_one_size_is_said_in_words():
         "Width by source",
         "Width by split",
     ]
+
+
+def test_charts_are_of_their_groups_in_the_units_of_their_axes():
+    """Fault: lungs of 0.3 % of the field; sources in a chart of splits; unknown spacings of 0."""
+    other = example(1, source=b"shenzhen", mask=np.zeros((32, 32, 1), np.uint8))
+    unknown = {"spacing_source": b"none", "spacing_mm": np.zeros(2, np.float32)}
+    page = page_with(figures_of([example(), other | unknown]))
+    # 2 * 16 * 10 of 32 * 32 pixels are 31 %.
+    charts = {
+        "Lung area by source": {"montgomery": [[30, 32, 100]], "shenzhen": [[0, 2, 100]]},
+        "Lung area by split": {"train": [[0, 2, 50], [30, 32, 50]]},
+        "Spacing by what it was measured on": {"calibrated": [[0.2, 0.225, 100]]},
+    }
+    for title, wanted in charts.items():
+        lines = bars_in(page.source, title)
+        assert lines.keys() == wanted.keys()
+        for name, bars in wanted.items():
+            assert lines[name] == pytest.approx(np.array(bars), rel=0.01, abs=0.02)
+    assert page.rows("Spacing of the rows")["none"] == ["1", "", "", ""]
+
+
+def test_the_table_of_the_sheet_tells_what_is_where():
+    """Fault: row and column exchanged; an image with lung said to have none."""
+    sheet = ContactSheet(10)
+    for number in range(10):
+        image = np.full((32, 32, 1), 7000 * number, np.uint16)
+        record = example(number, image=image)
+        if number == 3:
+            record["mask"] = np.zeros_like(record["mask"])
+        sheet.add(number, "train", record)
+    rows = page_with(figures_of([example()]), sheet=sheet).tables["Images on the sheet"][1:]
+    assert {row[2] for row in rows} == {f"example {number}" for number in range(10)}
+    pixels = np.asarray(sheet.image(), int)
+    for row, column, name, *_, mask in rows:
+        # Between the lungs, in the middle of its tile.
+        grey = pixels[152 + 272 * (int(row) - 1), 124 + 236 * (int(column) - 1), 0]
+        assert f"example {round(grey * 257 / 7000)}" == name
+        assert mask == ("no lung" if name == "example 3" else "lung")
 
 
 def test_what_is_known_of_no_patient_is_left_out():
