@@ -77,16 +77,15 @@ class _Lines(tqdm):
         self._told_at, self._told, self._more = time.monotonic(), initial, ""
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:  # noqa: ARG002
-        self._more = f", {s}"
+        self._more = s
 
     def update(self, n: int | float | None = 1) -> None:
         self.n += n or 0
         passed = time.monotonic() - self._told_at
         if passed > LINE_SECONDS:
-            rate = (self.n - self._told) / passed
+            more = self._more or f"{(self.n - self._told) / passed:.3g} a second"
             self._told_at, self._told = time.monotonic(), self.n
-            done = f"{self._description}: {self.n} of {self.total} {self._unit}s"
-            say(f"{done}, {rate:.3g} a second{self._more}")
+            say(f"{self._description}: {self.n} of {self.total} {self._unit}s, {more}")
 
 
 class _StandardError:

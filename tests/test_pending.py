@@ -116,7 +116,7 @@ def test_the_reported_rate_includes_waiting_for_input(tmp_path, monkeypatch, cap
         clock[0] += 100.0
         pending.restart()
         # Fault: hours without a word in a log file, where there is no progress bar.
-        assert re.match(r"train: \d+ of 200 steps, .* loss 0.5000, D", capsys.readouterr().err)
+        assert re.match(r"train: \d+ of 200 steps, loss 0.5000, Dice", capsys.readouterr().err)
         clock[0] += 0.4
         pending.add(20, np.arange(16), figures)
         pending.drain()

@@ -13,10 +13,13 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys)
     with terminal.progress("segment", 1000, "file", initial=100) as bar:
         for _ in range(100):
             clock[0] += 1.0
-            bar.set_postfix_str("loss 0.5")
             bar.update(2)
-    # After 61 seconds; the rate does not count what was done before.
-    assert capsys.readouterr().err == "segment: 222 of 1000 files, 2 a second, loss 0.5\n"
+        # After 61 seconds; the rate does not count what was done before.
+        assert capsys.readouterr().err == "segment: 222 of 1000 files, 2 a second\n"
+        bar.set_postfix_str("loss 0.5")
+        clock[0] += 61.0
+        bar.update(2)
+    assert capsys.readouterr().err == "segment: 302 of 1000 files, loss 0.5\n"
 
 
 def test_columns_are_aligned_whatever_the_letters():
