@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said(right, left, dice: float, reason: str):
         (
             (np.s_[0:60, 10:50], np.s_[20:60, 50:90]),
             (np.s_[0:60, 10:51], np.s_[20:60, 51:90]),
-            "lungs out of view at the top",
+            "lungs out of view at the top over 51 % of their width",
         ),
     ],
 )

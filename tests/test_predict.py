@@ -309,7 +309,8 @@ def test_an_overlay_says_what_became_of_the_file(tmp_path, calibrated, good, sai
     image = read_radiograph(tmp_path / "a.png").pixels
     lungs = Segmenter(weights).segment(tmp_path / "a.png")
     outlined = draw_overlay(image, np.stack([lungs.right, lungs.left], axis=-1))
-    expected = with_words(outlined, said.format(row=row), sides=True, reference=False)
+    words = "; ".join(filter(None, [said.format(row=row), row.notes]))
+    expected = with_words(outlined, words, sides=True, reference=False)
     overlay = cv2.imread(str(tmp_path / "out" / "a_overlay.png"), cv2.IMREAD_COLOR_RGB)
     assert overlay is not None
     np.testing.assert_array_equal(overlay, expected)

@@ -52,10 +52,11 @@ def encode_images(
 
 
 def _became_of(result: Segmentation, *, calibrated: bool) -> str:
-    """Says whether a mask was accepted, and with which estimate, or why not."""
+    """Says whether a mask was accepted, with which estimate, or why not; and what was noted."""
+    said = f"accepted, estimated Dice {result.estimated_dice:.3f}" if calibrated else "accepted"
     if not result.accepted:
-        return f"rejected: {'; '.join(result.doubts)}"
-    return f"accepted, estimated Dice {result.estimated_dice:.3f}" if calibrated else "accepted"
+        said = f"rejected: {'; '.join(result.doubts)}"
+    return "; ".join([said, *result.notes])
 
 
 def _encode_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:

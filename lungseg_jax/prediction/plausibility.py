@@ -55,9 +55,9 @@ def doubts(
             if not smaller
             else f"one lung has {_percent(smaller / larger)} of the other's area"
         )
-    for name, _, share in _on_borders(lungs):
+    for name, extent, share in _on_borders(lungs):
         if share > CUT_OFF:
-            yield f"lungs out of view at the {name}"
+            yield f"lungs out of view at the {name} over {_percent(share)} of their {extent}"
     if dice is not None and dice < MIN_DICE:
         yield f"uncertain: estimated Dice {dice:.3f}, below {MIN_DICE:g}"
 

@@ -94,7 +94,6 @@ class Segmenter:
                 "checksum_of_weights": checksum(weights.variables),
                 "model": dataclasses.asdict(weights.config.model),
                 "computed_in": str(compute_dtype(weights.config)),
-                "trained_on": weights.config.data.source,
                 "calibration": dataclasses.asdict(weights.calibration),
             }
             for weights in self._weights
