@@ -87,7 +87,7 @@ def compile_ahead(config: Config, workdir: epath.PathLike, topology: str) -> dic
     if config.model.dtype == "auto":
         model = dataclasses.replace(config.model, dtype="bfloat16")
         config = dataclasses.replace(config, model=model)
-    terminal.say(f"Compiling for {topology}; this takes one to three minutes")
+    terminal.say(f"Compiling for {topology}; this takes minutes")
     start = time.perf_counter()
     lowered = lower_step(config, parallel)
     try:

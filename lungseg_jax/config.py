@@ -78,7 +78,8 @@ class DataConfig:
       sex_and_age: keep PatientSex and PatientAge (90 from 90 years up) of DICOM files in records,
         for metrics by sex and age; otherwise nothing that a header says about a patient is kept.
       resident: whether the decoded training split stays in each device's memory; `auto`: if it
-        takes at most a fifth of that. Otherwise, threads of one process stream the images.
+        takes at most a fifth of that or, on a CPU, if the copies of all devices take at most 2 GiB.
+        Otherwise, threads of one process stream the images.
     """
 
     source: SourceName = "phantom"

@@ -52,4 +52,4 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """Training produced a loss or gradient that is not finite."""
+    """Training produced a loss, a gradient or parameters that are not finite."""

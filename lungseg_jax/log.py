@@ -36,8 +36,8 @@ class Log:
     """TensorBoard events of a run and its `history.csv`, written by the first process only.
 
     Events are not written by tensorboardX's own writer: it hands each figure to a thread through a
-    queue that costs the loop a millisecond per step, and stops training forever once that thread
-    cannot write.
+    queue that costs the loop a third of a millisecond per step and more, and stops training forever
+    once that thread cannot write.
 
     Args:
       workdir: the run's folder.

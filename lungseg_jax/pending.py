@@ -64,7 +64,7 @@ class Pending:
         """Fetches the figures of all steps.
 
         Raises:
-          DivergedError: a loss or gradient was not finite.
+          DivergedError: one of `MUST_BE_FINITE` was not finite.
         """
         self._fetch(leave=0)
 

@@ -81,8 +81,10 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike) -> evaluation_re
 
     Raises:
       ConfigError: an impossible value, or the folder belongs to another configuration.
+      CheckpointError: no checkpoint can be read, the records are not those it was trained on, or
+        the weights to start from cannot be read.
       DataError: the images cannot be used, or another job is in the folder.
-      DivergedError: a loss or gradient was not finite.
+      DivergedError: a loss, or the norm of gradients or parameters, was not finite.
     """
     if not isinstance(config, Config):
         raise ConfigError("config", f"is a {type(config).__name__}", "pass resolve(config)")
@@ -116,7 +118,8 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
     Raises:
       ConfigError: the folder belongs to another configuration, or the weights to start from belong
         to another network.
-      CheckpointError: no checkpoint can be read, or the records are not those it was trained on.
+      CheckpointError: no checkpoint can be read, the records are not those it was trained on, or
+        the weights to start from cannot be read.
       DataError: the images cannot be used, or another job is in the folder.
     """
     # At the start, before hours of work: what runs is the code that was imported.

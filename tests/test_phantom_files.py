@@ -82,7 +82,7 @@ def test_headers_agree_with_the_phantoms(written, phantoms):
 
 
 def test_spacing_attributes_keep_their_meaning(written):
-    """Guards against an uncalibrated spacing that differs from the detector's (PS3.3 10.7.1.3)."""
+    """Guards against an uncalibrated spacing that differs from the detector's (PS3.3 10.7.1.1)."""
     for dataset in written[1]:
         imager, pixel = dataset.get("ImagerPixelSpacing"), dataset.get("PixelSpacing")
         if dataset.Modality == "DX":

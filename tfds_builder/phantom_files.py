@@ -170,7 +170,7 @@ def _describe_modality(dataset: Dataset, encoding: _Encoding) -> None:
 
 
 def _describe_spacing(dataset: Dataset, spacing: tuple[float, float], encoding: _Encoding) -> None:
-    """Fills in the pixel spacing with the meaning of PS3.3 10.7.1.3.
+    """Fills in the pixel spacing with the meaning of PS3.3 10.7.1.1.
 
     ImagerPixelSpacing applies at the detector; PixelSpacing applies at the patient if it differs
     from it and is marked as calibrated.

@@ -43,7 +43,7 @@ CHEST_REGIONS = frozenset((
     "Phantom", "Rib", "Trachea",
 ))  # fmt: skip
 
-# ViewPosition (PS3.3 C.8.7.1.1.1, C.8.11.5.1.1) and words in use.
+# ViewPosition (PS3.3 C.8.1.1, C.8.11.5.1.1) and words in use.
 OTHER_VIEWS = frozenset((
     "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "LAT", "LATERAL",
     "LLAT", "RLAT", "OBL", "OBLIQUE", "DECUBITUS",

@@ -26,9 +26,10 @@ PLAUSIBLE_MAGNIFICATION = (1.0, 2.0)
 def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingSource]:
     """Returns the (row, column) spacing of the stored pixels in mm and what it was measured on.
 
-    PixelSpacing is the patient's only after a calibration; where it repeats ImagerPixelSpacing, or
-    stands alone, it is the detector's (DICOM PS3.3 10.7.1.3). So is NominalScannedPixelSpacing, for
-    scanned films. The detector's spacing divided by the magnification is the patient's.
+    PixelSpacing is the patient's only after a calibration; where it repeats ImagerPixelSpacing it
+    is the detector's (DICOM PS3.3 10.7.1.1), and where it stands alone, which tells nothing, it is
+    taken for that. So is NominalScannedPixelSpacing, for scanned films. The detector's spacing
+    divided by the magnification is the patient's.
     """
     pixel = _plausible_spacing(dataset, "PixelSpacing")
     imager = _plausible_spacing(dataset, "ImagerPixelSpacing")

@@ -21,8 +21,8 @@ class Segmentation:
       right: mask of the patient's right lung.
       left: mask of the left lung.
       probabilities: probability of lung, in [0, 1], smoothed but not processed further.
-      estimated_dice: a guess at the mask's Dice against a radiologist's; too high for images of
-        hospitals that the network does not know.
+      estimated_dice: a guess at the mask's Dice against a radiologist's; for images of hospitals
+        that the network does not know it may be too high.
       doubts: reasons not to take the mask for a pair of lungs; none if it is accepted.
       notes: what was corrected or is odd in the image.
       spacing_mm: (row, column) distance between pixel centres; `None` where it is not known.

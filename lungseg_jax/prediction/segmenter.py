@@ -132,7 +132,7 @@ class Segmenter:
 
         Raises:
           NotFrontalError: by its header, an image of something other than a frontal chest.
-          DataError: the file cannot be read, or the array is not an image.
+          DataError: the file cannot be read, the array is not an image, or it is too small.
         """
         radiograph, square = self._read(image, options)
         (prediction,) = self.predict([square])
@@ -149,7 +149,7 @@ class Segmenter:
 
         Raises:
           NotFrontalError: by its header, an image of something other than a frontal chest.
-          DataError: the file cannot be read, or the array is not an image.
+          DataError: the file cannot be read, the array is not an image, or it is too small.
         """
         radiograph, square = self._read(image, options)
         (prediction,) = self.predict([square])

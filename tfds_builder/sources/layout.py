@@ -56,8 +56,9 @@ class MaskFile:
     """A file with the outline of one structure.
 
     Attributes:
-      path: PNG or GIF file.
-      structure: what it outlines; `LUNGS` for both lungs, or for lung of unknown side.
+      path: PNG, GIF or DICOM SEG file.
+      structure: what it outlines; `LUNGS` for both lungs, for lung of unknown side, or for a DICOM
+        SEG, which tells by itself.
     """
 
     path: epath.Path
