@@ -3,7 +3,7 @@
 Coordinates: ``x`` runs to the right of the image, that is, to the PATIENT'S LEFT in the standard
 display; ``y`` runs down from the level of the right lung's apex. The midline of the thorax is
 ``x = 0``. Every outline is a polygon or a polyline of ``(x, y)`` points. Sizes follow adult
-radiographic norms: a cardiothoracic ratio of 0.37 to 0.62, the right dome of the diaphragm 5 to
+radiographic norms: a cardiothoracic ratio of 0.37 to 0.62, the right dome of the diaphragm 2 to
 22 mm above the left one, nine to ten posterior ribs above the dome at full inspiration.
 """
 
@@ -181,7 +181,7 @@ class Thorax:
 
     Attributes:
         anatomy: the patient.
-        inspiration: 0.75 (poor) to 1.06 (deep); scales the level of the domes.
+        inspiration: 0.74 (poor) to 1.06 (deep); scales the level of the domes.
     """
 
     anatomy: Anatomy
