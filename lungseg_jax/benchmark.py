@@ -44,7 +44,7 @@ def benchmark(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 
     Raises:
       ConfigError: batches do not divide over the devices.
-      DataError: the images cannot be used.
+      DataError: the images cannot be used, or the folder cannot be made.
     """
     workdir = run_folder(workdir)
     if jax.process_index() == 0 and not is_in_bucket(workdir):

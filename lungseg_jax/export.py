@@ -53,7 +53,7 @@ def calibrated_weights_of_run(workdir: epath.PathLike, **places: str) -> Weights
     Raises:
       ConfigError: the folder holds no run.
       CheckpointError: it holds no checkpoint that can be read, or the data have changed.
-      DataError: no image of the split has lungs.
+      DataError: the images cannot be used, or none of the split has lungs.
     """
     workdir = run_folder(workdir)
     weights, data_state = restore_weights(workdir)
