@@ -146,6 +146,25 @@ def test_a_planted_lock_is_no_reason_to_overwrite(tmp_path: Path, precious: Path
     assert precious.read_text() == "someone's"
 
 
+@pytest.mark.parametrize("content", [b"mine", b"\xff\xfe", b"12"])
+def test_a_lock_of_someone_else_stays_as_it_is(tmp_path: Path, content: bytes):
+    """Fault: a file that another program keeps under this name replaced by a number."""
+    lock = tmp_path / LOCK
+    lock.write_bytes(content)
+    refused = pytest.raises(DataError, match="was not written by this command")
+    with refused, alone_in(tmp_path, "wait"):
+        pass
+    assert lock.read_bytes() == content
+
+
+def test_a_lock_of_an_earlier_job_is_taken_over(tmp_path: Path):
+    """Fault: a folder that is refused for ever because a job was in it, or was killed at once."""
+    for before in ("process 1 on elsewhere", ""):
+        (tmp_path / LOCK).write_text(before)
+        with alone_in(tmp_path, "wait"):
+            assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+
+
 @pytest.mark.parametrize("name", [TABLE, NOTE])
 def test_results_are_not_written_through_links(tmp_path: Path, precious: Path, name: str):
     """Fault: a table or a note that was replaced by a link has someone's file overwritten."""
