@@ -66,6 +66,36 @@ def test_only_the_stored_bits_count(high_bit, signed):
     np.testing.assert_allclose(read(dicom_bytes(words, attributes)), STORED / 4095, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "transfer_syntax", [RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless]
+)
+@pytest.mark.parametrize("high_bit", [11, 15])
+@pytest.mark.parametrize("signed", [False, True])
+def test_only_the_stored_bits_of_compressed_words_count(transfer_syntax, high_bit, signed):
+    """Fault: the lowest bits of words taken, and the highest lost, where these were compressed."""
+    values = STORED.astype(int) - 2048 * signed
+    words = ((values & 0xFFF) << (high_bit - 11)).astype(np.uint16)
+    attributes = RAMP | {"PixelRepresentation": int(signed)}
+    attributes["WindowCenter"] -= 2048 * signed
+    content = encoded_dicom_bytes(words, attributes | {"BitsStored": 16}, transfer_syntax)
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    dataset.BitsStored, dataset.HighBit = 12, high_bit
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    np.testing.assert_allclose(read(buffer.getvalue()), STORED / 4095, atol=1e-6)
+
+
+def test_a_stream_of_the_stored_bits_alone_has_none_below():
+    """Fault: grey values shifted out of an image that kept the high bit of its words' time."""
+    values = STORED | 1
+    stream = imagecodecs.jpeg2k_encode(
+        values, codecformat="j2k", reversible=True, level=0, bitspersample=12
+    )
+    assert read_codestream(stream).bits == 12
+    content = compressed_dicom_bytes(values, stream, JPEG2000Lossless, RAMP | {"HighBit": 15})
+    np.testing.assert_allclose(read(content), values / 4095, atol=1e-6)
+
+
 @pytest.mark.parametrize("bits", [8, 12])
 def test_jpeg_extended(bits):
     """Fault: JPEG of 12 bits, which neither gdcm nor Pillow decodes, lost or cut to 8 bits."""

@@ -34,11 +34,12 @@ def read_stored_values(dataset: Dataset, name: str, max_pixels: int) -> Integer[
             setattr(dataset, keyword, usual)
     with guarded(name, "pixels do not decode"):
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-            words = _decompress(dataset, name)
+            words, shift = _decompress(dataset, name)
         else:
             # By default pydicom takes the stored bits for the lowest ones, whatever HighBit says.
             words = pixel_array(dataset, raw=True, correct_unused_bits=False)
-        return _to_stored_values(words, dataset)
+            shift = _bits_below(dataset, int(dataset.BitsAllocated))
+        return _to_stored_values(words, dataset, shift)
 
 
 def _check_attributes(dataset: Dataset, name: str, max_pixels: int) -> None:
@@ -90,8 +91,12 @@ def has_surplus(dataset: Dataset) -> bool:
     return len(dataset.PixelData) > bits // 8 + 1
 
 
-def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
-    """Decodes a compressed image after checking the size that its stream states."""
+def _decompress(dataset: Dataset, name: str) -> tuple[Integer[np.ndarray, "h w"], int]:
+    """Decodes a compressed image after checking the size that its stream states.
+
+    Returns:
+      Its words, and how many of their bits lie below the stored ones.
+    """
     stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
     codestream = read_codestream(stream)
     if codestream.shape not in (None, (dataset.Rows, dataset.Columns, 1)):
@@ -103,12 +108,18 @@ def _decompress(dataset: Dataset, name: str) -> Integer[np.ndarray, "h w"]:
         # libjpeg fills what is missing with grey.
         if not stream.rstrip(b"\0").endswith(_JPEG_END):
             raise DataError(name, "pixels do not decode (cut short)", "copy or export it again")
-        return imagecodecs.jpeg8_decode(stream)
+        return imagecodecs.jpeg8_decode(stream), 0
     syntax = dataset.file_meta.TransferSyntaxUID
     if not _has_decoder(syntax):
         fault = f"compressed in a way that is not read ({syntax.name})"
         raise DataError(name, fault, "export it uncompressed, or as JPEG 2000, JPEG-LS or RLE")
-    return pixel_array(dataset, raw=True)
+    # RLE keeps words as they are; other streams say how many of their bits they keep.
+    bits = int(dataset.BitsAllocated) if codestream.shape is None else codestream.bits
+    if shift := _bits_below(dataset, bits):
+        # gdcm and pydicom take the stored bits for the lowest ones: with all bits stored, none is
+        # lost.
+        return pixel_array(dataset, raw=True, bits_stored=bits), shift
+    return pixel_array(dataset, raw=True), 0
 
 
 def _has_decoder(syntax: UID) -> bool:
@@ -119,20 +130,22 @@ def _has_decoder(syntax: UID) -> bool:
         return False
 
 
+def _bits_below(dataset: Dataset, bits: int) -> int:
+    """Returns how many bits lie below the stored ones in words of which `bits` are kept."""
+    high_bit = read_numbers(dataset, "HighBit")
+    below = int(high_bit[0]) - int(dataset.BitsStored) + 1 if high_bit else 0
+    # A high bit that leaves no room for the stored bits is a mistake: they lie lowest.
+    return below if 0 <= below <= bits - int(dataset.BitsStored) else 0
+
+
 def _to_stored_values(
-    words: Integer[np.ndarray, "h w"], dataset: Dataset
+    words: Integer[np.ndarray, "h w"], dataset: Dataset, shift: int
 ) -> Integer[np.ndarray, "h w"]:
     """Returns the stored bits of each word as a number, signed where the header says so.
 
     Old files keep overlays in the bits above; some decoders leave the sign out.
     """
     bits = int(dataset.BitsStored)
-    # A compressed image has no words: its samples lie lowest.
-    native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    high_bit = read_numbers(dataset, "HighBit") if native else ()
-    shift = int(high_bit[0]) - bits + 1 if high_bit else 0
-    # A high bit that leaves no room for the stored bits is a mistake: they lie lowest.
-    shift = shift if 0 <= shift <= int(dataset.BitsAllocated) - bits else 0
     signed = read_numbers(dataset, "PixelRepresentation") == (1,)
     # Decoders return bytes where no more is used, however many bits the header says are stored.
     size = max(words.itemsize, 1 if bits <= 8 else 2)
