@@ -27,8 +27,24 @@ def read(attributes: dict):
         ({"ImagerPixelSpacing": ["0.15", "0.2"]}, (0.15, 0.2), "detector"),
         ({"NominalScannedPixelSpacing": ["0.15", "0.2"]}, (0.15, 0.2), "detector"),
         (
-            {"NominalScannedPixelSpacing": ["0.1", "0.1"], "PixelSpacing": ["0.15", "0.2"]},
+            {"NominalScannedPixelSpacing": ["0.15", "0.2"], "PixelSpacing": ["0.15", "0.2"]},
             (0.15, 0.2),
+            "detector",
+        ),
+        # Of a scanned film, too, another spacing is that after a correction (PS3.3 10.7.1.1).
+        (
+            {"NominalScannedPixelSpacing": ["0.15", "0.2"], "PixelSpacing": ["0.12", "0.16"]},
+            (0.12, 0.16),
+            "calibrated",
+        ),
+        # A spacing may repeat either.
+        (
+            {
+                "ImagerPixelSpacing": ["0.1", "0.1"],
+                "NominalScannedPixelSpacing": ["0.15", "0.2"],
+                "PixelSpacing": ["0.15", "0.2"],
+            },
+            (0.1, 0.1),
             "detector",
         ),
         (

@@ -26,18 +26,21 @@ PLAUSIBLE_MAGNIFICATION = (1.0, 2.0)
 def read_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, SpacingSource]:
     """Returns the (row, column) spacing of the stored pixels in mm and what it was measured on.
 
-    PixelSpacing is the patient's only after a calibration; where it repeats ImagerPixelSpacing it
-    is the detector's (DICOM PS3.3 10.7.1.1), and where it stands alone, which tells nothing, it is
-    taken for that. So is NominalScannedPixelSpacing, for scanned films. The detector's spacing
-    divided by the magnification is the patient's.
+    PixelSpacing is the patient's only after a calibration; where it repeats ImagerPixelSpacing, or
+    NominalScannedPixelSpacing of a scanned film, it is the detector's (DICOM PS3.3 10.7.1.1), and
+    where it stands alone, that is assumed. The detector's spacing divided by the magnification is
+    the patient's.
     """
     pixel = _plausible_spacing(dataset, "PixelSpacing")
     imager = _plausible_spacing(dataset, "ImagerPixelSpacing")
+    scanned = _plausible_spacing(dataset, "NominalScannedPixelSpacing")
+    others = [spacing for spacing in (imager, scanned) if spacing]
     if pixel and (
-        dataset.get("PixelSpacingCalibrationType") or (imager and not _repeats(pixel, imager))
+        dataset.get("PixelSpacingCalibrationType")
+        or (others and not any(_repeats(pixel, other) for other in others))
     ):
         return pixel, "calibrated"
-    detector = imager or pixel or _plausible_spacing(dataset, "NominalScannedPixelSpacing")
+    detector = imager or pixel or scanned
     if detector is None:
         return None, "none"
     magnification = _magnification(dataset)
