@@ -61,15 +61,13 @@ def test_each_lung_is_a_segment_of_its_name_pixel_for_pixel(tmp_path):
 
 def test_it_belongs_to_the_radiographs_patient_and_study(tmp_path):
     """Fault: a segmentation that an archive files under nobody, or that points to no image."""
-    seg = encoded(tmp_path, {"PatientOrientation": ["L", "F"], "PixelSpacing": ["0.2", "0.3"]})
+    seg = encoded(tmp_path, {"PatientOrientation": ["L", "F"]})
     assert (seg.PatientName, seg.PatientID) == (PATIENT_NAME, PATIENT_ID)
     assert seg.StudyInstanceUID == "1.2.4"
     assert seg.SeriesInstanceUID not in ("1.2.5", "")
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.5"
     assert seg.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3"
     assert list(seg.PatientOrientation) == ["L", "F"]
-    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    assert [float(x) for x in measures.PixelSpacing] == [0.2, 0.3]
 
 
 @pytest.mark.parametrize(
@@ -153,13 +151,46 @@ def test_an_anonymised_header_is_enough(tmp_path):
     assert not seg.PatientOrientation
 
 
+@pytest.mark.parametrize("value", ["", "YES", "00"])
+def test_an_impossible_word_on_lossy_compression_is_not_passed_on(tmp_path, value: str):
+    """Fault: an object that archives refuse, for what it must state is empty or no such word."""
+    assert encoded(tmp_path, {"LossyImageCompression": value}).LossyImageCompression == "00"
+
+
 @pytest.mark.parametrize(
-    "spacing", [["0", "0"], ["0.1", "-0.1"], ["0.000001", "0.000001"], ["0.1"]]
+    "plane",
+    [
+        {"PixelSpacing": ["0.2", "0.3"]},
+        {"PixelSpacing": ["0", "0"], "SliceThickness": ""},
+        {"FrameOfReferenceUID": ""},
+        {"FrameOfReferenceUID": "1.2.7", "PixelSpacing": ["0.2", "0.3"]},
+        {
+            "FrameOfReferenceUID": "1.2.7",
+            "ImagePositionPatient": "",
+            "ImageOrientationPatient": "",
+            "PixelSpacing": ["0.2", "0.3"],
+        },
+        {
+            "FrameOfReferenceUID": "1.2.7",
+            "ImagePositionPatient": ["0", "0", "0"],
+            "ImageOrientationPatient": ["1", "0", "0", "0", "0", "-1"],
+            "PixelSpacing": ["0.2", "0.3"],
+            "SliceThickness": "1",
+        },
+    ],
 )
-def test_an_impossible_spacing_is_not_passed_on(tmp_path, spacing: list[str]):
-    """Fault: areas of nothing, measured on the object by whoever trusts it."""
-    seg = encoded(tmp_path, {"PixelSpacing": spacing})
-    assert "PixelMeasuresSequence" not in seg.SharedFunctionalGroupsSequence[0]
+def test_pixels_are_those_of_the_radiograph_and_of_no_plane(tmp_path, plane: dict[str, Any]):
+    """Fault: no object for what a header says of a plane, or one that its own library cannot read.
+
+    What is of planes needs a frame of reference (PS3.3 table A.51-2), which projections have not.
+    """
+    seg = encoded(tmp_path, plane)
+    assert "FrameOfReferenceUID" not in seg
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    assert not {"PixelMeasuresSequence", "PlaneOrientationSequence"} & set(shared.dir())
+    found = highdicom.seg.Segmentation.from_dataset(seg).get_pixels_by_source_instance(["1.2.3"])
+    for number, mask in enumerate(sides()):
+        np.testing.assert_array_equal(found[0, ..., number] == 1, mask)
 
 
 def test_a_lung_that_is_not_there_has_its_segment(tmp_path):

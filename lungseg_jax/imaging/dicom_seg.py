@@ -22,10 +22,9 @@ from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.dicom import max_bytes
 from lungseg_jax.imaging.dicom_file import guarded, parse_dicom
 from lungseg_jax.imaging.files import read_bytes
-from lungseg_jax.imaging.header import read_numbers
+from lungseg_jax.imaging.header import read_word
 from lungseg_jax.imaging.overlay import PREDICTION_COLOURS
 from lungseg_jax.imaging.radiograph import ReadOptions
-from lungseg_jax.imaging.spacing import PLAUSIBLE_SPACING_MM
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
@@ -47,7 +46,16 @@ _MAY_BE_EMPTY = (
     "StudyDate", "StudyTime", "ReferringPhysicianName", "PatientOrientation",
 )  # fmt: skip
 
-_REPEATED = (*_REQUIRED, *_MAY_BE_EMPTY, "PixelSpacing")
+# What describes a plane in the patient, which a projection is not, though some headers state one,
+# or leave it empty. Without a frame of reference, pixels are those of the source image, whose
+# spacing counts: a segmentation has none of its own (PS3.3 A.51.5), and highdicom does not read
+# one with a spacing and no slice thickness.
+_OF_PLANES = (
+    "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "SliceThickness",
+)  # fmt: skip
+
+_REPEATED = (*_REQUIRED, *_MAY_BE_EMPTY)
 
 # Distinct from the numbers of the devices' own series.
 _SERIES_NUMBER = 1000
@@ -142,12 +150,12 @@ def _complete(header: Dataset) -> None:
     for keyword in _MAY_BE_EMPTY:
         if not _is_valid(header, keyword):
             header.add_new(keyword, dictionary_VR(keyword), None)
-    low, high = PLAUSIBLE_SPACING_MM
-    spacing = read_numbers(header, "PixelSpacing")
-    if "PixelSpacing" in header and not (
-        len(spacing) == 2 and low <= min(spacing) <= max(spacing) <= high
-    ):
-        del header.PixelSpacing
+    for keyword in _OF_PLANES:
+        header.pop(keyword, None)
+    # A segmentation must state it (type 1 in PS3.3 C.8.20.2); for a header without it, highdicom
+    # states that nothing was lost.
+    if read_word(header, "LossyImageCompression") not in ("00", "01"):
+        header.pop("LossyImageCompression", None)
 
 
 def _is_valid(header: Dataset, keyword: str) -> bool:
