@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, JPEGExtended12Bit
+from pydicom.uid import UID, JPEGExtended12Bit, JPEGLSTransferSyntaxes
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.codestream import read_codestream
@@ -113,13 +113,16 @@ def _decompress(dataset: Dataset, name: str) -> tuple[Integer[np.ndarray, "h w"]
     if not _has_decoder(syntax):
         fault = f"compressed in a way that is not read ({syntax.name})"
         raise DataError(name, fault, "export it uncompressed, or as JPEG 2000, JPEG-LS or RLE")
+    # With highdicom comes another decoder of JPEG-LS, which pydicom would prefer: it computes for
+    # seconds on a stream that is cut short.
+    plugin = "gdcm" if syntax in JPEGLSTransferSyntaxes else ""
     # RLE keeps words as they are; other streams say how many of their bits they keep.
     bits = int(dataset.BitsAllocated) if codestream.shape is None else codestream.bits
     if shift := _bits_below(dataset, bits):
         # gdcm and pydicom take the stored bits for the lowest ones: with all bits stored, none is
         # lost.
-        return pixel_array(dataset, raw=True, bits_stored=bits), shift
-    return pixel_array(dataset, raw=True), 0
+        return pixel_array(dataset, raw=True, decoding_plugin=plugin, bits_stored=bits), shift
+    return pixel_array(dataset, raw=True, decoding_plugin=plugin), 0
 
 
 def _has_decoder(syntax: UID) -> bool:
