@@ -94,9 +94,11 @@ def test_inversion_happens_once(attributes, inverted):
     )
 
 
-def test_the_first_of_several_windows_counts():
-    """They are alternatives; another one may be made for bone."""
-    attributes = {"WindowCenter": ["2048", "100"], "WindowWidth": ["4096", "20"]}
+@pytest.mark.parametrize("second", [("100", "20"), ("", "")])
+def test_the_first_of_several_windows_counts(second: tuple[str, str]):
+    """They are alternatives; another one may be made for bone, or left empty."""
+    center, width = second
+    attributes = {"WindowCenter": ["2048", center], "WindowWidth": ["4096", width]}
     np.testing.assert_allclose(read(STORED, attributes).pixels, STORED / 4095, atol=1e-5)
 
 

@@ -1,5 +1,6 @@
 """Values of DICOM attributes, if they make sense: real headers hold much that does not."""
 
+import contextlib
 import math
 
 from pydicom.dataset import Dataset
@@ -7,13 +8,17 @@ from pydicom.multival import MultiValue
 
 
 def read_numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """Returns an attribute's values; none where it is absent, empty or not a number."""
-    try:
+    """Returns an attribute's values up to the first that is empty or not a number."""
+    numbers: list[float] = []
+    # With a text among several values, pydicom returns none of them.
+    with contextlib.suppress(TypeError, ValueError):
         value = dataset.get(keyword)
-        values = tuple(float(x) for x in (value if isinstance(value, MultiValue) else [value]))
-    except (TypeError, ValueError):
-        return ()
-    return values if all(map(math.isfinite, values)) else ()
+        for x in value if isinstance(value, MultiValue) else [value]:
+            number = float(x)
+            if not math.isfinite(number):
+                break
+            numbers.append(number)
+    return tuple(numbers)
 
 
 def read_words(dataset: Dataset, keyword: str) -> tuple[str, ...]:
