@@ -149,6 +149,17 @@ def test_a_segment_is_known_by_code_or_label(code: Code, label: str, bits: Struc
     np.testing.assert_array_equal(found, first * np.uint8(1) + mask * np.uint8(bits))
 
 
+@pytest.mark.parametrize("codes_of_type", [[], None])
+def test_without_a_code_a_label_tells(codes_of_type: list[Dataset] | None):
+    """Fault: a file called broken because one segment, be it a rib, has a label alone."""
+    seg = seg_of([(RIGHT, "x"), (LEFT, "left lung"), (TISSUE, "rib")])
+    for segment in seg.SegmentSequence[1:]:
+        segment.SegmentedPropertyTypeCodeSequence = codes_of_type
+    right, left, _ = masks(3)
+    expected = right * np.uint8(RIGHT_BITS) + left * np.uint8(LEFT_BITS)
+    np.testing.assert_array_equal(read_seg_mask(content_of(seg), "x")[0], expected)
+
+
 @pytest.mark.parametrize(
     ("laterality", "scheme", "bits"),
     [

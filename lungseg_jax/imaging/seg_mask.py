@@ -123,7 +123,8 @@ def _referenced(dataset: Dataset) -> Iterator[str]:
 
 def _structure_of(segment: Dataset) -> Structure:
     """Returns what a segment marks; no bit for anything else."""
-    (kind,) = segment.SegmentedPropertyTypeCodeSequence
+    # Drawing programs, or whoever made a file anonymous, may leave the code out.
+    (kind,) = segment.get("SegmentedPropertyTypeCodeSequence") or [Dataset()]
     labels = (read_word(segment, "SegmentLabel"), read_word(kind, "CodeMeaning"))
     # In any order, and with anything between them.
     words = [frozenset(re.findall("[A-Z]+", label)) for label in labels]
