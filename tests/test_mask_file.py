@@ -89,3 +89,15 @@ def test_a_mask_in_the_opacity_is_refused_and_one_beside_it_is_not():
     white[..., :3] *= (soft > 0)[..., None]
     white[..., 3] = soft
     np.testing.assert_array_equal(read_mask(png_bytes(white), "x.png"), soft > 0)
+
+
+def test_a_black_mask_in_the_opacity_is_refused_and_an_empty_one_is_not():
+    """Fault: a lung drawn in black on transparency is no lung, and networks learn to find none."""
+    lung = chest(60, 50, 0)[1] > 127
+    black = np.zeros((*lung.shape, 4), np.uint8)
+    black[..., 3] = lung * 255
+    with pytest.raises(DataError, match=r"^x\.png: black mask with a shape in its opacity; "):
+        read_mask(png_bytes(black), "x.png")
+    for opacity in (0, 255):
+        black[..., 3] = opacity
+        assert not read_mask(png_bytes(black), "x.png").any()

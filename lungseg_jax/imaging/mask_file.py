@@ -73,11 +73,18 @@ def _check_no_labels(pixels: UInt8[np.ndarray, "h w"], brightest: int, name: str
 def _check_opacity(
     content: bytes, opener: type[ImageFile], mask: UInt8[np.ndarray, "h w"], name: str
 ) -> None:
-    """Refuses a mask drawn white on white, with the lung in the opacity: it would be all lung."""
+    """Refuses a mask drawn in one colour, with the lung in the opacity.
+
+    In white it would be all lung, in black none.
+    """
     image = opener(io.BytesIO(content))
     if not image.has_transparency_data:
         return
     opaque = np.asarray(image.convert("RGBA"))[..., 3] > MASK_THRESHOLD
+    if not mask.any() and len(np.unique(opaque)) > 1:
+        raise DataError(
+            name, "black mask with a shape in its opacity", "save masks as 8-bit grey PNG"
+        )
     # Soft edges may be white and half transparent.
     if np.any(cv2.erode(mask * np.uint8(~opaque), _SQUARE)):
         raise DataError(
