@@ -107,6 +107,32 @@ def test_a_mask_without_its_image_is_refused(tmp_path):
         list_source("folder", write_tree(tmp_path, (*FOLDER, "masks/z.png")))
 
 
+def test_a_mask_that_no_pattern_pairs_names_the_pattern(tmp_path):
+    """Fault: of mask_1.png, whose image is there, the user is only told to add the image."""
+    names = ("images/1.png", "masks/mask_1.png")
+    with pytest.raises(DataError, match=r"by data\.masks=masks/\{stem\}\*; .*change the pattern"):
+        list_source("folder", write_tree(tmp_path, names))
+
+
+@pytest.mark.parametrize("mask", ["b.jpg", "b_mask.tif", "b.bmp", "b.nii.gz"])
+def test_masks_of_other_formats_are_refused(tmp_path, mask):
+    """Fault: images whose masks are JPEG files counted as unlabelled, and left out unnoticed."""
+    names = ("images/a.png", "images/b.png", f"masks/{mask}")
+    refusal = rf"/{re.escape(mask)}: mask that is neither PNG, GIF nor DICOM SEG"
+    for also in ((), ("masks/a.png",)):
+        with pytest.raises(DataError, match=refusal):
+            list_source("folder", write_tree(tmp_path, (*names, *also)))
+
+
+def test_other_formats_beside_masks_are_left_alone(tmp_path):
+    """Fault: a preview of a mask, or a photograph of a plate, stops the build."""
+    names = ("images/a.png", "images/b.png", "masks/a.png", "masks/a.jpg", "masks/plates.jpg")
+    assert pairs_of(list_source("folder", write_tree(tmp_path, names))) == {"a": ["a.png"]}
+    names = ("1.jpg", "1_lateral.jpg", "2.jpg", "2_mask.png")
+    listing = list_source("folder", write_tree(tmp_path / "one", names), OVERLAPPING)
+    assert pairs_of(listing) == {"2": ["2_mask.png"]}
+
+
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
     """Fault: a build of hours that ends in a traceback for the name of one old file."""
     names = [os.fsdecode(b"images/p\xe9.png"), os.fsdecode(b"masks/p\xe9.png")]

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from etils import epath
@@ -76,8 +76,9 @@ def list_folder(directory: epath.Path, patterns: FolderPatterns) -> Listing:
     """Returns the cases that `pairs.csv` lists, or that the patterns find if there is no list.
 
     Raises:
-      DataError: the list is faulty, a file it names is absent, there are no pairs, a mask lacks its
-        image, or an image's masks are not one of both lungs or one of each lung.
+      DataError: the list is faulty, a file it names is absent, there are no pairs, a mask is of
+        another format or lacks its image, or an image's masks are not one of both lungs or one of
+        each lung.
       ConfigError: a pattern is invalid, or patterns are given beside a list.
     """
     paths = files_below(directory)
@@ -105,23 +106,30 @@ def _match_patterns(root: epath.Path, paths: list[epath.Path], patterns: FolderP
         for name, path in visible.items()
         if is_image.fullmatch(name) and path.suffix.lower() not in _NO_IMAGE
     }
-    candidates = {
+    named = {
         name: path
         for name, path in visible.items()
-        if is_mask.fullmatch(name) and path.suffix.lower() in (*MASK_SUFFIXES, SEG_SUFFIX)
+        if is_mask.fullmatch(name) and path.suffix.lower() not in _NO_IMAGE
+    }
+    candidates = {
+        name: path
+        for name, path in named.items()
+        if path.suffix.lower() in (*MASK_SUFFIXES, SEG_SUFFIX)
     }
     images = _images_by_stem(matched, candidates)
     # If there are no images, the fault is not that each mask lacks its image.
     masks = _masks_by_stem(candidates, images, patterns.masks) if images else {}
     taken = {path for mask_paths in masks.values() for path in mask_paths.values()}
     images = {stem: path for stem, path in images.items() if path not in taken}
+    others = {name: path for name, path in named.items() if name not in {*candidates, *matched}}
+    _check_formats(others, images, masks, patterns.masks)
     if not images or not masks:
         raise DataError(
             root,
             f"data.images={patterns.images} matches {len(images)} images, and "
             f"data.masks={patterns.masks} the masks of {len(masks)}, among {_describe(visible)}",
             "change the folder or the patterns, such as data.images='CXR_png/*' and "
-            "data.masks='masks/*/{stem}*'",
+            "data.masks='masks/*/{stem}*'; masks are PNG, GIF or DICOM SEG (.dcm) files",
         )
     for stem, mask_paths in masks.items():
         if stem not in images:
@@ -183,9 +191,34 @@ def _masks_by_stem(
             stem, rest = fit
             masks.setdefault(stem, {})[rest] = path
         elif path not in known:
-            remedy = "add the image, remove the mask, or list the pairs in pairs.csv"
-            raise DataError(path, "mask without its image", remedy)
+            fault = f"mask without its image, by data.masks={pattern}"
+            remedy = f"add the image, remove the mask, change the pattern, or write {PAIRS}"
+            raise DataError(path, fault, remedy)
     return masks
+
+
+def _check_formats(
+    others: Mapping[str, epath.Path],
+    images: Mapping[str, epath.Path],
+    masks: Collection[str],
+    pattern: str,
+) -> None:
+    """Refuses files of another format that are named as the masks of images without any.
+
+    These images would count as unlabelled.
+
+    Raises:
+      DataError: there is such a file.
+    """
+    lengths = sorted({len(stem) for stem in images}, reverse=True)
+    for name, path in others.items():
+        fit = _image_of(name, path, images, lengths, pattern)
+        if fit is not None and fit[0] not in masks:
+            raise DataError(
+                path,
+                "mask that is neither PNG, GIF nor DICOM SEG (.dcm)",
+                "save masks as 8-bit grey PNG, or move what is no mask elsewhere",
+            )
 
 
 def _expression(pattern: str) -> str:
