@@ -110,6 +110,14 @@ def test_masks_of_other_sizes_are_refused(tmp_path, shape):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(("shape", "said"), [((9, 14), True), ((9, 12), False)])
+def test_a_mask_of_the_images_proportions_may_be_resized(tmp_path, shape, said):
+    """Fault: masks of 256 pixels beside images of 299, thousands of which nobody draws again."""
+    with pytest.raises(DataError, match="draw the mask") as caught:
+        read(write_case(tmp_path, {Structure.LUNGS: LEFT}), shape)
+    assert ("or resize it" in str(caught.value)) == said
+
+
 def test_sides_that_changed_places_are_noted(tmp_path):
     """Fault: sides of the viewer taken for the patient's, unseen in any union."""
     case = write_case(tmp_path, {Structure.LEFT_LUNG: RIGHT, Structure.RIGHT_LUNG: LEFT})

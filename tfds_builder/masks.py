@@ -111,11 +111,12 @@ def _enlarge_twofold(
     mask: UInt8[np.ndarray, "a b"], shape: tuple[int, int], file: MaskFile, case: Case
 ) -> UInt8[np.ndarray, "h w"]:
     if (2 * mask.shape[0], 2 * mask.shape[1]) != shape:
-        raise DataError(
-            file.path,
-            f"mask of {_size(mask.shape)} for an image of {_size(shape)} ({case.image.name})",
-            "draw the mask at the image's own size",
-        )
+        remedy = "draw the mask at the image's own size"
+        # Rounded to whole pixels, one side of a resized mask may be off by half of one.
+        if abs(mask.shape[0] * shape[1] - mask.shape[1] * shape[0]) <= max(shape) / 2:
+            remedy += ", or resize it to that if it covers all of the image"
+        fault = f"mask of {_size(mask.shape)} for an image of {_size(shape)} ({case.image.name})"
+        raise DataError(file.path, fault, remedy)
     return mask.repeat(2, axis=0).repeat(2, axis=1)
 
 
