@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from pydicom.dataset import Dataset
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.files import (
@@ -43,6 +44,7 @@ def test_the_name_does_not_matter(tmp_path, name, content):
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page", "fetch the"),
         (b"GIF89a" + b"\0" * 200, "a GIF file", "convert it to PNG"),
         (TIFF.getvalue(), "a TIFF file", "convert it to PNG"),
+        (b"\x93NUMPY\x01\0" + b"\0" * 200, "a NumPy file", "convert it to PNG"),
         (gzip.compress(dicom_bytes(CHEST)), "a gzip archive", "unpack it"),
         (b"lungs" + b"\0" * 200, "of unknown format", "leave it out"),
     ],
@@ -188,6 +190,20 @@ def test_what_makes_a_image_of_an_array_is_said():
             radiograph_of(np.expand_dims(np.zeros((120, 110)), axis))
     with pytest.raises(DataError, match=r"0 to 255; divide floats by .*255"):
         radiograph_of(np.float32([[0, 255]]))
+    with pytest.raises(
+        DataError, match=r"; .*array\[\.\.\., 0\], if red, green and blue are equal"
+    ):
+        radiograph_of(np.zeros((120, 110, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "image", [io.BytesIO(b"x"), Dataset(), ["1.png", "2.png"], None], ids=lambda x: type(x).__name__
+)
+def test_what_is_no_array_is_named(image: object):
+    """Fault: an upload or a DICOM data set is said to be an array of shape (), with no way out."""
+    refusal = rf"^image: is of type {type(image).__name__}; give one path, .*file\.read\(\)"
+    with pytest.raises(DataError, match=refusal):
+        as_array(image)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped
-from numpy.typing import ArrayLike
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging import chest_template, dicom, jpeg, png, raw
@@ -31,6 +30,7 @@ _OTHER_FORMATS = {
     b"GIF8": "a GIF file",
     b"\0\0\0\x0cjP  ": "a JPEG 2000 file",
     b"NRRD": "an NRRD file",
+    b"\x93NUMPY": "a NumPy file",
 }
 _ARCHIVES = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive"}
 
@@ -125,22 +125,33 @@ def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
     remedy = "give grey values, height x width"
     if pixels.dtype.kind in "uif" and sum(side > 1 for side in pixels.shape) == 2:
         return f"{remedy}: array.squeeze() has the shape {pixels.squeeze().shape}"
+    if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
+        return f"{remedy}: array[..., 0], if red, green and blue are equal, or else the file"
     return remedy
 
 
-def as_array(image: ArrayLike) -> np.ndarray:
+def as_array(image: object) -> np.ndarray:
     """Returns what was given as an image as an array; `radiograph_of` checks that it is an image.
 
     Raises:
-      DataError: it cannot be made into an array, or not without losing which pixels are valid.
+      DataError: it is nothing like an array, or cannot be made into one without losing which
+        pixels are valid.
     """
     if np.ma.is_masked(image):
         raise DataError("array", "is masked", "fill it, as by image.filled(0)")
     try:
-        return np.asarray(image)
+        array = np.asarray(image)
     except (TypeError, ValueError) as error:
         # NumPy's own message says which rows differ in length.
         raise DataError("array", str(error), "give grey values, height x width") from error
+    # Of what it does not know, NumPy makes an array that holds the object.
+    if array.dtype.kind in "OSU" and not isinstance(image, np.ndarray):
+        raise DataError(
+            "image",
+            f"is of type {type(image).__name__}",
+            "give one path, a file's bytes, as by file.read(), or grey values, height x width",
+        )
+    return array
 
 
 def read_bytes(path: epath.Path, options: ReadOptions = ReadOptions()) -> bytes:
