@@ -53,6 +53,7 @@ def test_a_list_of_pairs(tmp_path):
         ("image,mask\nimages/a.dcm,masks/a.png,x\n", "line 2: not 2 cells"),
         ("image,mask\n\n,masks/a.png\n", "line 3, column image: is empty"),
         ("image,mask\nimages/z.dcm,masks/a.png\n", "line 2, column image: no file images/z.dcm"),
+        ("image,mask\nimages\\a.dcm,masks\\a.png\n", r"column image: no file .*; write / in place"),
         ("image,mask\nimages/a.dcm,/masks/a.png\n", "line 2, column mask: leads out"),
         ("image,mask\nimages/../../a.dcm,masks/a.png\n", "line 2, column image: leads out"),
         ("image,mask\nimages/a.dcm,notes.txt\n", "line 2, column mask: neither PNG, GIF"),

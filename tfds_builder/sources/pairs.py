@@ -210,7 +210,10 @@ class _Row:
         place = os.path.realpath((root / relative).parent)
         path = known.get((place, relative.name))
         if path is None:
-            self.refuse(column, f"no file {cell} in the folder", "correct the path or add the file")
+            remedy = "correct the path or add the file"
+            if "\\" in cell:
+                remedy = "write / in place of \\, also on Windows"
+            self.refuse(column, f"no file {cell} in the folder", remedy)
         if column != "image" and path.suffix.lower() not in (*MASK_SUFFIXES, SEG_SUFFIX):
             self.refuse(
                 column, "neither PNG, GIF nor DICOM SEG (.dcm)", "save masks as 8-bit grey PNG"
