@@ -21,6 +21,7 @@ from etils import epath
 from lungseg_jax.build import main
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import digest_file
+from lungseg_jax.imaging.png import png_size
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.archive import write_archive
 from tests.images import chest, dicom_bytes, png_bytes
@@ -259,6 +260,18 @@ def test_skip_fails_when_too_much_is_bad(tmp_path):
     assert not records_of(tmp_path / "data")
     (report,) = (tmp_path / "data" / "downloads" / "reports").glob(f"*/{REPORT}")
     assert json.loads(report.read_text())["counts"]["bad"] == 20
+
+
+def test_masks_of_no_lung_at_all_are_refused(tmp_path):
+    """Fault: masks exported empty train a network that finds nothing, with a perfect Dice."""
+    manual_dir = write_archive(tmp_path / "archive", 12)
+    first, *others = sorted((manual_dir / "masks").iterdir())
+    for path in others:
+        path.write_bytes(png_bytes(np.zeros(png_size(path.read_bytes()), np.uint8)))
+    prepare(CONFIG, tmp_path / "data", manual_dir)
+    first.write_bytes(png_bytes(np.zeros(png_size(first.read_bytes()), np.uint8)))
+    with pytest.raises(DataError, match=r"none of the 12 images has lung in its mask; mark lung"):
+        prepare(CONFIG, tmp_path / "data", manual_dir)
 
 
 @pytest.mark.parametrize(("on_error", "said"), [("fail", "case0002"), ("skip", "1 of 60 images")])

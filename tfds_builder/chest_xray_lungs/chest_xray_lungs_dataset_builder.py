@@ -25,6 +25,7 @@ from tfds_builder.conversion import Chunk, Conversion, Place
 from tfds_builder.convert_all import convert_chunks
 from tfds_builder.convert_case import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
+from tfds_builder.masks import marks_no_lung
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import FolderPatterns, Listing, list_source
 
@@ -181,6 +182,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         draft = downloads / "reports" / config.name
         try:
             _check_share_of_bad(converted.outcomes, config.max_bad_share, listing, draft)
+            _check_some_lung(converted.outcomes, draft)
             ids = _split(converted.outcomes, config)
         except UserError:
             write_report(draft, file_entries(listing, converted.outcomes, {}))
@@ -277,6 +279,17 @@ def _phantoms(config: LungsConfig, downloads: epath.Path) -> Listing:
     name = f"phantoms-{phantom_files.VERSION}-{config.num_phantoms}-{config.seed}"
     phantom_files.write_phantoms(Path(downloads / name), config.num_phantoms, config.seed)
     return list_source(config.source, downloads / name, config.patterns)
+
+
+def _check_some_lung(outcomes: Sequence[Outcome], draft: epath.Path) -> None:
+    """Refuses masks none of which marks a lung: finding none would score a perfect Dice."""
+    taken = [outcome for outcome in outcomes if outcome.status == "taken"]
+    if taken and all(marks_no_lung(outcome.notes) for outcome in taken):
+        raise DataError(
+            "data.manual_dir",
+            f"none of the {len(taken)} images has lung in its mask",
+            f"mark lung with 255 or with 1; all files are listed in {draft}",
+        )
 
 
 def _check_share_of_bad(
