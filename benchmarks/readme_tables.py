@@ -118,21 +118,25 @@ def forms_table() -> str:
             found = [predicted.get(f"{kind}:2x2:{form}:256:{batch}") for kind in ("v5e", "v6e")]
             if not any(found):
                 continue
-            rates = [
-                cell
-                for prediction in found
-                for cell in (
-                    f"{prediction['train_step']['images_per_second_per_device']:,.0f}"
-                    if prediction
-                    else "",
-                    f"{prediction['train_step']['mfu']:.1%}" if prediction else "",
-                )
-            ]
             first = batch == BATCHES[0]
             accuracy = f"{np.mean(dice):.4f} ± {np.std(dice, ddof=1):.4f}" if first else ""
-            cells = [name if first else "", str(batch), *rates, accuracy]
+            cells = [name if first else "", str(batch), *_rates(found), accuracy]
             lines.append(_line(cells))
+    large = [predicted[f"{kind}:2x2:blocks-of-4-wide:512:16"] for kind in ("v5e", "v6e")]
+    model = large[0]["model"]
+    name = f"blocks of 4: width {model['width']}, depth {model['depth']}, at 512²"
+    lines.append(_line([name, "16", *_rates(large), ""]))
     return "\n".join(lines)
+
+
+def _rates(predictions: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    """Returns the cells of rate and MFU of each prediction, empty where there is none."""
+    cells = []
+    for prediction in predictions:
+        step = prediction["train_step"] if prediction else {}
+        cells.append(f"{step['images_per_second_per_device']:,.0f}" if step else "")
+        cells.append(f"{step['mfu']:.1%}" if step else "")
+    return cells
 
 
 def gpu_table() -> str:
@@ -204,29 +208,66 @@ def _vendor_mfu(hardware: str, program: Mapping[str, Any]) -> float:
     return done / (1e12 * ACCELERATORS[hardware].tflops)
 
 
+def pods_table() -> str:
+    """Returns the table of predicted efficiencies by kind and number of devices."""
+    result = read_result("scaling")
+    compiled, predicted = result["compiled"], result["predicted"]
+    counts = sorted({found["num_devices"] for found in compiled.values()})
+    devices = [f"{count} devices" for count in counts]
+    rates = f"images/s on {counts[0]} | images/s on {counts[-1]}"
+    lines = [
+        f"| | step ms | efficiency on {' | '.join(devices)} | {rates} |",
+        "|---" * (len(counts) + 4) + "|",
+    ]
+    for kind in sorted({topology.partition(":")[0] for topology in compiled}):
+        rows = {
+            found["num_devices"]: predicted[name]
+            for name, found in compiled.items()
+            if name.startswith(f"{kind}:")
+        }
+        step = f"{rows[counts[0]]['step_ms']:.2f}"
+        lines.append(_line([f"TPU {kind}", step, *_by_count(rows, counts, "")]))
+    # Of any kind of TPU, whose modules have the same gradients.
+    gpus = {found["num_devices"]: predicted[name] for name, found in compiled.items()}
+    images = result["images_per_device"] * counts[0]
+    rate = gpus[counts[0]]["h200_images_per_second"] / gpus[counts[0]]["h200_efficiency"]
+    step = f"{1e3 * images / rate:.2f} (assumed)"
+    lines.append(_line(["H200, eight per node", step, *_by_count(gpus, counts, "h200_")]))
+    return "\n".join(lines)
+
+
+def _by_count(
+    rows: Mapping[int, Mapping[str, float]], counts: Sequence[int], prefix: str
+) -> list[str]:
+    """Returns the cells of efficiencies, and of the rates of the fewest and the most devices."""
+    efficiencies = [f"{rows[count][f'{prefix}efficiency']:.1%}" for count in counts]
+    rates = [
+        _rounded(rows[count][f"{prefix}images_per_second"]) for count in (counts[0], counts[-1])
+    ]
+    return [*efficiencies, *rates]
+
+
 def scaling_table() -> str:
-    """Returns the table of predicted efficiencies."""
+    """Returns the table of what each compiled topology communicates in a step."""
     result = read_result("scaling")
     lines = [
-        "| topology | devices | step ms | gradients MiB | all-reduce of gradients ms "
-        "| number of other all-reduces | other all-reduces ms | efficiency | images/s at most "
-        "| efficiency of as many H200 | images/s of as many H200 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| topology | devices | GiB per device | gradients MiB | their all-reduce ms "
+        "| other all-reduces | bytes | ms | efficiency | images/s at most |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for topology, found in result["compiled"].items():
         predicted, reduced = result["predicted"][topology], found["collectives"]["all-reduce"]
         cells = [
             f"`{topology}`",
             str(found["num_devices"]),
-            f"{predicted['step_ms']:.2f}",
+            f"{found['memory']['used_gib']:.1f}",
             f"{reduced['largest'] / 2**20:.1f}",
             f"{predicted['gradient_all_reduce_ms']:.2f}",
             str(reduced["count"] - 1),
+            f"{reduced['bytes'] - reduced['largest']:,}",
             f"{predicted['small_all_reduces_ms']:.2f}",
             f"{predicted['efficiency']:.1%}",
             _rounded(predicted["images_per_second"]),
-            f"{predicted['h200_efficiency']:.1%}",
-            f"{_rounded(predicted['h200_images_per_second'])}",
         ]
         lines.append(_line(cells))
     return "\n".join(lines)
@@ -247,11 +288,11 @@ Tables = Mapping[str, Callable[[], str]]
 TABLES: Mapping[str, Tables] = {
     "README.md": {
         "protocols": functools.partial(accuracy_table, by_source=False),
-        "scaling": scaling_table,
+        "pods": pods_table,
     },
     "docs/accuracy.md": {"results": results_table},
     "docs/benchmarking.md": {"cpu": cpu_table, "gpu": gpu_table},
-    "docs/tpu.md": {"forms": forms_table},
+    "docs/tpu.md": {"forms": forms_table, "scaling": scaling_table},
     "lungseg_jax/pretrained/MODEL_CARD.md": {
         "accuracy": functools.partial(accuracy_table, by_source=True),
         "estimate": estimate_table,

@@ -27,8 +27,8 @@ PAGE = "data_report/index.html"
 DUPLICATES = "data_report/duplicates.json"
 
 
-def write_data_report(folder: epath.PathLike) -> epath.Path:
-    """Writes the report on a folder of records into its `data_report/`, and returns that folder.
+def write_data_report(folder: epath.PathLike) -> None:
+    """Writes the report on a folder of records into its `data_report/`, and says where it is.
 
     Every record is read once and let go. What stays is sums, the sheet, and 2 kB per image to
     compare it with the others.
@@ -63,7 +63,7 @@ def write_data_report(folder: epath.PathLike) -> epath.Path:
     name = builder.info.config_name or builder.info.name
     # The page comes last: if it exists, so does the rest.
     (folder / PAGE).write_text(page(name, figures, pairs, build_report, sheet))
-    return output
+    terminal.say(f"Report on the records: {folder / PAGE} and {output / 'contact_sheet.png'}")
 
 
 def ensure_data_report(folder: epath.PathLike) -> None:
@@ -132,8 +132,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(folders: Sequence[str]) -> None:
-    output = write_data_report(the_folder(folders))
-    terminal.say(f"Report: {output / 'index.html'} and {output / 'contact_sheet.png'}")
+    write_data_report(the_folder(folders))
 
 
 if __name__ == "__main__":

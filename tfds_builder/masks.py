@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping
 
+import cv2
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
@@ -27,6 +28,9 @@ _WORDS = {
 # Even lungs that a tight frame cuts off touch a smaller share of its border.
 _LARGEST_SHARE_OF_BORDER = 0.5
 
+# Outlines drawn at a smaller share of the image's size are coarser than what is measured on them.
+_SMALLEST_SCALE = 0.25
+
 # Two outlines drawn along a common border share a few pixels: this share of the smaller lung.
 _TOLERATED_OVERLAP = 0.001
 
@@ -40,8 +44,8 @@ def read_structures(
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, ...]]:
     """Returns a case's mask, with a bit for each `Structure`, and notes on what is doubtful in it.
 
-    Masks of half the image's size are enlarged by repeating their pixels, with a note, because the
-    outlines of JSRT were drawn at that size.
+    Masks of the image's proportions are resized to it, with a note: the outlines of JSRT, and of
+    other collections, were drawn at another scale.
 
     Args:
       case: the case whose masks to read.
@@ -52,8 +56,8 @@ def read_structures(
       reading: how large a mask may be.
 
     Raises:
-      DataError: a mask is missing, broken, too large, of another size than the image, or marks
-        what is not lung.
+      DataError: a mask is missing, broken, too large, of other proportions than the image or less
+        than a quarter of its size, or marks what is not lung.
     """
     bits = np.zeros(shape, np.uint8)
     notes: list[str] = []
@@ -61,8 +65,8 @@ def read_structures(
         mask, doubts = read_mask_file(file, case, contents, reading)
         notes += doubts
         if mask.shape != shape:
-            mask = _enlarge_twofold(mask, shape, file, case)
-            notes.append(f"{_WORDS[file.structure]} mask enlarged twofold")
+            mask = _resize(mask, shape, file, case)
+            notes.append(f"{_WORDS[file.structure]} mask resized to its image")
         if not mask.any():
             notes.append(_empty(file.structure))
         elif len(case.masks) == 1 and (side := _only_side(mask)):
@@ -113,17 +117,26 @@ def _only_side(mask: UInt8[np.ndarray, "h w"]) -> Structure | None:
     return sides[0] if len(sides) == 1 else None
 
 
-def _enlarge_twofold(
+def _resize(
     mask: UInt8[np.ndarray, "a b"], shape: tuple[int, int], file: MaskFile, case: Case
 ) -> UInt8[np.ndarray, "h w"]:
-    if (2 * mask.shape[0], 2 * mask.shape[1]) != shape:
-        remedy = "draw the mask at the image's own size"
-        # Rounded to whole pixels, one side of a resized mask may be off by half of one.
-        if abs(mask.shape[0] * shape[1] - mask.shape[1] * shape[0]) <= max(shape) / 2:
-            remedy += ", or resize it to that if it covers all of the image"
+    """Returns a mask at its image's size: interpolated, and cut at half for each structure.
+
+    At twice the size that repeats every pixel.
+    """
+    (rows, columns), (height, width) = mask.shape, shape
+    # Whoever rounded a resized side to whole pixels was off by less than one.
+    alike = abs(rows * width - columns * height) < max(height, width)
+    if not alike or rows < _SMALLEST_SCALE * height:
         fault = f"mask of {_size(mask.shape)} for an image of {_size(shape)} ({case.image.name})"
+        remedy = "give a mask of all of the image, in its proportions, at least a quarter as large"
         raise DataError(file.path, fault, remedy)
-    return mask.repeat(2, axis=0).repeat(2, axis=1)
+    method = cv2.INTER_LINEAR if rows < height else cv2.INTER_AREA
+    resized = np.zeros(shape, np.uint8)
+    for structure in Structure:
+        share = cv2.resize(np.float32(mask & structure > 0), (width, height), interpolation=method)
+        resized |= np.uint8(share >= 0.5) * np.uint8(structure)
+    return resized
 
 
 def _check_border(mask: UInt8[np.ndarray, "h w"], file: MaskFile) -> None:

@@ -70,8 +70,10 @@ class Builder(tfds.core.ShardBasedBuilder):
     records in memory and needs TensorFlow beyond that.
     """
 
-    VERSION = tfds.core.Version("2.2.0")
+    VERSION = tfds.core.Version("2.2.1")
     RELEASE_NOTES: ClassVar = {
+        "2.2.1": "Masks of another size are resized; stored bits of compressed words by HighBit; "
+        "the first window where the next is empty; more calibrated spacings.",
         "2.2.0": "Of images with wide bars, squares show the exposed field; masks may be DICOM "
         "SEG.",
         "2.1.9": "Chests within wide black bars are not taken for masks; sex and age by headers, "
