@@ -20,7 +20,9 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Generator, Sequence
 
 import numpy as np
@@ -67,13 +69,22 @@ from lungseg_jax.runtime.sandbox import Sandboxes
 MOST_SHOWN = 20
 
 
-@functools.cache
+# Without it, threads whose first calls come at once would each load and compile a network.
+_loading = threading.Lock()
+
+
 def packaged_segmenter() -> Segmenter:
     """Returns the network in the package, loaded once.
 
     Raises:
       CheckpointError: its file is damaged.
     """
+    with _loading:
+        return _packaged_segmenter()
+
+
+@functools.cache
+def _packaged_segmenter() -> Segmenter:
     return Segmenter(find_weights(PACKAGED))
 
 
@@ -96,7 +107,7 @@ def segment(
 
 def predict(
     segmenter: Segmenter,
-    paths: Sequence[epath.PathLike],
+    paths: epath.PathLike | Sequence[epath.PathLike],
     output: epath.PathLike,
     options: ReadOptions = ReadOptions(),
     *,
@@ -110,7 +121,8 @@ def predict(
 
     Args:
       segmenter: the network.
-      paths: files, and folders, in which every file is taken but results of earlier calls.
+      paths: files, and folders, in which every file is taken but results of earlier calls; or one
+        of them.
       output: folder to write to.
       options: how files are read.
       extras: what to write besides masks and overlays: `sides`, a mask of each lung;
@@ -119,11 +131,15 @@ def predict(
 
     Raises:
       ConfigError: DICOM SEG cannot be written.
-      DataError: a path is absent or not on disk, there is no file, or the output is not a folder on
-        disk, holds a file of someone else's or another file's result where a result goes, or is
-        being written to; or a folder is gone before all its files are read.
+      DataError: no path is given, one is absent or not on disk, there is no file, or the output is
+        not a folder on disk, holds a file of someone else's or another file's result where a result
+        goes, or is being written to; or a folder is gone before all its files are read.
     """
-    paths, output = [local_path(path) for path in paths], local_path(output)
+    # A string is a sequence, too, whose first letter may be the root of all files.
+    named = [paths] if isinstance(paths, str | os.PathLike) else paths
+    paths, output = [local_path(path) for path in named], local_path(output)
+    if not paths:
+        raise DataError("paths", "none is given", "name files or folders")
     if "dicom_seg" in extras:
         check_highdicom()
     earlier = results_of(read_note(output))

@@ -1,5 +1,6 @@
 """Files in, masks out: nothing lost, nothing stopped, every name its own."""
 
+import concurrent.futures
 import dataclasses
 import os
 import subprocess
@@ -315,6 +316,30 @@ def test_an_overlay_says_what_became_of_the_file(tmp_path, calibrated, good, sai
     assert overlay is not None
     np.testing.assert_array_equal(overlay, expected)
     assert len(overlay) > len(outlined), "no room for words, so that nothing is tested"
+
+
+def test_one_path_is_one_path(tmp_path, untrained):
+    """Fault: the letters of a string taken for paths, the first of which is the root folder."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(CHEST))
+    for given in (str(path), path):
+        (row,) = predict(untrained, given, tmp_path / "out")
+        assert row.file == str(path)
+
+
+def test_no_path_is_refused(tmp_path, untrained):
+    """Fault: a pattern that matches no file ends in an index error."""
+    with pytest.raises(DataError, match="paths: none is given"):
+        predict(untrained, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_threads_share_the_packaged_network():
+    """Fault: a service's first requests, coming at once, each load and compile a network."""
+    predict_module._packaged_segmenter.cache_clear()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(packaged_segmenter) for _ in range(4)]
+        assert len({one.result() for one in found}) == 1
 
 
 def test_the_packaged_network_finds_the_lungs_of_a_turned_phantom(tmp_path):
