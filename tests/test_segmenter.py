@@ -1,5 +1,7 @@
 """Networks with their program: one image or several, one network or several."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,6 +125,22 @@ def test_other_classes_are_no_lungs(monkeypatch):
     heart = np.where([True, False], np.float32(0.9), np.float32(0.1)) + 0 * found.square
     radiograph = Radiograph(np.float32(CHEST) / 255, None, "none")
     assert not segmenter.finish(radiograph, found._replace(square=heart)).mask.any()
+
+
+def test_segmenters_can_be_sent_to_other_processes():
+    """Fault: a pool of processes cannot be given a network, or gets it without its mirroring."""
+    segmenter = Segmenter(*[untrained_weights(Calibration(), seed=seed) for seed in range(2)])
+    both = Segmenter(untrained_weights(Calibration()), both_ways=True)
+    for given in (segmenter, both):
+        got = pickle.loads(pickle.dumps(given))
+        assert got.description() == given.description()
+        np.testing.assert_array_equal(got.segment(CHEST).mask, given.segment(CHEST).mask)
+
+
+def test_no_network_is_refused():
+    """Fault: an empty pattern of runs ends in an error without a word."""
+    with pytest.raises(ConfigError, match="names no network"):
+        Segmenter(*[])
 
 
 def test_networks_of_different_image_sizes_are_refused():

@@ -1,6 +1,7 @@
 """Trained networks with their compiled program: images in, segmentations out."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -50,8 +51,8 @@ class Segmenter:
       both_ways: average each prediction with that of the mirrored image, at twice the work.
 
     Raises:
-      ConfigError: both ways are requested of a network that tells right from left, or the networks
-        differ in what they see or tell.
+      ConfigError: there is no network, both ways are requested of one that tells right from left,
+        or the networks differ in what they see or tell.
 
     Attributes:
       image_size: side of the model's square in pixels.
@@ -60,7 +61,8 @@ class Segmenter:
     """
 
     def __init__(self, *members: Weights, both_ways: bool = False) -> None:
-        assert members
+        if not members:
+            raise ConfigError("--checkpoint", "names no network", "give one or several")
         data = [member.config.data for member in members]
         if len({(each.image_size, each.labels) for each in data}) > 1:
             raise ConfigError(
@@ -86,6 +88,10 @@ class Segmenter:
             (forwards[member.config.model], jax.device_put(member.variables), member.calibration)
             for member in members
         ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Compiled programs cannot be sent to another process: it compiles its own.
+        return functools.partial(type(self), both_ways=self._both_ways), self._weights
 
     def description(self) -> dict[str, Any]:
         """Returns the networks and how they are used, as JSON values."""
