@@ -31,6 +31,15 @@ def test_repr_shows_figures_and_no_pixels():
     assert "array" not in repr(found)
 
 
+def test_results_can_be_compared_and_kept_in_sets():
+    """Fault: `in`, `==` and `set` of results end in NumPy's errors about arrays."""
+    radiograph = Radiograph(IMAGE, None, "none")
+    first, second = (make_segmentation(radiograph, square_of(LUNGS), 0.5, 0.96) for _ in range(2))
+    assert second in [first, second]
+    assert len({first, second}) == 2
+    assert len({radiograph, Radiograph(IMAGE, None, "none")}) == 2
+
+
 def test_sides_are_the_patients():
     """Fault: right and left by the viewer."""
     found = make_segmentation(Radiograph(IMAGE, None, "none"), square_of(LUNGS), 0.5, 0.96)

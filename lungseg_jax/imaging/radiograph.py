@@ -97,7 +97,8 @@ def check_num_pixels(height: int, width: int, name: str, max_pixels: int) -> Non
 NOT_LIKE_A_CHEST = "does not look like a frontal chest"
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared by identity: of arrays, `==` is not one answer.
+@dataclasses.dataclass(frozen=True, eq=False)
 class Radiograph:
     """Intensities and the spacing of one frontal chest radiograph.
 
@@ -114,7 +115,7 @@ class Radiograph:
       notes: corrections and doubts, in our own words, never a header's.
     """
 
-    pixels: Float32[np.ndarray, "h w"]
+    pixels: Float32[np.ndarray, "h w"] = dataclasses.field(repr=False)
     spacing_mm: tuple[float, float] | None
     spacing_source: SpacingSource
     orientation: Orientation = Orientation()

@@ -13,7 +13,8 @@ from lungseg_jax.prediction import plausibility
 from lungseg_jax.prediction.postprocessing import keep_lungs, smooth
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared by identity: of arrays, `==` is not one answer.
+@dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
     """The lungs on one radiograph, in the frame of its file or array.
 
