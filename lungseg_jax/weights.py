@@ -61,7 +61,8 @@ class Calibration:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared by identity: of arrays, `==` is not one answer.
+@dataclasses.dataclass(frozen=True, eq=False)
 class Weights:
     """A trained network, ready to be used.
 
@@ -72,7 +73,7 @@ class Weights:
     """
 
     config: Config
-    variables: Variables
+    variables: Variables = dataclasses.field(repr=False)
     calibration: Calibration
 
     def network(self) -> Any:
@@ -97,14 +98,21 @@ def packaged_weights() -> epath.Path:
 
 
 def save_weights(path: epath.PathLike, weights: Weights) -> None:
-    """Writes weights, kernels in half precision, and their checksum beside them."""
+    """Writes weights, kernels in half precision, and their checksum beside them.
+
+    Raises:
+      CheckpointError: the file's name has another ending than `load_weights` takes.
+      OSError: it cannot be written.
+    """
+    path = epath.Path(path).expanduser()
+    if path.suffix != SUFFIX:
+        raise CheckpointError(path, f"is no name of a {SUFFIX} file", f"end it in {SUFFIX}")
     arrays = {
         name: np.asarray(x, _STORED if np.ndim(x) > 1 else np.float32)
         for name, x in _flatten(weights.variables)
     }
     text = describe(weights)
     content = _in_order(safetensors.numpy.save(arrays, text), text)
-    path = epath.Path(path).expanduser()
     write_whole(path, content)
     digest = hashlib.sha256(content).hexdigest()
     write_whole(_checksum_of(path), f"{digest}  {path.name}\n".encode())

@@ -55,6 +55,21 @@ def test_a_tilde_is_the_home_folder(saved, tmp_path, monkeypatch):
     assert load_weights("~/other.safetensors").calibration == saved[0].calibration
 
 
+def test_a_name_that_cannot_be_loaded_is_not_saved(saved, tmp_path):
+    """Fault: weights of hours of training in a file that the package refuses to read."""
+    with pytest.raises(CheckpointError, match=r"net\.weights: .*end it in \.safetensors"):
+        save_weights(tmp_path / "net.weights", saved[0])
+    assert not (tmp_path / "net.weights").exists()
+
+
+def test_weights_are_shown_without_their_numbers_and_may_be_keys(saved):
+    """Fault: a notebook's cell that prints 200 kB; `in` and `set` that end in NumPy's errors."""
+    weights, path = saved
+    assert "array" not in repr(weights)
+    assert load_weights(path) not in {weights}
+    assert weights in [load_weights(path), weights]
+
+
 def test_scales_and_statistics_are_saved_whole(saved):
     """Fault: a running variance beyond the range of half precision, so that all masks are empty."""
     weights, path = saved
