@@ -47,6 +47,19 @@ def test_rows_that_are_spread_find_their_devices():
     assert devices_for(config, 4) == 3
 
 
+def test_devices_that_are_in_use_are_kept(monkeypatch):
+    """Fault: training in a notebook that has segmented an image ends in an error of JAX's."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    used = SHOW.replace("# Divides", "jax.devices(); usable_cores = lambda: 2\n# Divides")
+    patch = "import lungseg_jax.runtime.cpu_devices as m; m.usable_cores = lambda: 2\n"
+    found = subprocess.run(
+        [sys.executable, "-c", patch + used], check=True, capture_output=True, text=True
+    )
+    assert found.stdout.split() == ["1", "2"]
+    assert "JAX is already in use with 1 of this machine's 2 cores" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "chosen"),
     [

@@ -18,7 +18,8 @@ def use_all_cores(config: Config) -> None:
 
     XLA runs most of a step's operations on one core of a device: two devices of one core each train
     1.3 times as fast as one device of two. As many devices are made as the batch divides over. A
-    number that `XLA_FLAGS` or JAX's configuration states is kept.
+    number that `XLA_FLAGS` or JAX's configuration states is kept; so are the devices that JAX has
+    found already.
 
     Args:
       config: gives the batch.
@@ -33,7 +34,16 @@ def use_all_cores(config: Config) -> None:
             f"Batches do not divide over this machine's {cores} cores: one device computes, slower "
             "than several would"
         )
-    jax.config.update("jax_num_cpu_devices", devices)
+    try:
+        jax.config.update("jax_num_cpu_devices", devices)
+    except RuntimeError:
+        # JAX has looked for devices, as in a notebook that has segmented an image before.
+        found = jax.local_device_count()
+        if jax.default_backend() == "cpu" and found < devices:
+            terminal.say(
+                f"JAX is already in use with {found} of this machine's {cores} cores as devices: "
+                "training is slower than in a new process"
+            )
 
 
 def devices_for(config: Config, cores: int) -> int:
