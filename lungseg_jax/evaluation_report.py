@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +44,7 @@ _GROUPS: dict[str, Callable[[ImageMetrics], str]] = {
     "age": lambda row: _age_group(row.age_years),
 }
 
-Summary = dict[str, dict]
+Summary = dict[str, dict[str, Any]]
 
 # Columns of the closing table: field and heading.
 _COLUMNS = {

@@ -28,7 +28,7 @@ SEEN_BY_PACKAGED = ("kaggle", "montgomery", "shenzhen")
 _SEEN_IDS = re.compile(r"(MCUCXR|CHNCXR)_\d{4}_[01]")
 
 
-def find_weights(name: str) -> Weights:
+def find_weights(name: epath.PathLike) -> Weights:
     """Returns weights; a run's are those of its best checkpoint, and not calibrated.
 
     Args:

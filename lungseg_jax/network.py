@@ -1,7 +1,7 @@
 """The configured network: its structure, its parameters, and what it does once trained."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from lungseg_jax.models.unet import UNet
 from lungseg_jax.packing import unpack
 from lungseg_jax.random_keys import named_key
 
-# Nested dictionaries of arrays, keyed by module names and list indices; or the same packed.
-ModelState = PyTree
+# Nested dictionaries of arrays, keyed by module names and list indices; or the same packed. mypy
+# takes a `PyTree` by another name for no type unless that is declared.
+ModelState: TypeAlias = PyTree
 
 # Parameters and batch statistics.
 Variables = tuple[ModelState, ModelState]

@@ -15,14 +15,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-Plain = PyTree
-Mixed = PyTree
+# mypy takes a `PyTree` by another name for no type unless that is declared.
+Plain: TypeAlias = PyTree
+Mixed: TypeAlias = PyTree
 
 
 @dataclasses.dataclass(frozen=True)
