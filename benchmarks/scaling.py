@@ -43,6 +43,7 @@ from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.config import Config, resolve
 from lungseg_jax.performance.flops import training_flops
 from lungseg_jax.performance.hardware import ACCELERATORS, Accelerator, accelerator
+from lungseg_jax.runtime.environment import revision
 
 TOPOLOGIES = {
     "v4": ("v4:2x2x2", "v4:2x2x4", "v4:4x4x4", "v4:4x8x8"),
@@ -60,7 +61,7 @@ NODE_LATENCY, NETWORK_LATENCY = 20e-6, 30e-6
 GPU_UTILISATION = 0.4
 
 KEPT = (
-    "device", "num_devices", "batch_size", "revision", "versions", "compile_seconds", "fits",
+    "device", "num_devices", "batch_size", "versions", "compile_seconds", "fits",
     "memory", "collectives", "train_step", "without_estimate",
 )  # fmt: skip
 
@@ -72,9 +73,11 @@ def main(*names: str) -> None:
         sys.exit(f"not KIND:SIDExSIDE… of {', '.join(PORTS)}: {', '.join(unknown)}")
     config = resolve(tpu.get_config())
     per_device = config.batch_size // tpu.NUM_DEVICES
+    # Once, because writing the file modifies the checkout.
+    commit = revision()
     for name in names or [name for group in TOPOLOGIES.values() for name in group]:
         result = compile_for(config, name, per_device)
-        kept = {key: result[key] for key in KEPT}
+        kept = {key: result[key] for key in KEPT} | {"revision": commit}
         compiled = earlier_result("scaling").get("compiled", {}) | {name: kept}
         compiled = dict(sorted(compiled.items(), key=_by_size))
         write_result("scaling", _result(config, per_device, compiled))
