@@ -121,6 +121,25 @@ def test_an_outline_keeps_its_place_at_any_scale(tmp_path):
     assert np.count_nonzero(bits) == pytest.approx(np.count_nonzero(disc) * scale**2, rel=2e-3)
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_pixels_that_are_half_covered_move_no_outline(tmp_path, scale):
+    """Fault: areas that grow by a pixel's quarter on all sides, or shrink, with a resized mask."""
+    square = np.zeros((128, 128), np.uint8)
+    square[31:90, 31:90] = 255
+    size = round(128 * scale)
+    bits, _ = read(write_case(tmp_path, {Structure.LUNGS: square}), (size, size))
+    assert np.count_nonzero(bits) == pytest.approx((59 * scale) ** 2, rel=2e-3)
+
+
+@pytest.mark.parametrize(("mask", "image"), [((100, 87), (40, 34)), ((40, 34), (100, 87))])
+def test_sides_are_rounded_whichever_was_resized(tmp_path, mask, image):
+    """Fault: the masks of images that were made smaller refused, as rounded by a mask's pixels."""
+    pixels = np.zeros(mask, np.uint8)
+    pixels[10:30, 10:20] = 255
+    bits, _ = read(write_case(tmp_path, {Structure.LUNGS: pixels}), image)
+    assert bits.shape == image
+
+
 @pytest.mark.parametrize(
     "shape",
     [

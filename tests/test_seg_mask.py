@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from etils import epath
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
@@ -17,11 +18,13 @@ from pydicom.sr.coding import Code
 from lungseg_jax.data.records import open_records
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom_seg import encode_dicom_seg
-from lungseg_jax.imaging.radiograph import ReadOptions
+from lungseg_jax.imaging.radiograph import Orientation, ReadOptions
 from lungseg_jax.imaging.seg_mask import BY_A_PROGRAM, read_seg_mask
 from lungseg_jax.imaging.structures import Structure
 from tests.images import chest, dicom_bytes
 from tests.small import small_config
+from tfds_builder.masks import marks_no_lung, read_structures
+from tfds_builder.sources import Case, Clinical, MaskFile
 
 STUDY = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
 SHAPE = (21, 34)
@@ -267,6 +270,18 @@ def test_what_is_compressed_is_refused():
     seg["PixelData"].is_undefined_length = True
     with pytest.raises(DataError, match=r"^x: compressed segmentation; save it uncompressed"):
         read_seg_mask(content_of(seg), "x")
+
+
+def test_a_segmentation_of_a_heart_alone_marks_no_lung(tmp_path: Path):
+    """Fault: hearts for which a lung that was never drawn counts as drawn."""
+    frames = np.zeros((*SHAPE, 2), np.uint8)
+    frames[5:15, 9:20, 1] = 1
+    file = MaskFile(epath.Path(tmp_path, "seg.dcm"), Structure.LUNGS)
+    case = Case("e", "p", "folder", epath.Path("x.png"), (file,), Clinical())
+    contents = {file.path: content_of(seg_of([(LUNG, "x"), (HEART, "y")], frames=frames))}
+    bits, notes = read_structures(case, contents, SHAPE, Orientation(), ReadOptions())
+    assert set(np.unique(bits)) == {0, Structure.HEART}
+    assert marks_no_lung(notes)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -19,6 +19,7 @@ from lungseg_jax.imaging.network_input import stored_square
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.imaging.radiograph import NOT_LIKE_A_CHEST, Orientation, ReadOptions
 from lungseg_jax.imaging.structures import Structure
+from tfds_builder.masks import covered
 from tfds_builder.outcome import Outcome
 from tfds_builder.read_case import clinical_of, patient_of, read_case
 from tfds_builder.sources import Case
@@ -125,18 +126,11 @@ def _take(
 
 
 def structures_to_square(mask: UInt8[np.ndarray, "h w"], fit: Fit) -> UInt8[np.ndarray, "s s"]:
-    """Returns a mask's bits in the model's square, each set where it covers half of a pixel.
-
-    Of pixels covered to exactly half, which are every second one on an outline that shrinks by two,
-    every other one is taken, as on a chessboard: taking all or none would move the outline.
-    """
+    """Returns a mask's bits in the model's square, each set where it covers half of a pixel."""
     square = np.zeros((fit.size, fit.size), np.uint8)
-    rows, columns = np.ogrid[: fit.size, : fit.size]
-    taken_if_half = (rows + columns) % 2 == 0
     present = np.bitwise_or.reduce(mask, axis=None)
     for bit in Structure:
         if bit & present:
-            share = to_square(mask & np.uint8(bit), fit)
-            covered = (share > bit / 2) | ((share == bit / 2) & taken_if_half)
-            square[covered] |= np.uint8(bit)
+            means = to_square(mask & np.uint8(bit), fit)
+            square[covered(means, bit)] |= np.uint8(bit)
     return square

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import cv2
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.dicom import read_instance_uid
@@ -67,7 +67,8 @@ def read_structures(
         if mask.shape != shape:
             mask = _resize(mask, shape, file, case)
             notes.append(f"{_WORDS[file.structure]} mask resized to its image")
-        if not mask.any():
+        # A DICOM SEG without lung may still mark the heart.
+        if not np.any(mask & np.uint8(file.structure)):
             notes.append(_empty(file.structure))
         elif len(case.masks) == 1 and (side := _only_side(mask)):
             notes.append(f"only the {_WORDS[side]} is marked")
@@ -125,18 +126,39 @@ def _resize(
     At twice the size that repeats every pixel.
     """
     (rows, columns), (height, width) = mask.shape, shape
-    # Whoever rounded a resized side to whole pixels was off by less than one.
-    alike = abs(rows * width - columns * height) < max(height, width)
+    # Whoever resized either, and rounded its sides to whole pixels, was off by less than one.
+    alike = abs(rows * width - columns * height) < max(rows, columns, height, width)
     if not alike or rows < _SMALLEST_SCALE * height:
         fault = f"mask of {_size(mask.shape)} for an image of {_size(shape)} ({case.image.name})"
         remedy = "give a mask of all of the image, in its proportions, at least a quarter as large"
         raise DataError(file.path, fault, remedy)
     method = cv2.INTER_LINEAR if rows < height else cv2.INTER_AREA
     resized = np.zeros(shape, np.uint8)
+    present = np.bitwise_or.reduce(mask, axis=None)
     for structure in Structure:
-        share = cv2.resize(np.float32(mask & structure > 0), (width, height), interpolation=method)
-        resized |= np.uint8(share >= 0.5) * np.uint8(structure)
+        if structure & present:
+            bit = np.uint8(structure)
+            marked = (mask & bit).astype(np.float32)
+            means = cv2.resize(marked, (width, height), interpolation=method)
+            resized[covered(means, structure)] |= bit
     return resized
+
+
+def covered(means: Float32[np.ndarray, "h w"], structure: Structure) -> Bool[np.ndarray, "h w"]:
+    """Returns the pixels that a structure covers to at least half.
+
+    Of pixels covered to exactly half, which are every second one on an outline that shrinks by two,
+    every other one is taken, as on a chessboard: taking all or none would move the outline.
+
+    Args:
+      means: the mean of the structure's bit over each pixel.
+      structure: the structure.
+    """
+    half = structure / 2
+    rows, columns = np.ogrid[: means.shape[0], : means.shape[1]]
+    taken = means > half
+    taken |= (means == half) & (rows % 2 == columns % 2)
+    return taken
 
 
 def _check_border(mask: UInt8[np.ndarray, "h w"], file: MaskFile) -> None:

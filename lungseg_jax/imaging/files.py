@@ -124,7 +124,7 @@ def _remedy_of_shape(pixels: Shaped[np.ndarray, "..."]) -> str:
     """Says how to make an image of an array of another shape or type."""
     remedy = "give grey values, height x width"
     if pixels.ndim == 1 and pixels.dtype == np.uint8:
-        return f"{remedy}, or, if these are a file's bytes, array.tobytes()"
+        return f"{remedy}, or, if these are a file's bytes, bytes(image)"
     if pixels.ndim == 2 and pixels.dtype.kind in "OV":
         return f"{remedy}, of one of NumPy's own types, as by array.astype(numpy.float32)"
     if pixels.dtype.kind in "uif" and sum(side > 1 for side in pixels.shape) == 2:
