@@ -47,6 +47,21 @@ def test_rows_that_are_spread_find_their_devices():
     assert devices_for(config, 4) == 3
 
 
+@pytest.mark.parametrize(("found", "told"), [(2, True), (4, False)])
+def test_idle_cores_are_told_only_where_there_are_some(monkeypatch, capsys, found, told):
+    """Fault: a machine all of whose cores compute is said to be slow."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr("lungseg_jax.runtime.cpu_devices.usable_cores", lambda: 4)
+    monkeypatch.setattr(jax.config, "update", refuse)
+    monkeypatch.setattr(jax, "local_device_count", lambda: found)
+    use_all_cores(small_config(batch_size=8))
+    assert ("JAX is already in use" in capsys.readouterr().err) == told
+
+
 def test_devices_that_are_in_use_are_kept(monkeypatch):
     """Fault: training in a notebook that has segmented an image ends in an error of JAX's."""
     monkeypatch.setenv("XLA_FLAGS", "")

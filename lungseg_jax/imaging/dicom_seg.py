@@ -46,14 +46,11 @@ _MAY_BE_EMPTY = (
     "StudyDate", "StudyTime", "ReferringPhysicianName", "PatientOrientation",
 )  # fmt: skip
 
-# What describes a plane in the patient, which a projection is not, though some headers state one,
-# or leave it empty. Without a frame of reference, pixels are those of the source image, whose
-# spacing counts: a segmentation has none of its own (PS3.3 A.51.5), and highdicom does not read
-# one with a spacing and no slice thickness.
-_OF_PLANES = (
-    "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SliceThickness",
-)  # fmt: skip
+# What highdicom takes to describe a plane in the patient, which a projection is not, though some
+# headers state one, or leave it empty. Without a frame of reference, pixels are those of the source
+# image, whose spacing counts: a segmentation has none of its own (PS3.3 A.51.5), and highdicom does
+# not read one with a spacing and no slice thickness.
+_OF_PLANES = ("FrameOfReferenceUID", "PixelSpacing")
 
 _REPEATED = (*_REQUIRED, *_MAY_BE_EMPTY)
 
