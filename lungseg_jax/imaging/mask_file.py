@@ -80,13 +80,14 @@ def _check_opacity(
     image = opener(io.BytesIO(content))
     if not image.has_transparency_data:
         return
-    opaque = np.asarray(image.convert("RGBA"))[..., 3] > MASK_THRESHOLD
-    if not mask.any() and len(np.unique(opaque)) > 1:
+    opacity = np.asarray(image.convert("RGBA"))[..., 3]
+    # Over a radiograph lungs are painted half transparent, too.
+    if not mask.any() and opacity.min() < opacity.max():
         raise DataError(
             name, "black mask with a shape in its opacity", "save masks as 8-bit grey PNG"
         )
     # Soft edges may be white and half transparent.
-    if np.any(cv2.erode(mask * np.uint8(~opaque), _SQUARE)):
+    if np.any(cv2.erode(mask * np.uint8(opacity <= MASK_THRESHOLD), _SQUARE)):
         raise DataError(
             name, "mask that is white where it is transparent", "save masks as 8-bit grey PNG"
         )
