@@ -103,6 +103,11 @@ class _GreyPng(tfds.decode.Decoder):
     """Decodes as TFDS does, but does not repeat pixels for each channel, which doubles the time."""
 
     def decode_example(self, serialized_example: bytes) -> Shaped[np.ndarray, "h w 1"]:
+        """Returns the pixels of a PNG.
+
+        Raises:
+          ValueError: it is damaged, or of another size than its feature's.
+        """
         height, width, _ = self.feature.shape
         # Before it is decoded: a few bytes may say that they are an image that fills the memory.
         stated = png_size(serialized_example)
