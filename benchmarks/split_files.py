@@ -79,6 +79,7 @@ def _as_taken(case) -> Outcome:  # noqa: ANN001
         fault="",
         remedy="",
         notes=(),
+        has_lung=True,
         patient_id=case.patient_id or case.example_id,
         patient_is_hashed=False,
         source=case.source,

@@ -66,6 +66,19 @@ def test_lungs_that_networks_do_not_see_are_noted(tmp_path, on_bar: int):
     assert [note for note in record["notes"].split("; ") if "lungs' mask" in note] == expected
 
 
+@pytest.mark.parametrize("marked", [(), (0,), (1,), (0, 1)])
+def test_one_lung_of_two_is_lung(tmp_path, marked: tuple[int, ...]):
+    """Fault: records of collapsed lungs refused, or of masks that were exported empty built."""
+    pixels, mask = chest(40, 36, 0)
+    halves = np.zeros((2, 40, 36), np.uint8)
+    halves[0, :, 18:], halves[1, :, :18] = mask[:, 18:], mask[:, :18]
+    masks = [half * (number in marked) for number, half in enumerate(halves)]
+    case = write_case(tmp_path, png_bytes(pixels), *map(png_bytes, masks))
+    outcome, _ = convert_case(case, ConvertSettings(48, b"key", ReadOptions(frontal_only=False)))
+    assert outcome.status == "taken"
+    assert outcome.has_lung == bool(marked)
+
+
 def test_what_is_read_often_is_quick_to_decode(tmp_path):
     """Fault: streaming waits for decoders, which no test of pixels notices."""
     pixels, mask = chest(130, 113, 0)

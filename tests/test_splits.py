@@ -21,7 +21,9 @@ FINDINGS = ("normal", "abnormal", "unknown")
 
 
 def make_outcome(example_id: str, patient_id: str, source: str, finding: str) -> Outcome:
-    return Outcome(example_id, "taken", "", "", "", (), patient_id, False, source, finding, {})
+    return Outcome(
+        example_id, "taken", "", "", "", (), True, patient_id, False, source, finding, {}
+    )
 
 
 @st.composite

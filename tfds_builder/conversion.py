@@ -101,7 +101,9 @@ class Conversion:
         chunks = []
         for start in range(0, len(cases), CASES_PER_CHUNK):
             chunk_cases = tuple(cases[start : start + CASES_PER_CHUNK])
-            made_of = [self.settings.describe(), *map(describe_case, chunk_cases)]
+            # The fields of its index, too: an unfinished build may be continued by other code.
+            fields = [field.name for field in dataclasses.fields(Outcome)]
+            made_of = [fields, self.settings.describe(), *map(describe_case, chunk_cases)]
             name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
             chunks.append(Chunk(name, chunk_cases))
         return chunks

@@ -116,6 +116,7 @@ def _take(
         fault="",
         remedy="",
         notes=notes,
+        has_lung=bool(np.any(mask & Structure.LUNGS)),
         patient_id=patient_id,
         patient_is_hashed=hashed,
         source=case.source,

@@ -1,7 +1,7 @@
 """Merges a case's mask files into one mask with a bit for each structure."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -69,19 +69,13 @@ def read_structures(
             notes.append(f"{_WORDS[file.structure]} mask resized to its image")
         # A DICOM SEG without lung may still mark the heart.
         if not np.any(mask & np.uint8(file.structure)):
-            notes.append(_empty(file.structure))
+            notes.append(f"{_WORDS[file.structure]} mask is empty")
         elif len(case.masks) == 1 and (side := _only_side(mask)):
             notes.append(f"only the {_WORDS[side]} is marked")
         _check_border(mask, file)
         bits |= mask
     upright = orientation.to_upright(bits)
     return bits, (*notes, *_doubts_about_sides(upright))
-
-
-def marks_no_lung(notes: Collection[str]) -> bool:
-    """Whether a case's notes, which `read_structures` gave it, say that it has no lung at all."""
-    both = {_empty(Structure.LEFT_LUNG), _empty(Structure.RIGHT_LUNG)}
-    return _empty(Structure.LUNGS) in notes or both <= {*notes}
 
 
 def read_mask_file(
@@ -193,10 +187,6 @@ def _doubts_about_sides(upright: UInt8[np.ndarray, "h w"]) -> list[str]:
 
 def _mean_column(mask: np.ndarray) -> float:
     return float(np.average(np.arange(mask.shape[1]), weights=mask.sum(axis=0)))
-
-
-def _empty(structure: Structure) -> str:
-    return f"{_WORDS[structure]} mask is empty"
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -22,6 +22,7 @@ class Outcome:
       fault: why it was not taken.
       remedy: what would make it right.
       notes: corrections and doubts about a case that was taken.
+      has_lung: whether the mask of a case that was taken marks any lung.
       patient_id: the id that must not be in two splits.
       patient_is_hashed: whether that id is a keyed hash.
       source: where the image was taken.
@@ -35,6 +36,7 @@ class Outcome:
     fault: str
     remedy: str
     notes: tuple[str, ...]
+    has_lung: bool
     patient_id: str
     patient_is_hashed: bool
     source: str
@@ -62,6 +64,7 @@ class Outcome:
             fault=error.fault,
             remedy=error.remedy,
             notes=(),
+            has_lung=False,
             patient_id=case.example_id,
             patient_is_hashed=False,
             source=case.source,

@@ -25,7 +25,6 @@ from tfds_builder.conversion import Chunk, Conversion, Place
 from tfds_builder.convert_all import convert_chunks
 from tfds_builder.convert_case import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
-from tfds_builder.masks import marks_no_lung
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import FolderPatterns, Listing, list_source
 
@@ -286,7 +285,7 @@ def _phantoms(config: LungsConfig, downloads: epath.Path) -> Listing:
 def _check_some_lung(outcomes: Sequence[Outcome], draft: epath.Path) -> None:
     """Refuses masks none of which marks a lung: finding none would score a perfect Dice."""
     taken = [outcome for outcome in outcomes if outcome.status == "taken"]
-    if taken and all(marks_no_lung(outcome.notes) for outcome in taken):
+    if taken and not any(outcome.has_lung for outcome in taken):
         raise DataError(
             "data.manual_dir",
             f"none of the {len(taken)} images has lung in its mask",
