@@ -36,7 +36,7 @@ from lungseg_jax.performance import hlo
 from lungseg_jax.performance.flops import training_flops
 from lungseg_jax.performance.hardware import accelerator, devices_per_chip
 from lungseg_jax.runtime.environment import revision
-from lungseg_jax.state import create_state, state_layout
+from lungseg_jax.state import abstract_state, state_layout
 from lungseg_jax.step import make_train_step
 
 DEAREST = 20
@@ -160,7 +160,7 @@ def topology_devices(name: str) -> tuple[jax.Device, ...]:  # pyright: ignore[re
 def lower_step(config: Config, parallel: Parallel) -> jax.stages.Lowered:
     """Returns the training step on batches that carry their images, traced but not compiled."""
     optimizer = make_optimizer(config)
-    state = jax.eval_shape(lambda: create_state(config, optimizer))
+    state = abstract_state(config, optimizer)
     step = make_train_step(config, optimizer, parallel)
     wrapped: Any = parallel.wrap_step(step, state_layout(state, parallel))
     return wrapped.lower(state, None, _abstract_batch(config, parallel))

@@ -1,5 +1,6 @@
 """What a training run carries from step to step."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -42,33 +43,43 @@ def create_state(
     optimizer: optax.GradientTransformation,
     variables: Variables | None = None,
 ) -> TrainState:
-    """Returns the state before the first step.
+    """Returns the state before the first step, computed by one program.
 
     Args:
       config: the run's configuration.
       optimizer: the update rule.
       variables: (parameters, batch_stats) to start from; `None` for those that the seed gives.
     """
+    create = jax.jit(
+        functools.partial(_initial_state, config, optimizer), compiler_options=_compiler_options()
+    )
+    return create(variables)
 
-    def create(variables: Variables | None) -> TrainState:
-        """Returns the state, computed by one program."""
-        if variables is None:
-            _, parameters, batch_stats = split_model(make_model(config))
-        else:
-            parameters, batch_stats = variables
-        # Copies: steps take over the memory of each part of a state.
-        return jax.tree.map(
-            jnp.copy,
-            TrainState(
-                step=jnp.zeros((), jnp.int32),
-                parameters=parameters,
-                batch_stats=batch_stats,
-                optimizer=optimizer.init(parameters),
-                ema=(parameters, batch_stats),
-            ),
-        )
 
-    return jax.jit(create, compiler_options=_compiler_options())(variables)
+def abstract_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the shapes and types of the state's arrays."""
+    return jax.eval_shape(functools.partial(_initial_state, config, optimizer), None)
+
+
+def _initial_state(
+    config: Config, optimizer: optax.GradientTransformation, variables: Variables | None
+) -> TrainState:
+    """Returns the state before the first step; see `create_state`."""
+    if variables is None:
+        _, parameters, batch_stats = split_model(make_model(config))
+    else:
+        parameters, batch_stats = variables
+    # Copies: steps take over the memory of each part of a state.
+    return jax.tree.map(
+        jnp.copy,
+        TrainState(
+            step=jnp.zeros((), jnp.int32),
+            parameters=parameters,
+            batch_stats=batch_stats,
+            optimizer=optimizer.init(parameters),
+            ema=(parameters, batch_stats),
+        ),
+    )
 
 
 def _compiler_options() -> dict[str, int] | None:

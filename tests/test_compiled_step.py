@@ -16,7 +16,7 @@ from lungseg_jax.network import count_parameters, make_model, split_model
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.parallel import Parallel
 from lungseg_jax.performance import hlo
-from lungseg_jax.state import create_state
+from lungseg_jax.state import abstract_state
 from tests.small import small_config
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution\(.*?: \((.*)\) -> tensor<(.*)>")
@@ -98,6 +98,6 @@ def test_step_writes_the_state_in_place(eight_devices, kind):
     """Fault: two states in memory at a time: a donated array found no result of its kind."""
     config = small_config(parallel=kind)
     text = lower_step(config, Parallel(kind, eight_devices)).as_text()
-    state = jax.eval_shape(lambda: create_state(config, make_optimizer(config)))
+    state = abstract_state(config, make_optimizer(config))
     donated = text.count("tf.aliasing_output") + text.count("jax.buffer_donor")
     assert donated == len(jax.tree.leaves(state))
