@@ -24,7 +24,9 @@ def test_quick_compilation_changes_no_bit(monkeypatch):
     """Fault: other initial weights on a CPU than a seed gave before, as at level 0 of XLA."""
     config = small_config()
     quick = create_state(config, make_optimizer(config))
-    monkeypatch.setattr(state_module, "_compiler_options", lambda: None)
+    # XLA's own level, whatever the other tests are compiled at.
+    thorough = {"xla_backend_optimization_level": 3}
+    monkeypatch.setattr(state_module, "_compiler_options", lambda: thorough)
     assert_trees_equal(quick, create_state(config, make_optimizer(config)))
 
 
