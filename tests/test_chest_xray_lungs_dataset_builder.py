@@ -9,6 +9,7 @@ import configparser
 import itertools
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -104,6 +105,31 @@ def test_records_are_read_without_this_code(built):
         mine = [record["example_id"] for record in built.as_data_source(split)]
         assert [record["example_id"] for record in alone.as_data_source(split)] == mine
         assert alone.info.splits[split].num_examples == len(mine)
+
+
+@pytest.mark.parametrize("stated", ["array_record", "tfrecord"])
+def test_records_are_opened_in_the_format_that_they_are_in(stated, built, tmp_path):
+    """Fault: `tfds.load` refuses records that were written as TFRecord, unless told so again."""
+    version = tmp_path / built.name / "kaggle_256" / str(built.version)
+    version.mkdir(parents=True)
+    new = Builder(data_dir=tmp_path / "new", config="kaggle_256")
+    assert new.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+    # TensorFlow alone writes TFRecord files.
+    info = json.loads((built.data_path / "dataset_info.json").read_text())
+    for name, content in (
+        ("dataset_info.json", json.dumps(info | {"fileFormat": stated})),
+        ("features.json", (built.data_path / "features.json").read_text()),
+    ):
+        (version / name).write_text(content)
+    name = f"{built.name}/kaggle_256"
+    opened = [
+        tfds.builder(name, data_dir=tmp_path),
+        tfds.builder(name, data_dir=tmp_path, file_format=stated),
+    ]
+    # Fault: a format given to the builder is lost on the way to another process.
+    for builder in (*opened, pickle.loads(pickle.dumps(opened[1]))):
+        assert builder.is_prepared()
+        assert builder.info.file_format == tfds.core.FileFormat(stated)
 
 
 def test_records_name_no_path_of_this_machine(built):

@@ -112,9 +112,14 @@ class Builder(tfds.core.ShardBasedBuilder):
     # Kept, because naming the chunks examines every file.
     _opened: tuple[Conversion, list[Chunk]] | None = None
 
-    def __init__(self, *, file_format: str = "array_record", **others: Any) -> None:
+    def __init__(
+        self, *, file_format: str | tfds.core.FileFormat | None = None, **others: Any
+    ) -> None:
         """See `tfds.core.DatasetBuilder`; TFDS's own default format needs TensorFlow."""
         super().__init__(file_format=file_format, **others)
+        # Records that exist are in the format that they were written in.
+        if file_format is None and not self.is_prepared():
+            self.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD, override=True)
 
     @property
     def _lungs(self) -> LungsConfig:
