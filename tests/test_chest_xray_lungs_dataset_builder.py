@@ -5,7 +5,10 @@ can be imported without TensorFlow. What it checks is therefore checked one by o
 class itself runs unmodified in an environment of its own.
 """
 
+import concurrent.futures
 import configparser
+import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -13,19 +16,24 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from etils import epath
 from tensorflow_datasets.core import dataset_metadata
 
 from tests.images import KAGGLE_STEMS, write_kaggle
+from tfds_builder.build_lock import one_build_at_a_time
 from tfds_builder.chest_xray_lungs import chest_xray_lungs_dataset_builder
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
+from tfds_builder.manifest import MANIFEST
 from tfds_builder.prepare import prepare
 from tfds_builder.splits import SPLITS
+from tfds_builder.verify import verify
 
 CONFIG = LungsConfig(source="kaggle", image_size=32)
 REPOSITORY = Path(__file__).parents[1]
@@ -130,6 +138,73 @@ def test_records_are_opened_in_the_format_that_they_are_in(stated, built, tmp_pa
     for builder in (*opened, pickle.loads(pickle.dumps(opened[1]))):
         assert builder.is_prepared()
         assert builder.info.file_format == tfds.core.FileFormat(stated)
+
+
+def by_tfds(folder: Path) -> Any:
+    """A builder as users of TFDS make it, who know nothing of `prepare`."""
+    config = dataclasses.replace(CONFIG, name="kaggle_32")
+    return tfds.builder("chest_xray_lungs", config=config, data_dir=folder / "data")
+
+
+def download_config(folder: Path) -> tfds.download.DownloadConfig:
+    return tfds.download.DownloadConfig(manual_dir=write_kaggle(folder / "raw"))
+
+
+def test_records_built_by_tfds_can_be_verified(tmp_path):
+    """Fault: whole records, for want of a manifest, fail the check and cannot be trained on."""
+    builder = by_tfds(tmp_path)
+    config = download_config(tmp_path)
+    builder.download_and_prepare(download_config=config)
+    assert verify(builder.data_path) == []
+    # Fault: checksums made anew, of whatever has become of the records since.
+    manifest = Path(builder.data_path) / MANIFEST
+    manifest.write_text("{}")
+    by_tfds(tmp_path).download_and_prepare(download_config=config)
+    assert manifest.read_text() == "{}"
+    # Fault: records that were overwritten are left without one.
+    mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
+    config = dataclasses.replace(config, download_mode=mode)
+    by_tfds(tmp_path).download_and_prepare(download_config=config)
+    assert verify(builder.data_path) == []
+
+
+def test_a_build_by_tfds_waits_for_others_that_share_its_work(tmp_path, capsys):
+    """Fault: of two builds one removes a file that the other is writing, which then fails."""
+    builder, config = by_tfds(tmp_path), download_config(tmp_path)
+    downloads = epath.Path(tmp_path / "data" / "downloads")
+    partial = downloads / "converted" / str(builder.VERSION) / "other.partial"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with one_build_at_a_time(downloads):
+            partial.parent.mkdir(parents=True)
+            partial.touch()
+            build = pool.submit(builder.download_and_prepare, download_config=config)
+            said = ""
+            while not build.done() and "Waiting for another build" not in said:
+                time.sleep(0.01)
+                said += capsys.readouterr().err
+            assert not build.done()
+            assert partial.exists()
+        build.result()
+    assert len(builder.as_data_source("train")) > 0
+
+
+def test_records_that_another_build_by_tfds_made_meanwhile_are_used(tmp_path, monkeypatch):
+    """Fault: of two builds started together the second does all again, and fails at the end."""
+    builder, config = by_tfds(tmp_path), download_config(tmp_path)
+
+    @contextlib.contextmanager
+    def after_another(folder):
+        monkeypatch.setattr(
+            chest_xray_lungs_dataset_builder, "one_build_at_a_time", one_build_at_a_time
+        )
+        by_tfds(tmp_path).download_and_prepare(download_config=config)
+        with one_build_at_a_time(folder):
+            yield
+
+    monkeypatch.setattr(chest_xray_lungs_dataset_builder, "one_build_at_a_time", after_another)
+    builder.download_and_prepare(download_config=config)
+    assert sum(len(builder.as_data_source(split)) for split in SPLITS) == len(KAGGLE_STEMS)
+    assert verify(builder.data_path) == []
 
 
 def test_records_name_no_path_of_this_machine(built):

@@ -142,17 +142,17 @@ def test_records_that_another_process_built_meanwhile_are_used(tmp_path, monkeyp
     """Fault: of two runs started together the second ends, for what it knows is of before."""
     write_kaggle(tmp_path / "raw")
     places = tmp_path / "data", tmp_path / "raw"
-    one_at_a_time = prepare_module._one_at_a_time
+    one_at_a_time = prepare_module.one_build_at_a_time
 
     @contextlib.contextmanager
     def after_another(folder):
-        monkeypatch.setattr(prepare_module, "_one_at_a_time", one_at_a_time)
+        monkeypatch.setattr(prepare_module, "one_build_at_a_time", one_at_a_time)
         prepare(CONFIG, *places)
         capsys.readouterr()
         with one_at_a_time(folder):
             yield
 
-    monkeypatch.setattr(prepare_module, "_one_at_a_time", after_another)
+    monkeypatch.setattr(prepare_module, "one_build_at_a_time", after_another)
     builder = prepare(CONFIG, *places)
     assert "Building" not in capsys.readouterr().err
     assert len(builder.as_data_source("train")) > 0

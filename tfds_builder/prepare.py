@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
@@ -15,8 +14,8 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
-from lungseg_jax.errors import DataError
 from tfds_builder import phantom_files
+from tfds_builder.build_lock import one_build_at_a_time
 from tfds_builder.build_report import REPORT, SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.conversion import describe_case
@@ -66,11 +65,12 @@ def prepare(
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
         # Nothing is written, because finished records may lie where writing is not allowed.
         return builder
-    with _one_at_a_time(downloads):
+    with one_build_at_a_time(downloads):
         # Made anew, because a builder learns what exists when it is made, and another process may
         # have built the records since.
         builder = _builder(config, cases, data_dir)
         builder.listing, builder.beam_options = listing, beam_options
+        builder.attended = True
         if not builder.is_prepared():
             terminal.say(f"Building records in {builder.data_path}")
             # What builds that were killed left, whose name TFDS chooses.
@@ -95,24 +95,6 @@ def _builder(config: LungsConfig, cases: Cases, data_dir: epath.Path) -> Builder
     name = f"{config.source}_{config.image_size}_{fingerprint(config, cases)}"
     config = dataclasses.replace(config, name=name)
     return Builder(data_dir=data_dir, config=config)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: epath.Path) -> Iterator[None]:
-    """Waits until no other process builds below the folder, since builds share finished work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "build.lock").open("w")
-    except OSError as error:
-        fault = f"cannot be written to ({error.strerror})"
-        raise DataError(folder, fault, "set data.data_dir to a folder that can be") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            terminal.say(f"Waiting for another build below {folder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike | None) -> None:

@@ -20,11 +20,13 @@ from lungseg_jax.config import DataConfig, SourceName
 from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
-from tfds_builder.build_report import file_entries, write_report
+from tfds_builder.build_lock import one_build_at_a_time
+from tfds_builder.build_report import file_entries, read_digests, write_report
 from tfds_builder.conversion import Chunk, Conversion, Place
 from tfds_builder.convert_all import convert_chunks
 from tfds_builder.convert_case import ConvertSettings
 from tfds_builder.id_key import read_or_make_key
+from tfds_builder.manifest import write_manifest
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import FolderPatterns, Listing, list_source
 
@@ -109,6 +111,9 @@ class Builder(tfds.core.ShardBasedBuilder):
     # Options of the Beam pipeline that converts the files; `None` for the cores of this machine.
     beam_options: Any = None
 
+    # Whether the caller keeps other builds away and writes the manifest, as `prepare` does.
+    attended = False
+
     # Kept, because naming the chunks examines every file.
     _opened: tuple[Conversion, list[Chunk]] | None = None
 
@@ -120,6 +125,35 @@ class Builder(tfds.core.ShardBasedBuilder):
         # Records that exist are in the format that they were written in.
         if file_format is None and not self.is_prepared():
             self.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD, override=True)
+
+    def download_and_prepare(
+        self,
+        *,
+        download_dir: epath.PathLike | None = None,
+        download_config: tfds.download.DownloadConfig | None = None,
+        **others: Any,
+    ) -> None:
+        """See `tfds.core.DatasetBuilder`; builds one at a time, and ends with the manifest."""
+        config = download_config or tfds.download.DownloadConfig()
+        downloads = epath.Path(download_dir or self.data_dir_root / "downloads")
+        build = functools.partial(
+            super().download_and_prepare,
+            download_dir=downloads,
+            download_config=config,
+            **others,
+        )
+        overwrite = config.download_mode.overwrite_dataset
+        # Where records exist nothing is written, because they may lie where that is not allowed.
+        if self.attended or (self.is_prepared() and not overwrite):
+            build()
+            return
+        with one_build_at_a_time(downloads):
+            if self.is_prepared() and not overwrite:
+                # Another process has built them since this builder looked.
+                self.info.read_from_directory(self.data_path)
+                return
+            build()
+            write_manifest(self.data_path, read_digests(self.data_path))
 
     @property
     def _lungs(self) -> LungsConfig:
