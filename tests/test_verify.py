@@ -13,7 +13,8 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.png import encode_png
 from lungseg_jax.imaging.structures import Structure
 from tests.stored import claiming, raw_records, read_split, rewrite, shard, write_records
-from tfds_builder.manifest import FileDigest, digest_file, read_manifest, write_manifest
+from tfds_builder.data_report import write_data_report
+from tfds_builder.manifest import MANIFEST, FileDigest, digest_file, read_manifest, write_manifest
 from tfds_builder.records_folder import open_folder
 from tfds_builder.verify import main, verify
 
@@ -189,6 +190,21 @@ def test_records_do_not_run_code(folder, monkeypatch, form: str):
     path.write_text(json.dumps(content))
     assert "is damaged" in " ".join(fault.fault for fault in verify(folder))
     assert not ran.exists()
+
+
+def test_records_as_tfrecord_are_called_so(folder):
+    """Fault: whole records are called lost by the check, and end the report in a traceback."""
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    for path in folder.glob("*array_record*"):
+        path.rename(folder / path.name.replace("array_record", "tfrecord"))
+    (folder / MANIFEST).unlink()
+    for work in (open_folder, write_data_report):
+        with pytest.raises(DataError, match="holds records as tfrecord, which TFDS alone reads"):
+            work(folder)
+    faults = [fault.fault for fault in verify(folder)]
+    assert any("holds records as tfrecord" in fault for fault in faults)
+    assert not any("lost" in fault for fault in faults)
 
 
 def test_records_of_an_earlier_version_are_called_so(whole, tmp_path):

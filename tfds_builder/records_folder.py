@@ -83,8 +83,7 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
         builder = tfds.builder_from_directory(folder)
         fields = builder.info.features
         names = [*fields] if isinstance(fields, tfds.features.FeaturesDict) else []
-        if builder.info.splits and NEWEST_FIELD in names:
-            return builder
+        stored: Any = builder.info.file_format
     # TFDS lets through whatever its parsers of JSON and protocol buffers raise.
     except Exception as error:
         raise DataError(
@@ -92,9 +91,14 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
             f"{' or '.join(RECORD_FILES)} is damaged ({type(error).__name__})",
             _REBUILD,
         ) from error
-    whole = builder.info.splits and names
-    fault = f"holds records of version {builder.version}" if whole else "names no split or no field"
-    raise DataError(folder, fault, _REBUILD)
+    if not builder.info.splits or not names:
+        raise DataError(folder, "names no split or no field", _REBUILD)
+    if NEWEST_FIELD not in names:
+        raise DataError(folder, f"holds records of version {builder.version}", _REBUILD)
+    if stored != tfds.core.FileFormat.ARRAY_RECORD:
+        fault = f"holds records as {stored.value}, which TFDS alone reads"
+        raise DataError(folder, fault, "build them as array_record in another folder")
+    return builder
 
 
 def _check_fields(node: Any) -> None:

@@ -153,7 +153,9 @@ class Builder(tfds.core.ShardBasedBuilder):
                 self.info.read_from_directory(self.data_path)
                 return
             build()
-            write_manifest(self.data_path, read_digests(self.data_path))
+            # What reads the manifest reads no other format.
+            if self.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+                write_manifest(self.data_path, read_digests(self.data_path))
 
     @property
     def _lungs(self) -> LungsConfig:
