@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import dataset_metadata
 
+from lungseg_jax.errors import ConfigError
 from tests.images import KAGGLE_STEMS, write_kaggle
 from tfds_builder.build_lock import one_build_at_a_time
 from tfds_builder.chest_xray_lungs import chest_xray_lungs_dataset_builder
@@ -138,6 +139,12 @@ def test_records_are_opened_in_the_format_that_they_are_in(stated, built, tmp_pa
     for builder in (*opened, pickle.loads(pickle.dumps(opened[1]))):
         assert builder.is_prepared()
         assert builder.info.file_format == tfds.core.FileFormat(stated)
+
+
+def test_a_configuration_without_a_name_is_refused(tmp_path):
+    """Fault: phantoms, built before without a name, are read for the radiographs asked for."""
+    with pytest.raises(ConfigError, match=r"^LungsConfig.name: is empty"):
+        Builder(config=LungsConfig(source="kaggle", image_size=32), data_dir=tmp_path)
 
 
 def by_tfds(folder: Path) -> Any:

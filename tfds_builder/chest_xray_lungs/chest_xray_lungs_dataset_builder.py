@@ -17,7 +17,7 @@ from tensorflow_datasets.core.writer import ExampleWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from lungseg_jax.config import DataConfig, SourceName
-from lungseg_jax.errors import DataError, UserError
+from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tfds_builder import phantom_files, splits
 from tfds_builder.build_lock import one_build_at_a_time
@@ -120,8 +120,18 @@ class Builder(tfds.core.ShardBasedBuilder):
     def __init__(
         self, *, file_format: str | tfds.core.FileFormat | None = None, **others: Any
     ) -> None:
-        """See `tfds.core.DatasetBuilder`; TFDS's own default format needs TensorFlow."""
+        """See `tfds.core.DatasetBuilder`; TFDS's own default format needs TensorFlow.
+
+        Raises:
+          ConfigError: the configuration has no name.
+        """
         super().__init__(file_format=file_format, **others)
+        if not self._lungs.name:
+            raise ConfigError(
+                "LungsConfig.name",
+                "is empty, so that all such configurations would share their records",
+                "name each configuration",
+            )
         # Records that exist are in the format that they were written in.
         if file_format is None and not self.is_prepared():
             self.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD, override=True)
