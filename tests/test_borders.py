@@ -107,7 +107,7 @@ def test_wide_bars_need_not_be_black(shadow: str):
         image = np.clip(0.16 - 0.0008 * outside, 0, 1).astype(np.float32)
     if shadow == "text":
         page = np.zeros(image.shape, np.uint8)
-        cv2.putText(page, "PORTABLE 12:30", (60, 120), cv2.FONT_HERSHEY_SIMPLEX, 3, 255, 8)
+        cv2.putText(page, "PORTABLE 12:30", (60, 120), cv2.FONT_HERSHEY_SIMPLEX, 2, 255, 8)
         image = page / np.float32(255)
     image[400:800, 400:900] = random.uniform(0, 1, (400, 500))
     top, left, height, width = exposed_field(image)
