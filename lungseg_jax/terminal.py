@@ -89,29 +89,33 @@ class _Lines(tqdm):
 
 
 class _StandardError:
-    """Standard error, whose reader may be gone: a closed terminal, the end of a pipe.
+    """Standard error, whose reader may be gone, or which may be a file on a full disk.
 
     What is going on ends as it would have, and saves what it would have saved.
     """
 
     def write(self, text: str) -> None:
-        with _reader_may_be_gone():
+        with _may_be_lost():
             sys.stderr.write(text)
 
     def flush(self) -> None:
-        with _reader_may_be_gone():
+        with _may_be_lost():
             sys.stderr.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
 
 
+# A closed terminal, the end of a pipe; for a log in a file, a full disk, a quota, a limit.
+_LOST = (errno.EIO, errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
-def _reader_may_be_gone() -> Iterator[None]:
+def _may_be_lost() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EIO, errno.EPIPE):
+        if error.errno not in _LOST:
             raise
 
 

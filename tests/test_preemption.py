@@ -6,6 +6,7 @@ import pty
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,16 @@ def test_what_is_said_to_a_closed_terminal_raises_nothing(monkeypatch):
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, write_through=True))
         with terminal.progress("train", 2, "step") as bar:
             os.close(leader)
+            terminal.say("saved")
+            bar.update(2)
+            bar.refresh()
+
+
+def test_a_log_on_a_full_disk_raises_nothing(monkeypatch):
+    """Fault: a run on one disk ends because another, which its log goes to, is full."""
+    with Path("/dev/full").open("wb", buffering=0) as raw:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, write_through=True))
+        with terminal.progress("train", 2, "step") as bar:
             terminal.say("saved")
             bar.update(2)
             bar.refresh()
