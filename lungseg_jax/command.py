@@ -23,6 +23,7 @@ from lungseg_jax.errors import (
 )
 from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
 from lungseg_jax.runtime.preemption import Stopped, hang_up_asks_to_stop, stop_at_once
+from lungseg_jax.runtime.standard_streams import open_missing_streams
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
 NO_MEMORY_FOR_A_BATCH = ConfigError(
@@ -58,6 +59,7 @@ def run_command(
       resume: how to continue a job that was stopped.
       out_of_memory: what is printed when a device runs out of memory.
     """
+    open_missing_streams()
     if {"--help", "-h"} & set(arguments):
         terminal.show(usage)
         return 0

@@ -131,3 +131,24 @@ def test_a_platform_that_jax_cannot_start_is_one_line(platform: str, tmp_path):
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith(f"Error: JAX_PLATFORMS={platform}: JAX cannot ")
     assert "Traceback" not in ended.stderr
+
+
+def test_a_job_without_standard_streams_does_its_work(tmp_path):
+    """Fault: a job detached by closing its streams ends at once, or has warnings in its files."""
+    program = (
+        "import os, sys; from pathlib import Path; from lungseg_jax import terminal;"
+        "from lungseg_jax.command import run_command\n"
+        "def job():\n"
+        "    with Path(sys.argv[1]).open('w') as file:\n"
+        "        os.write(2, b'a warning')\n"
+        "        terminal.say('said'), terminal.show('shown')\n"
+        "        with terminal.progress('work', 1, 'step') as bar: bar.update()\n"
+        "        file.write('result')\n"
+        "sys.exit(run_command(['main'], '', job, ''))"
+    )
+    result = tmp_path / "result"
+    command = [sys.executable, "-c", program, os.fspath(result)]
+    script = 'exec "$@" <&- >&- 2>&-'
+    done = subprocess.run(["bash", "-c", script, "bash", *command], cwd=REPOSITORY)
+    assert done.returncode == 0
+    assert result.read_text() == "result"
