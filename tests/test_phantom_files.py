@@ -15,7 +15,7 @@ from lungseg_jax.errors import DataError
 from tests.small import REPOSITORY
 from tfds_builder import phantom_files
 from tfds_builder.phantom import generate_phantom
-from tfds_builder.phantom_files import write_phantoms
+from tfds_builder.phantom_files import check_complete, write_phantoms
 
 SEED, COUNT = 3, 24
 
@@ -172,6 +172,17 @@ def test_an_existing_directory_is_left_alone(tmp_path):
     (tmp_path / "set" / "note").touch()
     write_phantoms(tmp_path / "set", 3, SEED)
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["note"]
+
+
+@pytest.mark.parametrize("name", ["images/phantom_00001.dcm", "masks/left/phantom_00000.png"])
+def test_a_folder_that_has_lost_files_is_refused(tmp_path, name):
+    """Fault: advice to export a file again, or to remove its mask, where all can be generated."""
+    write_phantoms(tmp_path / "set", 2, SEED)
+    check_complete(tmp_path / "set", 2)
+    # As a loss of power leaves it.
+    (tmp_path / "set" / name).write_bytes(b"")
+    with pytest.raises(DataError, match=f"{name}; remove the folder to have its phantoms"):
+        check_complete(tmp_path / "set", 2)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(0, 0), (1, -1)])

@@ -35,6 +35,7 @@ from pydicom.uid import (
 
 from lungseg_jax import terminal
 from lungseg_jax.errors import DataError
+from lungseg_jax.file_digest import stamp
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.sandbox import Sandboxes
 from tfds_builder.phantom import Phantom, generate_phantom, patient_number
@@ -243,9 +244,14 @@ def _write_one(root: Path, seed: int, index: int) -> None:
         raise DataError(root, fault, "check space and permissions") from error
 
 
+def _name(index: int) -> str:
+    """Returns the name, without suffix, of the files of phantom `index`."""
+    return f"phantom_{index:05d}"
+
+
 def _write_files(root: Path, seed: int, index: int) -> None:
     phantom = generate_phantom(seed, index)
-    name = f"phantom_{index:05d}"
+    name = _name(index)
     dataset = _to_dicom(phantom, _sample_encoding(seed, index), seed, index)
     pydicom.dcmwrite(root / "images" / f"{name}.dcm", dataset, enforce_file_format=True)
     _write_mask(root / "masks" / "left" / f"{name}.png", phantom.left_lung)
@@ -270,6 +276,26 @@ def _write_all(root: Path, count: int, seed: int) -> None:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             sandboxes.stop()
+
+
+def check_complete(directory: Path, count: int) -> None:
+    """Checks that a folder still holds what `write_phantoms` wrote there.
+
+    Caches are cleaned file by file, by age or until the cleaning is interrupted: fewer phantoms
+    would be another data set under the same name.
+
+    Raises:
+        DataError: files are missing or empty.
+    """
+    folders = (("images", ".dcm"), ("masks/left", ".png"), ("masks/right", ".png"))
+    names = [f"{folder}/{_name(i)}{suffix}" for i in range(count) for folder, suffix in folders]
+    lost = [name for name in names if stamp(directory / name)[0] <= 0]
+    if lost:
+        raise DataError(
+            directory,
+            f"{len(lost)} of its {len(names)} files are missing or empty, such as {lost[0]}",
+            "remove the folder to have its phantoms generated again",
+        )
 
 
 def write_phantoms(directory: Path, count: int, seed: int) -> None:

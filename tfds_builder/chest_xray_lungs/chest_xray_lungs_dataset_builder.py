@@ -330,6 +330,7 @@ def _phantoms(config: LungsConfig, downloads: epath.Path) -> Listing:
     # The name holds the generator's version, so that phantoms of an older one are not reused.
     name = f"phantoms-{phantom_files.VERSION}-{config.num_phantoms}-{config.seed}"
     phantom_files.write_phantoms(Path(downloads / name), config.num_phantoms, config.seed)
+    phantom_files.check_complete(Path(downloads / name), config.num_phantoms)
     return list_source(config.source, downloads / name, config.patterns)
 
 
