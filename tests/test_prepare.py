@@ -72,6 +72,16 @@ def test_phantoms_are_prepared_from_nothing(tmp_path):
         assert not record["patient_id"].startswith(b"PHANTOM")
 
 
+def test_records_of_fewer_phantoms_are_not_made(tmp_path):
+    """Fault: another data set under the same name, after the phantoms were cleaned in part."""
+    config = LungsConfig(source="phantom", image_size=32, num_phantoms=10)
+    prepare(config, tmp_path, "")
+    for path in (tmp_path / "downloads").rglob("phantom_00003.*"):
+        path.unlink()
+    with pytest.raises(DataError, match="3 of its 30 files are missing or empty"):
+        prepare(dataclasses.replace(config, image_size=64), tmp_path, "")
+
+
 def test_other_phantoms_give_new_records(monkeypatch):
     """Fault: phantoms that are generated in another way now, trained on as they were."""
     config = LungsConfig(source="phantom", image_size=32, num_phantoms=10)
@@ -136,6 +146,19 @@ def test_whole_records_are_used_again(tmp_path, capsys):
     again = prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
     assert again.data_path == first.data_path
     assert written.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("content", [None, "", '{"name": "x"'])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_records_that_lost_what_is_known_of_them_are_named(tmp_path, name, content):
+    """Fault: a parser's traceback after a cache was cleaned in part, or power was lost."""
+    write_kaggle(tmp_path / "raw")
+    path = prepare(CONFIG, tmp_path / "data", tmp_path / "raw").data_path / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match=f"{path.parent}: .*{name}.*; remove the folder"):
+        prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
 
 
 def test_records_that_another_process_built_meanwhile_are_used(tmp_path, monkeypatch, capsys):

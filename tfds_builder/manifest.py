@@ -76,9 +76,9 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
             counts={str(name): int(count) for name, count in content["counts"].items()},
         )
     except OSError as error:
-        raise DataError(MANIFEST, "absent or not readable", remedy) from error
+        raise DataError(path, "absent or not readable", remedy) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(MANIFEST, "is no manifest", remedy) from error
+        raise DataError(path, "is no manifest", remedy) from error
 
 
 def content_of(folder: epath.PathLike, split: str) -> str:

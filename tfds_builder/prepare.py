@@ -20,6 +20,7 @@ from tfds_builder.build_report import REPORT, SUMMARY, read_digests
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.conversion import describe_case
 from tfds_builder.manifest import MANIFEST, write_manifest
+from tfds_builder.records_folder import REBUILD, open_folder
 from tfds_builder.sources import list_source
 from tfds_builder.splits import read_split_file
 
@@ -92,8 +93,20 @@ def prepare(
 
 
 def _builder(config: LungsConfig, cases: Cases, data_dir: epath.Path) -> Builder:
+    """Returns the builder of records, which reads what is known of them if they exist.
+
+    Raises:
+      DataError: their folder has lost that, or it is damaged.
+    """
     name = f"{config.source}_{config.image_size}_{fingerprint(config, cases)}"
     config = dataclasses.replace(config, name=name)
+    folder = data_dir / Builder.name / name / str(Builder.VERSION)
+    # TFDS takes any folder for finished records, and lets through what its parsers raise.
+    if folder.exists():
+        try:
+            open_folder(folder)
+        except DataError as error:
+            raise DataError(error.subject, error.fault, REBUILD) from error
     return Builder(data_dir=data_dir, config=config)
 
 

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 # The field that records of earlier versions lack.
 NEWEST_FIELD = "field"
 
-_REBUILD = "remove the folder to have the records built again"
+REBUILD = "remove the folder to have the records built again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +84,20 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
         fields = builder.info.features
         names = [*fields] if isinstance(fields, tfds.features.FeaturesDict) else []
         stored: Any = builder.info.file_format
+        # Now, because TFDS makes the names of shards from a template in the file.
+        for split in builder.info.splits.values():
+            _ = split.filepaths
     # TFDS lets through whatever its parsers of JSON and protocol buffers raise.
     except Exception as error:
         raise DataError(
             folder,
             f"{' or '.join(RECORD_FILES)} is damaged ({type(error).__name__})",
-            _REBUILD,
+            REBUILD,
         ) from error
     if not builder.info.splits or not names:
-        raise DataError(folder, "names no split or no field", _REBUILD)
+        raise DataError(folder, "names no split or no field", REBUILD)
     if NEWEST_FIELD not in names:
-        raise DataError(folder, f"holds records of version {builder.version}", _REBUILD)
+        raise DataError(folder, f"holds records of version {builder.version}", REBUILD)
     if stored != tfds.core.FileFormat.ARRAY_RECORD:
         fault = f"holds records as {stored.value}, which TFDS alone reads"
         raise DataError(folder, fault, "build them as array_record in another folder")
