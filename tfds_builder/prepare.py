@@ -14,6 +14,7 @@ from etils import epath
 
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
+from lungseg_jax.errors import DataError
 from tfds_builder import phantom_files
 from tfds_builder.build_lock import one_build_at_a_time
 from tfds_builder.build_report import REPORT, SUMMARY, read_digests
