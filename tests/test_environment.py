@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lungseg_jax.runtime.environment import digest_of_program, environment, revision
+from lungseg_jax.runtime.environment import (
+    digest_of_program,
+    digest_of_source,
+    environment,
+    revision,
+)
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -88,6 +93,8 @@ def test_environment_is_json_and_does_not_import_jax():
     assert json.loads(json.dumps(found)) == found
     # Those that read files and measure masks, too.
     assert {"jax", "numpy", "opencv-python-headless", "pydicom", "grain"} <= set(found["versions"])
+    # A copy without git has no revision.
+    assert found["source"] == digest_of_source()
     program = "import sys, lungseg_jax.runtime.environment; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -105,3 +112,13 @@ def test_the_program_is_its_source_and_its_tables(tmp_path):
         path.write_text("1")
         assert digest_of_program(tmp_path) != before
         path.write_text("0")
+
+
+def test_settings_that_change_bits_are_told(monkeypatch):
+    """Fault: two runs that differ by a flag of the compiler, and by nothing that they record."""
+    monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    assert environment()["settings"] == {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert environment()["settings"] == {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}

@@ -24,6 +24,9 @@ READERS = (
     "python-gdcm", "scipy",
 )  # fmt: skip
 
+# Variables that change bits, which documents ask for.
+SETTINGS = ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")
+
 _CHECKOUT = Path(lungseg_jax.__path__[0]).parent
 
 # A file system that hangs must not keep a run from training.
@@ -38,12 +41,18 @@ _NAMES_A_REPOSITORY = (
 
 
 def environment() -> dict[str, Any]:
-    """Returns date, revision, Python's and libraries' versions, and hardware, as JSON values."""
+    """Returns date, code, Python's and libraries' versions, settings and hardware, for JSON.
+
+    The code is named by its revision, and by a checksum that tells copies without git, or with
+    changes, apart.
+    """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "revision": revision(),
+        "source": digest_of_source(),
         "python": platform.python_version(),
         "versions": _versions(*LIBRARIES, *STORES, *READERS),
+        "settings": {name: os.environ[name] for name in SETTINGS if os.environ.get(name)},
         "hardware": hardware(),
     }
 
@@ -71,15 +80,19 @@ def revision(checkout: Path = _CHECKOUT) -> str | None:
 def digest_of_program(packages: Path = _CHECKOUT) -> str:
     """Returns a checksum of what turns files into masks, except for the weights.
 
-    That is the source and the tables of this package and of `tfds_builder`, and the versions of the
-    libraries that read images and compute.
+    That is `digest_of_source`, and the versions of the libraries that read images and compute.
     """
+    versions = _versions(*LIBRARIES, *READERS)
+    return hashlib.sha256(f"{digest_of_source(packages)}{versions}".encode()).hexdigest()
+
+
+def digest_of_source(packages: Path = _CHECKOUT) -> str:
+    """Returns a checksum of the source and the tables of this package and of `tfds_builder`."""
     digest = hashlib.sha256()
     for package in ("lungseg_jax", "tfds_builder"):
         for path in sorted((packages / package).rglob("*.*")):
             if path.suffix in (".py", ".npy"):
                 digest.update(path.read_bytes())
-    digest.update(repr(_versions(*LIBRARIES, *READERS)).encode())
     return digest.hexdigest()
 
 
