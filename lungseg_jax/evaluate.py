@@ -105,8 +105,15 @@ def _evaluate(
         )
     # Now the figures belong to this configuration's tolerances and to this environment.
     claim(workdir, config)
-    dtype = str(compute_dtype(config))
-    record_start(workdir, config, own_environment, dtype=dtype, step=saved.step, mode="eval")
+    record_start(
+        workdir,
+        config,
+        own_environment,
+        images=records["train"].images_digest,
+        dtype=str(compute_dtype(config)),
+        step=saved.step,
+        mode="eval",
+    )
     return summary
 
 

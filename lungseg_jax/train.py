@@ -184,6 +184,7 @@ def _prepare(
         workdir,
         config,
         own_environment,
+        images=records["train"].images_digest,
         dtype=str(compute_dtype(config)),
         step=int(state.step),
         begun_with=started_from,

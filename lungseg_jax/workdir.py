@@ -140,12 +140,13 @@ def record_start(
     config: Config,
     environment: dict[str, Any],
     *,
+    images: str | None,
     dtype: str,
     step: int,
     mode: Literal["train", "eval"] = "train",
     begun_with: str | None = None,
 ) -> None:
-    """Adds this start's commit, versions and devices to `environment.json`.
+    """Adds this start's code, images, versions and devices to `environment.json`.
 
     Any of it may change the bits of what follows, and may differ after a resumption; a change of
     the compute type is reported.
@@ -154,6 +155,7 @@ def record_start(
       workdir: the run's folder.
       config: the run's configuration.
       environment: see `environment.environment`.
+      images: see `Records.images_digest`.
       dtype: what the network computes in.
       step: the state's step.
       mode: what is done.
@@ -167,7 +169,8 @@ def record_start(
     begun = {} if begun_with is None else {"start_from": config.start_from, "arrays": begun_with}
     flat = _flat(dataclasses.asdict(config))
     on = {"num_devices": jax.device_count()} | {key: flat[key] for key in _NOTED_KEYS}
-    starts.append({"mode": mode, "step": step, **begun, "dtype": dtype, **on, **environment})
+    about = {"mode": mode, "step": step, **begun, "images": images, "dtype": dtype}
+    starts.append(about | on | environment)
     text = json.dumps(starts, indent=2) + "\n"
     write_whole(workdir / "environment.json", text.encode())
 

@@ -11,6 +11,7 @@ from tests.images import chest, png_bytes
 from tfds_builder.build_report import (
     MAX_KINDS,
     FileEntry,
+    digest_of_images,
     file_entries,
     read_digests,
     summary,
@@ -79,3 +80,28 @@ def test_each_file_has_its_own_digest(tmp_path):
         name: FileDigest(hashlib.sha256(content).hexdigest(), len(content))
         for name, content in contents.items()
     }
+
+
+def test_images_are_known_by_what_they_hold():
+    """Fault: copies taken for other images, or changed images for the same ones."""
+    entry = {"status": "taken", "split": "test", "example_id": "a"}
+    image = entry | {"file": "images/a.png", "sha256": "1"}
+    mask = entry | {"file": "masks/a.png", "sha256": "2"}
+    table = {"file": "pairs.csv", "status": "read", "sha256": "3"}
+    unused = {"file": "b.png", "status": "unlabelled", "sha256": None}
+
+    def digest(*files):
+        return digest_of_images({"files": list(files)})
+
+    same = digest(image, mask, table)
+    assert digest(mask, table, unused, image | {"file": "elsewhere/a.png"}) == same
+    others = [
+        digest(image, table),
+        digest(image, mask | {"sha256": "4"}, table),
+        digest(image, mask, table | {"sha256": "4"}),
+        digest(*(one | {"split": "train"} for one in (image, mask)), table),
+        digest(*(one | {"example_id": "b"} for one in (image, mask)), table),
+    ]
+    assert len({same, *others}) == 6
+    # A file that was not read, as in an older report, has no checksum.
+    digest(image | {"sha256": None}, mask)

@@ -13,7 +13,7 @@ from etils import epath
 
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
-from lungseg_jax.data.records import open_records
+from lungseg_jax.data.records import are_same_records, identity, open_records
 from lungseg_jax.errors import CheckpointError, ConfigError
 from lungseg_jax.evaluate import evaluate
 from lungseg_jax.log import Log
@@ -22,7 +22,13 @@ from lungseg_jax.paths import run_folder
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, started
 from lungseg_jax.workdir import check_free, check_same_config, claim, read_starts, record_start
-from tests.small import assert_trees_close, small_config, small_config_with_data
+from tests.small import (
+    assert_trees_close,
+    small_config,
+    small_config_with_data,
+    write_small_data,
+)
+from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder
 
 # Differences between orders of summation, through two steps of an optimizer.
 ROUNDING = {"rtol": 2e-4, "atol": 5e-5}
@@ -91,6 +97,35 @@ def test_a_run_goes_on_with_copies_of_its_images_and_with_no_others(tmp_path):
         evaluate(moved, workdir)
 
 
+def test_a_run_goes_on_under_another_key_of_patients(tmp_path):
+    """Fault: weights that nobody else can evaluate, for the key of patients is not shared."""
+    images = write_small_data(tmp_path / "archive")
+    stems = sorted(path.stem for path in (images / "CXR_png").iterdir())
+    rows = [f"CXR_png/{stem}.png,masks/{stem}.png,P{stem}" for stem in stems]
+    (images / "pairs.csv").write_text("\n".join(["image,mask,patient", *rows]) + "\n")
+    config = small_config(
+        parallel="mesh",
+        data__source="folder",
+        data__manual_dir=str(images),
+        data__data_dir=str(tmp_path / "records"),
+    )
+    workdir = epath.Path(tmp_path / "run")
+    train_on(config, workdir, until=2)
+    shutil.copytree(images, tmp_path / "copied", copy_function=shutil.copyfile)
+    folders = {"manual_dir": str(tmp_path / "copied"), "data_dir": str(tmp_path / "others")}
+    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, **folders))
+    ours, theirs = (identity(open_records(one)) for one in (config, elsewhere))
+    assert [key for key in ours if ours[key] == theirs[key]] == ["images"]
+    assert int(train_on(elsewhere, workdir, until=3).step) == 3
+    evaluate(elsewhere, workdir)
+    # Fault: another data set's figures taken for the same one's.
+    assert {start["images"] for start in read_starts(workdir)} == {ours["images"].split()[1]}
+    # Fault: records that another version made otherwise of the same files.
+    version, files = theirs["images"].split()
+    assert version == str(Builder.VERSION)
+    assert not are_same_records({"images": f"0.{version} {files}"}, open_records(elsewhere))
+
+
 def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
     """Fault: an archive converted at another size before the mistyped key is told."""
     config = small_config_with_data(tmp_path, parallel="mesh")
@@ -136,12 +171,12 @@ def test_a_damaged_environment_file_stops_nothing(tmp_path, content: str, capfd)
     """Fault: a run that cannot go on for a file that it does not need; another type unsaid."""
     workdir = epath.Path(tmp_path)
     (workdir / "environment.json").write_text(content)
-    record_start(workdir, small_config(), {}, dtype="float32", step=3)
+    record_start(workdir, small_config(), {}, images=None, dtype="float32", step=3)
     assert "Computing in" not in capfd.readouterr().err
-    record_start(workdir, small_config(), {}, dtype="bfloat16", step=5)
+    record_start(workdir, small_config(), {}, images=None, dtype="bfloat16", step=5)
     assert "Computing in bfloat16; until now the run used float32" in capfd.readouterr().err
     # Fault: a type compared with that of the run's first start, and reported at each one after.
-    record_start(workdir, small_config(), {}, dtype="bfloat16", step=7)
+    record_start(workdir, small_config(), {}, images=None, dtype="bfloat16", step=7)
     assert "Computing in" not in capfd.readouterr().err
     assert [start["step"] for start in read_starts(workdir)] == [3, 5, 7]
 

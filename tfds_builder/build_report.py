@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -143,6 +144,20 @@ def splits_in(report: dict) -> dict[str, list[str]]:
         if entry.get("split"):
             splits[entry["split"]].add(entry["example_id"])
     return {name: sorted(ids) for name, ids in splits.items()}
+
+
+def digest_of_images(report: dict) -> str:
+    """Returns a checksum of each example's split, id and files, and of lists that were read.
+
+    It is the same for copies of the files, elsewhere and of other times, and for another key of
+    patients, which give records of another name or content.
+    """
+    contents = sorted(
+        [entry.get("split") or "", entry.get("example_id") or "", entry.get("sha256") or ""]
+        for entry in report["files"]
+        if entry.get("split") or entry["status"] == "read"
+    )
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def summary(entries: Sequence[FileEntry]) -> str:

@@ -1,6 +1,7 @@
 """The examples of a split, read from TFDS records by position."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from lungseg_jax.errors import CheckpointError, ConfigError, DataError
 from lungseg_jax.imaging.geometry import Box
 from lungseg_jax.imaging.radiograph import read_options
 from lungseg_jax.imaging.structures import Structure
+from tfds_builder.build_report import digest_of_images, read_build_report
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import Builder, LungsConfig
 from tfds_builder.data_report import ensure_data_report
 from tfds_builder.fields import READING_THREADS, Fields
@@ -105,6 +107,15 @@ class Records:
 
     def __len__(self) -> int:
         return len(self._metadata)
+
+    @functools.cached_property
+    def images_digest(self) -> str | None:
+        """A checksum of the files that all splits were made from; `None` if no report tells."""
+        try:
+            report = read_build_report(self.folder)
+        except DataError:
+            return None
+        return None if report is None else digest_of_images(report)
 
     def samples(self, positions: Sequence[int]) -> Samples:
         """Returns the images and masks at the positions, in their order.
@@ -225,17 +236,22 @@ def open_records(config: Config) -> dict[str, Records]:
 
 
 def identity(records: dict[str, Records]) -> dict[str, str]:
-    """Returns what identifies records: their name, and a checksum of all of them.
+    """Returns what identifies records: their name, a checksum of all, and what they were made from.
 
-    Records of copied files differ in name, but not in content.
+    Records of copied files differ in name, but not in content; where identifiers of patients are
+    secret, another key makes them differ in both.
     """
     contents = [f"{split} {examples.content}" for split, examples in sorted(records.items())]
     content = hashlib.sha256("\n".join(contents).encode()).hexdigest()
-    return {"records": records["train"].name, "content": content}
+    found = {"records": records["train"].name, "content": content}
+    if images := records["train"].images_digest:
+        # Another version of the builder may read the same files differently.
+        found["images"] = f"{records['train'].folder.name} {images}"
+    return found
 
 
 def are_same_records(data_state: dict[str, Any], records: dict[str, Records]) -> bool:
-    """Whether a checkpoint was trained on these records, by their name or by their content.
+    """Whether a checkpoint was trained on these records, by anything that identifies them.
 
     Args:
       data_state: the checkpoint's `data_state`.
