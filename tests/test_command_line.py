@@ -1,6 +1,7 @@
 """Flags and what they ask for."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from etils import epath
@@ -26,7 +27,8 @@ def test_a_tilde_after_a_flag_is_the_home_folder(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.name for path in (REPOSITORY / "configs").glob("*.py"))
+    "name",
+    sorted(path.name for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "repeat"),
 )
 def test_every_experiment_is_one(name):
     """Fault: a key of the recipe that was renamed, found out by who trains it."""
@@ -35,6 +37,22 @@ def test_every_experiment_is_one(name):
     assert config == resolve(ConfigDict(dataclasses.asdict(config)))
     for key, value in (("num_steps", 7), ("seed", 3)):
         assert getattr(parse([*arguments, f"--config.{key}={value}"]).config, key) == value
+
+
+def test_a_run_is_repeated_by_its_folder(tmp_path):
+    """Fault: a run that nobody can train again without typing each of its keys."""
+    run, repeat = tmp_path / "run", REPOSITORY / "configs" / "repeat.py"
+    config = small_config(seed=7, data__resident="false", optimizer__ema_decay=0.5)
+    claim(epath.Path(run), config)
+    arguments = ["main", f"--config={repeat}:{run}"]
+    job = parse([*arguments, "--config.data.data_dir=elsewhere"])
+    data = dataclasses.replace(config.data, data_dir="elsewhere")
+    assert job.config == dataclasses.replace(config, data=data)
+    # Fault: a run in place of the one that it repeats.
+    assert Path(job.workdir).name.startswith("run-")
+    for given, said in ((f"{repeat}", "no run is named"), (f"{repeat}:absent", "no such folder")):
+        with pytest.raises(ConfigError, match=said):
+            parse(["main", f"--config={given}"])
 
 
 def test_keys_of_reading_reach_the_reader():

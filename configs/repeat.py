@@ -1,0 +1,28 @@
+"""The configuration of a run, to train it again in another folder.
+
+    python -m lungseg_jax.main --config=configs/repeat.py:RUN --workdir=runs/again
+
+RUN is the run's folder, of which only `config.json` is read. If it comes from elsewhere, add
+`--config.data.manual_dir=FOLDER --config.data.data_dir=FOLDER` and, if the run had a split file,
+`--config.data.splits=RUN/splits.json`. `environment.json` says which commit, versions, number of
+devices and settings to use for the same bits, and by `images` whether these are the same images.
+"""
+
+import dataclasses
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from lungseg_jax.errors import UserError
+from lungseg_jax.workdir import read_config
+
+
+def get_config(run: str = "") -> ConfigDict:
+    """Returns the configuration of the run in a folder."""
+    if not run:
+        raise ValueError("no run is named; write --config=configs/repeat.py:RUN")
+    try:
+        return ConfigDict(dataclasses.asdict(read_config(epath.Path(run).expanduser())))
+    except UserError as error:
+        # ml_collections makes errors anew, of one text.
+        raise ValueError(str(error)) from error
