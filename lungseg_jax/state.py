@@ -43,7 +43,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     variables: Variables | None = None,
 ) -> TrainState:
-    """Returns the state before the first step, computed by one program.
+    """Returns the state before the first step, computed by one program; see also `abstract_state`.
 
     Args:
       config: the run's configuration.

@@ -86,22 +86,28 @@ def test_images_are_known_by_what_they_hold():
     """Fault: copies taken for other images, or changed images for the same ones."""
     entry = {"status": "taken", "split": "test", "example_id": "a"}
     image = entry | {"file": "images/a.png", "sha256": "1"}
-    mask = entry | {"file": "masks/a.png", "sha256": "2"}
-    table = {"file": "pairs.csv", "status": "read", "sha256": "3"}
+    left, right = (
+        entry | {"file": f"{side}/a.png", "sha256": sha256}
+        for side, sha256 in (("left", "2"), ("right", "3"))
+    )
+    table = {"file": "pairs.csv", "status": "read", "sha256": "4"}
     unused = {"file": "b.png", "status": "unlabelled", "sha256": None}
 
     def digest(*files):
         return digest_of_images({"files": list(files)})
 
-    same = digest(image, mask, table)
-    assert digest(mask, table, unused, image | {"file": "elsewhere/a.png"}) == same
+    same = digest(image, left, right, table)
+    assert digest(right, table, unused, left, image) == same
     others = [
-        digest(image, table),
-        digest(image, mask | {"sha256": "4"}, table),
-        digest(image, mask, table | {"sha256": "4"}),
-        digest(*(one | {"split": "train"} for one in (image, mask)), table),
-        digest(*(one | {"example_id": "b"} for one in (image, mask)), table),
+        digest(image, left, table),
+        digest(image, left | {"sha256": "5"}, right, table),
+        # The masks of the two lungs, exchanged.
+        digest(image, left | {"sha256": "3"}, right | {"sha256": "2"}, table),
+        digest(image, left, right, table | {"sha256": "5"}),
+        digest(*(one | {"split": "train"} for one in (image, left, right)), table),
+        digest(*(one | {"example_id": "b"} for one in (image, left, right)), table),
     ]
-    assert len({same, *others}) == 6
-    # A file that was not read, as in an older report, has no checksum.
-    digest(image | {"sha256": None}, mask)
+    assert len({same, *others}) == 7
+    # Fault: reports that do not tell what files held, all with one checksum.
+    assert digest(image | {"sha256": None}, left) is None
+    assert digest({"file": "images/a.png", "status": "taken"}) is None

@@ -11,6 +11,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import FileDigest, digest_file
+from lungseg_jax.paths import read_file
 from lungseg_jax.terminal import table, without_numbers
 from tfds_builder.outcome import Outcome
 from tfds_builder.sources import Listing
@@ -113,10 +114,10 @@ def read_build_report(folder: epath.Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_file(path))
         if all({"status", "reason"} <= entry.keys() for entry in content["files"]):
             return content
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(path, "is not a build report", "remove it or build again") from error
     raise DataError(path, "names a file without its status", "remove it or build again")
 
@@ -146,18 +147,18 @@ def splits_in(report: dict) -> dict[str, list[str]]:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
-def digest_of_images(report: dict) -> str:
+def digest_of_images(report: dict) -> str | None:
     """Returns a checksum of each example's split, id and files, and of lists that were read.
 
-    It is the same for copies of the files, elsewhere and of other times, and for another key of
-    patients, which give records of another name or content.
+    It is the same for copies of the data set's folder, and for another key of patients, which give
+    records of another name or content. `None` if the report does not tell what the files held.
     """
-    contents = sorted(
-        [entry.get("split") or "", entry.get("example_id") or "", entry.get("sha256") or ""]
-        for entry in report["files"]
-        if entry.get("split") or entry["status"] == "read"
-    )
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    used = [e for e in report["files"] if e.get("split") or e["status"] == "read"]
+    # The place of a file in the folder may tell what it is: the right lung, or the left.
+    contents = [[e.get(k) for k in ("split", "example_id", "file", "sha256")] for e in used]
+    if not used or not all(isinstance(sha256, str) for *_, sha256 in contents):
+        return None
+    return hashlib.sha256(json.dumps(sorted(contents, key=repr)).encode()).hexdigest()
 
 
 def summary(entries: Sequence[FileEntry]) -> str:

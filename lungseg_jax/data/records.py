@@ -110,7 +110,10 @@ class Records:
 
     @functools.cached_property
     def images_digest(self) -> str | None:
-        """A checksum of the files that all splits were made from; `None` if no report tells."""
+        """A checksum of the files that all splits were made from; `None` if no report tells.
+
+        See `digest_of_images`.
+        """
         try:
             report = read_build_report(self.folder)
         except DataError:
