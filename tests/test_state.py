@@ -1,5 +1,6 @@
 """The state of a run."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,7 +29,9 @@ def test_quick_compilation_changes_last_bits_at_most(monkeypatch):
     thorough = {"xla_backend_optimization_level": 3}
     monkeypatch.setattr(state_module, "_compiler_options", lambda: thorough)
     state = create_state(config, make_optimizer(config))
-    # JAX 0.10 gives the same bits, 0.12 another last one in two arrays.
+    if jax.__version_info__ < (0, 11):
+        assert_trees_equal(quick, state)
+    # JAX 0.12 gives another last bit in two arrays.
     assert_trees_close(quick, state, rtol=1e-6, atol=1e-7)
 
 
