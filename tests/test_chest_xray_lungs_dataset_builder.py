@@ -16,6 +16,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ def test_published_configurations_say_what_they_are(config, tmp_path):
     builder = Builder(data_dir=tmp_path, config=config.name)
     assert isinstance(builder.info.features, tfds.features.FeaturesDict)
     assert builder.info.features["image"].shape == (config.image_size, config.image_size, 1)
+
+
+def test_a_builder_leaves_no_temporary_folder(tmp_path, monkeypatch):
+    """Fault: TFDS makes one in each process that looks for records, and never removes it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    Builder(data_dir=tmp_path / "data", config="phantom_256")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_records_are_of_the_types_that_the_features_state(built):

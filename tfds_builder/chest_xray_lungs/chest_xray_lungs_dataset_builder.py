@@ -213,8 +213,14 @@ class Builder(tfds.core.ShardBasedBuilder):
                 "notes": tfds.features.Text(doc="Corrections and doubts."),
             }
         )
-        return self.dataset_info_from_configs(
-            features=features, supervised_keys=("image", "mask"), disable_shuffling=False
+        metadata = self.get_metadata()
+        return _LocalInfo(
+            builder=self,
+            description=metadata.description,
+            citation=metadata.citation,
+            features=features,
+            supervised_keys=("image", "mask"),
+            disable_shuffling=False,
         )
 
     def _shard_iterators_per_split(
@@ -276,6 +282,13 @@ class Builder(tfds.core.ShardBasedBuilder):
         conversion = Conversion(folder, settings, downloads, fail_fast=config.on_error == "fail")
         self._opened = conversion, conversion.cut(listing.cases)
         return self._opened
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+    """What TFDS knows of records that its own bucket never holds."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing, where TFDS would leave an empty temporary folder behind."""
 
 
 class PlainArrayRecordWriter(ExampleWriter):
