@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import stat
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -92,6 +93,16 @@ def _open_bucket(folder: epath.Path) -> None:
             "check its name and your right to storage.buckets.get; "
             "gcloud auth application-default login logs in",
         ) from error
+
+
+def same_file_key(name: str) -> str:
+    """Returns what is equal for names that some file system takes for those of one file.
+
+    Shares and disks of Windows and macOS ignore case, and how accents are encoded.
+    """
+    # Twice, because folding may take apart what was composed.
+    folded = unicodedata.normalize("NFD", name).casefold()
+    return unicodedata.normalize("NFC", folded)
 
 
 def make_folder(output: epath.Path) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from etils import epath
@@ -23,6 +24,22 @@ def test_names_do_not_collide(tmp_path):
     assert names["c.png"] == "c"
     assert names["1.2.840.113"] == "1.2.840.113"
     assert names["a/1.png"] == "a_1.png"
+
+
+def test_names_differ_on_any_file_system(tmp_path):
+    """Fault: on a share that ignores case or accents' encoding, a mask over another patient's."""
+    composed, decomposed = (unicodedata.normalize(form, "Köln.png") for form in ("NFC", "NFD"))
+    alike = ("a/IM01.dcm", "b/im01.dcm", "c/x", "C/X", f"d/{composed}", f"e/{decomposed}")
+    touch(tmp_path, *alike, "b/IM01.DCM", "Straße.png", "STRASSE", "Own.PNG")
+    named = name_files([tmp_path], epath.Path(tmp_path / "out"), ())
+    # As APFS, ext4 and NTFS compare names, in turn.
+    for compared in (
+        lambda name: unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold()),
+        lambda name: unicodedata.normalize("NFKD", name).casefold(),
+        str.upper,
+    ):
+        assert len({compared(one.mask) for one in named}) == len(named) == 10
+    assert {one.label: one.name for one in named}["Own.PNG"] == "Own"
 
 
 def test_names_and_labels_of_several_folders_do_not_collide(tmp_path):

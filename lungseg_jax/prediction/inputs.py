@@ -12,7 +12,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.find_files import files_below, is_hidden, stem_of
-from lungseg_jax.paths import VALIDATION
+from lungseg_jax.paths import VALIDATION, same_file_key
 from lungseg_jax.prediction.made_with import MADE_WITH
 from lungseg_jax.prediction.results import MASK_ENDING, Extra, files_of, place_of, results_in
 from lungseg_jax.prediction.table import TABLE
@@ -115,19 +115,22 @@ def _holds_figures(folder: epath.Path) -> bool:
 
 
 def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
-    stems = collections.Counter(stem_of(path) for path in labels)
+    # Compared as by any file system, because results are copied to others, too.
+    stems = collections.Counter(same_file_key(stem_of(path)) for path in labels)
     taken: set[str] = set()
     names = {}
     for path, label in labels.items():
         stem = stem_of(path)
-        name = stem if stems[stem] == 1 else label.lstrip("./").replace("/", "_")
+        name = stem if stems[same_file_key(stem)] == 1 else label.lstrip("./").replace("/", "_")
         # Tables can name only what is valid text.
         name = _shortened(os.fsencode(name).decode(errors="replace"))
         numbered = (f"{name}-{n}" for n in itertools.count(2))
         names[path] = next(
-            candidate for candidate in itertools.chain([name], numbered) if candidate not in taken
+            candidate
+            for candidate in itertools.chain([name], numbered)
+            if same_file_key(candidate) not in taken
         )
-        taken.add(names[path])
+        taken.add(same_file_key(names[path]))
     return names
 
 
