@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, and never through someone's link."""
 
 import concurrent.futures
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from lungseg_jax.prediction.results import NOTE, read_note
 from lungseg_jax.prediction.segmenter import Segmenter
 from lungseg_jax.prediction.table import TABLE
 from lungseg_jax.run_tables import read_tables
+from lungseg_jax.runtime import alone
 from lungseg_jax.runtime.alone import LOCK, alone_in
 from lungseg_jax.weights import Calibration, load_weights
 from lungseg_jax.workdir import read_config, read_splits
@@ -163,6 +166,35 @@ def test_a_lock_of_an_earlier_job_is_taken_over(tmp_path: Path):
         (tmp_path / LOCK).write_text(before)
         with alone_in(tmp_path, "wait"):
             assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("name", ["EWOULDBLOCK", "EACCES"])
+def test_a_folder_takes_one_job_on_any_file_system(tmp_path: Path, monkeypatch, name: str):
+    """Fault: two jobs in a folder on a share of Windows, where a held lock is a denied permission.
+
+    Nor does such a share let the second one read whose lock it is.
+    """
+    error = OSError(getattr(errno, name), "held")
+    monkeypatch.setattr(alone.fcntl, "flock", _raise(error))
+    monkeypatch.setattr(alone, "_holder", _raise(PermissionError(errno.EACCES, "locked")))
+    refused = pytest.raises(DataError, match="is in use by another process; wait")
+    with refused, alone_in(tmp_path, "wait"):
+        pass
+
+
+def test_a_folder_without_locks_is_used(tmp_path: Path, monkeypatch):
+    """Fault: no result on a network file system that has no locks."""
+    for code in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
+        monkeypatch.setattr(alone.fcntl, "flock", _raise(OSError(code, "no locks")))
+        with alone_in(tmp_path, "wait"):
+            pass
+
+
+def _raise(error: OSError) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize("name", [TABLE, NOTE])

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from lungseg_jax.imaging.mask_file import read_mask
 from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.images import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder import prepare as prepare_module
+from tfds_builder.build_lock import one_build_at_a_time
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion, describe_case
 from tfds_builder.convert_case import ConvertSettings, convert_case
@@ -179,6 +183,46 @@ def test_records_that_another_process_built_meanwhile_are_used(tmp_path, monkeyp
     builder = prepare(CONFIG, *places)
     assert "Building" not in capsys.readouterr().err
     assert len(builder.as_data_source("train")) > 0
+
+
+@pytest.mark.parametrize("name", ["ENOTSUP", "ENOLCK", "ENOSYS", "EINVAL"])
+def test_records_are_built_where_there_are_no_locks(tmp_path, monkeypatch, capsys, name):
+    """Fault: a share without locks refused, after word of another build that there is not."""
+    monkeypatch.setattr(fcntl, "flock", _raising(getattr(errno, name)))
+    with one_build_at_a_time(epath.Path(tmp_path / "downloads")):
+        assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["EWOULDBLOCK", "EACCES"])
+def test_a_build_waits_for_another_on_any_file_system(tmp_path, monkeypatch, capsys, name):
+    """Fault: two builds at once on a share of Windows, where a held lock is a denied permission."""
+    asked = []
+
+    def flock(_: object, operation: int) -> None:
+        asked.append(operation)
+        if operation & fcntl.LOCK_NB:
+            raise OSError(getattr(errno, name), "held")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with one_build_at_a_time(epath.Path(tmp_path / "downloads")):
+        assert asked == [fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX]
+    assert "Waiting for another build" in capsys.readouterr().err
+
+
+def test_a_planted_lock_of_builds_is_not_emptied(tmp_path):
+    """Fault: the file that a link called build.lock leads to is emptied."""
+    (tmp_path / "precious").write_text("someone's")
+    (tmp_path / "build.lock").symlink_to(tmp_path / "precious")
+    with one_build_at_a_time(epath.Path(tmp_path)):
+        pass
+    assert (tmp_path / "precious").read_text() == "someone's"
+
+
+def _raising(code: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
 
 
 def test_whole_records_are_used_where_nothing_may_be_written(tmp_path):

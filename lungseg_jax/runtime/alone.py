@@ -18,6 +18,9 @@ from lungseg_jax.terminal import on_one_line
 # for the file that another one has deleted.
 LOCK = ".lock"
 
+# Raised where another process holds a lock: shares of Windows have the permission denied.
+HELD = (BlockingIOError, PermissionError)
+
 # What it says begins with this.
 _HOLDER = "process "
 _MOST_LETTERS = 200
@@ -40,8 +43,11 @@ def alone_in(folder: epath.PathLike, remedy: str) -> Iterator[None]:
     with _opened(Path(folder, LOCK)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = _holder(file) or "another process"
+        except HELD as error:
+            holder = "another process"
+            # Shares of Windows let nobody else read what is locked.
+            with contextlib.suppress(OSError):
+                holder = _holder(file) or holder
             raise DataError(folder, f"is in use by {holder}", remedy) from error
         except OSError:
             # Some network file systems have no locks.
