@@ -1,13 +1,16 @@
 """Files below a folder: each once, whatever links and closed folders there are."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from etils import epath
 
+from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.find_files import files_below
 from tests.layouts import write_tree
 
@@ -36,6 +39,34 @@ def test_links_that_lead_nowhere_are_files(tmp_path):
     (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
     found = files_below(epath.Path(tmp_path))
     assert [path.name for path in found] == ["gone.png", "self.png"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN])
+def test_what_a_failing_disk_does_not_tell_is_not_left_out(tmp_path, monkeypatch, code):
+    """Fault: a folder of images taken for a file that is no image, while a network is gone."""
+    write_tree(tmp_path, ("a.png", "p1/b.png", "p2/c.png"))
+    stat = Path.stat
+
+    def let_fail(name: str) -> None:
+        def fail(path: Path, **options: bool) -> os.stat_result:
+            if path.name == name:
+                raise OSError(code, os.strerror(code), os.fspath(path))
+            return stat(path, **options)
+
+        monkeypatch.setattr(Path, "stat", fail)
+
+    def listed(**options: bool) -> list[str]:
+        found = files_below(epath.Path(tmp_path), **options)
+        return [path.relative_to(tmp_path).as_posix() for path in found]
+
+    let_fail("p1")
+    with pytest.raises(DataError, match=f"p1: {os.strerror(code)}"):
+        listed()
+    # The table of predictions has a row for it.
+    assert listed(go_on=True) == ["a.png", "p1", "p2/c.png"]
+    # One bad image does not stop an archive.
+    let_fail("b.png")
+    assert listed() == ["a.png", "p1/b.png", "p2/c.png"]
 
 
 # Root may enter every folder, but for this program (util-linux).

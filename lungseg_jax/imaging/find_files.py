@@ -1,6 +1,7 @@
 """The files below a folder, and what their names tell."""
 
 import collections
+import errno
 import os
 import stat
 from pathlib import Path
@@ -11,6 +12,9 @@ from lungseg_jax.errors import DataError
 
 # Suffixes of images; DICOM files also have others, or none.
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".img", ".jpg", ".jpeg", ".tif", ".tiff")
+
+# How links that lead nowhere fail.
+_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def files_below(folder: epath.Path, *, go_on: bool = False) -> list[epath.Path]:
@@ -34,7 +38,7 @@ def files_below(folder: epath.Path, *, go_on: bool = False) -> list[epath.Path]:
     while folders or links:
         current = folders.pop() if folders else links.popleft()
         try:
-            children = {child: _leads_to_folder(child) for child in children_of(current)}
+            children = {child: _leads_to_folder(child, go_on) for child in children_of(current)}
         except DataError:
             if current == folder or not (go_on or is_hidden(current, folder)):
                 raise
@@ -87,7 +91,7 @@ def unreadable(path: epath.Path, error: OSError) -> DataError:
     return DataError(path, error.strerror or "not readable", "check path and permissions")
 
 
-def _leads_to_folder(path: epath.Path) -> bool:
+def _leads_to_folder(path: epath.Path, go_on: bool) -> bool:
     try:
         return stat.S_ISDIR(Path(path).stat().st_mode)
     except PermissionError as error:
@@ -96,5 +100,10 @@ def _leads_to_folder(path: epath.Path) -> bool:
             return False
         # A folder that may be listed but not entered says nothing about what it holds.
         raise unreadable(path.parent, error) from error
-    except OSError:
-        return False
+    except OSError as error:
+        # On a disk or a network that fails, a folder of images would be left out without a word. An
+        # image alone is reported when it is read.
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        if go_on or is_image or error.errno in _LEADS_NOWHERE:
+            return False
+        raise unreadable(path, error) from error
