@@ -1,9 +1,7 @@
 """Orbax checkpoints of state and iterator: asynchronous, atomic, newest and best kept."""
 
-import errno
 import itertools
 import json
-import os
 import signal
 import sys
 import zlib
@@ -19,7 +17,13 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from lungseg_jax import terminal
-from lungseg_jax.errors import REMOTE_CODES, REMOTE_LIBRARIES, CheckpointError, first_line
+from lungseg_jax.errors import (
+    REMOTE_CODES,
+    REMOTE_LIBRARIES,
+    CheckpointError,
+    failing_disk,
+    first_line,
+)
 from lungseg_jax.network import Variables
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
@@ -28,8 +32,7 @@ from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.state import TrainState, state_layout
 
 # Parts of the messages of errors that come from the machine, the login or the network.
-# TensorStore's message for a failing disk has no code of its own.
-_NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", os.strerror(errno.EIO), *REMOTE_CODES)
+_NOT_DAMAGE = ("RESOURCE_EXHAUSTED:", *REMOTE_CODES)
 
 
 class SavedWeights(NamedTuple):
@@ -410,7 +413,9 @@ def _is_not_the_files_fault(error: Exception) -> bool:
     if isinstance(error, MemoryError | OSError) and not isinstance(error, missing):
         return True
     library = type(error).__module__.partition(".")[0]
-    return library in REMOTE_LIBRARIES or any(sign in str(error) for sign in _NOT_DAMAGE)
+    if library in REMOTE_LIBRARIES or failing_disk(error):
+        return True
+    return any(sign in str(error) for sign in _NOT_DAMAGE)
 
 
 def _wait_for_renames() -> None:

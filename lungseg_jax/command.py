@@ -19,6 +19,7 @@ from lungseg_jax.errors import (
     ConfigError,
     DataError,
     UserError,
+    failing_disk,
     first_line,
 )
 from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
@@ -148,10 +149,15 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
         )
     if type(error).__module__.partition(".")[0] in REMOTE_LIBRARIES:
         return f"{type(error).__name__}: {line}; {resume}"
-    if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
-        return f"{line}; {resume}"
     # What a host finds in the middle of a step when another one has ended.
     is_between_hosts = any(name in line for name in ("Gloo", "NCCL"))
+    # In words of its own, because TensorStore has it at the end of a long line.
+    if isinstance(error, RuntimeError | ValueError) and not is_between_hosts:
+        fault = failing_disk(error)
+        if fault:
+            return f"{fault}: check disk and network, then {resume} ({line})"
+    if isinstance(error, RuntimeError | ValueError) and line.startswith(REMOTE_CODES):
+        return f"{line}; {resume}"
     if isinstance(error, RuntimeError) and is_between_hosts and jax.distributed.is_initialized():
         return f"another host of the job seems to have ended: see there, then {resume} ({line})"
     return None

@@ -1,5 +1,8 @@
 """Errors that a user can fix; commands print them as one line."""
 
+import errno
+import os
+
 
 class UserError(Exception):
     """A fault in what the user gave, not in the program.
@@ -28,6 +31,22 @@ REMOTE_CODES = (
     "PERMISSION_DENIED:", "UNAUTHENTICATED:", "UNAVAILABLE:", "DEADLINE_EXCEEDED:", "ABORTED:",
     "Forbidden:",
 )  # fmt: skip
+
+# Codes of a disk or a network that fails, whose files may be whole. Not every system has each.
+_FAILING = (
+    "EIO", "ENXIO", "ENODEV", "EPROTO", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "ESTALE", "EREMOTEIO",
+)  # fmt: skip
+_FAILING_WORDS = tuple(
+    os.strerror(code) for code, name in errno.errorcode.items() if name in _FAILING
+)
+
+
+def failing_disk(error: Exception) -> str | None:
+    """Returns what the system says of a disk or a network that fails, if that is the cause.
+
+    TensorStore and ArrayRecord have it in the text of exceptions of their own.
+    """
+    return next((words for words in _FAILING_WORDS if words in str(error)), None)
 
 
 def first_line(error: Exception) -> str:

@@ -51,6 +51,14 @@ def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
             "PERMISSION_DENIED: gs://runs/6: 403;",
         ),
         (
+            ValueError(f"ABORTED: Error reading {'a/' * 200}: Failed to read: Stale file handle"),
+            "Stale file handle: check disk and network, then",
+        ),
+        (
+            ValueError("UNKNOWN: Failed to write 171 bytes to file 9: Input/output error"),
+            "Input/output error: check disk and network, then",
+        ),
+        (
             RuntimeError("Could not determine home directory."),
             "there is no home directory; set HOME to a folder of yours, then",
         ),

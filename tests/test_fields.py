@@ -87,6 +87,24 @@ def test_only_what_was_asked_for_is_decoded(tmp_path):
         Fields(builder, "test", "original_mask").read([0])
 
 
+def test_a_share_that_fails_is_no_damage(folder, monkeypatch):
+    """Fault: advice to remove whole records because the network was gone for a moment."""
+    fields = Fields(tfds.builder_from_directory(folder), "train", "image")
+    text = "pread() failed: Stale file handle; reading /a.array_record; at byte 10929"
+    monkeypatch.setattr(fields, "_records", _Failing(RuntimeError(text)))
+    with pytest.raises(DataError, match=r"cannot be read .*Stale file handle") as refused:
+        fields.read([0])
+    assert "remove" not in str(refused.value)
+
+
+class _Failing:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getitem__(self, _: int) -> bytes:
+        raise self._error
+
+
 def test_more_shards_than_open_files_are_no_damage(folder):
     """Fault: hours of building again because of a limit that one command raises."""
     builder = tfds.builder_from_directory(folder)

@@ -26,9 +26,11 @@ from lungseg_jax.imaging.radiograph import ReadOptions
 from tests.images import KAGGLE_STEMS, chest, png_bytes, write_kaggle
 from tfds_builder import prepare as prepare_module
 from tfds_builder.build_lock import one_build_at_a_time
+from tfds_builder.build_report import REPORT, read_build_report
 from tfds_builder.chest_xray_lungs.chest_xray_lungs_dataset_builder import LungsConfig
 from tfds_builder.conversion import Conversion, describe_case
 from tfds_builder.convert_case import ConvertSettings, convert_case
+from tfds_builder.manifest import MANIFEST, read_manifest
 from tfds_builder.prepare import fingerprint, prepare
 from tfds_builder.sources import Clinical, list_source
 
@@ -163,6 +165,30 @@ def test_records_that_lost_what_is_known_of_them_are_named(tmp_path, name, conte
         path.write_text(content)
     with pytest.raises(DataError, match=f"{path.parent}: .*{name}.*; remove the folder"):
         prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", MANIFEST, REPORT])
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EACCES])
+def test_records_that_cannot_be_read_are_not_called_damaged(tmp_path, monkeypatch, name, code):
+    """Fault: advice to remove whole records because the network was gone for a moment."""
+    write_kaggle(tmp_path / "raw")
+    folder = prepare(CONFIG, tmp_path / "data", tmp_path / "raw").data_path
+    read = type(folder).read_text
+
+    def read_text(path, *given, **options):
+        if path.name == name:
+            raise OSError(code, os.strerror(code), os.fspath(path))
+        return read(path, *given, **options)
+
+    monkeypatch.setattr(type(folder), "read_text", read_text)
+
+    def prepare_again(_: epath.Path) -> None:
+        prepare(CONFIG, tmp_path / "data", tmp_path / "raw")
+
+    readers = {MANIFEST: read_manifest, REPORT: read_build_report}
+    with pytest.raises(DataError, match=os.strerror(code)) as refused:
+        readers.get(name, prepare_again)(folder)
+    assert "remove" not in str(refused.value)
 
 
 def test_records_that_another_process_built_meanwhile_are_used(tmp_path, monkeypatch, capsys):

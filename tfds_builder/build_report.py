@@ -11,6 +11,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import FileDigest, digest_file
+from lungseg_jax.imaging.find_files import unreadable
 from lungseg_jax.paths import read_file
 from lungseg_jax.terminal import table, without_numbers
 from tfds_builder.outcome import Outcome
@@ -117,7 +118,10 @@ def read_build_report(folder: epath.Path) -> dict | None:
         content = json.loads(read_file(path))
         if all({"status", "reason"} <= entry.keys() for entry in content["files"]):
             return content
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except OSError as error:
+        # What cannot be read may be whole.
+        raise unreadable(path, error) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(path, "is not a build report", "remove it or build again") from error
     raise DataError(path, "names a file without its status", "remove it or build again")
 

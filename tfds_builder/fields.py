@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Shaped
 
 from lungseg_jax.config import MAX_MEGAPIXELS
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import DataError, failing_disk, first_line
 from lungseg_jax.imaging.png import png_size
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.open_files import allow_many_open_files
@@ -91,6 +91,9 @@ def damaged_record(folder: epath.PathLike, split: str, cause: Exception) -> Data
       split: the record's split.
       cause: the exception that reading it raised.
     """
+    if failing_disk(cause):
+        fault = f"a record of the {split} split cannot be read ({first_line(cause)})"
+        return DataError(folder, fault, "check disk and network")
     return DataError(
         folder,
         f"a record of the {split} split is damaged ({type(cause).__name__})",

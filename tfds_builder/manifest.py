@@ -13,6 +13,7 @@ from etils import epath
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import FileDigest, digest_file
+from lungseg_jax.imaging.find_files import unreadable
 from lungseg_jax.paths import write_whole
 from lungseg_jax.runtime.cores import usable_cores
 from tfds_builder.records_folder import RECORD_FILES, open_folder, shards
@@ -75,8 +76,11 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
             records=_digests(content["records"]),
             counts={str(name): int(count) for name, count in content["counts"].items()},
         )
+    except FileNotFoundError as error:
+        raise DataError(path, "absent", remedy) from error
     except OSError as error:
-        raise DataError(path, "absent or not readable", remedy) from error
+        # What cannot be read may be whole.
+        raise unreadable(path, error) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(path, "is no manifest", remedy) from error
 

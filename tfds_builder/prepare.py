@@ -107,6 +107,8 @@ def _builder(config: LungsConfig, cases: Cases, data_dir: epath.Path) -> Builder
         try:
             open_folder(folder)
         except DataError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
             raise DataError(error.subject, error.fault, REBUILD) from error
     return Builder(data_dir=data_dir, config=config)
 

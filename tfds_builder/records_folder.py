@@ -11,7 +11,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lungseg_jax.errors import ConfigError, DataError
-from lungseg_jax.paths import check_has_end, local_path, read_file
+from lungseg_jax.imaging.find_files import unreadable
+from lungseg_jax.paths import local_path, read_file
 from tfds_builder.fields import READING_THREADS, Fields, damaged_record
 
 # What TFDS writes beside the shards; the second names the fields' classes.
@@ -79,7 +80,8 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
             )
     try:
         _check_fields(json.loads(read_file(folder / FIELDS_FILE)))
-        check_has_end(folder / INFO_FILE)
+        # TFDS reads it, too, but does not pass on why it cannot be read.
+        read_file(folder / INFO_FILE)
         builder = tfds.builder_from_directory(folder)
         fields = builder.info.features
         names = [*fields] if isinstance(fields, tfds.features.FeaturesDict) else []
@@ -87,6 +89,9 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
         # Now, because TFDS makes the names of shards from a template in the file.
         for split in builder.info.splits.values():
             _ = split.filepaths
+    except OSError as error:
+        # What cannot be read may be whole.
+        raise unreadable(folder, error) from error
     # TFDS lets through whatever its parsers of JSON and protocol buffers raise.
     except Exception as error:
         raise DataError(
