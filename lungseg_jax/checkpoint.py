@@ -1,9 +1,11 @@
 """Orbax checkpoints of state and iterator: asynchronous, atomic, newest and best kept."""
 
+import fcntl
 import itertools
 import json
 import signal
 import sys
+import tempfile
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from lungseg_jax.errors import (
 from lungseg_jax.network import Variables
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
+from lungseg_jax.paths import is_in_bucket
 from lungseg_jax.runtime.hosts import in_any_process, wait_until_all_see
 from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.state import TrainState, state_layout
@@ -57,6 +60,9 @@ class Checkpoints:
       keep: how many of the newest are kept, besides the best by validation Dice; `None` to read
         only, which changes nothing in the folder: damaged checkpoints are skipped and left there.
       parallel: where states live; it can restore what any other one saved.
+
+    Raises:
+      CheckpointError: no checkpoint can be saved there.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int | None, parallel: Parallel) -> None:
@@ -71,6 +77,8 @@ class Checkpoints:
         # Otherwise each host might read another checkpoint.
         wait_until_all_see(self._listed, self.directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        if not self._read_only:
+            _check_has_locks(self.directory)
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], dice: float | None = None
@@ -397,6 +405,29 @@ def _meet(*, key: str, timeout_ms: int) -> None:
     """
     if sys.exc_info()[1] is None:
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
+def _check_has_locks(directory: epath.Path) -> None:
+    """Refuses a file system without locks, before the steps whose checkpoint could not be saved.
+
+    TensorStore writes no file that it cannot lock.
+
+    Raises:
+      CheckpointError: it has none; raised in every process.
+    """
+    fault = ""
+    if not is_in_bucket(directory):
+        try:
+            with tempfile.TemporaryFile(dir=directory.parent) as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            fault = str(error.strerror)
+    if in_any_process(bool(fault)):
+        raise CheckpointError(
+            directory,
+            f"no file can be locked there ({fault or 'see the other hosts'})",
+            "give a --workdir on another disk, or mount this one with locks",
+        )
 
 
 def _reading() -> ocp.CheckpointManagerOptions:

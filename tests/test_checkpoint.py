@@ -409,6 +409,21 @@ def test_a_whole_checkpoint_stays_where_it_is(tmp_path, states, copy_saved, monk
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_run_is_refused_where_no_file_can_be_locked(tmp_path, copy_saved, monkeypatch):
+    """Fault: a traceback at the first checkpoint, when all steps before it are lost."""
+    copy_saved(tmp_path / "checkpoints", {})
+
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with pytest.raises(CheckpointError, match="no file can be locked there"):
+        Checkpoints(tmp_path / "checkpoints", 2, all_devices("mesh"))
+    # What is only read needs no lock.
+    reading = Checkpoints(tmp_path / "checkpoints", None, all_devices("mesh"))
+    assert reading.latest_step() == 6
+
+
 def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states, copy_saved):
     """Fault: hours of training silently begun again."""
     copy_saved(tmp_path, {})
