@@ -93,6 +93,17 @@ def test_long_names_leave_room_for_endings(tmp_path, folder: str):
         (tmp_path / f"{one.name}_overlay.png").touch()
 
 
+def test_names_joined_from_folders_fit_into_encrypted_ones(tmp_path):
+    """Fault: no results on a network disk whose folders are encrypted, which halves names."""
+    uid = ".".join(["1234567"] * 6)
+    touch(tmp_path, f"{uid}/{uid}/{uid}/IM1", f"{uid}/{uid}/IM1", f"{uid}{uid}{uid}.dcm")
+    named = name_files([tmp_path], epath.Path(tmp_path / "out"), (), ("probabilities",))
+    joined = [one.name for one in named if one.label.endswith("IM1")]
+    assert all(len(f"{name}_probabilities.png") <= 143 for name in joined)
+    # A name that need not be joined is the file's own.
+    assert uid * 3 in {one.name for one in named}
+
+
 def test_references_elsewhere_are_images_like_others(tmp_path):
     """Fault: a file left out without a word because it is called what results are."""
     touch(tmp_path, "1_mask.png")

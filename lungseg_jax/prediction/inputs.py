@@ -19,6 +19,9 @@ from lungseg_jax.prediction.table import TABLE
 
 # Most bytes of a result's name before its ending and a number.
 _LONGEST = 220
+# Of a name that is not the file's own: encrypted folders of network disks (eCryptfs) have names of
+# at most 143 bytes, and files' own names are as long as they are.
+_LONGEST_JOINED = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +124,12 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
     names = {}
     for path, label in labels.items():
         stem = stem_of(path)
-        name = stem if stems[same_file_key(stem)] == 1 else label.lstrip("./").replace("/", "_")
+        if stems[same_file_key(stem)] == 1:
+            name, longest = stem, _LONGEST
+        else:
+            name, longest = label.lstrip("./").replace("/", "_"), _LONGEST_JOINED
         # Tables can name only what is valid text.
-        name = _shortened(os.fsencode(name).decode(errors="replace"))
+        name = _shortened(os.fsencode(name).decode(errors="replace"), longest)
         numbered = (f"{name}-{n}" for n in itertools.count(2))
         names[path] = next(
             candidate
@@ -134,10 +140,10 @@ def _names(labels: Mapping[epath.Path, str]) -> dict[epath.Path, str]:
     return names
 
 
-def _shortened(name: str) -> str:
-    """Returns a name that leaves room for endings within the 255 bytes a file's name may have."""
+def _shortened(name: str, longest: int) -> str:
+    """Returns a name that leaves room for endings within the bytes that a file's name may have."""
     content = name.encode()
-    if len(content) <= _LONGEST:
+    if len(content) <= longest:
         return name
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return f"{content[: _LONGEST - 17].decode(errors='ignore')}-{digest}"
+    return f"{content[: longest - 17].decode(errors='ignore')}-{digest}"
