@@ -94,7 +94,9 @@ def run_command(
 
 @contextlib.contextmanager
 def _errors_told_once() -> Iterator[None]:
-    """Within the context, TensorStore prints no trace for each array besides the one that failed.
+    """Has TensorStore print no trace for each array besides the one that failed.
+
+    That is so within the context and, if it ends in an error, after it.
 
     For the first array that cannot be read or written, Orbax raises the error and closes its event
     loop. For every other one that then ends, TensorStore prints that the loop is closed.
@@ -114,10 +116,9 @@ def _errors_told_once() -> Iterator[None]:
             unraisablehook(unraisable)
 
     sys.excepthook, sys.unraisablehook = print_others, print_other_unraisables
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+    yield
+    # Not after an error: on a slow disk, the other arrays end later than the first.
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
 
 
 def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str | None:

@@ -1,9 +1,11 @@
 """Commands: how a job's end becomes an exit code."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +77,23 @@ def test_a_full_disk_or_memory_is_one_line(capsys, error, beginning):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Error: {beginning}")
     assert "run it again" in line
+
+
+def test_what_ends_after_an_error_says_nothing(monkeypatch):
+    """Fault: on a slow disk, a page of traces below the line that says why a command ended."""
+    told = []
+    monkeypatch.setattr(sys, "excepthook", lambda _, error, __: told.append(str(error)))
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: told.append(str(one.exc_value)))
+
+    def job() -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    assert run_command(["main"], usage="", job=job, resume="") == 1
+    for text in ("Event loop is closed", "our own mistake"):
+        error = RuntimeError(text)
+        sys.excepthook(RuntimeError, error, None)
+        sys.unraisablehook(SimpleNamespace(exc_type=RuntimeError, exc_value=error))
+    assert told == ["our own mistake"] * 2
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch):
