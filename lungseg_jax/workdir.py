@@ -131,8 +131,10 @@ def check_still_there(workdir: epath.Path) -> None:
       DataError: it no longer holds the run.
     """
     if not (workdir / "config.json").exists():
-        fault = "no longer holds this run: its config.json was removed"
-        raise DataError(workdir, fault, "train again, and keep the folder")
+        fault = "no longer holds this run: its config.json is gone"
+        # With its disk, the run comes back.
+        remedy = "bring the disk back, then resume or, if the file was removed, train again"
+        raise DataError(workdir, fault, remedy)
 
 
 def record_start(

@@ -14,14 +14,21 @@ from etils import epath
 from lungseg_jax.checkpoint import Checkpoints
 from lungseg_jax.config import Config
 from lungseg_jax.data.records import are_same_records, identity, open_records
-from lungseg_jax.errors import CheckpointError, ConfigError
+from lungseg_jax.errors import CheckpointError, ConfigError, DataError
 from lungseg_jax.evaluate import evaluate
 from lungseg_jax.log import Log
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.paths import run_folder
 from lungseg_jax.state import TrainState
 from lungseg_jax.train import loop, started
-from lungseg_jax.workdir import check_free, check_same_config, claim, read_starts, record_start
+from lungseg_jax.workdir import (
+    check_free,
+    check_same_config,
+    check_still_there,
+    claim,
+    read_starts,
+    record_start,
+)
 from tests.small import (
     assert_trees_close,
     small_config,
@@ -124,6 +131,12 @@ def test_a_run_goes_on_under_another_key_of_patients(tmp_path):
     version, files = theirs["images"].split()
     assert version == str(Builder.VERSION)
     assert not are_same_records({"images": f"0.{version} {files}"}, open_records(elsewhere))
+
+
+def test_a_disk_that_is_gone_is_asked_for(tmp_path):
+    """Fault: a run trained again from nothing, all of which is on a disk that was unplugged."""
+    with pytest.raises(DataError, match="bring the disk back, then resume"):
+        check_still_there(epath.Path(tmp_path))
 
 
 def test_another_configuration_is_refused_before_anything_is_built(tmp_path):
