@@ -140,7 +140,9 @@ def started(config: Config, parallel: Parallel, workdir: epath.Path) -> Iterator
     with workdir_lib.alone_in_run(workdir):
         # Again: another run may have taken the folder while records were built.
         workdir_lib.check_free(workdir, config)
-        workdir_lib.claim(workdir, config)
+        # A run that turns out not to go on keeps its file, which the version that trained it reads.
+        if not (workdir / "checkpoints").exists():
+            workdir_lib.claim(workdir, config)
         terminal.say(f"Folder of the run: {workdir} (a run that is given it resumes)")
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, parallel)
         # However the run ends: after Ctrl-C, Python's exit would cut a save short.
@@ -180,6 +182,7 @@ def _prepare(
         evaluation_report.remove_summary(workdir)
     if begun_with is not None:
         terminal.say(f"Beginning with the weights of {config.start_from}")
+    workdir_lib.claim(workdir, config)
     workdir_lib.record_start(
         workdir,
         config,

@@ -104,6 +104,24 @@ def test_a_run_goes_on_with_copies_of_its_images_and_with_no_others(tmp_path):
         evaluate(moved, workdir)
 
 
+def test_a_run_that_does_not_go_on_keeps_its_configuration(tmp_path):
+    """Fault: a run lost to the version that trained it, by keys which that one does not know."""
+    config = small_config_with_data(tmp_path, parallel="mesh")
+    workdir = epath.Path(tmp_path / "run")
+    train_on(config, workdir, until=2)
+    path = workdir / "config.json"
+    keys = json.loads(path.read_text())
+    del keys["data"]["sex_and_age"]
+    path.write_text(json.dumps(keys))
+    first = min((tmp_path / "archive" / "masks").iterdir())
+    image = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    cv2.imwrite(str(first), image[::-1])
+    with pytest.raises(CheckpointError, match="with other content"):
+        train_on(config, workdir, until=3)
+    assert json.loads(path.read_text()) == keys
+
+
 def test_a_run_goes_on_under_another_key_of_patients(tmp_path):
     """Fault: weights that nobody else can evaluate, for the key of patients is not shared."""
     images = write_small_data(tmp_path / "archive")

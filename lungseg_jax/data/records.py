@@ -277,7 +277,8 @@ def check_same_records(
             workdir,
             f"was trained on the records {data_state['records']}, but the data now give "
             f"{records['train'].name}, with other content",
-            "restore the data and the version it was trained with, or use another --workdir",
+            "restore the data and the version it was trained with (its environment.json tells), or "
+            "use another --workdir; lungseg_jax.validate measures its weights all the same",
         )
 
 
