@@ -225,6 +225,11 @@ class Checkpoints:
                 "was saved with another optimizer or network",
                 f"use the code and configuration that saved it, or {again}",
             )
+        if any(self._is_of_earlier_version(step) for step in broken):
+            version = f"the version that {self.directory.parent / 'environment.json'} names"
+            raise CheckpointError(
+                self.directory, "was saved by an earlier version", f"use {version}, or {again}"
+            )
         if others := [str(step) for step in self._steps() if step not in steps]:
             fault, remedy = f"{steps[0]} cannot be read", f"try that of step {' or '.join(others)}"
             raise CheckpointError(self.directory, fault, remedy)
@@ -244,6 +249,14 @@ class Checkpoints:
             return _shapes(part) != _shapes(abstract)
         # A broken file, which `_try_to_restore` reports.
         except Exception:  # noqa: BLE001
+            return False
+
+    def _is_of_earlier_version(self, step: int) -> bool:
+        """Whether a checkpoint is of a version that saved no digests; false if it is damaged."""
+        path = self.directory / str(step) / "iterator" / "metadata"
+        try:
+            return not _has_digests(json.loads(path.read_text()))
+        except (OSError, ValueError, AttributeError):
             return False
 
     def _try_to_restore(self, step: int, abstract: PyTree) -> tuple[Any, dict[str, Any]] | None:
@@ -333,6 +346,8 @@ class Checkpoints:
         args = ocp.args.Composite(state=wanted, iterator=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         state, item = restored["state"], restored["iterator"]
+        if not _has_digests(item):
+            raise ValueError("saved by an earlier version")
         data_state, saved = item["data_state"], item["digests"]
         found = _digests(state, data_state)
         for name, digest in found.items():
@@ -341,6 +356,11 @@ class Checkpoints:
             if not spread and saved.get(name) != digest:
                 raise ValueError(f"{name} is not what was saved")
         return self._parallel.from_checkpoint(state), data_state
+
+
+def _has_digests(item: dict[str, Any]) -> bool:
+    """Whether what was saved beside a state has its present form, be it damaged in one place."""
+    return not item.keys().isdisjoint({"data_state", "digests"})
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

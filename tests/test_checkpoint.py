@@ -434,6 +434,20 @@ def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states, copy_saved)
         Checkpoints(tmp_path, 2, all_devices("mesh")).restore_latest(states[1])
 
 
+def test_checkpoints_of_an_earlier_version_are_called_so(tmp_path, states, copy_saved, capfd):
+    """Fault: a sound run called unreadable, and its author told to begin anew."""
+    copy_saved(tmp_path, {})
+    for path in tmp_path.glob("*/iterator/metadata"):
+        path.write_text(json.dumps(json.loads(path.read_text())["data_state"]))
+    checkpoints = Checkpoints(tmp_path, 2, all_devices("mesh"))
+    message = "was saved by an earlier version; use the version that .*environment.json names"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.restore_latest(states[1])
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.restore_weights(VARIABLES)
+    assert "KeyError" not in capfd.readouterr().err
+
+
 def test_empty_folder_starts_afresh(tmp_path, states):
     """Fault: the first start of a run taken for a broken resume."""
     checkpoints = Checkpoints(tmp_path, 2, all_devices("mesh"))
