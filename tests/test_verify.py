@@ -217,6 +217,8 @@ def test_records_of_an_earlier_version_are_called_so(whole, tmp_path):
     with pytest.raises(DataError, match=r"holds records of version \S+; remove the folder"):
         open_folder(folder)
     assert any("holds records of version" in fault.fault for fault in verify(folder))
+    # Fault: records that runs of that version need removed, or no word on what to do about them.
+    assert any("if no run of that version needs it" in fault.fault for fault in verify(folder))
 
 
 SQUARE, ORIGINAL = np.zeros((64, 64), np.uint8), np.zeros((90, 80), np.uint8)

@@ -102,7 +102,8 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
     if not builder.info.splits or not names:
         raise DataError(folder, "names no split or no field", REBUILD)
     if NEWEST_FIELD not in names:
-        raise DataError(folder, f"holds records of version {builder.version}", REBUILD)
+        remedy = "remove the folder if no run of that version needs it, or use that version"
+        raise DataError(folder, f"holds records of version {builder.version}", remedy)
     if stored != tfds.core.FileFormat.ARRAY_RECORD:
         fault = f"holds records as {stored.value}, which TFDS alone reads"
         raise DataError(folder, fault, "build them as array_record in another folder")

@@ -79,7 +79,7 @@ def verify(folder: epath.PathLike) -> list[Fault]:
     try:
         builder = open_folder(folder)
     except DataError as error:
-        return [*faults, Fault(folder.name, "", error.fault)]
+        return [*faults, Fault(folder.name, "", f"{error.fault}; {error.remedy}")]
     if manifest:
         faults += _check_counts(builder, manifest)
     return faults + _check_records(builder)
