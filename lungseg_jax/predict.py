@@ -165,10 +165,18 @@ def _segment_what_is_left(
         for file in inputs
     }
     # Read here: until now another call may have been writing.
-    done = make_room(output, read_note(output) or {}, wanted)
+    noted = read_note(output) or {}
+    done = make_room(output, noted, wanted)
     write_made_with(output, segmenter, options, extras)
     if done:
         terminal.say(f"{len(done)} of {len(inputs)} files were done by an earlier call")
+    # Others were begun and not finished.
+    finished = {mask for mask, result in noted.items() if result.digests}
+    if again := len(wanted.keys() & finished - done.keys()):
+        terminal.say(
+            f"{again} masks of earlier calls are made anew: their files, the network, the "
+            "options or the versions were others"
+        )
     known = {
         file: dataclasses.replace(done[file.mask], file=file.label)
         for file in inputs
