@@ -39,6 +39,7 @@ from lungseg_jax.run_tables import (
     metrics_of_runs,
     metrics_to_show,
     read_tables,
+    say_if_builders_differ,
     say_if_nothing_counts,
     say_if_recipes_differ,
     which_checkpoint,
@@ -192,6 +193,7 @@ def _run(arguments: Sequence[str]) -> None:
     terminal.show(_table(differences))
     for group in (first, second):
         say_if_recipes_differ(group)
+    say_if_builders_differ([*first, *second])
     if any(not math.isnan(difference.p_runs) for difference in differences):
         terminal.say(
             "The interval and p say what other patients might give, p (runs) what other runs would "

@@ -110,6 +110,7 @@ def _evaluate(
         config,
         own_environment,
         images=records["train"].images_digest,
+        builder=records["train"].builder_version,
         dtype=str(compute_dtype(config)),
         step=saved.step,
         mode="eval",

@@ -17,7 +17,7 @@ from lungseg_jax import evaluation_report, terminal
 from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.metrics import DISTANCES, SIDE_FIGURES
 from lungseg_jax.paths import read_file, run_folder
-from lungseg_jax.workdir import measured_by, read_splits, recipe_differences
+from lungseg_jax.workdir import measured_by, read_splits, read_starts, recipe_differences
 
 # Metrics that are compared: those in pixels between files of one size, those in percent of the
 # longer side between others, and optional ones if all tables have them.
@@ -112,6 +112,21 @@ def say_if_recipes_differ(runs: Sequence[epath.PathLike]) -> None:
             for key, values in differences.items()
         )
         terminal.say(f"Not runs of one recipe, so that they differ by more than chance: {told}")
+
+
+def say_if_builders_differ(runs: Sequence[epath.PathLike]) -> None:
+    """Says if runs were measured on records of several versions of the builder.
+
+    Only runs that tell theirs count: those of earlier versions do not, nor do validations.
+    """
+    starts = [read_starts(run_folder(workdir)) for workdir in runs]
+    told = (one[-1].get("builder") for one in starts if one)
+    versions = {str(version) for version in told if version is not None}
+    if len(versions) > 1:
+        terminal.say(
+            f"The runs' records are of versions {', '.join(sorted(versions))} of the builder, "
+            "which may read some images otherwise"
+        )
 
 
 def say_if_nothing_counts(images_of_nothing: Mapping[str, int]) -> None:

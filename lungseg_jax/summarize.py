@@ -36,6 +36,7 @@ from lungseg_jax.run_tables import (
     metrics_of_runs,
     metrics_to_show,
     read_tables,
+    say_if_builders_differ,
     say_if_nothing_counts,
     say_if_recipes_differ,
     which_checkpoint,
@@ -137,6 +138,7 @@ def _run(arguments: Sequence[str]) -> None:
         terminal.say(f"{which_checkpoint(workdir, str(split.value))}{shown}")
     terminal.show(_table(found))
     say_if_recipes_differ(runs)
+    say_if_builders_differ(runs)
     say_if_nothing_counts({one.metric: one.images_of_nothing for one in found})
     if any(one.patients < MIN_PATIENTS for one in found):
         terminal.say(f"Of fewer than {MIN_PATIENTS} patients there is no interval.")

@@ -188,6 +188,7 @@ def _prepare(
         config,
         own_environment,
         images=records["train"].images_digest,
+        builder=records["train"].builder_version,
         dtype=str(compute_dtype(config)),
         step=int(state.step),
         begun_with=started_from,

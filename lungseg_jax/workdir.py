@@ -143,6 +143,7 @@ def record_start(
     environment: dict[str, Any],
     *,
     images: str | None,
+    builder: str,
     dtype: str,
     step: int,
     mode: Literal["train", "eval"] = "train",
@@ -158,6 +159,7 @@ def record_start(
       config: the run's configuration.
       environment: see `environment.environment`.
       images: see `Records.images_digest`.
+      builder: version of the builder that made the records.
       dtype: what the network computes in.
       step: the state's step.
       mode: what is done.
@@ -171,7 +173,8 @@ def record_start(
     begun = {} if begun_with is None else {"start_from": config.start_from, "arrays": begun_with}
     flat = _flat(dataclasses.asdict(config))
     on = {"num_devices": jax.device_count()} | {key: flat[key] for key in _NOTED_KEYS}
-    about = {"mode": mode, "step": step, **begun, "images": images, "dtype": dtype}
+    made_from = {"images": images, "builder": builder}
+    about = {"mode": mode, "step": step, **begun, **made_from, "dtype": dtype}
     starts.append(about | on | environment)
     text = json.dumps(starts, indent=2) + "\n"
     write_whole(workdir / "environment.json", text.encode())
@@ -207,7 +210,7 @@ def read_config(workdir: epath.Path) -> Config:
         fault = "is a file, but neither a run's folder nor .safetensors"
         raise ConfigError(workdir, fault, "give the folder of a trained run") from error
     except ConfigError as error:
-        raise ConfigError(path, str(error), "use the version that trained it") from error
+        raise ConfigError(path, str(error), "use the version that wrote it") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(path, "is not readable as JSON", "use another folder") from error
 

@@ -144,6 +144,21 @@ def test_runs_of_other_recipes_are_named(tmp_path, dice, capsys):
     assert "num_steps is 200, 100" in capsys.readouterr().err
 
 
+def test_records_of_several_versions_are_told(tmp_path, dice, capsys):
+    """Fault: folds, some read in another way since an update, as one table without a word."""
+    runs = [write_run(tmp_path / name, dice) for name in "abc"]
+    for run, builder in zip(runs, ("2.2.0", "2.2.1", None), strict=True):
+        (run / "environment.json").write_text(json.dumps([{"builder": builder}]))
+    told = "records are of versions 2.2.0, 2.2.1 of the builder"
+    assert main(["summarize", *map(str, runs)]) == 0
+    assert told in capsys.readouterr().err
+    assert compare.main(["compare", *map(str, runs[:2])]) == 0
+    assert told in capsys.readouterr().err
+    # One of them says nothing of it, as runs of earlier versions do.
+    assert main(["summarize", *map(str, runs[1:])]) == 0
+    assert "of the builder" not in capsys.readouterr().err
+
+
 def test_an_image_that_comes_twice_is_refused(tmp_path, dice):
     """Fault: a table that was edited by hand, of which one of two rows counts."""
     run = write_run(tmp_path / "a", dice, [f"p{i // 2}" for i in range(60)])

@@ -145,6 +145,7 @@ def test_a_run_goes_on_under_another_key_of_patients(tmp_path):
     evaluate(elsewhere, workdir)
     # Fault: another data set's figures taken for the same one's.
     assert {start["images"] for start in read_starts(workdir)} == {ours["images"].split()[1]}
+    assert {start["builder"] for start in read_starts(workdir)} == {str(Builder.VERSION)}
     # Fault: records that another version made otherwise of the same files.
     version, files = theirs["images"].split()
     assert version == str(Builder.VERSION)
@@ -202,12 +203,13 @@ def test_a_damaged_environment_file_stops_nothing(tmp_path, content: str, capfd)
     """Fault: a run that cannot go on for a file that it does not need; another type unsaid."""
     workdir = epath.Path(tmp_path)
     (workdir / "environment.json").write_text(content)
-    record_start(workdir, small_config(), {}, images=None, dtype="float32", step=3)
+    made_from = {"images": None, "builder": "2.2.1"}
+    record_start(workdir, small_config(), {}, **made_from, dtype="float32", step=3)
     assert "Computing in" not in capfd.readouterr().err
-    record_start(workdir, small_config(), {}, images=None, dtype="bfloat16", step=5)
+    record_start(workdir, small_config(), {}, **made_from, dtype="bfloat16", step=5)
     assert "Computing in bfloat16; until now the run used float32" in capfd.readouterr().err
     # Fault: a type compared with that of the run's first start, and reported at each one after.
-    record_start(workdir, small_config(), {}, images=None, dtype="bfloat16", step=7)
+    record_start(workdir, small_config(), {}, **made_from, dtype="bfloat16", step=7)
     assert "Computing in" not in capfd.readouterr().err
     assert [start["step"] for start in read_starts(workdir)] == [3, 5, 7]
 

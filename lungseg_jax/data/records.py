@@ -108,6 +108,11 @@ class Records:
     def __len__(self) -> int:
         return len(self._metadata)
 
+    @property
+    def builder_version(self) -> str:
+        """The version of the builder that made them."""
+        return self.folder.name
+
     @functools.cached_property
     def images_digest(self) -> str | None:
         """A checksum of the files that all splits were made from; `None` if no report tells.
@@ -249,7 +254,7 @@ def identity(records: dict[str, Records]) -> dict[str, str]:
     found = {"records": records["train"].name, "content": content}
     if images := records["train"].images_digest:
         # Another version of the builder may read the same files differently.
-        found["images"] = f"{records['train'].folder.name} {images}"
+        found["images"] = f"{records['train'].builder_version} {images}"
     return found
 
 
