@@ -63,7 +63,8 @@ def name_files(
       extras: what goes there besides masks and overlays.
 
     Raises:
-      DataError: a path is absent, there is no file, or a result would overwrite another's file.
+      DataError: a path is absent, there is no file, a result would overwrite another's file, or
+        results of another version are among the files.
     """
     found = _find(paths)
     if not found:

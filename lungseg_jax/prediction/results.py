@@ -123,7 +123,8 @@ def read_note(output: epath.Path) -> dict[str, Result] | None:
         raise DataError(path, "cannot be read", "give another --output") from error
     noted = dict(filter(None, map(_parse, lines)))
     if not noted:
-        raise DataError(path, "was not written by this command", "give another --output")
+        fault = "was not written by this version of this command"
+        raise DataError(path, fault, "give another --output")
     return noted
 
 
@@ -136,11 +137,16 @@ def results_of(noted: Note | None) -> frozenset[str]:
 
 
 def results_in(folder: epath.Path) -> frozenset[str]:
-    """Returns the names of the results in a folder; none if its note is not ours."""
+    """Returns the names of the results in a folder.
+
+    Raises:
+      DataError: there is a note that does not tell: overlays look like the images they show.
+    """
     try:
         return results_of(read_note(folder))
-    except DataError:
-        return frozenset()
+    except DataError as error:
+        remedy = "move its folder out of the images', or the note if there are no results"
+        raise DataError(error.subject, error.fault, remedy) from error
 
 
 def make_room(output: epath.Path, noted: Note, wanted: Note) -> dict[str, Row]:
