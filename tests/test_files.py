@@ -80,6 +80,13 @@ def test_unreadable_paths_are_data_errors(tmp_path, name, remedy):
         read_radiograph(tmp_path / name)
 
 
+def test_files_of_someone_without_a_name_are_read(tmp_path, monkeypatch):
+    """Fault: no file is read in a container whose list of users lacks the owner of the files."""
+    (tmp_path / "chest.png").write_bytes(png_bytes(CHEST))
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert read_radiograph(tmp_path / "chest.png").pixels.shape == CHEST.shape
+
+
 def test_what_is_too_large_for_an_image_is_not_read(tmp_path):
     """Fault: a backup among an archive's images, read whole by each worker."""
     path = tmp_path / "backup.tar"

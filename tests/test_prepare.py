@@ -78,6 +78,13 @@ def test_phantoms_are_prepared_from_nothing(tmp_path):
         assert not record["patient_id"].startswith(b"PHANTOM")
 
 
+def test_a_user_without_a_name_builds_records(tmp_path, monkeypatch):
+    """Fault: builds end in a traceback in containers, which often run under a bare number."""
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    write_kaggle(tmp_path / "raw")
+    assert len(read_all(prepare(CONFIG, tmp_path / "data", tmp_path / "raw"))) == len(KAGGLE_STEMS)
+
+
 def test_records_of_fewer_phantoms_are_not_made(tmp_path):
     """Fault: another data set under the same name, after the phantoms were cleaned in part."""
     config = LungsConfig(source="phantom", image_size=32, num_phantoms=10)

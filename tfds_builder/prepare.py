@@ -5,12 +5,15 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from etils import epath
+from etils.epath import backend, stat_utils
 
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
@@ -117,13 +120,38 @@ def _build(builder: Builder, downloads: epath.Path, manual_dir: epath.PathLike |
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     # TFDS announces a download of unknown size on standard output, which is reserved for data.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _owners_without_names():
         builder.download_and_prepare(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(
                 manual_dir=epath.Path(manual_dir).expanduser() if manual_dir else None
             ),
         )
+
+
+@contextlib.contextmanager
+def _owners_without_names() -> Iterator[None]:
+    """Lets TFDS look at files of users and groups that this machine has no names for.
+
+    Containers run under such numbers (`docker run --user`, OpenShift). For the size of a file, TFDS
+    also has epath look up who owns it, which raises a KeyError.
+    """
+    # What `epath.Path.stat` calls for files on disk.
+    patched = vars(backend.os_backend)
+    patched["stat"] = _stat
+    try:
+        yield
+    finally:
+        del patched["stat"]
+
+
+def _stat(path: epath.PathLike) -> stat_utils.StatResult:
+    found = os.stat(path)  # noqa: PTH116
+    return stat_utils.StatResult(
+        is_directory=stat.S_ISDIR(found.st_mode),
+        length=found.st_size,
+        mtime=int(found.st_mtime),
+    )
 
 
 def fingerprint(config: LungsConfig, cases: Cases) -> str:

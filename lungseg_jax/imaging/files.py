@@ -169,7 +169,8 @@ def read_bytes(path: epath.Path, options: ReadOptions = ReadOptions()) -> bytes:
       DataError: the file cannot be read, or is too large for an image.
     """
     try:
-        size = path.stat().length
+        # epath's own raises a KeyError where the machine has no name for the owner, as a container.
+        size = Path(path).stat().st_size
         if size > _BYTES_BESIDE_PIXELS + _BYTES_PER_PIXEL * options.max_pixels:
             fault = f"has {size / 2**30:.1f} GiB, more than any image that is read"
             raise DataError(path, fault, "leave it out, or raise data.max_megapixels")
