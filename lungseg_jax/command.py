@@ -25,6 +25,7 @@ from lungseg_jax.errors import (
 from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
 from lungseg_jax.runtime.preemption import Stopped, hang_up_asks_to_stop, stop_at_once
 from lungseg_jax.runtime.standard_streams import open_missing_streams
+from lungseg_jax.runtime.threads import RAISE_THE_LIMIT
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
 NO_MEMORY_FOR_A_BATCH = ConfigError(
@@ -133,6 +134,8 @@ def _in_one_line(error: Exception, resume: str, out_of_memory: UserError) -> str
         return f"{line}; raise the limit, as by ulimit -n, then {resume}"
     if isinstance(error, UserError | OSError):
         return text
+    if text == "can't start new thread":
+        return f"{text}; {RAISE_THE_LIMIT}, then {resume}"
     # XLA's messages begin with a code.
     if isinstance(error, RuntimeError) and text.startswith("RESOURCE_EXHAUSTED"):
         return str(out_of_memory)

@@ -64,6 +64,7 @@ def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
             RuntimeError("Could not determine home directory."),
             "there is no home directory; set HOME to a folder of yours, then",
         ),
+        (RuntimeError("can't start new thread"), "can't start new thread; raise the limit: ulimit"),
         (MemoryError("Unable to allocate 72 TiB"), "the machine is out of memory (Unable to al"),
     ],
 )

@@ -3,6 +3,7 @@
 import os
 import resource
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lungseg_jax.errors import DataError
+from lungseg_jax.errors import DataError, UserError
 from lungseg_jax.imaging.png import encode_png
+from lungseg_jax.runtime.threads import check_threads_for_records
 from tests.stored import claiming, read_split, rewrite, shard, write_records
 from tfds_builder.fields import Fields
+from tfds_builder.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +100,35 @@ def test_a_share_that_fails_is_no_damage(folder, monkeypatch):
     assert "remove" not in str(refused.value)
 
 
+def _first_image(folder: Path) -> None:
+    Fields(tfds.builder_from_directory(folder), "train", "image").read([0])
+
+
 class _Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
     def __getitem__(self, _: int) -> bytes:
         raise self._error
+
+
+@pytest.mark.parametrize("read", [_first_image, verify])
+def test_too_few_threads_for_records_are_told(folder, monkeypatch, read):
+    """Fault: a command that hangs for ever where threads are few, because ArrayRecord waits."""
+    start, most = threading.Thread.start, threading.active_count() + 40
+
+    def start_some(thread: threading.Thread) -> None:
+        if threading.active_count() == most:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    check_threads_for_records.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_some)
+        with pytest.raises(UserError, match=r"^threads: .* only [1-4]\d? .*ulimit -u"):
+            read(folder)
+    assert threading.active_count() < most
+    read(folder)
 
 
 def test_more_shards_than_open_files_are_no_damage(folder):

@@ -15,6 +15,7 @@ from lungseg_jax.errors import DataError, failing_disk, first_line
 from lungseg_jax.imaging.png import png_size
 from lungseg_jax.runtime.cores import usable_cores
 from lungseg_jax.runtime.open_files import allow_many_open_files
+from lungseg_jax.runtime.threads import check_threads_for_records
 
 # More threads than cores only contend for the interpreter's lock.
 READING_THREADS = min(16, usable_cores())
@@ -34,6 +35,7 @@ class Fields:
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *names: str) -> None:
         allow_many_open_files()
+        check_threads_for_records()
         self._folder, self._split = builder.data_path, split
         self._all_features: Any = builder.info.features
         open_split: Any = builder.as_data_source

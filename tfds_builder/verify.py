@@ -18,6 +18,7 @@ from lungseg_jax import terminal
 from lungseg_jax.command import run_command
 from lungseg_jax.errors import DataError
 from lungseg_jax.file_digest import digest_file
+from lungseg_jax.runtime.threads import check_threads_for_records
 from tfds_builder.manifest import MANIFEST, Manifest, read_manifest
 from tfds_builder.record_check import CheckedRecord, check_record
 from tfds_builder.records_folder import (
@@ -61,6 +62,7 @@ def verify(folder: epath.PathLike) -> list[Fault]:
 
     Raises:
       DataError: there is no such folder, or it holds no records.
+      UserError: too few threads may be started to read them.
     """
     folder = epath.Path(folder).expanduser()
     if not folder.is_dir():
@@ -110,6 +112,7 @@ def _check_counts(builder: tfds.core.DatasetBuilder, manifest: Manifest) -> Iter
 
 
 def _check_records(builder: tfds.core.DatasetBuilder) -> list[Fault]:
+    check_threads_for_records()
     faults = []
     count_of_id: collections.Counter[str] = collections.Counter()
     splits_of_patient = collections.defaultdict(set)
