@@ -1,13 +1,18 @@
 """The cores of this machine's CPU."""
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-# A container's share of the processors: quota and period in microseconds (cgroup v2, Linux's
-# admin-guide/cgroup-v2). Those of the process's own group, as a container sees it.
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+# Groups of processes, whose quotas are microseconds of processor time in a period of so many
+# (Linux's admin-guide/cgroup-v2, and scheduler/sched-bwc for version 1).
+_GROUPS = Path("/sys/fs/cgroup")
+_QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
+# Which of them this process is in.
+_OWN_GROUPS = Path("/proc/self/cgroup")
 
 # Each file that is read ahead takes four bytes per pixel, and more while it is worked on.
 _MOST_READERS = 16
@@ -26,11 +31,38 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cores_of_container(cpu_max: Path = _CPU_MAX) -> int | None:
-    """Returns the cores that a quota allows, rounded up; `docker run --cpus=2` sets one."""
+def _cores_of_container(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int | None:
+    """Returns the cores that quotas allow, rounded up; `docker run --cpus=2` sets one.
+
+    So does systemd, for services and for each user of a machine (`CPUQuota=200%`).
+    """
+    quotas = filter(None, map(_quota, _folders(groups, own_groups)))
+    return min((max(1, math.ceil(quota)) for quota in quotas), default=None)
+
+
+def _folders(groups: Path, own_groups: Path) -> Iterator[Path]:
+    """Yields the folders of the groups that this process is in, with those around them."""
+    # Those of a container's own group, as it sees them: by version 1, it is told a name outside.
+    yield from (groups, groups / "cpu")
     try:
-        quota, period = cpu_max.read_text().split()
-        return max(1, math.ceil(int(quota) / int(period)))
-    # No such group, or `max` as the quota.
-    except (OSError, ValueError):
-        return None
+        lines = own_groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        controllers, _, name = line.partition(":")[2].partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = groups / "cpu" if controllers else groups
+        group = top / name.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if top in folder.parents)
+
+
+def _quota(folder: Path) -> float | None:
+    """Returns the processors that a group may use; `None` if it has no quota."""
+    for names in _QUOTAS:
+        # No such group, or `max` as the quota; -1 by version 1.
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            if int(quota) > 0:
+                return int(quota) / int(period)
+    return None
