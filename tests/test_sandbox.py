@@ -69,7 +69,7 @@ def readers(pipe: Path) -> set[int]:
     return found
 
 
-def kill_readers(pipe: Path, count: int) -> None:
+def kill_readers(pipe: Path, count: int, number: int = signal.SIGSEGV) -> None:
     """Kills the worker that reads from a pipe, `count` times."""
     while count:
         time.sleep(0.05)
@@ -80,7 +80,7 @@ def kill_readers(pipe: Path, count: int) -> None:
             while not (found := readers(pipe)):
                 time.sleep(0.01)
             for worker in found:
-                os.kill(worker, signal.SIGSEGV)
+                os.kill(worker, number)
             os.close(descriptor)
             count -= 1
 
@@ -128,6 +128,18 @@ def test_a_file_that_ends_the_process_is_bad_and_the_next_one_is_read(tmp_path, 
             convert_in(sandbox, case)
         killer.join()
         assert convert_in(sandbox, good)[0].status == "taken"
+
+
+def test_a_worker_that_the_system_kills_is_told_from_a_crash(tmp_path):
+    """Fault: advice to leave out good files, because a container's memory is too small."""
+    case = make_case(tmp_path, "pipe", None)
+    with Sandbox(MEMORY_BYTES, convert_case) as sandbox:
+        killer = threading.Thread(target=kill_readers, args=(Path(case.image), 2, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(DataError, match="memory is short; free some, or raise") as told:
+            convert_in(sandbox, case)
+        killer.join()
+    assert "leave it out" not in str(told.value)
 
 
 def test_a_file_beyond_the_memory_is_bad(tmp_path, good):

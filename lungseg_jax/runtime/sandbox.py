@@ -75,7 +75,7 @@ class Sandbox:
         """
         if self._stopped:
             raise SandboxStoppedError
-        fault = ""
+        fault, remedy = "", "leave it out"
         # Twice, because on a machine short of memory or time good files fail, too.
         for _ in range(2):
             if self._process is None:
@@ -87,14 +87,19 @@ class Sandbox:
                     return _unwrap(file, *self._connection.recv())
                 fault = f"takes more than {self._seconds:g} s to read"
             except (EOFError, OSError):
-                fault = f"crashes the process that reads it ({self._last_words()})"
+                words = self._last_words()
+                fault = f"crashes the process that reads it ({words})"
+                # No decoder sends this signal; the system does, to whatever holds most memory.
+                if words == signal.SIGKILL.name and not self._stopped:
+                    fault = f"the system kills the process that reads it ({words}): memory is short"
+                    remedy = "free some, or raise the limit of the container or job"
             except MemoryError:
                 # In this process, while receiving the result.
                 fault = "needs more memory than there is"
             self.close()
             if self._stopped:
                 raise SandboxStoppedError
-        raise DataError(file, fault, "leave it out")
+        raise DataError(file, fault, remedy)
 
     def stop(self) -> None:
         """Makes the running `call`, in another thread, and all later ones fail."""
