@@ -81,6 +81,7 @@ def test_phantoms_are_prepared_from_nothing(tmp_path):
 def test_a_user_without_a_name_builds_records(tmp_path, monkeypatch):
     """Fault: builds end in a traceback in containers, which often run under a bare number."""
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setattr("grp.getgrgid", {}.__getitem__)
     write_kaggle(tmp_path / "raw")
     assert len(read_all(prepare(CONFIG, tmp_path / "data", tmp_path / "raw"))) == len(KAGGLE_STEMS)
 

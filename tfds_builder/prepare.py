@@ -2,18 +2,17 @@
 
 import contextlib
 import dataclasses
+import grp
 import hashlib
 import io
 import json
-import os
-import stat
+import pwd
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from etils import epath
-from etils.epath import backend, stat_utils
 
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
@@ -136,22 +135,25 @@ def _owners_without_names() -> Iterator[None]:
     Containers run under such numbers (`docker run --user`, OpenShift). For the size of a file, TFDS
     also has epath look up who owns it, which raises a KeyError.
     """
-    # What `epath.Path.stat` calls for files on disk.
-    patched = vars(backend.os_backend)
-    patched["stat"] = _stat
+    user_of, group_of = pwd.getpwuid, grp.getgrgid
+
+    def user_or_number(number: int) -> pwd.struct_passwd:
+        try:
+            return user_of(number)
+        except KeyError:
+            return pwd.struct_passwd((str(number), "", number, number, "", "", ""))
+
+    def group_or_number(number: int) -> grp.struct_group:
+        try:
+            return group_of(number)
+        except KeyError:
+            return grp.struct_group((str(number), "", number, []))
+
+    pwd.getpwuid, grp.getgrgid = user_or_number, group_or_number
     try:
         yield
     finally:
-        del patched["stat"]
-
-
-def _stat(path: epath.PathLike) -> stat_utils.StatResult:
-    found = os.stat(path)  # noqa: PTH116
-    return stat_utils.StatResult(
-        is_directory=stat.S_ISDIR(found.st_mode),
-        length=found.st_size,
-        mtime=int(found.st_mtime),
-    )
+        pwd.getpwuid, grp.getgrgid = user_of, group_of
 
 
 def fingerprint(config: LungsConfig, cases: Cases) -> str:
