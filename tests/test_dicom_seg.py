@@ -100,6 +100,9 @@ def test_names_keep_their_letters(tmp_path, character_set: Any, name: str):
         ("StudyDate", "20200013", ""),
         ("StudyTime", "120001", "120001"),
         ("StudyTime", "12:00:01", ""),
+        ("PatientAge", "081Y", "081Y"),
+        ("PatientAge", "81", ""),
+        ("PatientBirthTime", "12:00", ""),
     ],
 )
 def test_what_a_header_may_not_say_is_left_empty(tmp_path, keyword: str, value: str, kept: str):
@@ -111,6 +114,16 @@ def test_what_a_header_may_not_say_is_left_empty(tmp_path, keyword: str, value: 
         dataset.save_as(path)
     content = encode_dicom_seg(path, *sides(), ReadOptions(), MAKERS)
     assert (pydicom.dcmread(io.BytesIO(content)).get(keyword) or "") == kept
+
+
+@pytest.mark.parametrize(("stated", "passed_on"), [(b"70.500", 70.5), (b"70,500", None)])
+def test_a_weight_is_passed_on_if_it_is_a_number(tmp_path, stated: bytes, passed_on: float | None):
+    """Fault: an object that validators refuse, for a decimal comma that a device wrote."""
+    path = tmp_path / "chest.dcm"
+    content = dicom_bytes(CHEST, STUDY | {"PatientWeight": "70.500"})
+    path.write_bytes(content.replace(b"70.500", stated))
+    seg = pydicom.dcmread(io.BytesIO(encode_dicom_seg(path, *sides(), ReadOptions(), MAKERS)))
+    assert seg.get("PatientWeight") == passed_on
 
 
 def test_the_same_masks_have_the_same_identifiers(tmp_path):

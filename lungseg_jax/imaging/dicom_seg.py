@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, UInt8
+from pydicom import config
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, TM, validate_value
 
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.dicom import max_bytes
@@ -53,6 +55,10 @@ _MAY_BE_EMPTY = (
 _OF_PLANES = ("FrameOfReferenceUID", "PixelSpacing")
 
 _REPEATED = (*_REQUIRED, *_MAY_BE_EMPTY)
+
+# Kinds of values that have a form, which devices and anonymisers do not always keep to: an age is
+# "081Y", not "81", a weight "70.5", not "70,5".
+_WITH_FORM = ("AS", "CS", "DA", "DS", "TM")
 
 # Distinct from the numbers of the devices' own series.
 _SERIES_NUMBER = 1000
@@ -147,7 +153,7 @@ def _complete(header: Dataset) -> None:
     for keyword in _MAY_BE_EMPTY:
         if not _is_valid(header, keyword):
             header.add_new(keyword, dictionary_VR(keyword), None)
-    for keyword in _OF_PLANES:
+    for keyword in (*_OF_PLANES, *_deformed(header)):
         header.pop(keyword, None)
     # A segmentation must state it (type 1 in PS3.3 C.8.20.2); for a header without it, highdicom
     # states that nothing was lost.
@@ -166,6 +172,21 @@ def _is_valid(header: Dataset, keyword: str) -> bool:
         return keyword != "PatientSex" or value in ("M", "F", "O", "", None)
     except (KeyError, ValueError, TypeError):
         return False
+
+
+def _deformed(header: Dataset) -> list[str]:
+    """Returns which attributes of the patient that may be absent have values of a wrong form."""
+    patient = header.group_dataset(0x0010)
+    optional = (x for x in patient if x.VR in _WITH_FORM and x.keyword not in _MAY_BE_EMPTY)
+    return [element.keyword for element in optional if not _has_form(element)]
+
+
+def _has_form(element: DataElement) -> bool:
+    try:
+        validate_value(element.VR, str(element.value or ""), config.RAISE)
+    except ValueError:
+        return False
+    return True
 
 
 def _segments() -> list["SegmentDescription"]:
