@@ -75,12 +75,13 @@ class Sandbox:
         """
         if self._stopped:
             raise SandboxStoppedError
-        fault, remedy = "", "leave it out"
+        fault = remedy = ""
         # Twice, because on a machine short of memory or time good files fail, too.
         for _ in range(2):
             if self._process is None:
                 self._start()
             assert self._connection is not None
+            remedy = "leave it out"
             try:
                 self._connection.send((function, arguments))
                 if self._connection.poll(self._seconds):
@@ -90,7 +91,7 @@ class Sandbox:
                 words = self._last_words()
                 fault = f"crashes the process that reads it ({words})"
                 # No decoder sends this signal; the system does, to whatever holds most memory.
-                if words == signal.SIGKILL.name and not self._stopped:
+                if words == signal.SIGKILL.name:
                     fault = f"the system kills the process that reads it ({words}): memory is short"
                     remedy = "free some, or raise the limit of the container or job"
             except MemoryError:
