@@ -1,5 +1,6 @@
 """Orbax checkpoints of state and iterator: asynchronous, atomic, newest and best kept."""
 
+import errno
 import fcntl
 import itertools
 import json
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -433,21 +434,36 @@ def _check_has_locks(directory: epath.Path) -> None:
     TensorStore writes no file that it cannot lock.
 
     Raises:
-      CheckpointError: it has none; raised in every process.
+      CheckpointError: it has none, or nothing can be written there; raised in every process.
     """
-    fault = ""
+    fault = remedy = ""
     if not is_in_bucket(directory):
         try:
             with tempfile.TemporaryFile(dir=directory.parent) as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if error := _error_of_locks(file):
+                    fault = f"no file can be locked there ({error.strerror})"
+                    remedy = "give a --workdir on another disk, or mount this one with locks"
         except OSError as error:
-            fault = str(error.strerror)
+            fault = f"cannot be written to ({error.strerror})"
+            remedy = "give a --workdir that you may write to, or make room there"
     if in_any_process(bool(fault)):
-        raise CheckpointError(
-            directory,
-            f"no file can be locked there ({fault or 'see the other hosts'})",
-            "give a --workdir on another disk, or mount this one with locks",
-        )
+        fault = fault or "cannot be written to, or has no locks, on another host (see there)"
+        raise CheckpointError(directory, fault, remedy or "give another --workdir")
+
+
+def _error_of_locks(file: IO[bytes]) -> OSError | None:
+    """Returns why TensorStore cannot lock a file; `None` if it can."""
+    try:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # After these alone, TensorStore tries the other kind of lock.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error
+    return None
 
 
 def _reading() -> ocp.CheckpointManagerOptions:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -413,15 +414,38 @@ def test_a_run_is_refused_where_no_file_can_be_locked(tmp_path, copy_saved, monk
     """Fault: a traceback at the first checkpoint, when all steps before it are lost."""
     copy_saved(tmp_path / "checkpoints", {})
 
-    def lockf(*_: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr("fcntl.lockf", lockf)
+    error = OSError(errno.ENOSYS, "Function not implemented")
+    monkeypatch.setattr("fcntl.lockf", _failing(error))
     with pytest.raises(CheckpointError, match="no file can be locked there"):
         Checkpoints(tmp_path / "checkpoints", 2, all_devices("mesh"))
     # What is only read needs no lock.
     reading = Checkpoints(tmp_path / "checkpoints", None, all_devices("mesh"))
     assert reading.latest_step() == 6
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_run_goes_on_where_tensorstore_has_another_kind_of_lock(tmp_path, monkeypatch, code):
+    """Fault: a run refused on a file system on which its checkpoints can be saved."""
+    monkeypatch.setattr("fcntl.lockf", _failing(OSError(code, "no such lock")))
+    Checkpoints(tmp_path / "checkpoints", 2, all_devices("mesh"))
+    monkeypatch.setattr("fcntl.flock", _failing(OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(CheckpointError, match=r"can be locked there \(No locks available\)"):
+        Checkpoints(tmp_path / "checkpoints", 2, all_devices("mesh"))
+
+
+def test_a_run_that_may_not_be_written_to_is_told_from_one_without_locks(tmp_path, monkeypatch):
+    """Fault: advice to mount a disk with locks, for another person's run."""
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr("tempfile.TemporaryFile", _failing(denied))
+    with pytest.raises(CheckpointError, match=r"cannot be written to \(Permission denied\)"):
+        Checkpoints(tmp_path / "checkpoints", 2, all_devices("mesh"))
+
+
+def _failing(error: OSError) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path, states, copy_saved):
