@@ -100,9 +100,7 @@ def same_file_key(name: str) -> str:
 
     Shares and disks of Windows and macOS ignore case, and how accents are encoded.
     """
-    # Twice, because folding may take apart what was composed.
-    folded = unicodedata.normalize("NFD", name).casefold()
-    return unicodedata.normalize("NFC", folded)
+    return unicodedata.normalize("NFD", name).casefold()
 
 
 def make_folder(output: epath.Path) -> None:
