@@ -80,6 +80,17 @@ def test_a_full_disk_or_memory_is_one_line(capsys, error, beginning):
     assert "run it again" in line
 
 
+def test_a_host_that_has_ended_is_not_taken_for_a_disk(capsys, monkeypatch):
+    """Fault: disks searched for a fault, because the network's words for it are the same."""
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+
+    def job() -> None:
+        raise RuntimeError("INTERNAL: Gloo all-reduce failed: Connection timed out [10.0.0.2]:4711")
+
+    assert run_command(["main"], usage="", job=job, resume="run it again") == 1
+    assert "Error: another host of the job seems to have ended" in capsys.readouterr().err
+
+
 def test_what_ends_after_an_error_says_nothing(monkeypatch):
     """Fault: on a slow disk, a page of traces below the line that says why a command ended."""
     told = []

@@ -103,6 +103,9 @@ def test_names_keep_their_letters(tmp_path, character_set: Any, name: str):
         ("PatientAge", "081Y", "081Y"),
         ("PatientAge", "81", ""),
         ("PatientBirthTime", "12:00", ""),
+        ("PatientSexNeutered", "ALTERED", "ALTERED"),
+        ("PatientSexNeutered", "Altered", ""),
+        ("LastMenstrualDate", "20200013", ""),
     ],
 )
 def test_what_a_header_may_not_say_is_left_empty(tmp_path, keyword: str, value: str, kept: str):

@@ -37,8 +37,12 @@ def test_links_that_lead_nowhere_are_files(tmp_path):
     """Fault: one of them ends the listing of the archive, or vanishes from the report."""
     (tmp_path / "gone.png").symlink_to(tmp_path / "absent.png")
     (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    # Images need no suffix.
+    (tmp_path / "IM1").symlink_to(tmp_path / "IM1")
+    (tmp_path / "IM2").symlink_to(Path(__file__) / "absent")
+    (tmp_path / "IM3").symlink_to("a" * 300)
     found = files_below(epath.Path(tmp_path))
-    assert [path.name for path in found] == ["gone.png", "self.png"]
+    assert [path.name for path in found] == ["IM1", "IM2", "IM3", "gone.png", "self.png"]
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN])
