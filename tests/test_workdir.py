@@ -26,6 +26,7 @@ from lungseg_jax.workdir import (
     check_same_config,
     check_still_there,
     claim,
+    read_config,
     read_starts,
     record_start,
 )
@@ -79,6 +80,8 @@ def test_a_run_spread_over_devices_goes_on_without(tmp_path, capfd):
     assert (begun["step"], resumed["step"]) == (0, 3)
     assert (begun["space_shards"], resumed["space_shards"]) == (2, 1)
     assert (begun["shard_optimizer"], resumed["shard_optimizer"]) == (True, False)
+    # Fault: a run resumed with other keys whose file still says the first ones.
+    assert read_config(epath.Path(tmp_path / "again")) == whole
 
 
 def test_a_run_goes_on_with_copies_of_its_images_and_with_no_others(tmp_path):
