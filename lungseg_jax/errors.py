@@ -36,8 +36,11 @@ REMOTE_CODES = (
 _FAILING = (
     "EIO", "ENXIO", "ENODEV", "EPROTO", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "ESTALE", "EREMOTEIO",
 )  # fmt: skip
-_FAILING_WORDS = tuple(
-    os.strerror(code) for code, name in errno.errorcode.items() if name in _FAILING
+# The longest first: "No such device or address" begins with the words of another code.
+_FAILING_WORDS = sorted(
+    (os.strerror(code) for code, name in errno.errorcode.items() if name in _FAILING),
+    key=len,
+    reverse=True,
 )
 
 

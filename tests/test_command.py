@@ -61,6 +61,10 @@ def test_a_bucket_that_fails_during_a_run_is_one_line(capsys):
             "Input/output error: check disk and network, then",
         ),
         (
+            ValueError("UNKNOWN: Failed to open: No such device or address"),
+            "No such device or address: check disk and network, then",
+        ),
+        (
             RuntimeError("Could not determine home directory."),
             "there is no home directory; set HOME to a folder of yours, then",
         ),
