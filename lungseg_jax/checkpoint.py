@@ -1,15 +1,12 @@
 """Orbax checkpoints of state and iterator: asynchronous, atomic, newest and best kept."""
 
-import errno
-import fcntl
 import itertools
 import json
 import signal
 import sys
-import tempfile
 import zlib
 from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +27,7 @@ from lungseg_jax.errors import (
 from lungseg_jax.network import Variables
 from lungseg_jax.packing import pack_like, unpack
 from lungseg_jax.parallel import Parallel
-from lungseg_jax.paths import is_in_bucket
+from lungseg_jax.runtime.file_locks import check_has_locks
 from lungseg_jax.runtime.hosts import in_any_process, wait_until_all_see
 from lungseg_jax.runtime.interrupts import held_back
 from lungseg_jax.state import TrainState, state_layout
@@ -79,7 +76,7 @@ class Checkpoints:
         wait_until_all_see(self._listed, self.directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if not self._read_only:
-            _check_has_locks(self.directory)
+            check_has_locks(self.directory)
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], dice: float | None = None
@@ -426,44 +423,6 @@ def _meet(*, key: str, timeout_ms: int) -> None:
     """
     if sys.exc_info()[1] is None:
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
-
-
-def _check_has_locks(directory: epath.Path) -> None:
-    """Refuses a file system without locks, before the steps whose checkpoint could not be saved.
-
-    TensorStore writes no file that it cannot lock.
-
-    Raises:
-      CheckpointError: it has none, or nothing can be written there; raised in every process.
-    """
-    fault = remedy = ""
-    if not is_in_bucket(directory):
-        try:
-            with tempfile.TemporaryFile(dir=directory.parent) as file:
-                if error := _error_of_locks(file):
-                    fault = f"no file can be locked there ({error.strerror})"
-                    remedy = "give a --workdir on another disk, or mount this one with locks"
-        except OSError as error:
-            fault = f"cannot be written to ({error.strerror})"
-            remedy = "give a --workdir that you may write to, or make room there"
-    if in_any_process(bool(fault)):
-        fault = fault or "cannot be written to, or has no locks, on another host (see there)"
-        raise CheckpointError(directory, fault, remedy or "give another --workdir")
-
-
-def _error_of_locks(file: IO[bytes]) -> OSError | None:
-    """Returns why TensorStore cannot lock a file; `None` if it can."""
-    try:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # After these alone, TensorStore tries the other kind of lock.
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error
-    return None
 
 
 def _reading() -> ocp.CheckpointManagerOptions:
