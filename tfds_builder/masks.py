@@ -173,9 +173,11 @@ def _bits_of(structure: Structure) -> int:
 
 def _doubts_about_sides(upright: UInt8[np.ndarray, "h w"]) -> list[str]:
     """Says whether the lungs seem to have changed places, or overlap."""
-    left, right = (upright & side > 0 for side in (Structure.LEFT_LUNG, Structure.RIGHT_LUNG))
-    if not left.any() or not right.any():
+    sides = Structure.LEFT_LUNG, Structure.RIGHT_LUNG
+    present = int(np.bitwise_or.reduce(upright, axis=None))
+    if not all(side & present for side in sides):
         return []
+    left, right = (upright & side > 0 for side in sides)
     notes = []
     if _mean_column(left) < _mean_column(right):
         notes.append("left lung mask lies on the viewer's left of the right lung's")

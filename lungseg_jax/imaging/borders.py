@@ -73,18 +73,23 @@ def between_bars(pixels: Float32[np.ndarray, "h w"]) -> Box:
     for _ in range(2):
         black, white = _black_and_white(inner.cut(pixels))
         rows, columns = (
-            np.flatnonzero((black.mean(axis) < 1 - _REST) & (white.mean(axis) < 1 - _REST))
+            np.flatnonzero((_shares(black, axis) < 1 - _REST) & (_shares(white, axis) < 1 - _REST))
             for axis in (1, 0)
         )
         rows, columns = map(_without_thin_runs, (rows, columns), inner[2:])
         if _little_is_left(pixels, rows, columns):
             return inner
-        inner = Box(
-            inner.top + int(rows[0]),
-            inner.left + int(columns[0]),
-            int(rows[-1] - rows[0]) + 1,
-            int(columns[-1] - columns[0]) + 1,
+        outer, inner = (
+            inner,
+            Box(
+                inner.top + int(rows[0]),
+                inner.left + int(columns[0]),
+                int(rows[-1] - rows[0]) + 1,
+                int(columns[-1] - columns[0]) + 1,
+            ),
         )
+        if inner == outer:
+            break
     return inner
 
 
@@ -97,7 +102,7 @@ def blacken_white_bars(
     """
     low, high = pixels.min(), pixels.max()
     white, bright = (pixels >= high - share * (high - low) for share in (_TOLERANCE, _DROP))
-    lines = [(white.mean(axis), bright.mean(axis)) for axis in (1, 0)]
+    lines = [(_shares(white, axis), _shares(bright, axis)) for axis in (1, 0)]
     top, left = (_length_of_bar(*shares) for shares in lines)
     below, beside = (_length_of_bar(*(share[::-1] for share in shares)) for shares in lines)
     height, width = pixels.shape
@@ -108,6 +113,11 @@ def blacken_white_bars(
     blackened = np.zeros_like(pixels)
     blackened[top:bottom, left:right] = pixels[top:bottom, left:right]
     return blackened, True
+
+
+def _shares(marked: Bool[np.ndarray, "h w"], axis: int) -> Float[np.ndarray, " n"]:
+    """Returns what `mean` returns, in half of its time."""
+    return marked.sum(axis, dtype=np.uint32) / marked.shape[axis]
 
 
 def _length_of_bar(white: Float[np.ndarray, " n"], bright: Float[np.ndarray, " n"]) -> int:

@@ -7,6 +7,7 @@ function of the stored value alone, so it is computed once for each value that o
 import dataclasses
 from typing import Literal
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Integer
 from pydicom.dataset import Dataset
@@ -17,7 +18,8 @@ from lungseg_jax.imaging.header import read_numbers, read_word
 # Share of pixels left out at each end where a file states no window.
 SHARES_WITHOUT_WINDOW = (0.005, 0.995)
 
-# NumPy widens indices to eight bytes a pixel when it counts or looks them up: some rows at a time.
+# NumPy widens indices to eight bytes a pixel when it looks them up, and OpenCV's counts are floats,
+# exact up to 2^24: some rows at a time.
 _STRIP_ROWS = 256
 
 
@@ -75,7 +77,9 @@ def to_intensities(
     padding = _is_padding(levels, dataset)
     counts = np.zeros(len(levels), np.int64)
     for strip in strips:
-        counts += np.bincount(position[strip].ravel(), minlength=len(levels))
+        # Several times as fast as NumPy's.
+        histogram = cv2.calcHist([position[strip]], [0], None, [len(levels)], [0, len(levels)])
+        counts += histogram.ravel().astype(np.int64)
     counts *= ~padding
     intensities = _window(
         _to_modality_values(levels, dataset, greyscale), counts, dataset, greyscale
@@ -88,7 +92,8 @@ def to_intensities(
     table = intensities.astype(np.float32)
     pixels = np.empty(stored.shape, np.float32)
     for strip in strips:
-        pixels[strip] = table[position[strip]]
+        # Every position is in the table; "clip" saves the check.
+        np.take(table, position[strip], out=pixels[strip], mode="clip")
     return pixels
 
 

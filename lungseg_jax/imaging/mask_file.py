@@ -62,7 +62,8 @@ def read_mask(
 
 def _check_no_labels(pixels: UInt8[np.ndarray, "h w"], brightest: int, name: str) -> None:
     flat = cv2.dilate(pixels, _SQUARE) == cv2.erode(pixels, _SQUARE)
-    count = np.bincount(pixels[flat], minlength=256)[LABEL_DISTANCE : brightest - LABEL_DISTANCE]
+    counts = cv2.calcHist([pixels], [0], flat.view(np.uint8), [256], [0, 256]).ravel()
+    count = counts[LABEL_DISTANCE : brightest - LABEL_DISTANCE]
     if count.max() > LABEL_SHARE * np.count_nonzero(pixels):
         grey = LABEL_DISTANCE + int(count.argmax())
         raise DataError(

@@ -71,7 +71,7 @@ def _canvas(pixels: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2 3"]:
     height, width = pixels.shape
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    grey = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(pixels.astype(np.float32, copy=False), size, interpolation=cv2.INTER_AREA)
     levels = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
     return np.asarray(cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB), np.uint8)
 

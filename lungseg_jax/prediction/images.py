@@ -30,7 +30,7 @@ def encode_images(
       calibrated: whether the estimate of Dice means anything.
     """
     upright = radiograph.orientation.to_upright
-    sides = np.stack([upright(result.right), upright(result.left)], axis=-1)
+    sides = np.moveaxis(np.stack([upright(result.right), upright(result.left)]), 0, -1)
     images = {
         mask: _encode_mask(result.mask),
         overlay_of(mask): png.encode_png(

@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float
 
 # Standard deviation of the blur, in pixels of the model's square. Networks that see blocks of 2 x 2
 # pixels draw outlines in steps of two; the blur changes Dice of validation images by no more
@@ -41,35 +41,44 @@ def keep_lungs(
       probabilities: probability of lung, in [0, 1].
       threshold: probability above which a pixel is lung.
     """
-    above = (probabilities > threshold).astype(np.uint8)
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    above = probabilities > threshold
+    count, found = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
     if count == 1:
-        return above > 0
-    areas = statistics[:, cv2.CC_STAT_AREA]
+        return above
+    labels = np.asarray(found)
+    # OpenCV's own statistics take twice as long.
+    areas = np.bincount(labels.ravel())
     first, *others = 1 + np.argsort(-areas[1:], kind="stable")
-    kept = [first]
+    kept = [labels == first]
     if others and areas[others[0]] >= MIN_SHARE_OF_SECOND * areas[first]:
-        kept.append(others.pop(0))
-    lungs = [statistics[part] for part in kept]
-    for part in others:
-        if areas[part] < MIN_SHARE * areas[first]:
+        kept.append(labels == others.pop(0))
+    lungs = [*map(_columns, kept)]
+    for number in others:
+        if areas[number] < MIN_SHARE * areas[first]:
             break
-        if any(_overlap(statistics[part], lung) >= MIN_OVERLAP for lung in lungs):
+        part = labels == number
+        if any(_overlap(_columns(part), lung) >= MIN_OVERLAP for lung in lungs):
             kept.append(part)
-    # A comparison for each of the few parts is several times as fast as a look-up for each pixel.
-    return fill_holes(np.logical_or.reduce([np.asarray(labels) == part for part in kept]))
+    return fill_holes(np.logical_or.reduce(kept))
 
 
-def _overlap(part: Int32[np.ndarray, "5"], lung: Int32[np.ndarray, "5"]) -> float:
-    """Returns the share of a part's columns that a lung has too, from OpenCV's statistics."""
-    left, width = cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH
-    start = max(int(part[left]), int(lung[left]))
-    end = min(int(part[left] + part[width]), int(lung[left] + lung[width]))
-    return (end - start) / int(part[width])
+def _columns(part: Bool[np.ndarray, "h w"]) -> range:
+    """Returns the columns from a part's first to its last one."""
+    columns = np.flatnonzero(part.any(0))
+    return range(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _overlap(part: range, lung: range) -> float:
+    """Returns the share of a part's columns that a lung has too; negative if they are apart."""
+    return (min(part.stop, lung.stop) - max(part.start, lung.start)) / len(part)
 
 
 def fill_holes(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Returns the mask with its small holes filled."""
+    _, hierarchy = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    # Contours with a parent are holes. Most masks have none, and finding that is quick.
+    if hierarchy is None or (hierarchy[..., 3] < 0).all():
+        return mask
     # A frame of background joins everything outside into one part.
     background = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
     _, found, statistics, _ = cv2.connectedComponentsWithStats(background, connectivity=4)

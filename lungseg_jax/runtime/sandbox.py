@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from lungseg_jax.errors import DataError, UserError
+from lungseg_jax.runtime.messages import receive_message, send_message
 
 # The largest films that are accepted take seconds.
 SECONDS = 60.0
@@ -83,9 +84,9 @@ class Sandbox:
             assert self._connection is not None
             remedy = "leave it out"
             try:
-                self._connection.send((function, arguments))
+                send_message(self._connection, (function, arguments))
                 if self._connection.poll(self._seconds):
-                    return _unwrap(file, *self._connection.recv())
+                    return _unwrap(file, *receive_message(self._connection))
                 fault = f"takes more than {self._seconds:g} s to read"
             except (EOFError, OSError):
                 words = self._last_words()
@@ -136,7 +137,7 @@ class Sandbox:
         self._connection = Connection(here.detach())
         try:
             # The clock of the first file starts when the worker is ready.
-            ready = self._connection.poll(START_SECONDS) and self._connection.recv()
+            ready = self._connection.poll(START_SECONDS) and receive_message(self._connection)
         except (EOFError, OSError):
             ready = False
         if self._stopped:

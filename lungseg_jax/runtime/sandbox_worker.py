@@ -24,6 +24,7 @@ import cv2
 
 from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
+from lungseg_jax.runtime.messages import receive_message, send_message
 from lungseg_jax.runtime.sandbox import THE_FILE
 
 
@@ -45,15 +46,15 @@ def main(descriptor: int, memory_bytes: int, module: str, seconds: float) -> Non
     cv2.setNumThreads(1)
     _bound_memory(memory_bytes)
     connection = Connection(descriptor)
-    connection.send(True)
+    send_message(connection, True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            asked = connection.recv()
+            asked = receive_message(connection)
             # The parent's clock comes first, where there is a parent.
             signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
             answer = _answer(*asked)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(answer)
+            send_message(connection, answer)
 
 
 def _answer(
