@@ -116,7 +116,7 @@ def _take(
         fault="",
         remedy="",
         notes=notes,
-        has_lung=bool(np.any(mask & Structure.LUNGS)),
+        has_lung=bool(np.any(mask & np.uint8(Structure.LUNGS))),
         patient_id=patient_id,
         patient_is_hashed=hashed,
         source=case.source,

@@ -132,7 +132,7 @@ def _resize(
     for structure in Structure:
         if structure & present:
             bit = np.uint8(structure)
-            marked = (mask & bit).astype(np.float32)
+            marked = (mask & np.uint8(bit)).astype(np.float32)
             means = cv2.resize(marked, (width, height), interpolation=method)
             resized[covered(means, structure)] |= bit
     return resized
@@ -177,7 +177,7 @@ def _doubts_about_sides(upright: UInt8[np.ndarray, "h w"]) -> list[str]:
     present = int(np.bitwise_or.reduce(upright, axis=None))
     if not all(side & present for side in sides):
         return []
-    left, right = (upright & side > 0 for side in sides)
+    left, right = (upright & np.uint8(side) > 0 for side in sides)
     notes = []
     if _mean_column(left) < _mean_column(right):
         notes.append("left lung mask lies on the viewer's left of the right lung's")

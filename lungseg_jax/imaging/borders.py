@@ -101,7 +101,12 @@ def blacken_white_bars(
     Networks see black bars in training. Images of which little would be left stay as they are.
     """
     low, high = pixels.min(), pixels.max()
-    white, bright = (pixels >= high - share * (high - low) for share in (_TOLERANCE, _DROP))
+    outermost = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
+    levels = [high - share * (high - low) for share in (_TOLERANCE, _DROP)]
+    # Most images end here: a bar begins at the border.
+    if all((line >= levels[0]).mean() < 1 - _REST for line in outermost):
+        return pixels, False
+    white, bright = (pixels >= level for level in levels)
     lines = [(_shares(white, axis), _shares(bright, axis)) for axis in (1, 0)]
     top, left = (_length_of_bar(*shares) for shares in lines)
     below, beside = (_length_of_bar(*(share[::-1] for share in shares)) for shares in lines)

@@ -47,8 +47,9 @@ def read_png(content: bytes, name: str, options: ReadOptions = ReadOptions()) ->
     pixels = decode_grey(content, name, PngImageFile, options.max_pixels)
     largest, cut = (255, ()) if pixels.dtype == np.uint8 else largest_shown(pixels)
     turn, notes = exif_turn(content, PngImageFile) if b"eXIf" in content else UPRIGHT
-    upright = np.ascontiguousarray(turn.to_upright(pixels), np.float32)
-    intensities = np.minimum(upright / np.float32(largest), 1)
+    intensities = np.ascontiguousarray(turn.to_upright(pixels), np.float32)
+    intensities /= np.float32(largest)
+    np.minimum(intensities, 1, out=intensities)
     return Radiograph(intensities, None, "none", turn, (*notes, *cut))
 
 
