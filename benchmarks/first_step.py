@@ -30,16 +30,21 @@ REPEATS = 3
 # What `lungseg_jax.main` does up to its first step, with the seconds at which each part ended.
 PROGRAM = """
 import json, sys, tempfile, time
-start = float(sys.argv[1])
+start, arguments = float(sys.argv[1]), sys.argv[2:]
+# As `python -m` begins.
+sys.argv, sys.orig_argv = ["-m"], [sys.executable, "-m", "lungseg_jax.main"]
+import lungseg_jax
 import jax
 from etils import epath
 from lungseg_jax.command_line import parse
 from lungseg_jax.parallel import all_devices
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
+from lungseg_jax.runtime.startup import end_imports
 from lungseg_jax.train import started
+end_imports()
 ended = {"imports": time.time() - start}
-config = parse(["main", "--config=configs/unet.py", *sys.argv[2:]]).config
+config = parse(["main", "--config=configs/unet.py", *arguments]).config
 use_compilation_cache()
 use_all_cores(config)
 parallel = all_devices(config.parallel, config.space_shards)

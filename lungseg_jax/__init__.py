@@ -1,7 +1,7 @@
 """Lung segmentation on frontal chest radiographs in JAX and Flax NNX."""
 
-from lungseg_jax.runtime.interrupts import end_at_once_while_importing
+from lungseg_jax.runtime.startup import begin_imports
 
 __version__ = "0.1.0"
 
-end_at_once_while_importing(__name__)
+begin_imports(__name__)

@@ -22,9 +22,10 @@ from lungseg_jax.errors import (
     failing_disk,
     first_line,
 )
-from lungseg_jax.runtime.interrupts import listen, sent_again_if_dropped
+from lungseg_jax.runtime.interrupts import sent_again_if_dropped
 from lungseg_jax.runtime.preemption import Stopped, hang_up_asks_to_stop, stop_at_once
 from lungseg_jax.runtime.standard_streams import open_missing_streams
+from lungseg_jax.runtime.startup import end_imports
 from lungseg_jax.runtime.threads import RAISE_THE_LIMIT
 
 OUT_OF_MEMORY = DataError("the device", "is out of memory", "free some, or set JAX_PLATFORMS=cpu")
@@ -70,7 +71,7 @@ def run_command(
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
-        listen()
+        end_imports()
         with (
             _errors_told_once(),
             sent_again_if_dropped(SIGNALS),

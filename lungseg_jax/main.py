@@ -33,8 +33,8 @@ from lungseg_jax.compile_ahead import compile_ahead
 from lungseg_jax.runtime.compilation_cache import use_compilation_cache
 from lungseg_jax.runtime.cpu_devices import use_all_cores
 from lungseg_jax.runtime.hosts import end_with_hosts, join_hosts
-from lungseg_jax.runtime.interrupts import importing
 from lungseg_jax.runtime.preemption import Stopped
+from lungseg_jax.runtime.startup import importing
 
 PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 --config.data.source=kaggle --config.data.manual_dir=FOLDER"""

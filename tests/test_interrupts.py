@@ -1,4 +1,4 @@
-"""Ctrl-C in real processes, while they import and while they work."""
+"""Ctrl-C in real processes."""
 
 import os
 import signal
@@ -8,24 +8,6 @@ import sys
 import pytest
 
 from tests.small import LISTENING, REPOSITORY
-
-INTERRUPTED_IMPORT = """
-import os, signal
-try:
-    os.kill(os.getpid(), signal.SIGINT)
-except BaseException:  # as libraries do that try whether another one is there
-    pass
-"""
-
-# As `python -m` would begin.
-INTERRUPTED_JOB = """
-import signal, sys
-sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "lungseg_jax.main"]
-import lungseg_jax
-assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-from lungseg_jax.command import run_command
-sys.exit(run_command([], "", lambda: signal.raise_signal(signal.SIGINT), "run it again"))
-"""
 
 # Where the collector's callbacks meet a signal, Python prints what it raised and goes on.
 INTERRUPTED_COLLECTION = """
@@ -56,46 +38,6 @@ def python(*arguments: str, path: str) -> subprocess.CompletedProcess:
         check=False,
         timeout=300,
     )
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        *(f"lungseg_jax.{name}" for name in ("main", "predict", "export", "compare", "build")),
-        *(f"tfds_builder.{name}" for name in ("verify", "data_report")),
-    ],
-)
-def test_ctrl_c_during_imports_ends_a_command_without_a_traceback(module, tmp_path):
-    """Fault: a screen of traceback, or a Ctrl-C that a library's import swallows."""
-    (tmp_path / "absl.py").write_text(INTERRUPTED_IMPORT)
-    ended = python("-m", module, path=f"{tmp_path}:{REPOSITORY}")
-    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
-
-
-def test_ctrl_c_during_later_imports_ends_a_run(tmp_path):
-    """Fault: what training imports once its flags are read swallows a Ctrl-C, or shows where."""
-    (tmp_path / "grain.py").write_text(INTERRUPTED_IMPORT)
-    arguments = ["-m", "lungseg_jax.main", "--config=configs/unet.py", f"--workdir={tmp_path}/run"]
-    ended = python(*arguments, path=f"{tmp_path}:{REPOSITORY}")
-    assert ended.returncode == -signal.SIGINT
-    assert "Traceback" not in ended.stderr
-
-
-def test_ctrl_c_while_a_job_runs_says_how_to_go_on():
-    """Fault: the handler of the imports left in place, so that nothing is said."""
-    ended = python("-c", INTERRUPTED_JOB, path=str(REPOSITORY))
-    assert (ended.returncode, ended.stderr) == (130, "Interrupted; run it again\n")
-
-
-@pytest.mark.parametrize("words", [["-m", "other.program", "lungseg_jax.x"], ["-mother.program"]])
-def test_other_programs_keep_their_handler(words, tmp_path):
-    """Fault: a program that imports the package dies of Ctrl-C before its `finally` blocks."""
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "__init__.py").write_text("import tfds_builder")
-    script = "import signal; print(signal.getsignal(signal.SIGINT).__name__)"
-    (tmp_path / "other" / "program.py").write_text(script)
-    ended = python(*words, path=f"{tmp_path}:{REPOSITORY}")
-    assert ended.stdout == "default_int_handler\n"
 
 
 @pytest.mark.parametrize(

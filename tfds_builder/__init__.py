@@ -1,5 +1,5 @@
 """TensorFlow Datasets builder for chest radiographs with lung masks, and what it reads."""
 
-from lungseg_jax.runtime.interrupts import end_at_once_while_importing
+from lungseg_jax.runtime.startup import begin_imports
 
-end_at_once_while_importing(__name__)
+begin_imports(__name__)

@@ -26,6 +26,7 @@ from lungseg_jax.errors import DataError
 from lungseg_jax.imaging.opencv_memory import opencv_memory_errors
 from lungseg_jax.runtime.messages import receive_message, send_message
 from lungseg_jax.runtime.sandbox import THE_FILE
+from lungseg_jax.runtime.startup import end_imports
 
 
 def main(descriptor: int, memory_bytes: int, module: str, seconds: float) -> None:
@@ -43,6 +44,7 @@ def main(descriptor: int, memory_bytes: int, module: str, seconds: float) -> Non
     # A parent may have it ignored, which this process would inherit.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     importlib.import_module(module)
+    end_imports()
     cv2.setNumThreads(1)
     _bound_memory(memory_bytes)
     connection = Connection(descriptor)
