@@ -79,17 +79,15 @@ def between_bars(pixels: Float32[np.ndarray, "h w"]) -> Box:
         rows, columns = map(_without_thin_runs, (rows, columns), inner[2:])
         if _little_is_left(pixels, rows, columns):
             return inner
-        outer, inner = (
-            inner,
-            Box(
-                inner.top + int(rows[0]),
-                inner.left + int(columns[0]),
-                int(rows[-1] - rows[0]) + 1,
-                int(columns[-1] - columns[0]) + 1,
-            ),
+        found = Box(
+            inner.top + int(rows[0]),
+            inner.left + int(columns[0]),
+            int(rows[-1] - rows[0]) + 1,
+            int(columns[-1] - columns[0]) + 1,
         )
-        if inner == outer:
+        if found == inner:
             break
+        inner = found
     return inner
 
 

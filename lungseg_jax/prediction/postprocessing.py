@@ -46,7 +46,7 @@ def keep_lungs(
     if count == 1:
         return above
     labels = np.asarray(found)
-    # OpenCV's own statistics take twice as long.
+    # OpenCV's own statistics take longer.
     areas = np.bincount(labels.ravel())
     first, *others = 1 + np.argsort(-areas[1:], kind="stable")
     kept = [labels == first]

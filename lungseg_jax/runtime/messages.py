@@ -2,7 +2,7 @@
 
 `Connection.send` copies an array into its pickle, and `recv` collects it from thousands of small
 pieces, each with an allocation of all that is missing: for a radiograph of 3000 x 3000 pixels that
-takes four times as long.
+takes at least four times as long.
 """
 
 import os
