@@ -4,7 +4,10 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +32,20 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
+
+
+def python(*arguments: str, path: str) -> subprocess.CompletedProcess:
+    """Runs Python in the repository, listening to SIGINT, and returns how it ended."""
+    return subprocess.run(
+        [sys.executable, "-c", LISTENING, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
 
 # A run that compiles in seconds.
 SMALL = {

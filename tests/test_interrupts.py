@@ -1,13 +1,10 @@
 """Ctrl-C in real processes."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
-from tests.small import LISTENING, REPOSITORY
+from tests.small import REPOSITORY, python
 
 # Where the collector's callbacks meet a signal, Python prints what it raised and goes on.
 INTERRUPTED_COLLECTION = """
@@ -26,18 +23,6 @@ def job():
         time.sleep(0.05)
 sys.exit(run_command([], "", job, "run it again"))
 """
-
-
-def python(*arguments: str, path: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", LISTENING, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,13 @@
 """Commands while they import, in real processes."""
 
 import gc
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from lungseg_jax.imaging.radiograph import ReadOptions
 from lungseg_jax.runtime.sandbox import Sandbox
-from tests.small import LISTENING, REPOSITORY
+from tests.small import REPOSITORY, python
 
 INTERRUPTED_IMPORT = """
 import os, signal
@@ -29,18 +26,6 @@ assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 from lungseg_jax.command import run_command
 sys.exit(run_command([], "", lambda: signal.raise_signal(signal.SIGINT), "run it again"))
 """
-
-
-def python(*arguments: str, path: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", LISTENING, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 @pytest.mark.parametrize(
