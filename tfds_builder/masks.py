@@ -132,7 +132,7 @@ def _resize(
     for structure in Structure:
         if structure & present:
             bit = np.uint8(structure)
-            marked = (mask & np.uint8(bit)).astype(np.float32)
+            marked = (mask & bit).astype(np.float32)
             means = cv2.resize(marked, (width, height), interpolation=method)
             resized[covered(means, structure)] |= bit
     return resized
