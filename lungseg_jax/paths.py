@@ -31,7 +31,8 @@ def run_folder(path: epath.PathLike) -> epath.Path:
     """Returns the folder of a run: on disk, or `gs://BUCKET/FOLDER` in Google Cloud Storage.
 
     Raises:
-      ConfigError: another kind of address, or a bucket that cannot be looked up.
+      ConfigError: another kind of address, a bucket that cannot be looked up, or a path not in
+        UTF-8.
       DataError: no path at all.
     """
     name = _checked(path)
@@ -41,6 +42,7 @@ def run_folder(path: epath.PathLike) -> epath.Path:
     folder = epath.Path(path).expanduser()
     if is_in_bucket(folder):
         _open_bucket(folder)
+    check_is_utf8(folder)
     return folder
 
 
@@ -54,6 +56,20 @@ def local_path(path: epath.PathLike) -> epath.Path:
     if "://" in name or is_in_bucket(epath.Path(path)):
         raise DataError(name, "is not on disk", "copy files there, and give a path")
     return epath.Path(path).expanduser()
+
+
+def check_is_utf8(folder: epath.Path) -> None:
+    """Checks that Orbax and ArrayRecord, to which paths are UTF-8, find the same folder as Python.
+
+    Raises:
+      ConfigError: on disk its path is in another encoding, or would be in the locale's.
+    """
+    name = os.fspath(Path(folder).absolute())
+    with contextlib.suppress(UnicodeEncodeError):
+        if name.encode() == os.fsencode(name):
+            return
+    fault = "its path is not in UTF-8, as files of checkpoints and records need"
+    raise ConfigError(folder, fault, "set LC_ALL=C.UTF-8, or give a path in UTF-8")
 
 
 def _checked(path: epath.PathLike) -> str:

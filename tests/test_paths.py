@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lungseg_jax.errors import DataError, UserError
+from lungseg_jax.errors import ConfigError, DataError, UserError
 from lungseg_jax.paths import local_path, open_own, run_folder, write_whole
 from lungseg_jax.predict import predict
 from lungseg_jax.prediction.results import NOTE, read_note
@@ -64,6 +64,18 @@ def test_what_is_no_path_on_disk_is_refused(path: str):
     if not path.startswith("gs:"):
         with pytest.raises(UserError, match=r"is no path|is no folder"):
             run_folder(path)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_path_that_libraries_would_spell_otherwise_is_refused(monkeypatch, encoding: str):
+    """Fault: a checkpoint's parts in two folders, found when the run is over; a traceback."""
+    name = os.fsdecode("/läufe".encode())
+    run_folder(name)
+    # As in a locale with this encoding.
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode(encoding, "surrogateescape"))
+    run_folder("/runs")
+    with pytest.raises(ConfigError, match=r"not in UTF-8.*LC_ALL=C\.UTF-8"):
+        run_folder(name.encode().decode(encoding, "surrogateescape"))
 
 
 def test_what_a_kill_leaves_is_removed_and_nothing_else(tmp_path: Path, monkeypatch):

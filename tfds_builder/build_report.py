@@ -102,7 +102,7 @@ def write_report(folder: epath.Path, entries: Sequence[FileEntry]) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-    (folder / SUMMARY).write_text(summary(entries) + "\n")
+    (folder / SUMMARY).write_text(summary(entries) + "\n", encoding="utf-8")
 
 
 def read_build_report(folder: epath.Path) -> dict | None:

@@ -62,7 +62,8 @@ def write_data_report(folder: epath.PathLike) -> None:
     _say_duplicates(folder)
     name = builder.info.config_name or builder.info.name
     # The page comes last: if it exists, so does the rest.
-    (folder / PAGE).write_text(page(name, figures, pairs, build_report, sheet))
+    content = page(name, figures, pairs, build_report, sheet)
+    (folder / PAGE).write_text(content, encoding="utf-8")
     terminal.say(f"Report on the records: {folder / PAGE} and {output / 'contact_sheet.png'}")
 
 

@@ -17,6 +17,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import DataError
+from lungseg_jax.paths import check_is_utf8
 from tfds_builder import phantom_files
 from tfds_builder.build_lock import one_build_at_a_time
 from tfds_builder.build_report import REPORT, SUMMARY, read_digests
@@ -56,7 +57,7 @@ def prepare(
 
     Raises:
       DataError: a file or folder is missing or broken; nothing that looks complete is left behind.
-      ConfigError: the split file is not valid.
+      ConfigError: the split file is not valid, or the path of `data_dir` is not in UTF-8.
     """
     listing = cases = None
     if config.source != "phantom":
@@ -64,6 +65,7 @@ def prepare(
         terminal.say(f"{config.source}: {listing.describe()}")
         cases = [describe_case(case, listing.root) for case in listing.cases]
     data_dir = epath.Path(data_dir).expanduser()
+    check_is_utf8(data_dir)
     builder = _builder(config, cases, data_dir)
     downloads = data_dir / "downloads"
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():
@@ -81,7 +83,7 @@ def prepare(
             for left in builder.data_path.parent.glob("incomplete.*"):
                 left.rmtree()
             _build(builder, downloads, manual_dir if listing else None)
-            terminal.say((builder.data_path / SUMMARY).read_text())
+            terminal.say((builder.data_path / SUMMARY).read_text(encoding="utf-8"))
             terminal.say(f"What became of each file: {builder.data_path / REPORT}")
         # Here, not in the build: a process killed in between leaves the rest to the next one. The
         # manifest, written last, shows that everything is done.

@@ -12,7 +12,7 @@ from etils import epath
 
 from lungseg_jax.errors import ConfigError, DataError
 from lungseg_jax.imaging.find_files import unreadable
-from lungseg_jax.paths import local_path, read_file
+from lungseg_jax.paths import check_is_utf8, local_path, read_file
 from tfds_builder.fields import READING_THREADS, Fields, damaged_record
 
 # What TFDS writes beside the shards; the second names the fields' classes.
@@ -71,8 +71,10 @@ def open_folder(folder: epath.PathLike) -> tfds.core.DatasetBuilder:
 
     Raises:
       DataError: it is not such a folder.
+      ConfigError: its path is not in UTF-8.
     """
     folder = epath.Path(folder).expanduser()
+    check_is_utf8(folder)
     for name in RECORD_FILES:
         if not (folder / name).exists():
             raise DataError(

@@ -11,6 +11,7 @@ from etils import epath
 from lungseg_jax import terminal
 from lungseg_jax.config import NUM_FOLDS
 from lungseg_jax.errors import ConfigError
+from lungseg_jax.paths import read_file
 from tfds_builder.outcome import Outcome
 
 # The share of patients held out; training has the rest.
@@ -78,7 +79,7 @@ def read_split_file(path: epath.PathLike) -> dict[str, list]:
       ConfigError: the file is not readable, or not a split file.
     """
     try:
-        splits = json.loads(epath.Path(path).expanduser().read_text())
+        splits = json.loads(read_file(epath.Path(path).expanduser()))
     except FileNotFoundError as error:
         raise ConfigError(
             path, "no such file", "see configs/splits/ for those there are"
