@@ -11,7 +11,17 @@ from tfds_builder.phantom import generate_phantom
 FIELD = generate_phantom(5, 2).image.astype(np.float32)
 
 
-@pytest.mark.parametrize("sides", [((30, 40), (50, 0)), ((0, 0), (20, 20)), ((1, 0), (0, 0))])
+@pytest.mark.parametrize(
+    "sides",
+    [
+        ((30, 40), (50, 0)),
+        ((0, 0), (20, 20)),
+        ((1, 0), (0, 0)),
+        ((0, 30), (0, 0)),
+        ((0, 0), (20, 0)),
+        ((0, 0), (0, 20)),
+    ],
+)
 @pytest.mark.parametrize("grey", [1.0, 0.97])
 def test_white_bars_are_blackened_and_nothing_else(sides, grey):
     """Fault: unexposed plate taken for bone; a bar cut off a line too early or too late."""

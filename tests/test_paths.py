@@ -78,6 +78,12 @@ def test_a_path_that_libraries_would_spell_otherwise_is_refused(monkeypatch, enc
         run_folder(name.encode().decode(encoding, "surrogateescape"))
 
 
+def test_records_are_not_read_from_a_path_that_is_not_utf8():
+    """Fault: a traceback of a library's that takes the path for another one."""
+    with pytest.raises(ConfigError, match="not in UTF-8"):
+        open_folder(os.fsdecode(b"/r\xfc"))
+
+
 def test_what_a_kill_leaves_is_removed_and_nothing_else(tmp_path: Path, monkeypatch):
     """Fault: halves of masks that stay for ever, without a name; or a user's own file gone."""
     (tmp_path / "0.png").write_bytes(png_bytes(chest(120, 110, 0)[0]))

@@ -86,6 +86,12 @@ def test_a_user_without_a_name_builds_records(tmp_path, monkeypatch):
     assert len(read_all(prepare(CONFIG, tmp_path / "data", tmp_path / "raw"))) == len(KAGGLE_STEMS)
 
 
+def test_records_are_not_written_to_a_path_that_is_not_utf8():
+    """Fault: records in a folder of another name than their description, or a traceback."""
+    with pytest.raises(ConfigError, match="not in UTF-8"):
+        prepare(LungsConfig(source="phantom", image_size=32), os.fsdecode(b"/d\xfc"), "")
+
+
 def test_records_of_fewer_phantoms_are_not_made(tmp_path):
     """Fault: another data set under the same name, after the phantoms were cleaned in part."""
     config = LungsConfig(source="phantom", image_size=32, num_phantoms=10)

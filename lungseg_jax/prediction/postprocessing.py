@@ -1,8 +1,10 @@
 """From probabilities to lungs: a smooth outline, no stray islands, no holes."""
 
+import itertools
+
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 
 # Standard deviation of the blur, in pixels of the model's square. Networks that see blocks of 2 x 2
 # pixels draw outlines in steps of two; the blur changes Dice of validation images by no more
@@ -49,23 +51,30 @@ def keep_lungs(
     # OpenCV's own statistics take longer.
     areas = np.bincount(labels.ravel())
     first, *others = 1 + np.argsort(-areas[1:], kind="stable")
-    kept = [labels == first]
+    kept = [first]
     if others and areas[others[0]] >= MIN_SHARE_OF_SECOND * areas[first]:
-        kept.append(labels == others.pop(0))
-    lungs = [*map(_columns, kept)]
-    for number in others:
-        if areas[number] < MIN_SHARE * areas[first]:
-            break
-        part = labels == number
-        if any(_overlap(_columns(part), lung) >= MIN_OVERLAP for lung in lungs):
-            kept.append(part)
-    return fill_holes(np.logical_or.reduce(kept))
+        kept.append(others.pop(0))
+    large = [*itertools.takewhile(lambda part: areas[part] >= MIN_SHARE * areas[first], others)]
+    # Few masks have such parts.
+    if large:
+        columns = _columns(labels)
+        lungs = [columns[lung] for lung in kept]
+        kept += [
+            part
+            for part in large
+            if any(_overlap(columns[part], lung) >= MIN_OVERLAP for lung in lungs)
+        ]
+    # A comparison for each of the few parts is several times as fast as a look-up for each pixel.
+    return fill_holes(np.logical_or.reduce([labels == part for part in kept]))
 
 
-def _columns(part: Bool[np.ndarray, "h w"]) -> range:
-    """Returns the columns from a part's first to its last one."""
-    columns = np.flatnonzero(part.any(0))
-    return range(int(columns[0]), int(columns[-1]) + 1)
+def _columns(labels: Int32[np.ndarray, "h w"]) -> dict[int, range]:
+    """Returns the columns from each part's first to its last one."""
+    # Here, because it takes a tenth of a second.
+    from scipy.ndimage import find_objects
+
+    boxes = enumerate(find_objects(labels), start=1)
+    return {part: range(columns.start, columns.stop) for part, (_, columns) in boxes}
 
 
 def _overlap(part: range, lung: range) -> float:

@@ -1,6 +1,6 @@
 """Messages between a process and its worker, whose arrays are not copied on the way.
 
-`Connection.send` copies an array into its pickle, and `recv` collects it from thousands of small
+`Connection.send` copies an array into its pickle, and `recv` collects it from up to a thousand
 pieces, each with an allocation of all that is missing: for a radiograph of 3000 x 3000 pixels that
 takes at least four times as long.
 """
