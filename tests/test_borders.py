@@ -35,6 +35,15 @@ def test_white_bars_are_blackened_and_nothing_else(sides, grey):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_white_bar_may_have_dust_at_the_border():
+    """Fault: a bar left white for a dark pixel in the outermost line, where a shortcut looks."""
+    dusty = np.pad(FIELD, ((30, 0), (0, 0)), constant_values=1)
+    dusty[0, 100] = 0
+    found, had_bars = blacken_white_bars(dusty)
+    assert had_bars
+    np.testing.assert_array_equal(found, np.pad(FIELD, ((30, 0), (0, 0))))
+
+
 def test_a_white_bar_may_end_in_a_line_that_is_not_quite_white():
     """Fault: an unexposed border left white, because interpolation made its edge soft."""
     soft = np.pad(FIELD, 1, constant_values=np.float32(0.9))

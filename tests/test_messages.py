@@ -23,8 +23,14 @@ def connect() -> tuple[Connection, Connection]:
 def through(*messages: object) -> list:
     """What arrives of messages that a thread sends."""
     here, there = connect()
-    with here, there:
-        sender = threading.Thread(target=lambda: [send_message(here, x) for x in messages])
+    with there:
+
+        def send() -> None:
+            with here:
+                for message in messages:
+                    send_message(here, message)
+
+        sender = threading.Thread(target=send)
         sender.start()
         received = [receive_message(there) for _ in messages]
         sender.join()
