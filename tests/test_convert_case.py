@@ -79,6 +79,20 @@ def test_one_lung_of_two_is_lung(tmp_path, marked: tuple[int, ...]):
     assert outcome.has_lung == bool(marked)
 
 
+def test_a_heart_is_no_lung(tmp_path):
+    """Fault: records built whose lungs were exported empty, because other structures are marked."""
+    pixels, mask = chest(40, 36, 0)
+    case = write_case(tmp_path, png_bytes(pixels), png_bytes(mask))
+    (file,) = case.masks
+    heart = dataclasses.replace(file, structure=Structure.HEART)
+    outcome, _ = convert_case(
+        dataclasses.replace(case, masks=(heart,)),
+        ConvertSettings(48, b"key", ReadOptions(frontal_only=False)),
+    )
+    assert outcome.status == "taken"
+    assert not outcome.has_lung
+
+
 def test_what_is_read_often_is_quick_to_decode(tmp_path):
     """Fault: streaming waits for decoders, which no test of pixels notices."""
     pixels, mask = chest(130, 113, 0)

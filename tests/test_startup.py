@@ -68,9 +68,25 @@ def test_other_programs_keep_their_handler(words, tmp_path):
     assert ended.stdout == "default_int_handler\n"
 
 
+# As `python -m` would begin in the background of a shell.
+JOB_THAT_LISTENS_TO_NOBODY = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "lungseg_jax.main"]
+import lungseg_jax
+from lungseg_jax.command import run_command
+sys.exit(run_command([], "", lambda: print(signal.getsignal(signal.SIGINT).name), ""))
+"""
+
+
+def test_a_job_in_the_background_is_not_interrupted():
+    """Fault: Ctrl-C on what runs in front ends a training behind it."""
+    assert python("-c", JOB_THAT_LISTENS_TO_NOBODY, path=str(REPOSITORY)).stdout == "SIG_IGN\n"
+
+
 # As `python -m` would begin.
 COLLECTING_JOB = """
-import gc, sys
+import contextlib, gc, sys
 usually = gc.get_threshold()
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "lungseg_jax.main"]
 import lungseg_jax
@@ -79,8 +95,9 @@ from lungseg_jax.command import run_command
 from lungseg_jax.runtime.startup import importing
 def job():
     assert gc.get_threshold() == usually
-    with importing():
+    with contextlib.suppress(ImportError), importing():
         assert gc.get_threshold() != usually
+        raise ImportError
     assert gc.get_threshold() == usually
     assert gc.get_freeze_count() > 100_000
     print("collects")
