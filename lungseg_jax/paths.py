@@ -62,7 +62,7 @@ def check_is_utf8(folder: epath.Path) -> None:
     """Checks that Orbax and ArrayRecord, to which paths are UTF-8, find the same folder as Python.
 
     Raises:
-      ConfigError: on disk its path is in another encoding, or would be in the locale's.
+      ConfigError: its path on disk is not in UTF-8, or the locale's encoding makes it another one.
     """
     name = os.fspath(Path(folder).absolute())
     with contextlib.suppress(UnicodeEncodeError):

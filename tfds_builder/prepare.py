@@ -59,13 +59,13 @@ def prepare(
       DataError: a file or folder is missing or broken; nothing that looks complete is left behind.
       ConfigError: the split file is not valid, or the path of `data_dir` is not in UTF-8.
     """
+    data_dir = epath.Path(data_dir).expanduser()
+    check_is_utf8(data_dir)
     listing = cases = None
     if config.source != "phantom":
         listing = list_source(config.source, manual_dir, config.patterns)
         terminal.say(f"{config.source}: {listing.describe()}")
         cases = [describe_case(case, listing.root) for case in listing.cases]
-    data_dir = epath.Path(data_dir).expanduser()
-    check_is_utf8(data_dir)
     builder = _builder(config, cases, data_dir)
     downloads = data_dir / "downloads"
     if builder.is_prepared() and (builder.data_path / MANIFEST).exists():

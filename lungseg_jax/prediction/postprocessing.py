@@ -55,7 +55,6 @@ def keep_lungs(
     if others and areas[others[0]] >= MIN_SHARE_OF_SECOND * areas[first]:
         kept.append(others.pop(0))
     large = [*itertools.takewhile(lambda part: areas[part] >= MIN_SHARE * areas[first], others)]
-    # Few masks have such parts.
     if large:
         columns = _columns(labels)
         lungs = [columns[lung] for lung in kept]
@@ -70,7 +69,7 @@ def keep_lungs(
 
 def _columns(labels: Int32[np.ndarray, "h w"]) -> dict[int, range]:
     """Returns the columns from each part's first to its last one."""
-    # Here, because it takes a tenth of a second.
+    # Here, because importing it takes a tenth of a second, and few masks have third parts.
     from scipy.ndimage import find_objects
 
     boxes = enumerate(find_objects(labels), start=1)
