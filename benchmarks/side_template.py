@@ -66,14 +66,16 @@ def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
       scores: scores of the images; their mirror images have the opposite ones.
       tells: whether the lungs' sizes let the score decide.
     """
-    bound = sides.MIRRORED_BELOW
+    bound = sides.UNSURE_BELOW
     return {
         "images": len(scores),
         "mean": round(float(scores.mean()), 3),
         "standard_deviation": round(float(scores.std()), 3),
         "smallest": [round(float(score), 2) for score in np.sort(scores)[:5]],
-        "called_mirrored": int((tells & (scores < bound)).sum()),
-        "mirror_images_not_called_mirrored": int((~tells | (-scores >= bound)).sum()),
+        "called_mirrored": int((tells & (scores < -bound)).sum()),
+        "unsure": int((tells & (scores >= -bound) & (scores < bound)).sum()),
+        "mirror_images_not_called_mirrored": int((~tells | (scores <= bound)).sum()),
+        "mirror_images_taken_as_usual": int((~tells | (scores < -bound)).sum()),
     }
 
 

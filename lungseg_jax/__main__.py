@@ -23,7 +23,7 @@ COMMANDS = (
 
 def list_commands() -> str:
     """Returns the version, and each command with what it does."""
-    folder = Path(lungseg_jax.__file__).parent.parent
+    folder = Path(__file__).parents[1]
     lines = [f"lungseg_jax {lungseg_jax.__version__}", ""]
     for command in COMMANDS:
         # Read, because importing all of them takes seconds.

@@ -7,6 +7,7 @@ that has JAX, Flax and optax.
 import dataclasses
 import json
 import os
+import sys
 from typing import Any
 
 import jax
@@ -154,3 +155,8 @@ def input_figures(
             "input_stall_error": error,
         },
     }
+
+
+if __name__ == "__main__":
+    command = "python -m lungseg_jax.main --mode=benchmark --config=FILE"
+    sys.exit(f"Error: lungseg_jax.benchmark is no command: {command} measures")

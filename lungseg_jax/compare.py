@@ -229,7 +229,7 @@ def _groups(runs: list[str]) -> tuple[list[str], list[str]]:
     parts = itertools.groupby(runs, lambda word: word == BETWEEN_GROUPS)
     groups = [list(part) for is_between, part in parts if not is_between]
     if len(groups) != 2 or runs.count(BETWEEN_GROUPS) != 1:
-        fault = f"{len(runs)} words are given"
+        fault = f"runs are not two: {' '.join(runs) or 'none'}"
         remedy = f"name two folders, or two groups with {BETWEEN_GROUPS} between"
         raise ConfigError("command line", fault, remedy)
     return groups[0], groups[1]

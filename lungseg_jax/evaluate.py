@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -317,3 +318,8 @@ def _gather(
     assert (np.sum(measured_by, axis=0) == 1).all(), "an example was not evaluated exactly once"
     owner = np.argmax(measured_by, axis=0)
     return np.asarray(halves)[owner, np.arange(len(owner))].view(np.float64)
+
+
+if __name__ == "__main__":
+    command = "python -m lungseg_jax.main --mode=eval --workdir=RUN"
+    sys.exit(f"Error: lungseg_jax.evaluate is no command: {command} evaluates")

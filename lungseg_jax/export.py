@@ -198,7 +198,8 @@ def _run(arguments: Sequence[str]) -> None:
     places = define_keys(values, given, {"data": {"manual_dir": "", "data_dir": ""}})
     parse_flags_alone(values, given)
     if not checkpoint.value or not output.value:
-        raise ConfigError("command line", "--checkpoint or --output is missing", "see --help")
+        missing = "--output" if checkpoint.value else "--checkpoint"
+        raise ConfigError("command line", f"{missing} is missing", "see --help")
     path, calibrated = local_path(output.value), other.value and local_path(other.value)
     if not output.value.endswith(SUFFIX):
         raise ConfigError("--output", f"is {output.value}", f"end it in {SUFFIX}")

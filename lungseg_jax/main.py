@@ -42,7 +42,10 @@ PHANTOM_NOTICE = """Using generated phantoms. For real radiographs: \
 
 def main(arguments: Sequence[str]) -> int:
     """Does one job; returns the exit code."""
-    resume = "run the same command again; with the same --workdir, training resumes"
+    resume = (
+        "run the same command again; with the same --workdir, training resumes from its newest "
+        "checkpoint, if it saved one"
+    )
     return end_with_hosts(
         lambda: run_command(
             arguments, str(__doc__), lambda: _run(parse(arguments)), resume, NO_MEMORY_FOR_A_BATCH

@@ -174,8 +174,8 @@ def _segment_what_is_left(
     finished = {mask for mask, result in noted.items() if result.digests}
     if again := len(wanted.keys() & finished - done.keys()):
         terminal.say(
-            f"{again} masks of earlier calls are made anew: their files, the network, the "
-            "options or the versions were others"
+            f"masks of earlier calls that are made anew: {again}, because their files, the "
+            "network, the options or the versions were others"
         )
     known = {
         file: dataclasses.replace(done[file.mask], file=file.label)
@@ -361,9 +361,13 @@ def _closing_words(rows: Sequence[Row], output: epath.Path) -> str:
     count = f"{len(accepted)} of {len(rows)} files accepted"
     if noted := sum(bool(row.notes) for row in accepted):
         count += f", {noted} of them with notes on what was corrected or is odd"
-    if mirrored := sum("appears mirrored" in row.notes for row in rows):
-        count += f"; {mirrored} appear mirrored: check right and left"
+    if mirrored := sum(_may_be_mirrored(row) for row in rows):
+        count += f"; {mirrored} perhaps mirrored: check right and left"
     return "\n".join([*lines, f"{count}; {output / TABLE}"])
+
+
+def _may_be_mirrored(row: Row) -> bool:
+    return any(words in row.notes for words in ("appears mirrored", "may be mirrored"))
 
 
 def _rejections(rows: Sequence[Row]) -> str:

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -356,3 +357,7 @@ def _diverged(
         + f"; last good checkpoint: {where}",
         "look at these images, or lower optimizer.learning_rate in another --workdir",
     )
+
+
+if __name__ == "__main__":
+    sys.exit("Error: lungseg_jax.train is no command: python -m lungseg_jax.main trains")

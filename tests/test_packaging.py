@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lungseg_jax.__main__ import COMMANDS
+from lungseg_jax.runtime.environment import digest_of_source
 from tests.images import chest, png_bytes
 from tests.small import REPOSITORY
 
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 PACKAGES = ("lungseg_jax/", "tfds_builder/")
+
+# Modules that a newcomer would call.
+NO_COMMANDS = ("lungseg_jax.train", "lungseg_jax.evaluate", "lungseg_jax.benchmark")
 
 # Of the installed setuptools, so that nothing is fetched.
 BUILD = """
@@ -148,7 +152,36 @@ def test_every_command_is_listed():
         if '__name__ == "__main__"' in path.read_text()
     }
     # One lists the others; one is started by a Sandbox only.
-    assert commands - {"lungseg_jax.__main__", "lungseg_jax.runtime.sandbox_worker"} == {*COMMANDS}
+    others = {"lungseg_jax.__main__", "lungseg_jax.runtime.sandbox_worker", *NO_COMMANDS}
+    assert commands - others == {*COMMANDS}
+
+
+@pytest.mark.parametrize("module", NO_COMMANDS)
+def test_a_module_that_sounds_like_a_command_names_the_command(module):
+    """Fault: a job that calls it ends as if it had trained."""
+    ended = subprocess.run(
+        [sys.executable, "-m", module], check=False, stderr=subprocess.PIPE, text=True
+    )
+    assert ended.returncode == 1
+    assert f"{module} is no command: python -m lungseg_jax.main" in ended.stderr
+
+
+def test_a_folder_of_the_packages_name_is_not_the_package(tmp_path):
+    """Fault: above a copy called lungseg_jax, that folder imported in place of the package."""
+    (tmp_path / "lungseg_jax").mkdir()
+    program = f"from {digest_of_source.__module__} import *; print(digest_of_source())"
+    digest, commands = (
+        subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for arguments in (["-c", program], ["-m", "lungseg_jax"])
+    )
+    assert digest.strip() == digest_of_source()
+    assert COMMANDS[0] in commands
     shown = subprocess.run(
         [sys.executable, "-OO", "-m", "lungseg_jax"], cwd=REPOSITORY, check=True,
         stdout=subprocess.PIPE, text=True,

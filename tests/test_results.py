@@ -279,15 +279,15 @@ def test_what_would_be_made_otherwise_is_made_again(segmented, untrained, monkey
 
 def test_masks_that_are_made_again_are_told(segmented, untrained, monkeypatch, capfd):
     """Fault: the work of a day begun anew for another version of the program, without a word."""
-    words = "masks of earlier calls are made anew"
+    words = "masks of earlier calls that are made anew"
     segmented.again(untrained)
     os.utime(segmented.root / "in" / "2.png", ns=(0, 0))
     assert words not in capfd.readouterr().err
     segmented.again(untrained)
-    assert f"1 {words}" in capfd.readouterr().err
+    assert f"{words}: 1," in capfd.readouterr().err
     monkeypatch.setattr("lungseg_jax.predict.digest_of_program", lambda: "another")
     segmented.again(untrained)
-    assert f"3 {words}" in capfd.readouterr().err
+    assert f"{words}: 3," in capfd.readouterr().err
 
 
 def test_a_folder_takes_one_call_at_a_time(segmented, untrained):

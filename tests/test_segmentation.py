@@ -67,6 +67,17 @@ def test_a_header_that_states_the_sides_is_believed():
     assert "mirrored" in found.notes[0]
 
 
+@pytest.mark.parametrize("stated", [False, True])
+def test_sides_of_which_nothing_tells_are_to_be_checked(stated):
+    """Fault: a mirrored film with a heart in the middle has its lungs swapped without a word."""
+    image, lungs = (IMAGE + IMAGE[:, ::-1]) / 2, LUNGS | LUNGS[:, ::-1]
+    radiograph = Radiograph(image, None, "none", orientation_stated=stated)
+    found = make_segmentation(radiograph, square_of(lungs), 0.5, 0.96)
+    # As in nearly all images, the patient's right is at the viewer's left.
+    assert found.right[:, : image.shape[1] // 2].sum() > 0.95 * found.right.sum()
+    assert any("may be mirrored" in note for note in found.notes) != stated
+
+
 def test_channels_of_the_network_name_the_sides_where_it_has_them():
     """Fault: a model of two classes whose own sides are thrown away, or taken in another order."""
     for masks in ((PHANTOM.right_lung, PHANTOM.left_lung), (PHANTOM.left_lung, PHANTOM.right_lung)):

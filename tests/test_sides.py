@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungseg_jax.imaging.sides import asymmetry, looks_mirrored, orientation_score, split_lungs
+from lungseg_jax.imaging.sides import asymmetry, orientation_score, split_lungs, way_round
 from tests.images import shared_phantom
 
 
@@ -143,4 +143,4 @@ def test_an_effusion_makes_no_mirror_image(side: str, kept: float):
         below[:bottom] = False
         image[below] = 0.9
         lungs[side] &= ~below
-        assert not looks_mirrored(image, lungs["right_lung"], lungs["left_lung"])
+        assert way_round(image, lungs["right_lung"], lungs["left_lung"]) != "mirrored"

@@ -121,7 +121,7 @@ def with_words(
         left += draw.textlength(f"{word}  ", font)
     shown, room = said, width - 2 * margin
     while draw.textlength(shown, font) > room:
-        said = said[:-1]
+        said = said.rpartition(" ")[0] or said[:-1]
         shown = f"{said} ..."
     draw.text((margin, margin // 2 + line_height), shown, "white", font)
     return np.concatenate([overlay, np.asarray(image)])

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Shaped
 
 from lungseg_jax.imaging.geometry import channels_from_square
 from lungseg_jax.imaging.radiograph import Radiograph, SpacingSource
-from lungseg_jax.imaging.sides import lies_left_of, looks_mirrored, split_lungs
+from lungseg_jax.imaging.sides import lies_left_of, split_lungs, way_round
 from lungseg_jax.prediction import plausibility
 from lungseg_jax.prediction.postprocessing import keep_lungs, smooth
 
@@ -94,13 +94,16 @@ def make_segmentation(
     else:
         # The viewer's left is the patient's right.
         right, left = split_lungs(lungs)
-    if looks_mirrored(field.cut(radiograph.pixels), right, left):
-        stated = radiograph.orientation_stated
+    way = way_round(field.cut(radiograph.pixels), right, left)
+    stated = radiograph.orientation_stated
+    if way == "mirrored":
         # Networks that tell sides have seen hardly any mirrored image, so theirs are not trusted.
         if lies_left_of(right, left) != stated:
             right, left = left, right
         by = "as in the header" if stated else "by the position of the heart"
         notes = (*notes, f"appears mirrored (right and left {by})")
+    elif way == "unsure" and not stated:
+        notes = (*notes, "may be mirrored (the heart hardly tells)")
     doubts = plausibility.doubts(
         right,
         left,

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import lungseg_jax
 from lungseg_jax.runtime.cores import usable_cores
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
@@ -27,7 +26,7 @@ READERS = (
 # Variables that change bits, which documents ask for.
 SETTINGS = ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")
 
-_CHECKOUT = Path(lungseg_jax.__path__[0]).parent
+_CHECKOUT = Path(__file__).parents[2]
 
 # A file system that hangs must not keep a run from training.
 _GIT_SECONDS = 10

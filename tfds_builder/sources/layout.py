@@ -117,7 +117,7 @@ class Listing:
         """Returns how many images there are, with and without a mask, as text."""
         found = f"{len(self.cases)} images with masks"
         if self.unlabelled:
-            found += f"; {len(self.unlabelled)} without a mask are left out"
+            found += f"; left out, without a mask: {len(self.unlabelled)}"
         return found
 
     def files(self) -> list[epath.Path]:
