@@ -75,7 +75,7 @@ def describe(scores: np.ndarray, tells: np.ndarray) -> dict:
         "called_mirrored": int((tells & (scores < -bound)).sum()),
         "unsure": int((tells & (scores >= -bound) & (scores < bound)).sum()),
         "mirror_images_not_called_mirrored": int((~tells | (scores <= bound)).sum()),
-        "mirror_images_taken_as_usual": int((~tells | (scores < -bound)).sum()),
+        "mirror_images_taken_as_usual": int((~tells | (scores <= -bound)).sum()),
     }
 
 

@@ -139,6 +139,12 @@ def test_words_lie_below_the_image_and_name_the_colours_that_are_used(sides, ref
         strip = shown[40:]
         # Fault: a long reason, or a colour's name, that runs out of the image unseen.
         assert not strip[:, -4:].any()
+        # Fault: a reason that ends in the middle of a word.
+        one_word, none = (
+            with_words(image, f"rejected: {rest}", sides=sides, reference=reference)
+            for rest in (300 * "x", "...")
+        )
+        np.testing.assert_array_equal(one_word, none)
     for colours, used in ((PREDICTION_COLOURS, True), (REFERENCE_COLOURS, reference)):
         for number, colour in enumerate(colours):
             assert bool(len(drawn(strip, colour))) == (used and (sides or number == 0))

@@ -389,13 +389,17 @@ REAL = SHARED / "dicom"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real DICOM files in ../shared/data/dicom")
-def test_real_dicom_files_by_the_command(tmp_path):
-    """Fault: a hip segmented, a chest refused, lungs of the wrong size or side."""
-    subprocess.run(
-        [sys.executable, "-m", "lungseg_jax.predict", REAL, f"--output={tmp_path}"],
+@pytest.mark.parametrize("flags", [[], ["--both_ways"]])
+def test_real_dicom_files_by_the_command(tmp_path, flags):
+    """Fault: a hip segmented, a chest refused, lungs of the wrong size or side without a word."""
+    told = subprocess.run(
+        [sys.executable, "-m", "lungseg_jax.predict", REAL, f"--output={tmp_path}", *flags],
         cwd=REPOSITORY,
         check=True,
-    )
+        stderr=subprocess.PIPE,
+        text=True,
+    ).stderr
+    assert "; 1 perhaps mirrored: check right and left" in told
     rows = table(tmp_path)
     assert len(rows) == len(list(REAL.iterdir()))
     for row in rows:
